@@ -1,0 +1,58 @@
+# Every target makes the environment it needs: .venv/ in this checkout.
+PYTHON ?= python3
+GUIE_DATA ?= $(wildcard ../shared/data)
+export GUIE_DATA
+BIN := .venv/bin
+CONFIG ?= configs/demo.yaml
+RUN ?= runs/$(basename $(notdir $(CONFIG)))
+# Further KEY=VALUE overrides: make train ARGS="train.seed=1"
+ARGS ?=
+
+.PHONY: demo test tfrecords train train-tpu score submission bench lint clean
+
+# One stamp an extra: an environment grows, and is made anew when setup.py changes.
+.venv/base.stamp: setup.py
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+# The CPU build of torch where the index has one: open_clip asks for torch and would take the CUDA build.
+.venv/%.stamp: .venv/base.stamp
+	$(if $(filter clip test bench,$*),$(BIN)/python -m pip install --quiet "torch==2.13.0")
+	$(BIN)/python -m pip install --quiet --editable ".[$*]"
+	touch $@
+
+demo: .venv/base.stamp
+	$(BIN)/guie run configs/demo.yaml $(ARGS)
+
+test: .venv/test.stamp
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(ARGS)
+
+tfrecords: .venv/base.stamp
+	$(BIN)/guie tfrecords $(CONFIG) $(ARGS)
+
+train: .venv/base.stamp
+	$(BIN)/guie train $(CONFIG) $(ARGS)
+
+train-tpu: .venv/base.stamp
+	@ls /dev/accel* /dev/vfio/0 >/dev/null 2>&1 && $(BIN)/python -m pip install --quiet "tensorflow-tpu==2.21.*" || true
+	$(BIN)/guie train configs/vit_h14_arcface_tpu.yaml $(ARGS)
+
+score: .venv/base.stamp
+	$(BIN)/guie run $(CONFIG) $(ARGS)
+
+submission: .venv/base.stamp
+	$(BIN)/guie export $(CONFIG) $(ARGS)
+	$(BIN)/guie check $(RUN)/submission.zip
+
+bench: .venv/test.stamp .venv/bench.stamp
+	$(BIN)/python -m tests.benchmarks $(ARGS)
+
+lint: .venv/test.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv build *.egg-info

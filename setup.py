@@ -1,0 +1,56 @@
+"""Packages, dependencies and the console script. Tools are configured in pyproject.toml."""
+
+from pathlib import Path
+
+from setuptools import setup
+
+EXTRAS = {
+    # open_clip checkpoints (import-weights) and TorchScript submissions.
+    # torch and torchvision belong together; unpinned, a newer torchvision would bring another torch over the CPU build.
+    "clip": ["torch==2.13.*", "torchvision==0.28.*", "open_clip_torch==3.3.0"],
+    "vectordb": ["pymilvus==3.0.*", "milvus-lite==3.2.*"],
+    "beam": ["apache-beam==2.77.*"],
+    "parquet": ["pyarrow"],  # Hugging Face's shards of ImageNet
+    "notebooks": ["jupytext", "nbclient", "ipykernel"],
+    "onnx": ["onnxruntime", "tf2onnx"],
+    "dev": ["pytest", "pytest-xdist", "hypothesis", "ruff", "mypy", "types-PyYAML", "scikit-learn", "psutil"],
+    "bench": ["img2dataset", "scikit-learn", "pytorch-metric-learning"],
+}
+# What `make test` installs: nothing is skipped for want of a package.
+EXTRAS["test"] = sorted({need for name, needs in EXTRAS.items() if name != "bench" for need in needs})
+
+setup(
+    name="guie",
+    version="0.1.0",
+    description="Universal image embeddings: from images on disk to a scored 64-d submission",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=["pipeline", "tfrecords", "tfrecords.sources", "export"],
+    python_requires=">=3.11,<3.14",
+    install_requires=[
+        # Pinned together: checkpoints, the served graph and the open_clip parity were measured on these.
+        "tensorflow==2.21.*",
+        "keras==3.15.*",
+        "faiss-cpu>=1.9",  # exact neighbours, as fast as the cores allow
+        "keras-hub==0.32.*",
+        "keras-cv==0.9.*",
+        "tensorflow-hub==0.16.*",
+        "tfrecord==1.14.*",
+        "kaggle==2.2.*",
+        "setuptools<81",  # tensorflow-hub and keras-cv still import pkg_resources
+        "numpy",
+        "omegaconf>=2.3",
+        "pillow>=11",
+        "simplejpeg>=1.8",  # libjpeg-turbo at a DCT scale, its warnings as errors
+        "opencv-python-headless>=4.9",
+        "crc32c",
+        "aiohttp>=3.12",  # images by URL: its socket hook sees every resolved address before connecting
+        "ftfy>=6.3",  # CLIP's captions were mended with it before training
+        "safetensors",
+        "sentencepiece",
+        "tensorboard",
+    ],
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["guie = pipeline.cli:main"]},
+)
