@@ -1,0 +1,1 @@
+"""Images on disk become capped, verified TFRecord shards. Imports no TensorFlow."""

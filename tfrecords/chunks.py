@@ -1,0 +1,116 @@
+"""Makes one shard from its chunk of the plan: runs in a worker process, on any machine that sees the folder.
+
+A shard counts as done when it stands under its own name and `.build/<stem>.json` tells of it. The index and the
+mark are written first and the shard is renamed last, so a finished shard is never made again.
+"""
+
+import hashlib
+import json
+import os
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.runs import write_json, write_text
+from tfrecords.pixels import Rejected, transcode
+from tfrecords.plan import Chunk
+from tfrecords.schema import Record, serialize
+from tfrecords.shards import ShardWriter, index_path
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """How images are stored."""
+
+    size_px: int
+    quality: int
+
+
+def mark_path(folder: Path, stem: str) -> Path:
+    return folder / ".build" / f"{stem}.json"
+
+
+def done(folder: Path, chunk: Chunk) -> dict[str, Any] | None:
+    """The mark of a finished chunk, None where the shard has yet to be made."""
+    try:
+        mark = json.loads(mark_path(folder, chunk.stem).read_text(encoding="utf-8"))
+        if mark["tasks"] != fingerprint(chunk):
+            return None
+        if mark["file"]:
+            shard = folder / mark["file"]
+            if shard.stat().st_size != mark["bytes"] or not index_path(shard).exists():
+                return None
+    except (OSError, ValueError, KeyError):
+        return None
+    return mark
+
+
+def fingerprint(chunk: Chunk) -> str:
+    """16 hex digits of what goes into the chunk."""
+    hasher = hashlib.blake2b(digest_size=8)
+    for item, label in chunk.items():
+        hasher.update(f"{item.key}\0{item.class_name}\0{label}\n".encode("utf-8", "surrogatepass"))
+    return hasher.hexdigest()
+
+
+def make(folder: Path, pixels: Pixels, chunk: Chunk) -> dict[str, Any]:
+    """Reads, transcodes and writes a chunk's images; one image in memory at a time.
+
+    Returns:
+        The mark: file ("" where nothing was kept), source, split, count, bytes, sha256, labels {label: count},
+        rejects [[key, class, reason]], hashes (of the images as found), tasks.
+    """
+    ready = done(folder, chunk)
+    if ready is not None:  # another worker of a distributed run was faster
+        return ready
+    temporary = folder / f".partial-{chunk.stem}-{os.getpid()}"
+    try:
+        mark, index = _write(temporary, chunk, pixels)
+        if mark["file"]:
+            write_text(index_path(folder / mark["file"]), index)
+        write_json(mark_path(folder, chunk.stem), mark)
+        if mark["file"]:
+            os.replace(temporary, folder / mark["file"])
+    finally:
+        temporary.unlink(missing_ok=True)
+    return mark
+
+
+def _write(path: Path, chunk: Chunk, pixels: Pixels) -> tuple[dict[str, Any], str]:
+    """Writes the shard to `path`; gives its mark and the text of its index."""
+    kept: Counter[int] = Counter()
+    rejects: list[tuple[str, str, str]] = []
+    hashes: list[str] = []
+    writer = ShardWriter(path)
+    try:
+        for item, label in chunk.items():
+            try:
+                data = item.read()
+                stored = transcode(data, pixels.size_px, pixels.quality)
+            except Rejected as error:
+                rejects.append((item.key, item.class_name, str(error)))
+                continue
+            except (OSError, ValueError) as error:
+                reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+                rejects.append((item.key, item.class_name, f"cannot be read: {reason}"))
+                continue
+            writer.write(serialize(Record(stored.encoded, label, item.key, chunk.source)))
+            kept[label] += 1
+            hashes.append(hashlib.blake2b(data, digest_size=8).hexdigest())
+    finally:
+        writer.close()
+    count = len(writer.spans)
+    mark = {
+        "file": f"{chunk.stem}-{count}.tfrec" if count else "",
+        "source": chunk.source,
+        "split": chunk.split,
+        "count": count,
+        "bytes": writer.bytes,
+        "sha256": writer.sha256.hexdigest(),
+        "labels": {str(label): kept[label] for label in sorted(kept)},
+        "rejects": rejects,
+        "hashes": hashes,
+        "tasks": fingerprint(chunk),
+    }
+    return mark, writer.index_text()

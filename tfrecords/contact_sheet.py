@@ -1,0 +1,97 @@
+"""A picture of a records folder to look at: a row a class, its images side by side, read back from the shards."""
+
+import argparse
+import io
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, ImageDraw
+
+from pipeline.runs import atomic_path
+from tfrecords import labels
+from tfrecords.errors import BadInput
+from tfrecords.schema import read_shard
+
+MARGIN_PX, NAME_PX = 2, 150
+RECORDS_READ = 20_000  # enough to fill the rows of large sets without reading them to the end
+
+
+@dataclass(frozen=True)
+class Config:
+    records_dir: Path
+    out_path: Path
+
+
+def contact_sheet(records_dir: Path, rows: int = 16, columns: int = 12, tile_px: int = 64) -> Image.Image:
+    """Draws about `rows` classes with up to `columns` images each: some of every source, spread evenly over
+    it.
+
+    Every source and split has its turn: shards are gone through side by side, so a class that lies only in
+    the last one is met too.
+
+    Raises:
+        BadInput: no labels.json, no shard, or a damaged one.
+    """
+    space = labels.read(records_dir / "labels.json")
+    shards = sorted(records_dir.glob("*.tfrec"))
+    if not shards or not space.classes:
+        raise BadInput(f"expected shards in {records_dir}, found none: has guie tfrecords been run?")
+    wanted = []
+    for first, count in space.ranges().values():
+        share = min(max(round(rows * count / len(space.classes)), 1), count)
+        wanted += [first + index * count // share for index in range(share)]
+    tiles: dict[int, list[bytes]] = {label: [] for label in wanted}
+    readers = [read_shard(path) for path in shards]
+    read = 0
+    while readers and read < RECORDS_READ and any(len(found) < columns for found in tiles.values()):
+        for reader in list(readers):
+            record = next(reader, None)
+            read += 1
+            if record is None:
+                readers.remove(reader)
+            elif len(tiles.get(record.label, ())) < columns and record.label in tiles:
+                tiles[record.label].append(record.encoded)
+    step = tile_px + MARGIN_PX
+    sheet = Image.new("RGB", (NAME_PX + columns * step, len(wanted) * step), "white")
+    pen = ImageDraw.Draw(sheet)
+    for row, label in enumerate(wanted):
+        known = space.classes[label]
+        words = textwrap.wrap(space.names.get(known, known[1]), 24, max_lines=3, placeholder=" …")
+        for line, text in enumerate([f"{label} {known[0]}", *words]):
+            pen.text((4, row * step + 2 + 14 * line), text, fill="black")
+        for column, encoded in enumerate(tiles[label]):
+            with Image.open(io.BytesIO(encoded)) as image:
+                tile = image.convert("RGB")
+            tile.thumbnail((tile_px, tile_px))
+            sheet.paste(tile, (NAME_PX + column * step, row * step))
+    return sheet
+
+
+def write(records_dir: Path, out_path: Path) -> None:
+    """Writes the sheet as a JPEG, whole or not at all."""
+    sheet = contact_sheet(records_dir)
+    with atomic_path(out_path) as temporary:
+        sheet.save(temporary, "JPEG", quality=90)
+
+
+def parse(argv: list[str]) -> Config:
+    parser = argparse.ArgumentParser("python -m tfrecords.contact_sheet", description=__doc__)
+    parser.add_argument("records_dir", type=Path)
+    parser.add_argument("out_path", type=Path)
+    return Config(**vars(parser.parse_args(argv)))
+
+
+def main(config: Config) -> None:
+    write(config.records_dir, config.out_path)
+    print(f"contact sheet: {config.out_path}")
+
+
+if __name__ == "__main__":
+    import sys
+
+    try:
+        main(parse(sys.argv[1:]))
+    except BadInput as error:
+        print(f"contact_sheet: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,79 @@
+"""Work over processes: bounded in flight, no fork, no orphans."""
+
+import multiprocessing
+import os
+import threading
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
+
+import cv2
+
+from tfrecords.errors import BadInput
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+
+def in_processes(
+    work: Callable[[Task], Result], tasks: Iterable[Task], workers: int = 0
+) -> Iterator[tuple[Task, Result]]:
+    """`(task, work(task))` as they are done, not in order.
+
+    Two tasks a worker are in flight, so memory does not grow with their number.
+
+    Args:
+        work: picklable.
+        workers: 0: one a core that this process may use.
+
+    Raises:
+        BadInput: a worker was killed from outside.
+    """
+    todo = iter(tasks)
+    workers = workers if workers > 0 else cores()
+    # The parent may hold TensorFlow and its threads, which a fork would copy half.
+    context = multiprocessing.get_context("spawn" if os.name == "nt" else "forkserver")
+    if os.name != "nt":
+        context.set_forkserver_preload(["tfrecords.chunks"])
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
+    waiting: dict[Future[Result], Task] = {}
+    try:
+        while True:
+            while len(waiting) < 2 * workers:
+                try:
+                    task = next(todo)
+                except StopIteration:
+                    break
+                waiting[pool.submit(work, task)] = task
+            if not waiting:
+                return
+            for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+                yield waiting.pop(future), future.result()
+    except BrokenProcessPool:
+        raise BadInput(
+            "a worker process was killed (out of memory?): the same command goes on from here; fewer workers need less"
+        ) from None
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def cores() -> int:
+    """Cores that this process may use; a container often has fewer than the machine."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _start_worker() -> None:
+    """One thread a worker; and a worker whose parent was killed ends, where it would wait for work for ever."""
+    cv2.setNumThreads(1)
+    # Decoders' chatter about images that are then stored, or rejected by name.
+    warnings.simplefilter("ignore")
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

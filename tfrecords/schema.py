@@ -1,0 +1,177 @@
+"""The record: keys and types; serialise and parse.
+
+`image/encoded` (JPEG bytes) and `image/class/label` (int64) are the keys of the public guie-* sets, so their shards
+and ours are interchangeable; `image/key` and `image/source` are ours and may be missing.
+
+Writing goes through the package `tfrecord`. Reading walks the protobuf wire format itself, because that package
+cannot be imported in a process that holds TensorFlow ("duplicate symbol"), and the scorer reads shards in one.
+"""
+
+import importlib
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+from tfrecords.errors import BadInput
+from tfrecords.shards import ShardWriter, read_payloads, shard_index
+
+__all__ = [
+    "ENCODED",
+    "KEY",
+    "LABEL",
+    "SOURCE",
+    "Record",
+    "ShardWriter",
+    "label_of",
+    "parse",
+    "read_shard",
+    "serialize",
+    "shard_index",
+]
+
+ENCODED, LABEL, KEY, SOURCE = "image/encoded", "image/class/label", "image/key", "image/source"
+
+
+class Record(NamedTuple):
+    encoded: bytes  # JPEG
+    label: int  # in the label space of labels.json
+    key: str = ""  # of the image in its source
+    source: str = ""
+
+
+@cache
+def _example_pb2() -> ModuleType:
+    """`tfrecord.example_pb2` without torch, which the package imports wherever it is installed (2 s, 200 MB)."""
+    if "tensorflow" in sys.modules:  # one pool of message types a process: TensorFlow's is the same message
+        return importlib.import_module("tensorflow.core.example.example_pb2")
+    missing = object()
+    before = sys.modules.get("tfrecord.torch", missing)
+    if before is missing and "tfrecord" not in sys.modules:
+        sys.modules["tfrecord.torch"] = None  # type: ignore[assignment]  # its own `except ImportError` takes this
+        try:
+            from tfrecord import example_pb2
+        finally:
+            del sys.modules["tfrecord.torch"]
+    else:
+        from tfrecord import example_pb2
+    return example_pb2
+
+
+def serialize(record: Record) -> bytes:
+    """The record as a `tf.train.Example`; equal records give equal bytes."""
+    example = _example_pb2().Example()
+    feature = example.features.feature
+    feature[ENCODED].bytes_list.value.append(record.encoded)
+    feature[LABEL].int64_list.value.append(record.label)
+    feature[KEY].bytes_list.value.append(record.key.encode())
+    feature[SOURCE].bytes_list.value.append(record.source.encode())
+    return example.SerializeToString(deterministic=True)  # a map's order is otherwise a matter of chance
+
+
+def parse(payload: bytes) -> Record:
+    """The record of a serialised `tf.train.Example`.
+
+    Raises:
+        ValueError: not an Example, or one without image or label.
+    """
+    view = memoryview(payload)
+    found: dict[str, bytes | int] = {}
+    try:
+        for features in _fields(view, 1):
+            for entry in _fields(features, 1):
+                name = bytes(next(_fields(entry, 1))).decode()
+                if name in (ENCODED, LABEL, KEY, SOURCE):
+                    feature = next(_fields(entry, 2))
+                    value = _int64(feature) if name == LABEL else _bytes(feature)
+                    if value is not None:
+                        found[name] = value
+        encoded, label = found[ENCODED], found[LABEL]
+        key, source = (bytes(found.get(name, b"")).decode() for name in (KEY, SOURCE))  # type: ignore[arg-type]
+    except KeyError as error:
+        raise ValueError(f"a record without {error.args[0]}") from None
+    except (IndexError, StopIteration, UnicodeDecodeError):
+        raise ValueError("a record that is no tf.train.Example") from None
+    assert isinstance(encoded, bytes) and isinstance(label, int)
+    return Record(encoded, label, key, source)
+
+
+def label_of(payload: memoryview) -> int | None:
+    """The label of a serialised Example without touching its image; None where there is none."""
+    wanted = LABEL.encode()
+    try:
+        for features in _fields(payload, 1):
+            for entry in _fields(features, 1):
+                if next(_fields(entry, 1)) == wanted:
+                    return _int64(next(_fields(entry, 2)))
+    except (IndexError, StopIteration):
+        pass
+    return None
+
+
+def read_shard(path: Path) -> Iterator[Record]:
+    """Every record of a shard, in order, checksums checked.
+
+    Raises:
+        BadInput: damage; names the shard and the offset.
+    """
+    for offset, payload in read_payloads(Path(path)):
+        try:
+            record = parse(payload)
+        except ValueError as error:
+            raise BadInput(
+                f"{path}: expected {ENCODED} and {LABEL} in the record at offset {offset}: {error}"
+            ) from None
+        yield record
+
+
+def _varint(view: memoryview, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = view[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+        shift += 7
+        if shift > 63:
+            raise IndexError
+
+
+def _fields(view: memoryview, wanted: int) -> Iterator[memoryview]:
+    """The length-delimited fields numbered `wanted` of a message, as views (no copy)."""
+    at = 0
+    while at < len(view):
+        tag, at = _varint(view, at)
+        kind = tag & 7
+        if kind == 0:
+            start = at
+            _, at = _varint(view, at)
+        elif kind == 2:
+            length, start = _varint(view, at)
+            at = start + length
+        elif kind in (1, 5):
+            start, at = at, at + (8 if kind == 1 else 4)
+        else:
+            raise IndexError
+        if at > len(view):
+            raise IndexError
+        if tag >> 3 == wanted:
+            yield view[start:at]
+
+
+def _bytes(feature: memoryview) -> bytes | None:
+    for values in _fields(feature, 1):  # Feature.bytes_list
+        for value in _fields(values, 1):
+            return bytes(value)
+    return None
+
+
+def _int64(feature: memoryview) -> int | None:
+    for values in _fields(feature, 3):  # Feature.int64_list, its values packed or not
+        for value in _fields(values, 1):
+            number, _ = _varint(value, 0)
+            return number - (1 << 64) if number >= 1 << 63 else number
+    return None

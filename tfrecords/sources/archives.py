@@ -1,0 +1,267 @@
+"""One view of a folder, a tar and a zip: names below a root, and promises that read one file of it.
+
+An archive is not unpacked. A tar's headers are walked once and its members read by offset; a zip's directory
+is read once and its members by offset too, so a worker gets (path, offset, size) and never an open archive. A
+compressed tar (`.tgz`, `.tar.gz`, `.tar.xz`, …) has no offsets to jump to: it is decompressed, once, into one
+plain tar in the cache folder (`GUIE_CACHE`, by default `guie-cache` in the temporary folder) and read there.
+
+Names use `/`. One that leaves the root can be listed but its reader refuses it; links and devices likewise.
+"""
+
+import bz2
+import gzip
+import hashlib
+import lzma
+import os
+import shutil
+import tarfile
+import tempfile
+import zipfile
+import zlib
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO
+
+from tfrecords.errors import BadInput
+from tfrecords.sources.folder import files_below
+from tfrecords.sources.items import below, read_file, refuse
+
+Reader = Callable[[], bytes]
+COMPRESSED: dict[bytes, Callable[..., BinaryIO]] = {
+    b"\x1f\x8b": gzip.open,  # type: ignore[dict-item]
+    b"BZh": bz2.open,  # type: ignore[dict-item]
+    b"\xfd7zXZ": lzma.open,  # type: ignore[dict-item]
+}
+
+
+class Store:
+    """Files by name, wherever they lie.
+
+    Args:
+        where: the folder or archive, for messages.
+        readers: name → reader, for an archive; None: a folder on disk, listed when it is asked for.
+        prefix: what stands before every name inside (`CUB_200_2011/`); ends in `/` or is empty.
+    """
+
+    def __init__(self, where: Path, readers: dict[str, Reader] | None = None, prefix: str = ""):
+        self.where, self.readers, self.prefix = where, readers, prefix
+        self._ordered: list[str] | None = None
+
+    def has(self, name: str) -> bool:
+        if self.readers is None:
+            return (self.where / (self.prefix + name)).is_file()
+        return self.prefix + name in self.readers
+
+    def has_folder(self, name: str) -> bool:
+        if self.readers is None:
+            return (self.where / (self.prefix + name)).is_dir()
+        return next(self._names(f"{self.prefix}{name}/"), None) is not None
+
+    def reader(self, name: str) -> Reader:
+        """A picklable promise of the bytes of `name`; nothing is opened, a missing file raises when it is read."""
+        if self.readers is None:
+            try:
+                return partial(read_file, below(self.where / self.prefix, name))
+            except ValueError as error:
+                return partial(refuse, str(error))
+        return self.readers.get(self.prefix + name) or partial(refuse, f"{name} is not in {self.where.name}")
+
+    def text(self, name: str) -> str:
+        """Raises BadInput where `name` is missing, cannot be read or is not UTF-8."""
+        try:
+            return self.reader(name)().decode("utf-8-sig")
+        except (OSError, ValueError) as error:
+            raise BadInput(f"expected the file {name} in {self.where / self.prefix}: {error}") from None
+
+    def files(self, folder: str = "") -> Iterator[str]:
+        """The names of all files below `folder`, in order."""
+        folder = folder and f"{folder.rstrip('/')}/"
+        if self.readers is not None:
+            yield from (name[len(self.prefix) :] for name in self._names(self.prefix + folder))
+        elif (root := self.where / self.prefix / folder).is_dir():
+            yield from (folder + name for name in files_below(str(root)))
+
+    def folders(self, folder: str = "") -> list[str]:
+        """The names (not paths) of the folders directly in `folder`, sorted."""
+        folder = folder and f"{folder.rstrip('/')}/"
+        if self.readers is None:
+            root = self.where / self.prefix / folder
+            inside = os.scandir(root) if root.is_dir() else ()
+            return sorted(e.name for e in inside if e.is_dir() and not e.name.startswith("."))
+        start = len(self.prefix + folder)
+        paths = (name[start:] for name in self._names(self.prefix + folder))
+        return sorted({path.split("/", 1)[0] for path in paths if "/" in path})
+
+    def at(self, marker: str) -> "Store | None":
+        """The store at the folder that holds `marker` (a file or a folder), here or at most two levels down."""
+        if self.has(marker) or self.has_folder(marker):
+            return self
+        for first in self.folders():
+            for deeper in (first, *(f"{first}/{second}" for second in self.folders(first)[:20])):
+                inner = Store(self.where, self.readers, f"{self.prefix}{deeper}/")
+                inner._ordered = self._ordered
+                if inner.has(marker) or inner.has_folder(marker):
+                    return inner
+        return None
+
+    def _names(self, prefix: str) -> Iterator[str]:
+        if self._ordered is None:
+            self._ordered = sorted(self.readers or {})
+        for index in range(bisect_left(self._ordered, prefix), len(self._ordered)):
+            if not self._ordered[index].startswith(prefix):
+                return
+            yield self._ordered[index]
+
+
+def find(root: Path, marker: str, archives: tuple[str, ...] = ()) -> Store | None:
+    """The store that holds the file or folder `marker`: `root` as a folder, one of `archives` in it, or an
+    archive.
+
+    A folder goes before an archive beside it: whoever has unpacked it has paid for the speed.
+
+    Raises:
+        BadInput: nothing at `root`, or an archive that cannot be read.
+    """
+    if root.is_dir():
+        found = Store(root).at(marker)
+        packed = [root / name for name in archives if (root / name).is_file()] if found is None else []
+        return found or next((store for path in packed if (store := open_archive(path).at(marker))), None)
+    if root.is_file():
+        return open_archive(root).at(marker)
+    raise BadInput(f"expected a folder or an archive: {root} does not exist; set the source's root")
+
+
+def open_archive(path: Path) -> Store:
+    """Raises BadInput where `path` is neither a tar (compressed or not) nor a zip, or is damaged."""
+    try:
+        if zipfile.is_zipfile(path):
+            return Store(path, _zip_readers(path))
+        plain = _plain_tar(path)
+        return Store(path, {name: reader for name, reader, _, _ in tar_members(plain)})
+    except (OSError, EOFError, lzma.LZMAError, zlib.error, tarfile.TarError, zipfile.BadZipFile) as error:
+        raise BadInput(f"{path} cannot be read as a tar or zip archive ({error}): is it whole?") from None
+
+
+def tar_members(
+    path: Path, start: int = 0, size: int | None = None
+) -> Iterator[tuple[str, Reader, int, int]]:
+    """`(name, reader, offset, size)` of each file of a plain tar, or of one that lies inside it at `start`.
+
+    Only headers are read. Raises tarfile.TarError where they are damaged.
+    """
+    with path.open("rb") as file:
+        file.seek(start)
+        window = file if size is None else _Window(file, start, size)
+        with tarfile.open(fileobj=window, mode="r:") as archive:  # type: ignore[call-overload]
+            for member in archive:
+                archive.members = []  # tarfile keeps every header it has seen: 1.3 million for ImageNet
+                name = member.name.removeprefix("./")
+                offset = start + member.offset_data
+                if member.isdir() or name.rsplit("/", 1)[-1].startswith("."):
+                    continue
+                if not member.isreg() or member.issparse():
+                    yield name, partial(refuse, f"{name} in {path.name} is a link or no plain file"), 0, 0
+                elif _leaves_root(name):
+                    yield name, partial(refuse, f"path {name!r} leaves the archive's root"), 0, 0
+                else:
+                    yield name, partial(read_slice, str(path), offset, member.size), offset, member.size
+
+
+def read_slice(path: str, offset: int, size: int) -> bytes:
+    with open(path, "rb") as file:
+        file.seek(offset)
+        data = file.read(size)
+    if len(data) != size:
+        raise OSError(f"{path} ends before byte {offset + size}")
+    return data
+
+
+def read_zipped(path: str, offset: int, packed: int, size: int, method: int, crc: int) -> bytes:
+    """One member of a zip, whose local header begins at `offset`; checks length and CRC-32."""
+    with open(path, "rb") as file:
+        file.seek(offset)
+        header = file.read(30)
+        if len(header) < 30 or header[:4] != b"PK\x03\x04":
+            raise ValueError(f"{path}: no zip member begins at byte {offset}")
+        file.seek(int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little"), 1)
+        data = file.read(packed)
+    if method == zipfile.ZIP_DEFLATED:
+        try:  # never more than the directory promised
+            data = zlib.decompressobj(-15).decompress(data, size + 1)
+        except zlib.error as error:
+            raise ValueError(f"{path}: the zip member at byte {offset} is damaged ({error})") from None
+    if len(data) != size or zlib.crc32(data) != crc:
+        raise ValueError(f"{path}: the zip member at byte {offset} is damaged")
+    return data
+
+
+def _zip_readers(path: Path) -> dict[str, Reader]:
+    readers: dict[str, Reader] = {}
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            name = info.filename.removeprefix("./")
+            if info.is_dir() or name.rsplit("/", 1)[-1].startswith(".") or name.startswith("__MACOSX/"):
+                continue
+            if _leaves_root(name):
+                readers[name] = partial(refuse, f"path {name!r} leaves the archive's root")
+            elif info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                readers[name] = partial(refuse, f"{name} in {path.name} is encrypted or packed unusually")
+            else:
+                spot = (info.header_offset, info.compress_size, info.file_size, info.compress_type, info.CRC)
+                readers[name] = partial(read_zipped, str(path), *spot)
+    return readers
+
+
+def _leaves_root(name: str) -> bool:
+    try:
+        below(Path("/"), name)
+    except ValueError:
+        return True
+    return False
+
+
+def _plain_tar(path: Path) -> Path:
+    """`path`, or, where it is compressed, its decompressed copy in the cache (made whole or not at all)."""
+    with path.open("rb") as file:
+        start = file.read(6)
+    opener = next((opener for magic, opener in COMPRESSED.items() if start.startswith(magic)), None)
+    if opener is None:
+        return path
+    facts = path.stat()
+    name = hashlib.sha256(f"{path.resolve()} {facts.st_size} {facts.st_mtime_ns}".encode()).hexdigest()[:16]
+    cache = Path(os.environ.get("GUIE_CACHE") or Path(tempfile.gettempdir()) / "guie-cache")
+    plain = cache / f"{name}-{path.name.split('.')[0]}.tar"
+    if not plain.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        print(f"{path} is compressed: decompressing it once into {plain}", flush=True)
+        temporary = plain.with_suffix(f".partial-{os.getpid()}")
+        try:
+            with opener(path, "rb") as packed, temporary.open("wb") as out:
+                shutil.copyfileobj(packed, out, 1 << 20)
+            os.replace(temporary, plain)
+        finally:
+            temporary.unlink(missing_ok=True)
+    return plain
+
+
+class _Window:
+    """The bytes `[start, start + size)` of a file as a file: a tar inside a tar."""
+
+    def __init__(self, file: BinaryIO, start: int, size: int):
+        self.file, self.start, self.size, self.position = file, start, size, 0
+
+    def read(self, count: int = -1) -> bytes:
+        left = max(self.size - self.position, 0)
+        self.file.seek(self.start + self.position)
+        data = self.file.read(left if count < 0 else min(count, left))
+        self.position += len(data)
+        return data
+
+    def seek(self, position: int, whence: int = 0) -> int:
+        self.position = position + (0, self.position, self.size)[whence]
+        return self.position
+
+    def tell(self) -> int:
+        return self.position

@@ -1,0 +1,65 @@
+"""Class folders: `root/<class>/**/<image>`.
+
+Every file below a class folder is an item, whatever its suffix: what is no image ends in rejects.csv by name
+rather than unseen. Names that begin with a dot are left out (`.DS_Store`, `._copy.jpg`, version control), as
+by `ls`. Classes are in the order of their names. Labels therefore depend on the names alone.
+"""
+
+import os
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from tfrecords.errors import BadInput
+from tfrecords.sources.items import Item, Lazily, Listing, as_text, existing_folder, read_file
+
+
+def folder(root: Path) -> Listing:
+    """Lists `root`, a folder of class folders.
+
+    Raises:
+        BadInput: no such folder, no class folders in it, no file in any of them, or the root is one level too
+            high (its folders hold only folders).
+    """
+    existing_folder(root, "a folder of class folders")
+    classes = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not _hidden(entry))
+    if not classes:
+        raise BadInput(f"{root}: expected one folder a class with its images inside, found no folder")
+    if not any(_holds_files(root / name) for name in classes):
+        if any(True for _ in _items(root, classes)):
+            raise BadInput(
+                f"{root}: its folders ({', '.join(classes[:3])}{', …' if len(classes) > 3 else ''}) hold no "
+                f"images but only folders: the root is one level too high, name one of them"
+            )
+        raise BadInput(f"{root}: its {len(classes)} class folders hold no images")
+    return Listing([as_text(name) for name in classes], Lazily(_items, root, classes))
+
+
+def files_below(folder: str, prefix: str = "", ancestors: tuple[tuple[int, int], ...] = ()) -> Iterator[str]:
+    """Paths relative to `folder` of every file below it, by name; circles of links are cut."""
+    here = os.stat(folder)
+    identity = (here.st_dev, here.st_ino)
+    if identity in ancestors:
+        return
+    with os.scandir(folder) as entries:
+        ordered = sorted((entry for entry in entries if not _hidden(entry)), key=lambda entry: entry.name)
+    for entry in ordered:
+        if entry.is_dir():
+            yield from files_below(entry.path, f"{prefix}{entry.name}/", (*ancestors, identity))
+        else:  # broken links and pipes too: reading them fails, and the build says so by name
+            yield prefix + entry.name
+
+
+def _items(root: Path, classes: list[str]) -> Iterator[Item]:
+    for name in classes:
+        for path in files_below(os.path.join(root, name), f"{name}/"):
+            yield Item(as_text(path), as_text(name), partial(read_file, os.path.join(root, path)))
+
+
+def _holds_files(folder: Path) -> bool:
+    with os.scandir(folder) as entries:
+        return any(not entry.is_dir() and not _hidden(entry) for entry in entries)
+
+
+def _hidden(entry: os.DirEntry[str]) -> bool:
+    return entry.name.startswith(".")

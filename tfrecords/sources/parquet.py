@@ -1,0 +1,113 @@
+"""Hugging Face's parquet shards: a column `image` of {bytes, path}, a column `label` of int64.
+
+Listing reads the label column alone. Images are read a row group at a time (the unit parquet can jump to; the
+published sets have 100 rows in one), and a worker keeps the last few row groups.
+"""
+
+import json
+from collections.abc import Iterator
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+from tfrecords.errors import BadInput
+from tfrecords.sources.items import Item, Lazily, Listing, existing_folder
+
+
+def parquet(root: Path, split: str = "train") -> Listing:
+    """Lists the shards `<split>-*.parquet` in `root` or `root/data`, classes in the order of their labels.
+
+    Raises:
+        BadInput: no such shard, one that cannot be read or lacks a column, or pyarrow is not installed.
+    """
+    found = shards(existing_folder(root, "a folder of parquet shards"), split)
+    if not found:
+        raise BadInput(f"layout parquet expects {split}-*.parquet in {root} or {root / 'data'}: found none")
+    return parquet_listing(found, [], {})
+
+
+def shards(root: Path, split: str) -> list[Path]:
+    folders = (root / "data", root) if root.is_dir() else ()
+    return next((found for folder in folders if (found := sorted(folder.glob(f"{split}-*.parquet")))), [])
+
+
+def parquet_listing(paths: list[Path], classes: list[str], names: dict[str, str]) -> Listing:
+    """`classes` are the labels' classes in order; empty: as the shards' own metadata or the labels themselves
+    say.
+
+    Raises:
+        BadInput: as `parquet`, or a label beyond `classes`.
+    """
+    told = _label_names(_open(paths[0]))
+    if not classes:
+        count = len(told) or 1 + max(
+            label for path in paths for _, labels in _labels(path) for label in labels
+        )
+        classes = [f"{label:04d}" for label in range(count)]
+    names = names or dict(zip(classes, told, strict=False))
+    return Listing(classes, Lazily(_items, paths, classes), names)
+
+
+def _items(paths: list[Path], classes: list[str]) -> Iterator[Item]:
+    for path in paths:
+        for group, labels in _labels(path):
+            for row, label in enumerate(labels):
+                if not 0 <= label < len(classes):
+                    raise BadInput(
+                        f"{path}: row group {group} has the label {label} of {len(classes)} classes"
+                    )
+                key = f"{path.name}/{group:05d}/{row:05d}"
+                yield Item(key, classes[label], partial(read_row, str(path), group, row))
+
+
+def read_row(path: str, group: int, row: int) -> bytes:
+    image = _row_group(path, group)[row].as_py()
+    if not isinstance(image, dict) or not isinstance(image.get("bytes"), bytes):
+        raise ValueError(f"{path}: row {row} of group {group} holds no image bytes")
+    return image["bytes"]
+
+
+@lru_cache(maxsize=4)
+def _row_group(path: str, group: int) -> Any:
+    return _pyarrow().ParquetFile(path).read_row_group(group, columns=["image"])["image"]
+
+
+def _labels(path: Path) -> Iterator[tuple[int, list[int]]]:
+    file = _open(path)
+    for group in range(file.num_row_groups):
+        labels = file.read_row_group(group, columns=["label"])["label"].to_pylist()
+        if not all(type(label) is int for label in labels):
+            raise BadInput(f"{path}: row group {group}: expected whole numbers in the column label")
+        yield group, labels
+
+
+def _open(path: Path) -> Any:
+    try:
+        file = _pyarrow().ParquetFile(path)
+    except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
+        raise BadInput(
+            f"{path} cannot be read as parquet ({str(error).splitlines()[0]}): is it whole?"
+        ) from None
+    for column in ("image", "label"):
+        if column not in file.schema_arrow.names:
+            raise BadInput(
+                f"{path}: expected the column {column}, found {', '.join(file.schema_arrow.names)}"
+            )
+    return file
+
+
+def _label_names(file: Any) -> list[str]:
+    """The class names that Hugging Face keeps in the shard's metadata; empty where there are none."""
+    try:
+        told = json.loads(file.schema_arrow.metadata[b"huggingface"])["info"]["features"]["label"]["names"]
+    except (KeyError, TypeError, ValueError):
+        return []
+    return [str(name) for name in told] if isinstance(told, list) else []
+
+
+def _pyarrow() -> Any:
+    try:
+        import pyarrow.parquet
+    except ImportError:
+        raise BadInput("parquet shards need pyarrow: pip install 'guie[parquet]'") from None
+    return pyarrow.parquet

@@ -1,0 +1,88 @@
+"""Which images are taken, and which split they go to: by hash alone, so order and machine do not matter."""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+
+from tfrecords.errors import BadInput
+from tfrecords.labels import SPLITS
+
+
+def digest(salt: str, text: str) -> int:
+    """64 bits of BLAKE2b. Each use has a salt of its own: the images of a capped class are those of the lowest
+    hashes, and one hash for both cap and split would put them all in one split."""
+    data = text.encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8, person=salt.encode()).digest(), "big")
+
+
+def check_shares(shares: Mapping[str, float]) -> None:
+    """Raises BadInput where a share is negative or they do not sum to 1."""
+    total = sum(shares.values())
+    if min(shares.values()) < 0 or abs(total - 1) > 1e-6:
+        came = ", ".join(f"{name} {share:g}" for name, share in shares.items())
+        raise BadInput(
+            f"expected split shares that are not negative and sum to 1, got {came} (sum {total:g})"
+        )
+
+
+def split_classes(classes: Iterable[str], shares: Mapping[str, float]) -> dict[str, str]:
+    """Whole classes → splits, in exact shares by largest remainder, so the counts do not vary by chance.
+
+    Classes are dealt in the order of their hash: a class that is added moves few others.
+
+    >>> from collections import Counter
+    >>> sorted(Counter(split_classes(map(str, range(96)), {"train": 0.667, "validation": 0.083, "test": 0.25})
+    ...     .values()).items())
+    [('test', 24), ('train', 64), ('validation', 8)]
+    """
+    ordered = sorted(classes, key=lambda name: (digest("class-split", name), name))
+    exact = [shares[split] * len(ordered) for split in SPLITS]
+    counts = [int(share + 1e-9) for share in exact]
+    by_remainder = sorted(range(len(SPLITS)), key=lambda i: (counts[i] - exact[i], i))
+    for i in by_remainder[: len(ordered) - sum(counts)]:
+        counts[i] += 1
+    dealt = [split for split, count in zip(SPLITS, counts, strict=True) for _ in range(count)]
+    return dict(zip(ordered, dealt, strict=True))
+
+
+def split_item(key: str, shares: Mapping[str, float]) -> str:
+    """The split of one image, drawn with probability `shares`; only its own key decides."""
+    at = digest("item-split", key) / 2**64
+    for split in SPLITS[:-1]:
+        if at < shares[split]:
+            return split
+        at -= shares[split]
+    return next(split for split in reversed(SPLITS) if shares[split] > 0)
+
+
+class Lowest:
+    """The `cap` lowest-ranked entries of a stream, in bounded memory (`2 × cap` at most).
+
+    Ranks above `after` only, so the next ones can be asked for later.
+    """
+
+    __slots__ = ("after", "cap", "entries", "limit", "seen")
+
+    def __init__(self, cap: int, after: tuple | None = None):
+        self.cap, self.after = cap, after
+        self.entries: list[tuple] = []
+        self.limit: tuple | None = None
+        self.seen = 0
+
+    def offer(self, rank: tuple, entry: object) -> None:
+        self.seen += 1
+        if (self.limit is not None and rank > self.limit) or (self.after is not None and rank <= self.after):
+            return
+        self.entries.append((rank, entry))
+        if len(self.entries) >= 2 * self.cap:
+            self._cut()
+
+    def taken(self) -> Sequence[tuple]:
+        """`(rank, entry)` by rising rank."""
+        self._cut()
+        return self.entries
+
+    def _cut(self) -> None:
+        self.entries.sort(key=lambda pair: pair[0])
+        del self.entries[self.cap :]
+        if len(self.entries) == self.cap and self.cap:
+            self.limit = self.entries[-1][0]
