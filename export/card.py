@@ -1,0 +1,81 @@
+"""The model card beside an export: data, recipe, score, fingerprint and licence notes of a run folder."""
+
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import Run, to_yaml
+from pipeline.runs import read_json, write_text
+
+LICENCES = """The code is under Apache-2.0. These weights come from two places, and both bind whoever passes
+them on: the encoder's starting weights (`encoder` below) keep their authors' licence, and the images of the
+sources named above keep theirs; several public sets (landmarks, products, birds) allow research only. Say
+both when you publish."""
+
+
+def write(config: Run) -> None:
+    """Writes `<run_dir>/export/model_card.md`; called again when the score is known, to put it in."""
+    run_dir = Path(config.run_dir)
+    write_text(run_dir / "export" / "model_card.md", text(config, run_dir))
+
+
+def text(config: Run, run_dir: Path) -> str:
+    mark = _read(run_dir / "export" / "fingerprint.json")
+    manifest = _read(run_dir / "records" / "manifest.json")
+    metrics = _read(run_dir / "metrics.json")
+    dim = mark.get("embedding_dim", config.embedder.embedding_dim)
+    lines = [
+        f"# {config.name}: an image embedder",
+        "",
+        f"uint8 images of any size → `embedding_norm`, {dim} float32 of unit length. "
+        "Neighbours by Euclidean distance are meant to be the same object.",
+        "",
+        "## Data",
+        *_data(config, manifest),
+        "",
+        "## Score",
+        *_score(metrics),
+        "",
+        "## Fingerprint",
+        *[f"- {key}: `{mark[key]}`" for key in sorted(mark) if key != "preprocess"],
+        "",
+        "## Licences",
+        LICENCES,
+        "",
+        "## Recipe",
+        "```yaml",
+        to_yaml(config).rstrip(),
+        "```",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _data(config: Run, manifest: dict[str, Any]) -> list[str]:
+    counts: dict[tuple[str, str], int] = {}
+    for shard in manifest.get("shards", []):
+        key = (shard["source"], shard["split"])
+        counts[key] = counts.get(key, 0) + int(shard["count"])
+    if counts:
+        return [f"- {source}, {split}: {count:,} images" for (source, split), count in sorted(counts.items())]
+    return [f"- {source.name} (layout {source.layout})" for source in config.records.sources] or [
+        "- none named"
+    ]
+
+
+def _score(metrics: dict[str, Any]) -> list[str]:
+    if "mP@5" not in metrics:
+        return ["Not scored yet: `guie score` and then `guie export` put the figures here."]
+    rows = [f"- mP@5, all domains: {metrics['mP@5']:.4f}"]
+    for name, domain in metrics.get("domains", {}).items():
+        rows.append(
+            f"- mP@5, {name}: {domain['mP@5']:.4f} "
+            f"({domain['queries']:,} queries, {domain['index']:,} index images)"
+        )
+    rows += [
+        f"- for comparison, {name}: {value:.4f}" for name, value in metrics.get("references", {}).items()
+    ]
+    return rows
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.is_file() else {}

@@ -1,0 +1,221 @@
+"""`guie check SUBMISSION`: would the competition's scorer take it? Answered in a clean process.
+
+    SUBMISSION (submission.zip or SavedModel folder)  →  a table, exit 0 or 2; --out: the same as JSON
+
+`--scorer kaggle` runs the same under TensorFlow 2.6.4 (PyTorch 1.11.0) in an environment of its own, and
+holds its embeddings against the current version's.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from export import archive
+from export.scorer_env import python_of
+from pipeline.runs import write_json
+from tfrecords.errors import BadInput
+
+PROBE = Path(__file__).with_name("contract_probe.py")
+SCORED_IMAGES = 205_000  # 5,000 queries and 200,000 index images
+AGREEMENT = 1e-5  # between the scorer's version and the current one
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class CheckConfig:
+    submissions: tuple[str, ...]
+    scorer: str = "here"  # here | kaggle
+    images: int = 20
+    budget_hours: float = 9.0
+    max_seconds_per_image: float | None = None  # None: judged on a GPU only, by the budget
+    memory_gb: float = 13.0
+    timeout_seconds: float = 3600.0
+    out: str = ""
+
+
+def parse(argv: list[str]) -> CheckConfig:
+    parser = argparse.ArgumentParser(
+        prog="guie check", description="Holds submissions against the competition's contract."
+    )
+    parser.add_argument(
+        "submissions", nargs="+", metavar="SUBMISSION", help="submission.zip or SavedModel folder"
+    )
+    parser.add_argument(
+        "--scorer",
+        choices=("here", "kaggle"),
+        default="here",
+        help="kaggle: also under TensorFlow 2.6.4 or PyTorch 1.11.0, in an environment that is made once",
+    )
+    parser.add_argument("--images", type=int, default=20, help="how many are timed (20)")
+    parser.add_argument("--budget-hours", type=float, default=9.0, help="for 205,000 images (9)")
+    parser.add_argument(
+        "--max-seconds-per-image",
+        type=float,
+        help="fail above this; without it a CPU's time is a warning, for the scorer has a GPU",
+    )
+    parser.add_argument("--memory-gb", type=float, default=13.0, help="fail above this peak (13)")
+    parser.add_argument("--timeout-seconds", type=float, default=3600.0, help="of the whole check (3600)")
+    parser.add_argument("--out", default="", help="the report as JSON")
+    arguments = vars(parser.parse_args(argv))
+    return CheckConfig(**{**arguments, "submissions": tuple(arguments["submissions"])})
+
+
+def main(config: CheckConfig) -> None:
+    reports: dict[str, list[Row]] = {name: [] for name in config.submissions}
+    with tempfile.TemporaryDirectory(prefix="guie-check-") as temporary:
+        folders: dict[str, dict[str, str]] = {archive.TENSORFLOW: {}, archive.TORCH: {}}
+        for number, name in enumerate(reports):
+            print(f"check: reads {name}")
+            try:
+                kind, folder = _unpacked(Path(name), Path(temporary) / str(number))
+                folders[kind][str(folder)] = name
+                reports[name].append({"check": "layout", "ok": True, "detail": kind})
+            except BadInput as error:
+                reports[name].append({"check": "layout", "ok": False, "detail": str(error)})
+        for kind, named in folders.items():
+            if named:
+                _probe_all(config, kind, named, reports)
+    failed = {name: [row for row in rows if row["ok"] is False] for name, rows in reports.items()}
+    for name, rows in reports.items():
+        print(f"\n{name}")
+        for row in rows:
+            print(f"  {_mark(row['ok'])} {row['check']:<28} {row['detail']}")
+    if config.out:
+        write_json(Path(config.out), {name: _report(rows) for name, rows in reports.items()})
+    reasons = [f"{name}: {row['detail']}" for name, rows in failed.items() for row in rows]
+    if reasons:
+        raise BadInput(f"{sum(map(bool, failed.values()))} of {len(failed)} refused: " + "; ".join(reasons))
+    scorer = " under the scorer's version too" if config.scorer == "kaggle" else ""
+    print(f"check: {', '.join(reports)}: all of {sum(map(len, reports.values()))} checks passed{scorer}")
+
+
+def probe(
+    python: Path | str, folders: list[str], images: int, timeout_seconds: float
+) -> dict[str, list[Row]]:
+    """Runs contract_probe.py in a clean process; returns each folder's rows.
+
+    A process that dies or runs out of time leaves a failed row "survives" on the folder that it was at.
+    """
+    rows: dict[str, list[Row]] = {folder: [] for folder in folders}
+    with tempfile.TemporaryDirectory() as elsewhere, tempfile.TemporaryFile("w+") as chatter:
+        # -I: neither this folder nor PYTHONPATH is on the path, so nothing of guie can help the model
+        process = subprocess.Popen(
+            [str(python), "-I", str(PROBE), *folders, "--images", str(images)],
+            stdout=subprocess.PIPE,
+            stderr=chatter,
+            text=True,
+            cwd=elsewhere,
+        )
+        timer = threading.Timer(timeout_seconds, process.kill)
+        timer.start()
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                if line.startswith('{"folder"'):
+                    row = json.loads(line)
+                    rows[row.pop("folder")].append(row)
+            code = process.wait()
+        finally:
+            timed_out = not timer.is_alive()
+            timer.cancel()
+            process.kill()
+        chatter.seek(0)
+        last = [line.strip() for line in chatter if line.strip()][-1:]
+    if code:
+        why = f"ended with code {code}: {last[0] if last else 'no message'}"
+        if timed_out:
+            why = f"not done after {timeout_seconds:,.0f} s"
+        elif code == -9:
+            why = "killed: most likely out of memory"
+        at = next((folder for folder in reversed(folders) if rows[folder]), folders[0])
+        rows[at].append(
+            {"check": "survives", "ok": False, "detail": f"the process was {why}" if code == -9 else why}
+        )
+        for folder in folders[folders.index(at) + 1 :]:
+            rows[folder].append(
+                {"check": "survives", "ok": False, "detail": "not reached: see the one before"}
+            )
+    return rows
+
+
+def judged(row: Row, config: CheckConfig) -> Row:
+    """A measurement → ok, a warning (None) or a failure."""
+    detail = row["detail"]
+    if row["check"] == "seconds per image":
+        seconds, device = detail["seconds"], detail["device"]
+        hours = seconds * SCORED_IMAGES / 3600
+        limit = config.max_seconds_per_image or config.budget_hours * 3600 / SCORED_IMAGES
+        strict = config.max_seconds_per_image is not None or device != "cpu"
+        ok = True if seconds <= limit else (False if strict else None)
+        note = (
+            ""
+            if ok
+            else f", limit {limit:.4f} s" + ("" if strict else "; the scorer has a GPU, this is a CPU")
+        )
+        text = f"{seconds:.4f} s, {hours:.1f} h for {SCORED_IMAGES:,} images on this {device}"
+        return {**row, "ok": ok, "detail": text + note if ok else f"too slow: {text}{note}"}
+    if row["check"] == "peak memory":
+        ok = detail["gigabytes"] <= config.memory_gb
+        text = f"{detail['gigabytes']:.2f} GB" + ("" if ok else f", more than {config.memory_gb:g} GB")
+        return {**row, "ok": ok, "detail": text if ok else f"peak memory {text}"}
+    return row
+
+
+def disagreement(here: dict[str, list[float]], there: dict[str, list[float]]) -> float:
+    """Largest difference of any number of any embedding of the images with a size for a name.
+
+    The extreme images stay out: a flat one can leave next to nothing before the length is made 1, and what is
+    left is rounding.
+    """
+    names = [name for name in here.keys() & there.keys() if name[0].isdigit()]
+    return max(float(np.abs(np.subtract(here[name], there[name])).max()) for name in names)
+
+
+def _probe_all(config: CheckConfig, kind: str, named: dict[str, str], reports: dict[str, list[Row]]) -> None:
+    environments = {"": Path(sys.executable)}
+    if config.scorer == "kaggle":
+        environments["scorer: "] = python_of(kind)
+    embeddings: dict[str, list[dict[str, list[float]]]] = {folder: [] for folder in named}
+    for prefix, python in environments.items():
+        print(
+            f"check: {len(named)} {kind} submission{'s' if len(named) > 1 else ''} in a process of {python}",
+            flush=True,
+        )
+        for folder, rows in probe(python, list(named), config.images, config.timeout_seconds).items():
+            for row in rows:
+                if row["check"] == "embeddings":
+                    embeddings[folder].append(row["detail"])
+                else:
+                    row = judged(row, config)
+                    detail = row["detail"].replace(folder, named[folder])
+                    reports[named[folder]].append({**row, "check": prefix + row["check"], "detail": detail})
+    for folder, found in embeddings.items():
+        if len(found) == 2:
+            off = disagreement(*found)
+            row = {"check": "scorer: same embeddings", "ok": off <= AGREEMENT}
+            row["detail"] = f"the two versions differ by {off:.1e} (limit {AGREEMENT:g})"
+            reports[named[folder]].append(row)
+
+
+def _unpacked(path: Path, into: Path) -> tuple[str, Path]:
+    if path.is_dir():
+        names = [file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()]
+        return archive.kind_of(names, str(path)), path.resolve()
+    into.mkdir()
+    return archive.unpack(path, into), into
+
+
+def _mark(ok: bool | None) -> str:
+    return {True: "ok  ", False: "FAIL", None: "note"}[ok]
+
+
+def _report(rows: list[Row]) -> Row:
+    return {"passed": all(row["ok"] is not False for row in rows), "checks": rows}

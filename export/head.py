@@ -1,0 +1,55 @@
+"""The head alone: what is uploaded when the encoder is a Kaggle model that nobody trained further.
+
+<run_dir>/checkpoints/step-….safetensors  →  head.safetensors (a few hundred kB)  →  the whole embedder again
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from pipeline import checkpoints
+from pipeline.config import Run
+from pipeline.runs import atomic_path
+from tfrecords.errors import BadInput
+
+KERNEL = "embedder/embedding/kernel"  # the head's one variable, as pipeline.embedder names it
+
+
+def write(config: Run, path: Path) -> None:
+    """Takes the head out of the newest checkpoint. Needs no TensorFlow.
+
+    Raises:
+        BadInput: no checkpoint; or the run trained its encoder too, so the head alone would not be the embedder.
+    """
+    trained = [phase.name for phase in config.train.phases if phase.trainable != "head"]
+    if trained:
+        raise BadInput(
+            f"submit.encoder_model uploads the head alone, but phase {trained[0]!r} trains the encoder too: "
+            "leave submit.encoder_model out"
+        )
+    newest = checkpoints.newest(Path(config.run_dir) / "checkpoints")
+    if newest is None:
+        raise BadInput(f"expected a checkpoint in {config.run_dir}/checkpoints: run `guie train` first")
+    state = checkpoints.read_state(newest)
+    with safe_open(newest, framework="numpy") as file:
+        kernel = np.ascontiguousarray(file.get_tensor(KERNEL))  # [width, D] float32
+    with atomic_path(path) as temporary:
+        save_file({KERNEL: kernel}, temporary, metadata={"guie": json.dumps(state)})
+
+
+def attach(config: Run, path: Path):
+    """The config's encoder with its own weights, and the head of `path`: a `pipeline.embedder.Embedder`.
+
+    Raises:
+        BadInput: no such file, or a head of another width.
+    """
+    from pipeline import embedder  # TensorFlow, only here
+
+    state = checkpoints.read_state(path)
+    built = embedder.build(config, state.get("image_size_px"), state.get("patch_overlap_px"))
+    variables = {name: value for name, value in built.variables.items() if name == KERNEL}
+    checkpoints.restore(path, variables)
+    return built

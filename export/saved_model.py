@@ -1,0 +1,290 @@
+"""`guie export CONFIG`: the run's newest checkpoint → SavedModel, submission.zip and the other formats.
+
+    <run_dir>/checkpoints/  →  <run_dir>/export/saved_model/  <run_dir>/submission.zip
+                               <run_dir>/export/model_card.md  <run_dir>/export/fingerprint.json
+
+The served graph takes uint8 [B, H, W, 3] of any H and W and gives {"embedding_norm": float32 [B, D]} of unit
+length. Scaling, resizing and normalising live inside it, and TensorFlow 2.6.4, the competition's, loads it.
+"""
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
+
+from export import card, formats
+from export.archive import zip_submission
+from pipeline import checkpoints
+from pipeline.config import Run, from_command_line
+from pipeline.preprocessing import Preprocess, prepare
+from pipeline.runs import atomic_path, file_sha256, fingerprint, read_json, write_json
+from tfrecords.errors import BadInput
+
+OUTPUT = "embedding_norm"
+CROP_SHARE = 0.875  # side of a crop as a share of the image's
+# Where each further view stands: (top, left) as shares of the room that a crop leaves.
+CROPS = ((0.5, 0.5), (0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0))
+# Ops that a newer TensorFlow writes into the function that saves variables; 2.6.4 does not know them.
+UNKNOWN_TO_SCORER = "DisableCopyOnRead"
+
+
+def views(images: tf.Tensor, preprocess: Preprocess, flip_average: bool, crops: int) -> tf.Tensor:
+    """uint8 [B, H, W, 3] → float32 [V * B, S, S, 3]: the views of every image, view by view.
+
+    The first view is the whole image; then the centre, then the corners; then all of these mirrored.
+    """
+    height, width = tf.shape(images)[1], tf.shape(images)[2]
+    crop_height = tf.maximum(tf.cast(CROP_SHARE * tf.cast(height, tf.float32), tf.int32), 1)
+    crop_width = tf.maximum(tf.cast(CROP_SHARE * tf.cast(width, tf.float32), tf.int32), 1)
+    prepared = [prepare(images, preprocess)]
+    for top_share, left_share in CROPS[: crops - 1]:
+        top = tf.cast(top_share * tf.cast(height - crop_height, tf.float32), tf.int32)
+        left = tf.cast(left_share * tf.cast(width - crop_width, tf.float32), tf.int32)
+        prepared.append(prepare(images[:, top : top + crop_height, left : left + crop_width, :], preprocess))
+    if flip_average:
+        prepared += [tf.reverse(view, axis=[2]) for view in prepared]
+    return tf.concat(prepared, axis=0) if len(prepared) > 1 else prepared[0]
+
+
+class Served(tf.Module):
+    """The tracked object that is saved: the weights and one signature, nothing of Keras."""
+
+    def __init__(self, model: keras.Model, preprocess: Preprocess, flip_average: bool, crops: int):
+        super().__init__(name="embedder")
+        side, count = preprocess.image_size_px, crops * (2 if flip_average else 1)
+        self.weights = [weight.value for weight in model.weights]
+
+        @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")])
+        def serve(images: tf.Tensor) -> dict[str, tf.Tensor]:
+            pixels = tf.ensure_shape(views(images, preprocess, flip_average, crops), [None, side, side, 3])
+            embeddings = tf.cast(model(pixels, training=False), tf.float32)  # [V * B, D]
+            if count > 1:
+                embeddings = tf.math.l2_normalize(embeddings, axis=-1, epsilon=1e-12)
+                embeddings = tf.reduce_mean(
+                    tf.reshape(embeddings, [count, -1, model.output_shape[-1]]), axis=0
+                )
+            return {OUTPUT: tf.math.l2_normalize(embeddings, axis=-1, epsilon=1e-12)}
+
+        self.serve = serve
+
+
+def save(
+    model: keras.Model,
+    preprocess: Preprocess,
+    out_dir: Path,
+    flip_average: bool = False,
+    crops: int = 1,
+    io_device: str | None = None,
+) -> None:
+    """Writes a SavedModel that TensorFlow 2.6.4 and newer load. The folder appears whole or not at all.
+
+    Args:
+        model: float32 [B, S, S, 3], normalised → [B, D]. Any dtype policy: it is served in float32.
+        preprocess: how uint8 pixels become the model's input.
+        out_dir: replaced if it exists.
+        flip_average: average the embeddings of each view and its mirror image.
+        crops: views of an image, 1 … 6: the whole, the centre, the corners; their embeddings are averaged.
+        io_device: "/job:localhost" on a remote TPU, whose own hosts cannot see this machine's disk.
+
+    Raises:
+        BadInput: crops out of range.
+    """
+    if not 1 <= crops <= 1 + len(CROPS):
+        raise BadInput(f"export.crops: expected 1 … {1 + len(CROPS)}, got {crops}")
+    with in_float32(model), atomic_path(out_dir) as temporary:
+        served = Served(model, preprocess, flip_average, crops)
+        options = tf.saved_model.SaveOptions(experimental_io_device=io_device)
+        with quiet():
+            tf.saved_model.save(served, str(temporary), signatures=served.serve, options=options)
+        make_loadable_by_scorer(temporary)
+        if not any((temporary / "assets").iterdir()):
+            (temporary / "assets").rmdir()  # the contract names three files
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without TensorFlow's "Assets written to": the folder is renamed a moment later."""
+    logger = tf.get_logger()
+    level = logger.level
+    logger.setLevel("WARNING")
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextmanager
+def in_float32(model: keras.Model) -> Iterator[None]:
+    """Every layer computes in float32 while the block runs: TensorFlow 2.6.4 has few bfloat16 kernels."""
+    layers = list(model._flatten_layers())
+    policies = [layer.dtype_policy for layer in layers]
+    try:
+        for layer in layers:
+            if layer.compute_dtype != "float32":
+                layer.dtype_policy = "float32"
+        yield
+    finally:
+        for layer, policy in zip(layers, policies, strict=True):
+            if layer.dtype_policy != policy:
+                layer.dtype_policy = policy
+
+
+def make_loadable_by_scorer(saved_model_dir: Path) -> int:
+    """Takes the DisableCopyOnRead nodes out of saved_model.pb; returns how many there were.
+
+    They stand only in the function that saves the variables, as control inputs, so no number changes. The
+    file `fingerprint.pb` goes too: it is a hash of the graph as it was.
+    """
+    path = saved_model_dir / "saved_model.pb"
+    saved_model = saved_model_pb2.SavedModel.FromString(path.read_bytes())
+    removed = 0
+    for meta_graph in saved_model.meta_graphs:
+        for function in meta_graph.graph_def.library.function:
+            gone = {node.name for node in function.node_def if node.op == UNKNOWN_TO_SCORER}
+            if not gone:
+                continue
+            removed += len(gone)
+            kept = [node for node in function.node_def if node.name not in gone]
+            for node in kept:
+                inputs = [name for name in node.input if name.lstrip("^").split(":")[0] not in gone]
+                if len(inputs) != len(node.input):
+                    del node.input[:]
+                    node.input.extend(inputs)
+            del function.node_def[:]
+            function.node_def.extend(kept)
+            outputs = [key for key, name in function.control_ret.items() if name in gone]
+            for key in outputs:
+                del function.control_ret[key]
+            controls = [key for key in function.signature.control_output if key not in outputs]
+            del function.signature.control_output[:]
+            function.signature.control_output.extend(controls)
+        known = [op for op in meta_graph.meta_info_def.stripped_op_list.op if op.name != UNKNOWN_TO_SCORER]
+        del meta_graph.meta_info_def.stripped_op_list.op[:]
+        meta_graph.meta_info_def.stripped_op_list.op.extend(known)
+    path.write_bytes(saved_model.SerializeToString(deterministic=True))
+    (saved_model_dir / "fingerprint.pb").unlink(missing_ok=True)
+    return removed
+
+
+def weights_sha256(model: keras.Model) -> str:
+    """Hex digest of every weight, in order: equal digests, equal embedder."""
+    digest = hashlib.sha256()
+    for weight in model.weights:
+        value = weight.numpy()
+        digest.update(f"{value.dtype}{value.shape}".encode())
+        digest.update(value.tobytes())
+    return digest.hexdigest()
+
+
+def source_fingerprint(config: Run) -> str | None:
+    """Of the newest checkpoint and the parts of the config that shape the graph; None: no checkpoint."""
+    newest = checkpoints.newest(Path(config.run_dir) / "checkpoints")
+    if newest is None:
+        return None
+    state = (newest.name, newest.stat().st_size, newest.stat().st_mtime_ns)
+    parts = [dataclasses.asdict(part) for part in (config.encoder, config.embedder, config.export)]
+    return fingerprint([state, *parts])
+
+
+def refuse_unknown(config: Run) -> None:
+    """Raises BadInput for an unknown format, crops out of range, or views that the other formats lack."""
+    others = [name for name in config.export.formats if name != "saved_model"]
+    if unknown := sorted(set(others) - set(formats.TOLERANCES)):
+        known = ", ".join(["saved_model", *formats.TOLERANCES])
+        raise BadInput(f"export.formats: {unknown[0]!r} is none of {known}")
+    if not 1 <= config.export.crops <= 1 + len(CROPS):
+        raise BadInput(f"export.crops: expected 1 … {1 + len(CROPS)}, got {config.export.crops}")
+    if others and (config.export.flip_average or config.export.crops > 1):
+        raise BadInput(
+            "export.flip_average and export.crops are for saved_model only; drop the other formats"
+        )
+
+
+def write_formats(
+    config: Run, model: keras.Model, preprocess: Preprocess, folder: Path
+) -> dict[str, dict[str, float | str]]:
+    """The formats beside the SavedModel in `folder`, each held against it: name → file, difference …
+
+    Raises:
+        BadInput: a format that this encoder has no way to.
+        RuntimeError: a format that disagrees with the SavedModel.
+    """
+    wanted = [name for name in config.export.formats if name != "saved_model"]
+    if not wanted:
+        return {}
+    served = tf.saved_model.load(str(folder))
+    report: dict[str, dict[str, float | str]] = {}
+    for name in wanted:
+        path, embed, sizes = formats.write(name, config, model, preprocess, folder.parent)
+        difference = formats.largest_difference(
+            lambda images: served.signatures["serving_default"](images=tf.constant(images))[OUTPUT].numpy(),
+            embed,
+            sizes,
+        )
+        tolerance = formats.TOLERANCES[name]
+        if not difference <= tolerance:
+            raise RuntimeError(
+                f"{path} differs from the SavedModel by {difference:.1e}, more than {tolerance:g}"
+            )
+        report[name] = {"file": path.name, "largest_difference": difference, "tolerance": tolerance}
+        print(f"export: {path}, differs from the SavedModel by at most {difference:.1e}", flush=True)
+    return report
+
+
+def parse(argv: list[str]) -> Run:
+    return from_command_line(Run, argv, "export")
+
+
+def main(config: Run) -> None:
+    run_dir = Path(config.run_dir)
+    folder, submission = run_dir / "export" / "saved_model", run_dir / "submission.zip"
+    mark = run_dir / "export" / "fingerprint.json"
+    print(f"export: reads {run_dir / 'checkpoints'}, writes {run_dir / 'export'} and {submission}")
+    refuse_unknown(config)
+    source = source_fingerprint(config)
+    done = mark.is_file() and folder.is_dir() and submission.is_file()
+    if done and source and read_json(mark).get("source") == source:
+        card.write(config)
+        print(f"export: {submission} is of the newest checkpoint already, nothing to do")
+        return
+
+    from pipeline.embedder import load_trained  # builds the network: not before it is known to be needed
+
+    keras.config.set_dtype_policy("float32")  # a training in this process may have left bfloat16
+    embedder = load_trained(config)
+    io_device = "/job:localhost" if config.devices.tpu else None
+    save(
+        embedder.model,
+        embedder.preprocess,
+        folder,
+        flip_average=config.export.flip_average,
+        crops=config.export.crops,
+        io_device=io_device,
+    )
+    zip_submission(folder, submission)
+    written = write_formats(config, embedder.model, embedder.preprocess, folder)
+    write_json(
+        mark,
+        {
+            "source": source,
+            "weights_sha256": weights_sha256(embedder.model),
+            "submission_sha256": file_sha256(submission),
+            "embedding_dim": int(embedder.model.output_shape[-1]),
+            "parameters": int(embedder.model.count_params()),
+            "formats": written,
+            "preprocess": dataclasses.asdict(embedder.preprocess),
+            "tensorflow": tf.__version__,
+            "keras": keras.__version__,
+        },
+    )
+    card.write(config)
+    print(
+        f"export: {submission}, {os.path.getsize(submission) / 1e6:,.1f} MB, {OUTPUT} of "
+        f"{embedder.model.output_shape[-1]} numbers"
+    )

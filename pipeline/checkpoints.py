@@ -1,0 +1,105 @@
+"""Checkpoints: one safetensors file a step, whole or absent, written beside the training."""
+
+import json
+import re
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from pipeline.runs import atomic_path
+from tfrecords.errors import BadInput
+
+_NAME = re.compile(r"step-(\d{9})\.safetensors")
+
+
+def newest(folder: Path) -> Path | None:
+    """The checkpoint of the latest step, or None. Only whole files bear the name."""
+    found = sorted(path for path in folder.glob("step-*.safetensors") if _NAME.fullmatch(path.name))
+    return found[-1] if found else None
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """The JSON that `Writer.save` was given.
+
+    Raises:
+        BadInput: not a checkpoint of guie.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return json.loads((file.metadata() or {})["guie"])
+    except FileNotFoundError:
+        raise BadInput(f"expected a checkpoint, {path} does not exist") from None
+    except (SafetensorError, KeyError, json.JSONDecodeError, OSError) as error:
+        raise BadInput(
+            f"{path} is not a whole checkpoint of guie ({error}): remove it to start before it"
+        ) from None
+
+
+def restore(path: Path, variables: dict[str, Any]) -> None:
+    """Assigns every variable from the checkpoint.
+
+    Args:
+        variables: name → Keras or TensorFlow variable. Names of the file beyond these are left alone.
+
+    Raises:
+        BadInput: a variable is not in the file, or has another shape: a checkpoint of another architecture.
+    """
+    read_state(path)
+    with safe_open(path, framework="numpy") as file:
+        held = set(file.keys())
+        missing = sorted(set(variables) - held)
+        if missing:
+            raise BadInput(
+                f"{path} is of another architecture: it lacks {len(missing)} of {len(variables)} variables "
+                f"({', '.join(missing[:3])} …); choose another run_dir, or the config it was trained with"
+            )
+        for name, variable in variables.items():
+            shape = tuple(file.get_slice(name).get_shape())
+            if shape != tuple(variable.shape):
+                raise BadInput(
+                    f"{path} is of another architecture: {name} is {shape} there, {tuple(variable.shape)} in this "
+                    "config; choose another run_dir, or the config it was trained with"
+                )
+        for name, variable in variables.items():
+            variable.assign(file.get_tensor(name))
+
+
+class Writer:
+    """Writes checkpoints in a thread, one at a time; keeps the newest `kept`.
+
+    A failure to write surfaces at the next `save` or `wait`.
+    """
+
+    def __init__(self, folder: Path, kept: int):
+        self.folder, self.kept = folder, max(kept, 1)
+        self._thread: threading.Thread | None = None
+        self._failure: BaseException | None = None
+
+    def save(self, step: int, variables: dict[str, Any], state: dict[str, Any]) -> None:
+        """Copies the values now and returns; the file appears later, by rename."""
+        self.wait()
+        values = {name: np.array(variable) for name, variable in variables.items()}
+        metadata = {"guie": json.dumps({**state, "step": step})}
+        self._thread = threading.Thread(target=self._write, args=(step, values, metadata))
+        self._thread.start()
+
+    def wait(self) -> None:
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+
+    def _write(self, step: int, values: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
+        try:
+            with atomic_path(self.folder / f"step-{step:09d}.safetensors") as temporary:
+                save_file(values, temporary, metadata=metadata)
+            for path in sorted(self.folder.glob("step-*.safetensors"))[: -self.kept]:
+                path.unlink()
+        except BaseException as failure:
+            self._failure = failure

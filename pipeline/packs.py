@@ -1,0 +1,123 @@
+"""Images resized once and packed: what several models are tested on need not be decoded again for each.
+
+A pack is a folder of `NNNNN.npz` files of `images` uint8 [n, S, S, 3], `labels` int64 [n], `keys` and, for
+images that could not be read, `rejected` (keys) and `reasons`. Each file appears when it is whole; a rerun
+makes those that are missing.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from pipeline import runs
+from pipeline.data import decode
+from pipeline.preprocessing import Preprocess, resize
+from tfrecords.errors import BadInput
+from tfrecords.sources import Item
+
+FITS = ("squash", "crop")
+
+
+@dataclass(frozen=True)
+class Pack:
+    """What is packed, and where.
+
+    Attributes:
+        folder: below it a folder named after everything that decides what the files hold.
+        labels: class → label.
+        fit: "squash" the whole image into the square, or "crop" its central square first.
+    """
+
+    root: Path
+    items: list[Item]
+    labels: dict[str, int]
+    preprocess: Preprocess
+    fit: str
+    images_per_file: int
+
+    @property
+    def folder(self) -> Path:
+        size, method = self.preprocess.image_size_px, self.preprocess.resize
+        return self.root / f"{size}px-{method}-{self.fit}-{self.fingerprint}"
+
+    @cached_property
+    def fingerprint(self) -> str:
+        named = [(item.key, self.labels[item.class_name]) for item in self.items]
+        return runs.fingerprint([named, self.images_per_file, self.preprocess.antialias])
+
+    def parts(self) -> dict[Path, list[Item]]:
+        """File → the items in it, in order."""
+        starts = range(0, len(self.items), self.images_per_file)
+        return {
+            self.folder / f"{place:05d}.npz": self.items[start : start + self.images_per_file]
+            for place, start in enumerate(starts)
+        }
+
+
+def fitted(image: np.ndarray, preprocess: Preprocess, fit: str) -> np.ndarray:
+    """uint8 [H, W, 3] → uint8 [S, S, 3], as the encoder's own resize has it.
+
+    Args:
+        fit: "squash" the whole image into the square, or "crop" its central square first.
+    """
+    if fit == "crop":
+        height, width = image.shape[:2]
+        side = min(height, width)
+        top, left = (height - side) // 2, (width - side) // 2
+        image = image[top : top + side, left : left + side]
+    return tf.cast(tf.round(resize(image, preprocess)), tf.uint8).numpy()
+
+
+def write(pack: Pack, threads: int) -> None:
+    """Makes the files of a pack that are missing."""
+    parts = pack.parts()
+    missing = {path: items for path, items in parts.items() if not path.is_file()}
+    done = len(pack.items) - sum(map(len, missing.values()))
+    progress = runs.Progress("data-prep", len(pack.items), "images", done)
+    with ThreadPoolExecutor(threads) as pool:
+        for path, items in missing.items():
+            results = list(pool.map(partial(_prepared, preprocess=pack.preprocess, fit=pack.fit), items))
+            _write_file(path, items, results, pack)
+            progress.add(len(items))
+
+
+def files(pack: Pack) -> list[Path]:
+    """Raises BadInput where data-prep has not ended, or was run with another config."""
+    paths = list(pack.parts())
+    for path in paths:
+        if not path.is_file():
+            raise BadInput(f"{path} is not prepared: run guie zero-shot data-prep with this config first")
+    return paths
+
+
+def rejected(path: Path) -> list[tuple[str, str]]:
+    """(key, reason) of the images of a file that could not be read."""
+    with np.load(path) as parts:
+        return list(zip(parts["rejected"].tolist(), parts["reasons"].tolist(), strict=True))
+
+
+def _prepared(item: Item, preprocess: Preprocess, fit: str) -> np.ndarray | str:
+    try:
+        return fitted(decode(item.read()), preprocess, fit)
+    except (ValueError, OSError) as error:
+        return str(error) or type(error).__name__
+
+
+def _write_file(path: Path, items: list[Item], results: list, pack: Pack) -> None:
+    good = [(item, image) for item, image in zip(items, results, strict=True) if not isinstance(image, str)]
+    bad = [(item.key, why) for item, why in zip(items, results, strict=True) if isinstance(why, str)]
+    side = pack.preprocess.image_size_px
+    empty = np.zeros((0, side, side, 3), np.uint8)
+    with runs.atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.savez(
+            file,
+            images=np.stack([image for _, image in good]) if good else empty,
+            labels=np.array([pack.labels[item.class_name] for item, _ in good], np.int64),
+            keys=np.array([item.key for item, _ in good], str),
+            rejected=np.array([key for key, _ in bad], str),
+            reasons=np.array([why for _, why in bad], str),
+        )

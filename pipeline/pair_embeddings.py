@@ -1,0 +1,162 @@
+"""Embeddings of the images and captions of a table: fetched, prepared and encoded in blocks, kept as they come."""
+
+import io
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from pipeline import packs, runs
+from pipeline.data import decode
+from pipeline.fetch import Fetch, Fetched, fetch, is_url
+from pipeline.metering import Meter
+from pipeline.two_towers import Towers
+
+BLOCK = 64  # images prepared and encoded at a time; the next as many are fetched meanwhile
+TEXT_BLOCK = 512
+BATCH = 32
+
+
+def encode_images(
+    references: list[str],
+    root: Path,
+    options: Fetch,
+    max_megapixels: float,
+    towers: Towers,
+    folder: Path,
+    meter: Meter,
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Each image once, however many rows share it.
+
+    Args:
+        references: paths, relative ones from `root`, and URLs.
+        max_megapixels: larger images are left out before they are decoded.
+        folder: of these towers alone; what is in it is not encoded again. Images that could not be had are
+            tried again in the next run.
+
+    Returns:
+        (reference → float32 [D], unit length; reference → the reason why there is none).
+    """
+    unique = list(dict.fromkeys(references))
+    keys = {reference: _key(reference, root) for reference in unique}
+    kept = _kept(folder)
+    found = {reference: kept[key] for reference, key in keys.items() if key in kept}
+    reasons: dict[str, str] = {}
+    missing = [reference for reference in unique if reference not in found]
+    progress = runs.Progress("captions: images", len(unique), "images", len(found))
+    with ThreadPoolExecutor(os.cpu_count() or 1) as workers:
+        prepare = partial(_prepared, towers=towers, max_megapixels=max_megapixels)
+        for block in _loaded(missing, options, root, meter):
+            with meter.step("preprocessing", len(block)):
+                prepared = list(workers.map(prepare, block))
+            good = {}
+            for each, image in zip(block, prepared, strict=True):
+                if isinstance(image, str):
+                    reasons[each.reference] = image
+                else:
+                    good[each.reference] = image
+            if good:
+                with meter.step("encoding images", len(good)):
+                    encoded = _encoded(towers, np.stack(list(good.values())))
+                _keep(folder, [keys[reference] for reference in good], encoded)
+                found |= dict(zip(good, encoded, strict=True))
+            progress.add(len(block), f"{len(reasons):,} not to be had")
+    return found, reasons
+
+
+def encode_texts(
+    captions: list[str], towers: Towers, folder: Path, meter: Meter
+) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+    """Each caption once.
+
+    Returns:
+        (caption → float32 [D], unit length; caption → tokens that did not fit, where there are any).
+    """
+    unique = list(dict.fromkeys(captions))
+    tokenizer = towers.text.tokenizer
+    found: dict[str, np.ndarray] = {}
+    cut: dict[str, int] = {}
+    progress = runs.Progress("captions: texts", len(unique), "texts")
+    for start in range(0, len(unique), TEXT_BLOCK):
+        block = unique[start : start + TEXT_BLOCK]
+        with meter.step("tokenising", len(block)):
+            ids = tokenizer.ids(block)
+        over = {text: len(row) - tokenizer.room for text, row in zip(block, ids, strict=True)}
+        cut |= {text: count for text, count in over.items() if count > 0}
+        path = folder / f"texts-{runs.fingerprint(block)}.npy"
+        if not path.is_file():
+            with meter.step("encoding texts", len(block)):
+                encoded = towers.encode_ids(tokenizer.pack(ids), BATCH)
+            with runs.atomic_path(path) as temporary, temporary.open("wb") as file:
+                np.save(file, encoded)
+        found |= dict(zip(block, np.load(path), strict=True))
+        progress.add(len(block))
+    return found, cut
+
+
+def _loaded(references: list[str], options: Fetch, root: Path, meter: Meter) -> Iterator[list[Fetched]]:
+    """Blocks of fetched images; one is being fetched while the caller works on the one before."""
+
+    def load(block: list[str]) -> list[Fetched]:
+        with meter.step("loading", len(block)):
+            return fetch(block, options, root)
+
+    blocks = [references[start : start + BLOCK] for start in range(0, len(references), BLOCK)]
+    with ThreadPoolExecutor(1) as ahead:
+        pending = ahead.submit(load, blocks[0]) if blocks else None
+        for following in [*blocks[1:], None]:
+            if pending is None:
+                return
+            done = pending.result()
+            pending = ahead.submit(load, following) if following else None
+            yield done
+
+
+def _prepared(fetched: Fetched, towers: Towers, max_megapixels: float) -> np.ndarray | str:
+    """uint8 [S, S, 3], or the reason why there is none."""
+    if fetched.content is None:
+        return fetched.reason
+    try:
+        with Image.open(io.BytesIO(fetched.content)) as image:  # reads the header only
+            megapixels = image.width * image.height / 1e6
+        if megapixels > max_megapixels:
+            return f"{megapixels:.1f} megapixels, more than max_megapixels {max_megapixels:g}"
+        return packs.fitted(decode(fetched.content), towers.preprocess, towers.fit)
+    except (ValueError, OSError, Image.DecompressionBombError) as error:
+        broken = f"not a readable image: {str(error) or type(error).__name__}"
+        return "not an image" if "cannot identify" in broken else " ".join(broken.split())
+
+
+def _encoded(towers: Towers, images: np.ndarray) -> np.ndarray:
+    starts = range(0, len(images), BATCH)
+    return np.concatenate([towers.encode_images(images[start : start + BATCH]) for start in starts])
+
+
+def _key(reference: str, root: Path) -> str:
+    """What an image is kept under: a file's changes with its size and date, a URL's never."""
+    if is_url(reference):
+        return reference
+    try:
+        status = (root / reference).stat()
+        return f"{(root / reference).resolve()}|{status.st_size}|{status.st_mtime_ns}"
+    except (OSError, ValueError):
+        return f"{reference}|absent"
+
+
+def _kept(folder: Path) -> dict[str, np.ndarray]:
+    """Key → float32 [D] of everything kept."""
+    found: dict[str, np.ndarray] = {}
+    for path in sorted(folder.glob("images-*.npz")):
+        with np.load(path) as parts:
+            found |= dict(zip(parts["keys"].tolist(), parts["embeddings"], strict=True))
+    return found
+
+
+def _keep(folder: Path, keys: list[str], embeddings: np.ndarray) -> None:
+    path = folder / f"images-{runs.fingerprint(keys)}.npz"
+    with runs.atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, keys=np.array(keys, str), embeddings=embeddings)

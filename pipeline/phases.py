@@ -1,0 +1,299 @@
+"""One phase of training made ready: what is trained, on what, at which rates and margin."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from pipeline import checkpoints, config, embedder, encoders, features, losses, optimizers, principal, step
+from pipeline.batches import RecordSet, train_batches
+from pipeline.devices import Found
+from pipeline.embedder import Embedder, named_variables
+from pipeline.preprocessing import normalize
+from tfrecords.errors import BadInput
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all phases share.
+
+    Attributes:
+        labels: int64 [N], each record's class counted from 0 among the trained ones.
+        classes: int64 [C], their labels in the records.
+        validation: records of classes never trained on, or None.
+    """
+
+    run: config.Run
+    found: Found
+    records: RecordSet
+    labels: np.ndarray
+    classes: np.ndarray
+    validation: RecordSet | None
+
+
+@dataclass
+class Phase:
+    """
+    Attributes:
+        variables: everything that a checkpoint holds: embedder, class centres, optimizer.
+        run_steps: see `step.make_run_steps`.
+        batches: first step → the batches from there on.
+        embed_validation: records → float32 [V, D].
+    """
+
+    number: int
+    options: config.Phase
+    embedder: Embedder
+    centers: keras.Variable
+    optimizer: keras.optimizers.Optimizer
+    batch_size: int
+    steps_per_epoch: float
+    steps: int
+    run_steps: Callable = field(repr=False)
+    batches: Callable = field(repr=False)
+    embed_validation: Callable = field(repr=False)
+
+    def finish(self) -> None:
+        """Puts the averaged weights in place, where the run keeps them."""
+        if self.optimizer.use_ema:
+            self.optimizer.finalize_variable_values(self.optimizer._trainable_variables)
+
+    @property
+    def variables(self) -> dict[str, keras.Variable]:
+        return {
+            **self.embedder.variables,
+            **named_variables("centers", [self.centers]),
+            **named_variables("optimizer", self.optimizer.variables),
+        }
+
+    def learning_rate(self, at_step: int) -> float:
+        return float(self.optimizer._learning_rate(at_step))
+
+
+def prepare(setting: Setting, number: int, previous: Phase | None) -> Phase:
+    """Builds phase `number`, with the weights of `previous` or, without one, the starting ones.
+
+    Raises:
+        BadInput: unknown `trainable`, a batch that does not divide by the replicas, an optimizer that is not there.
+    """
+    run, found = setting.run, setting.found
+    options = run.train.phases[number]
+    replicas = found.strategy.num_replicas_in_sync
+    pieces = replicas * run.train.optimizer.accumulate_steps
+    if run.train.loss.name != "arcface":
+        raise BadInput(
+            f"train.loss.name: expected arcface, got {run.train.loss.name!r} (triplets: `guie similar train`)"
+        )
+    if options.batch_size < 1 or options.epochs <= 0:
+        raise BadInput(
+            f"phase {options.name}: expected a batch_size of 1 or more and epochs above 0, got "
+            f"{options.batch_size} and {options.epochs}"
+        )
+    if options.batch_size % pieces:
+        raise BadInput(
+            f"phase {options.name}: batch_size {options.batch_size} does not divide by {replicas} replicas × "
+            f"accumulate_steps {run.train.optimizer.accumulate_steps}"
+        )
+    sampling = _sampling(setting.labels, options.min_images_per_class)
+    drawn = len(setting.labels) if sampling is None else int(sampling.sum())
+    steps_per_epoch = drawn / options.batch_size
+    steps = max(1, round(options.epochs * steps_per_epoch))
+    with found.strategy.scope():
+        model = _embedder_for(run, options, previous)
+        centers = previous.centers if previous else _centers(run, len(setting.classes))
+        if previous is None and run.train.init_from:
+            checkpoints.restore(Path(run.train.init_from), model.variables)
+        variables, factors = trainable_variables(model, centers, options)
+        rate = optimizers.schedule(options, steps, steps_per_epoch)
+        optimizer = optimizers.build(run.train.optimizer, rate, variables, factors)
+    frozen = options.trainable == "head" and options.augment == config.Augment() and not run.devices.rehearse
+    cache = features.cache(setting, model) if frozen else None
+    if run.embedder.init != "random" and previous is None and not run.devices.rehearse:
+        _start_from_features(setting, options, model, centers, cache)
+    margin = _margin(setting, options, steps)
+
+    def losses_of(batch, at_step, replica):
+        if cache:
+            found_features = batch["images"]
+        else:
+            pixels = normalize(batch["images"], model.preprocess)
+            with encoders.step_seed(tf.stack([run.train.seed, at_step]), replica * pixels.shape[0]):
+                found_features = model.encoder.model(pixels, training=options.trainable != "head")
+        found_features = step.drop_features(
+            tf.cast(found_features, tf.float32),
+            run.embedder.dropout,
+            run.train.seed,
+            at_step,
+            replica,
+            pieces,
+        )
+        embeddings = model.head(found_features, training=True)
+        return losses.arcface(
+            embeddings, batch["labels"], centers.value, run.train.loss.scale, margin(at_step)
+        )
+
+    run_steps = step.make_run_steps(
+        found.strategy, losses_of, variables, optimizer, options.batch_size,
+        compiled=found.jit(run.train.compile or bool(run.devices.rehearse)),
+        clip_norm=run.train.optimizer.clip_norm, accumulate_steps=run.train.optimizer.accumulate_steps,
+    )  # fmt: skip
+
+    def batches(first_step: int):
+        each = options.batch_size // replicas
+
+        def of_host(context):
+            seed = run.train.seed + number
+            # One pipeline a host, also where one process feeds all hosts of a TPU pod.
+            host = (context.input_pipeline_id, context.num_input_pipelines)
+            if cache:
+                dataset = features.batches(
+                    cache(setting.records, "train"),
+                    setting.labels,
+                    options.batch_size,
+                    seed,
+                    first_step,
+                    host,
+                    sampling,
+                )
+            else:
+                dataset = train_batches(
+                    setting.records, model.preprocess, options.augment, options.batch_size, seed, first_step, host,
+                    label_map=_label_map(setting.classes), sampling=sampling,
+                )  # fmt: skip
+            return dataset.rebatch(each, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+
+        return found.strategy.distribute_datasets_from_function(of_host)
+
+    def embed_validation(validation: RecordSet) -> np.ndarray:
+        if cache:
+            return model.head(np.asarray(cache(validation, "validation"))).numpy()
+        return features.encode(
+            found.strategy, model.model, model.preprocess, validation, max(options.batch_size, replicas),
+            compiled=found.jit(run.train.compile), what="validate",
+        )  # fmt: skip
+
+    return Phase(
+        number, options, model, centers, optimizer, options.batch_size, steps_per_epoch, steps, run_steps, batches,
+        embed_validation,
+    )  # fmt: skip
+
+
+def trainable_variables(
+    model: Embedder, centers: keras.Variable, options: config.Phase
+) -> tuple[list[keras.Variable], list[float]]:
+    """What a phase trains, and each variable's factor of the learning rate.
+
+    `head` is the projection and the class centres; `encoder` is the encoder alone, with both locked; `all` is
+    everything; `last N blocks` is head, centres and the encoder's N last blocks. The i-th of n entries of
+    `encoder.blocks` (the stem is the first) has the factor encoder_rate_factor · layer_decay^(n − 1 − i).
+
+    Raises:
+        BadInput: another word, or more blocks than the encoder has.
+    """
+    head = [*model.head.trainable_variables, centers]
+    blocks = model.encoder.blocks
+    last = re.fullmatch(r"last (\d+) blocks?", options.trainable)
+    if options.trainable == "head":
+        return head, [1.0] * len(head)
+    if options.trainable not in ("encoder", "all") and not last:
+        raise BadInput(
+            f"phase {options.name}: trainable: expected head, encoder, all or `last N blocks`, "
+            f"got {options.trainable!r}"
+        )
+    deepest = len(blocks) - 1
+    if last and not 1 <= int(last[1]) <= deepest:
+        raise BadInput(
+            f"phase {options.name}: {options.trainable!r}, but the encoder has {max(deepest, 0)} known blocks"
+        )
+    place_of = {
+        id(v): place for place, layers in enumerate(blocks) for layer in layers for v in layer.variables
+    }
+    kept, factors = [], []
+    for variable in model.encoder.model.trainable_variables:
+        place = place_of.get(id(variable), deepest)
+        if last and place <= deepest - int(last[1]):
+            continue
+        kept.append(variable)
+        factors.append(options.encoder_rate_factor * options.layer_decay ** (deepest - place))
+    if options.trainable == "encoder":
+        return kept, factors
+    return [*kept, *head], [*factors, *([1.0] * len(head))]
+
+
+def _embedder_for(run: config.Run, options: config.Phase, previous: Phase | None) -> Embedder:
+    if previous and geometry(run, options) == geometry(run, previous.options):
+        return previous.embedder
+    model = embedder.build(run, *geometry(run, options))
+    if previous:
+        encoders.transfer(previous.embedder.encoder, model.encoder)
+        model.head.set_weights(previous.embedder.head.get_weights())
+    return model
+
+
+def geometry(run: config.Run, options: config.Phase) -> tuple[int | None, int]:
+    """A phase's image size (None: the encoder's own) and patch overlap, in px."""
+    overlap = options.patch_overlap_px
+    side = options.image_size_px or run.encoder.image_size_px
+    return side, run.encoder.patch_overlap_px if overlap is None else overlap
+
+
+def _centers(run: config.Run, classes: int) -> keras.Variable:
+    """Class centres [C, K, D], K sub-centres a class."""
+    shape = (classes, run.train.loss.subcenters, run.embedder.embedding_dim)
+    start = keras.initializers.RandomNormal(stddev=0.01, seed=run.train.seed + 1)
+    return keras.Variable(start, shape=shape, dtype="float32", name="class_centers")
+
+
+def _start_from_features(setting: Setting, options: config.Phase, model: Embedder, centers, cache) -> None:
+    """The head as PCA of the training features, the centres as class means: closer to the goal than random ones."""
+    init = setting.run.embedder.init
+    if init != "pca":
+        raise BadInput(f"embedder.init: expected random or pca, got {init!r}")
+    if cache is None:
+        raise BadInput(
+            f"embedder.init=pca needs features: phase {options.name} must train the head alone, without augmentation"
+        )
+    found = np.asarray(cache(setting.records, "train"))
+    model.head.set_weights([principal.head_kernel(found, setting.run.embedder.embedding_dim)])
+    embeddings = model.head.predict(found, batch_size=1024, verbose=0)
+    centers.assign(
+        principal.class_means(
+            embeddings, setting.labels, setting.run.train.loss.subcenters, setting.run.train.seed
+        )
+    )
+
+
+def _margin(setting: Setting, options: config.Phase, steps: int) -> Callable:
+    """Step → the margin in radians, a scalar or one a class; linear over the phase."""
+    loss = setting.run.train.loss
+    start = loss.margin_radians if options.margin_radians is None else options.margin_radians
+    end = start if options.end_margin_radians is None else options.end_margin_radians
+    extra = np.float32(0.0)
+    if loss.largest_margin_radians is not None:
+        counts = np.bincount(setting.labels, minlength=len(setting.classes))
+        extra = losses.class_margins(counts, 0.0, loss.largest_margin_radians - loss.margin_radians)
+
+    def margin(at_step):
+        share = tf.minimum(tf.cast(at_step, tf.float32) / max(steps, 1), 1.0)
+        return start + (end - start) * share + extra
+
+    return margin
+
+
+def _sampling(labels: np.ndarray, min_images_per_class: int) -> np.ndarray | None:
+    """How often each record is drawn in an epoch: int64 [N], or None for once each."""
+    counts = np.bincount(labels)
+    if min_images_per_class <= counts.min():
+        return None
+    return np.maximum(-(-min_images_per_class // counts), 1)[labels]
+
+
+def _label_map(classes: np.ndarray) -> np.ndarray:
+    """Label in the records → class counted from 0; -1 elsewhere."""
+    mapped = np.full(int(classes.max()) + 1, -1, np.int64)
+    mapped[classes] = np.arange(len(classes))
+    return mapped

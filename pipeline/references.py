@@ -1,0 +1,65 @@
+"""The rows that a run's score stands beside: the same encoder's raw features, their PCA, and the untrained embedder."""
+
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from pipeline import embedder, principal
+from pipeline.config import Run
+from pipeline.preprocessing import prepare
+from pipeline.principal import unit_length
+from tfrecords.errors import BadInput
+
+ROWS = ("raw_pixels", "untrained", "raw_features", "pca")
+
+
+class References:
+    """Embeds the scored images once with the encoder as it was before training.
+
+    `untrained` is the starting embedder, head included; `raw_features` the encoder's output at unit length; `pca`
+    that output's first `embedding_dim` principal components (named pca<D>), fitted on the training images where the
+    run kept their features, else on the scored ones.
+    """
+
+    def __init__(self, run: Run):
+        unknown = sorted(set(run.score.references) - set(ROWS))
+        if unknown:
+            raise BadInput(f"score.references: expected some of {', '.join(ROWS)}, got {', '.join(unknown)}")
+        self.run = run
+        self.start = embedder.build(run)
+        self._forward = tf.function(self._features)
+
+    def encode(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """uint8 [b, H, W, 3] → {"features": float32 [b, width]}."""
+        if set(self.run.score.references) <= {"raw_pixels"}:
+            return {}
+        return {"features": self._forward(tf.constant(images)).numpy()}
+
+    def finish(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Row name → [N, D], of all scored images; replaces `features` by the rows that the config asks for."""
+        features = rows.pop("features", None)
+        wanted = self.run.score.references
+        if "raw_pixels" not in wanted:
+            rows.pop("raw_pixels", None)
+        if features is None:
+            return rows
+        if "untrained" in wanted:
+            rows["untrained"] = self.start.head(features).numpy()
+        if "raw_features" in wanted:
+            rows["raw_features"] = unit_length(features)
+        if "pca" in wanted:
+            width = self.run.embedder.embedding_dim
+            mean, axes = principal.axes(self._fitted_on(features), width)
+            rows[f"pca{width}"] = unit_length((unit_length(features) - mean) @ axes)
+        return rows
+
+    def _features(self, images):
+        return tf.cast(
+            self.start.encoder.model(prepare(images, self.start.preprocess), training=False), tf.float32
+        )
+
+    def _fitted_on(self, features: np.ndarray) -> np.ndarray:
+        kept = sorted(Path(self.run.run_dir).glob("features/train-*.npy"))
+        found = np.load(kept[-1]) if kept else features
+        return found if found.shape[1] == features.shape[1] else features

@@ -1,0 +1,70 @@
+"""STAGE  tfrecords → train → export → score, in one run folder; what is done is not done again.
+
+guie run CONFIG [KEY=VALUE …]
+images on disk → <run_dir>/, everything that DESIGN lists
+"""
+
+import dataclasses
+from pathlib import Path
+
+from pipeline import config, runs
+from pipeline.config import Run
+from pipeline.quiet import import_quietly
+from tfrecords import contact_sheet
+from tfrecords.errors import BadInput
+
+
+def parse(argv: list[str]) -> Run:
+    return config.from_command_line(Run, argv, "run")
+
+
+def main(run: Run) -> None:
+    """Runs each stage by its own `main`; each skips what it has done."""
+    folder = Path(run.run_dir)
+    runs.write_text(folder / "config.yaml", config.to_yaml(run))
+    if run.records.sources:
+        import_quietly("tfrecords.build").main(run)
+        sheet = folder / "contact_sheet.jpg"
+        if not sheet.exists():
+            contact_sheet.write(folder / "records", sheet)
+    # Imported one by one: the records are built before TensorFlow takes its memory.
+    for name in ("pipeline.train", "export.saved_model"):
+        import_quietly(name).main(run)
+    score(run)
+    import_quietly("export.card").write(run)  # again: now it has a score
+    import_quietly("pipeline.report").main(run)
+
+
+def score(run: Run) -> None:
+    """Scores the exported submission beside the references; `<run_dir>/metrics.json`."""
+    folder = Path(run.run_dir)
+    path, archive = folder / "metrics.json", folder / "submission.zip"
+    # What the numbers hang on: the submission, and the records they are counted over.
+    asked = runs.fingerprint(
+        [
+            dataclasses.asdict(run.score),
+            runs.file_sha256(archive),
+            _optional_sha256(folder / "records/manifest.json"),
+        ]
+    )
+    if path.exists() and runs.read_json(path).get("asked") == asked:
+        print(f"score: done already, {path}")
+        return
+    submissions, scoring, references = (
+        import_quietly(f"pipeline.{name}") for name in ("submissions", "score", "references")
+    )
+    index, queries = (
+        [spec.replace("{run_dir}", run.run_dir) for spec in specs]
+        for specs in (run.score.index, run.score.queries)
+    )
+    if not index:
+        raise BadInput("score.index: expected at least one DATA to score on")
+    result = scoring.score(
+        submissions.load(str(archive)), index, queries, run.score.batch_size, references.References(run)
+    )
+    runs.write_json(path, {**result, "asked": asked})
+    print(f"score: mP@5 {result['mP@5']:.4f} → {path}")
+
+
+def _optional_sha256(path: Path) -> str:
+    return runs.file_sha256(path) if path.exists() else ""
