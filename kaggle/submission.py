@@ -1,0 +1,127 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+# ---
+
+# %% [markdown]
+# # A universal image embedding, submitted
+#
+# This notebook writes `submission.zip`: a model that turns any image into 64 numbers of unit length. It runs without
+# internet. It needs the dataset that `guie submit` uploads; when that holds only a trained head, the encoder is
+# attached as a Kaggle model.
+#
+# 1. install the project from its wheel
+# 2. take the finished submission, or put the head on the encoder
+# 3. hold it against the competition's contract
+# 4. see what it does
+
+# %% [markdown]
+# ## 1. The project
+
+# %%
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+INPUT = Path(os.environ.get("KAGGLE_INPUT", "/kaggle/input"))
+WORKING = Path(os.environ.get("KAGGLE_WORKING", "/kaggle/working"))
+
+wheels = sorted(INPUT.rglob("guie-*.whl"))
+assert wheels, f"attach the dataset of `guie submit`: no guie-*.whl anywhere in {INPUT}"
+package = wheels[-1].parent
+packages = tempfile.mkdtemp(prefix="guie-packages-")
+every_wheel = [str(wheel) for wheel in package.glob("*.whl")]
+install = ["pip", "install", "--quiet", "--no-index", "--no-deps", "--target", packages, *every_wheel]
+subprocess.run([sys.executable, "-m", *install], check=True)
+sys.path.insert(0, packages)
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+warnings.filterwarnings("ignore", message="IProgress|pkg_resources")
+print(
+    "\n".join(
+        f"{path.stat().st_size:>14,}  {path.name}" for path in sorted(package.rglob("*")) if path.is_file()
+    )
+)
+
+# %% [markdown]
+# ## 2. The submission
+#
+# Kaggle unpacks zips when a dataset is made; packing them again gives the same bytes, so the fingerprint still holds.
+
+# %%
+from export.archive import zip_submission
+from pipeline.runs import file_sha256
+
+submission = WORKING / "submission.zip"
+mark = json.loads((package / "fingerprint.json").read_text())
+unpacked = [folder for folder in (package / "submission", package) if (folder / "saved_model.pb").is_file()]
+
+if (package / "head.safetensors").is_file():
+    from export.head import attach
+    from export.saved_model import save
+    from pipeline.config import Run, load
+
+    presets = sorted(INPUT.rglob("model.weights.h5"))
+    assert presets, "attach the encoder as a Kaggle model: the dataset holds the head alone"
+    import keras_hub
+
+    encoder = Path(tempfile.mkdtemp()) / "encoder.keras"
+    keras_hub.models.Backbone.from_preset(str(presets[0].parent)).save(encoder)
+    config = load(Run, package / "config.yaml", [f"encoder.weights=file:{encoder}"])
+    embedder = attach(config, package / "head.safetensors")
+    model = Path(tempfile.mkdtemp()) / "saved_model"
+    save(embedder.model, embedder.preprocess, model, config.export.flip_average, config.export.crops)
+    zip_submission(model, submission)
+    print(f"the head on the encoder of {presets[0].parent}")
+else:
+    if (package / "submission.zip").is_file():
+        submission.write_bytes((package / "submission.zip").read_bytes())
+    else:
+        assert unpacked, f"{package} holds neither submission.zip, nor a SavedModel, nor head.safetensors"
+        folder = Path(tempfile.mkdtemp())
+        shutil.copy(unpacked[0] / "saved_model.pb", folder)
+        shutil.copytree(unpacked[0] / "variables", folder / "variables")
+        zip_submission(folder, submission)
+    found = file_sha256(submission)
+    assert found == mark["submission_sha256"], (
+        f"damaged on the way: {found}, expected {mark['submission_sha256']}"
+    )
+    print(f"the packed submission, sha256 {found[:16]}…")
+print(f"{submission}: {submission.stat().st_size / 1e6:,.1f} MB")
+
+# %% [markdown]
+# ## 3. Against the contract
+#
+# The same checks as `guie check`, in a process of its own that sees the file and nothing of the project.
+
+# %%
+report = Path(tempfile.mkdtemp()) / "check.json"
+checking = subprocess.run(
+    [sys.executable, "-m", "pipeline.cli", "check", str(submission), "--out", str(report), "--images", "5"],
+    env={**os.environ, "PYTHONPATH": packages},
+    capture_output=True,
+    text=True,
+)
+assert report.is_file(), checking.stderr
+checks = json.loads(report.read_text())[str(submission)]
+
+# %%
+from IPython.display import Markdown, display
+
+signs = {True: "✓", False: "✗", None: "–"}
+lines = [f"| {signs[row['ok']]} | {row['check']} | {row['detail']} |" for row in checks["checks"]]
+display(Markdown("\n".join(["| | check | found |", "|---|---|---|", *lines])))
+assert checks["passed"], checking.stderr
+
+# %% [markdown]
+# ## 4. What it is
+
+# %%
+display(Markdown((package / "model_card.md").read_text().split("## Recipe")[0].replace("# ", "### ")))
