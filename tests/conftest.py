@@ -1,0 +1,22 @@
+"""Fixtures that several test files use."""
+
+import importlib
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+importlib.import_module(
+    "tensorflow"
+)  # before any test loads the package tfrecord: after it, TensorFlow would not load
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real images and weights that stands beside a checkout; not part of the project."""
+    folder = Path(__file__).resolve().parents[2] / "shared"
+    if not (folder / "data").is_dir():
+        pytest.skip(f"needs the real images of {folder}, which is absent here")
+    return folder

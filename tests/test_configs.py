@@ -1,0 +1,138 @@
+"""Every config loads; every training config is planned, and rehearsed on two replicas under XLA, narrowed."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline import catalogue, cli, config
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = {path.stem: path for path in sorted((ROOT / "configs").glob("*.yaml"))}
+BIG = ["vit_h14_arcface_tpu", "vit_h14_first_place", "vit_h14_second_place", "siglip_so400m_probe"]
+NARROW = {"hidden_dim": 16, "num_layers": 2, "num_heads": 2, "intermediate_dim": 32}
+
+
+def schema_of(name: str) -> type:
+    """The dataclass that a config's stage loads it into; its name says which stage."""
+    if name.startswith("zero_shot"):
+        from pipeline.zero_shot import ZeroShot as schema
+    elif name.startswith("staged"):
+        from pipeline.staged import Staged as schema
+    elif name.startswith("captions"):
+        from pipeline.captions import Captions as schema
+    elif name.startswith("similar"):
+        from pipeline.similar import Similar as schema
+    else:
+        schema = config.Run
+    return schema
+
+
+RUNS = [name for name in CONFIGS if schema_of(name) is config.Run]
+TRAINING = [name for name in RUNS if config.load(config.Run, CONFIGS[name]).train.phases]
+
+
+def small_keras_file(path: Path) -> Path:
+    import keras
+
+    inputs = keras.Input([32, 32, 3])
+    x = keras.layers.Conv2D(8, 3, strides=4, activation="relu")(inputs)
+    keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(x)).save(path)
+    return path
+
+
+def narrowed(name: str, keras_file: Path) -> list[str]:
+    """Overrides that keep a config's phases, sizes and losses, but make its encoder and batches small."""
+    run = config.load(config.Run, CONFIGS[name])
+    overrides = [f"train.phases.{number}.batch_size=4" for number in range(len(run.train.phases))]
+    if run.encoder.name.startswith("keras_file:"):
+        return [*overrides, f"encoder.name=keras_file:{keras_file}"]
+    architecture = {**run.encoder.architecture, **NARROW}
+    if "patch_size" not in catalogue.find(run.encoder.name).architecture:
+        architecture = {}
+    return [*overrides, "encoder.weights=none", f"encoder.architecture={json.dumps(architecture)}"]
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory) -> Path:
+    """Drawn images, 6 classes, as the real command writes them."""
+    folder = tmp_path_factory.mktemp("records")
+    text = """
+    records:
+      sources: [{layout: drawn, name: drawn, options: {classes: 6, images_per_class: 4, image_size_px: 32}}]
+    """
+    (folder / "drawn.yaml").write_text(text)
+    assert cli.main(["tfrecords", str(folder / "drawn.yaml"), f"run_dir={folder}"]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def rehearsals(records) -> dict[str, str]:
+    """What `guie train CONFIG devices.rehearse=2` printed, by config."""
+    keras_file = small_keras_file(records / "small.keras")
+    asked = {}
+    for name in TRAINING:
+        own = [
+            f"train.records=[{records}/records/*.tfrec]",
+            "train.validation=[]",
+            f"run_dir={records}/{name}",
+        ]
+        two = ["devices.rehearse=2", "devices.rehearse_steps=2"]
+        asked[str(CONFIGS[name])] = [*narrowed(name, keras_file), *own, *two]
+    script = [sys.executable, "-m", "tests.rehearsals", json.dumps(asked)]
+    done = subprocess.run(script, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-3000:]
+    parts = done.stdout.split("== ")[1:]
+    return {Path(part.split("\n", 1)[0]).stem: part + done.stderr[-500:] for part in parts}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_config_loads_and_its_head_says_how_it_is_run(name):
+    config.load(schema_of(name), CONFIGS[name])
+    text = CONFIGS[name].read_text()
+    assert "guie " in text.split("\n\n")[0] + text[:600] and len(text.splitlines()) <= 60
+
+
+@pytest.mark.parametrize("name", BIG)
+def test_big_configs_state_hardware_the_plans_hours_and_a_score_marked_as_reported(name, capsys):
+    text = CONFIGS[name].read_text()
+    assert "Hardware:" in text and "Reported by its source" in text and "not measured here" in text
+    assert cli.main(["plan", str(CONFIGS[name])]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    hours = last.split("v3-8 ")[1].split(" h")[0]
+    assert f"{float(hours):.2g} " in text.replace("\n# ", " ").split("Hours: ")[1][:40] or hours in text
+
+
+@pytest.mark.parametrize("name", TRAINING)
+def test_training_config_is_planned(name, records, capsys):
+    overrides = []
+    if config.load(config.Run, CONFIGS[name]).encoder.name.startswith("keras_file:"):
+        overrides = [f"encoder.name=keras_file:{small_keras_file(records / 'planned.keras')}"]
+    sizes = ["--images", "5000", "--classes", "100"]
+    assert cli.main(["plan", str(CONFIGS[name]), *overrides, *sizes]) == 0
+    printed = capsys.readouterr().out
+    for phase in config.load(config.Run, CONFIGS[name]).train.phases:
+        assert f"phase {phase.name}:" in printed
+    assert "fits" in printed.splitlines()[-1] and "not fit" not in printed
+
+
+@pytest.mark.parametrize("name", TRAINING)
+def test_training_config_rehearses_every_phase(name, rehearsals):
+    printed = rehearsals[name]
+    assert "exit code 0" in printed, printed
+    for phase in config.load(config.Run, CONFIGS[name]).train.phases:
+        assert f"rehearsal {phase.name}: losses " in printed
+    assert "rehearsal of a TPU on 2 logical CPU replica(s)" in printed
+
+
+def test_a_rehearsal_leaves_no_run_behind(rehearsals, records):
+    assert rehearsals and not [path for name in TRAINING for path in (records / name).rglob("*")]
+
+
+def test_the_tpu_config_names_the_rehearsal_on_a_machine_without_one(records, capsys):
+    own = [f"train.records=[{records}/records/*.tfrec]", f"run_dir={records}/none"]
+    assert cli.main(["train", str(CONFIGS["vit_h14_arcface_tpu"]), *own]) == 2
+    error = capsys.readouterr().err.strip()
+    assert "devices.rehearse=8" in error and "no TPU answers" in error and len(error.splitlines()) == 1
