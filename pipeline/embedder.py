@@ -38,11 +38,14 @@ class Embedder:
         return named_variables("embedder", self.model.variables)
 
 
-def build(config: Run, image_size_px: int | None = None, patch_overlap_px: int | None = None) -> Embedder:
+def build(
+    config: Run, image_size_px: int | None = None, patch_overlap_px: int | None = None, fill: bool = True
+) -> Embedder:
     """An embedder with the config's starting weights. Call it in the strategy's scope.
 
     Args:
         image_size_px, patch_overlap_px: in place of the encoder's own, for phases at another resolution.
+        fill: False leaves the encoder's weights random, for a checkpoint that is restored next.
 
     Raises:
         BadInput: `encoders.build`'s, and an embedding dimension beyond the competition's 64.
@@ -57,7 +60,7 @@ def build(config: Run, image_size_px: int | None = None, patch_overlap_px: int |
         options = dataclasses.replace(options, image_size_px=image_size_px)
     if patch_overlap_px is not None:
         options = dataclasses.replace(options, patch_overlap_px=patch_overlap_px)
-    encoder = encoders.build(options, seed=config.train.seed)
+    encoder = encoders.build(options, seed=config.train.seed, fill=fill)
     features = keras.Input([encoder.width], name="features")
     projected = keras.layers.Dense(
         width,
@@ -88,7 +91,7 @@ def load_trained(config: Run) -> Embedder:
             f"expected a checkpoint in {checkpoints_folder(config)}, found none: run `guie train` first"
         )
     state = checkpoints.read_state(path)
-    embedder = build(config, state.get("image_size_px"), state.get("patch_overlap_px"))
+    embedder = build(config, state.get("image_size_px"), state.get("patch_overlap_px"), fill=False)
     checkpoints.restore(path, embedder.variables)
     return embedder
 

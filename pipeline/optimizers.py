@@ -58,7 +58,9 @@ def build(options: config.Optimizer, learning_rate, variables: list, factors: li
     base = OPTIMIZERS[options.name]
     own = {"momentum": options.momentum, "nesterov": False} if options.name == "sgd" else {}
     average = {"use_ema": True, "ema_momentum": options.ema} if options.ema else {}
-    optimizer = type(base.__name__, (RateFactors, base), {})(learning_rate=learning_rate, **own, **average)
+    # Named, as checkpoints hold its variables by name: Keras would number the second optimizer of a process.
+    kind = type(base.__name__, (RateFactors, base), {})
+    optimizer = kind(learning_rate=learning_rate, name=options.name, **own, **average)
     decay = 0.0 if options.name == "adam" else options.weight_decay
     optimizer.factors = {
         optimizer._var_key(variable): (factor, decay if len(variable.shape) > 1 else 0.0)

@@ -64,21 +64,18 @@ class Phase:
 
     @property
     def variables(self) -> dict[str, keras.Variable]:
-        return {
-            **self.embedder.variables,
-            **named_variables("centers", [self.centers]),
-            **named_variables("optimizer", self.optimizer.variables),
-        }
+        return _state(self.embedder, self.centers, self.optimizer)
 
     def learning_rate(self, at_step: int) -> float:
         return float(self.optimizer._learning_rate(at_step))
 
 
-def prepare(setting: Setting, number: int, previous: Phase | None) -> Phase:
-    """Builds phase `number`, with the weights of `previous` or, without one, the starting ones.
+def prepare(setting: Setting, number: int, previous: Phase | None, checkpoint: Path | None = None) -> Phase:
+    """Builds phase `number` with the weights of `previous`, or of a checkpoint of this phase, or the starting ones.
 
     Raises:
-        BadInput: unknown `trainable`, a batch that does not divide by the replicas, an optimizer that is not there.
+        BadInput: `checkpoints.restore`'s; unknown `trainable`, a batch that does not divide by the replicas, an
+            optimizer that is not there.
     """
     run, found = setting.run, setting.found
     options = run.train.phases[number]
@@ -103,16 +100,19 @@ def prepare(setting: Setting, number: int, previous: Phase | None) -> Phase:
     steps_per_epoch = drawn / options.batch_size
     steps = max(1, round(options.epochs * steps_per_epoch))
     with found.strategy.scope():
-        model = _embedder_for(run, options, previous)
+        starts_from = checkpoint or (Path(run.train.init_from) if run.train.init_from else None)
+        model = _embedder_for(run, options, previous, fill=starts_from is None)
         centers = previous.centers if previous else _centers(run, len(setting.classes))
-        if previous is None and run.train.init_from:
-            checkpoints.restore(Path(run.train.init_from), model.variables)
+        if previous is None and starts_from:
+            checkpoints.restore(starts_from, model.variables)
         variables, factors = trainable_variables(model, centers, options)
         rate = optimizers.schedule(options, steps, steps_per_epoch)
         optimizer = optimizers.build(run.train.optimizer, rate, variables, factors)
+        if checkpoint:  # before anything is computed from the weights
+            checkpoints.restore(checkpoint, _state(model, centers, optimizer))
     frozen = options.trainable == "head" and options.augment == config.Augment() and not run.devices.rehearse
     cache = features.cache(setting, model) if frozen else None
-    if run.embedder.init != "random" and previous is None and not run.devices.rehearse:
+    if run.embedder.init != "random" and not (previous or checkpoint or run.devices.rehearse):
         _start_from_features(setting, options, model, centers, cache)
     margin = _margin(setting, options, steps)
 
@@ -224,10 +224,18 @@ def trainable_variables(
     return [*kept, *head], [*factors, *([1.0] * len(head))]
 
 
-def _embedder_for(run: config.Run, options: config.Phase, previous: Phase | None) -> Embedder:
+def _state(model: Embedder, centers: keras.Variable, optimizer) -> dict[str, keras.Variable]:
+    return {
+        **model.variables,
+        **named_variables("centers", [centers]),
+        **named_variables("optimizer", optimizer.variables),
+    }
+
+
+def _embedder_for(run: config.Run, options: config.Phase, previous: Phase | None, fill: bool) -> Embedder:
     if previous and geometry(run, options) == geometry(run, previous.options):
         return previous.embedder
-    model = embedder.build(run, *geometry(run, options))
+    model = embedder.build(run, *geometry(run, options), fill=fill and not previous)
     if previous:
         encoders.transfer(previous.embedder.encoder, model.encoder)
         model.head.set_weights(previous.embedder.head.get_weights())

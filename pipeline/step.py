@@ -58,6 +58,7 @@ def make_run_steps(
         accumulate_steps: pieces that a replica's batch is taken in, to save activations' memory.
     """
     replicas = strategy.num_replicas_in_sync
+    share = batch_size // replicas
     values = [variable.value for variable in variables]
 
     def piece_gradients(batch, step, replica):
@@ -89,6 +90,8 @@ def make_run_steps(
     def replica_step(batch, step):
         context = tf.distribute.get_replica_context()
         replica = tf.convert_to_tensor(context.replica_id_in_sync_group)
+        # Several hosts' datasets come without their batch size; XLA and the masks want it.
+        batch = {name: tf.ensure_shape(rows, [share, *rows.shape[1:]]) for name, rows in batch.items()}
         loss, gradients = compute(batch, step, replica)
         if clip_norm:
             # Keras sums over replicas when it applies, and clips before: too early. Sum here, and hand on the share.

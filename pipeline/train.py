@@ -70,12 +70,10 @@ def main(run: Run) -> None:
     start = checkpoints.newest(writer.folder)
     first, previous, resumed = state.get("phase", 0), None, state
     if start and not state["phase_step"]:  # between two phases: the checkpoint is of the one that ended
-        previous, resumed = phases.prepare(setting, first - 1, None), {}
-        checkpoints.restore(start, previous.variables)
+        previous, resumed = phases.prepare(setting, first - 1, None, start), {}
     for number in range(first, len(run.train.phases)):
-        phase = phases.prepare(setting, number, previous)
-        if start and resumed:
-            checkpoints.restore(start, phase.variables)
+        phase = phases.prepare(setting, number, previous, start if resumed else None)
+        if resumed:
             print(
                 f"train: goes on in phase {phase.options.name} at step {resumed['phase_step']:,} of {phase.steps:,}"
             )
