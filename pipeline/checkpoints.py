@@ -43,7 +43,8 @@ def restore(path: Path, variables: dict[str, Any]) -> None:
     """Assigns every variable from the checkpoint.
 
     Args:
-        variables: name → Keras or TensorFlow variable. Names of the file beyond these are left alone.
+        variables: name → Keras variable, or what has `shape` and `assign` as one. Names of the file beyond these
+            are left alone.
 
     Raises:
         BadInput: a variable is not in the file, or has another shape: a checkpoint of another architecture.
@@ -71,11 +72,12 @@ def restore(path: Path, variables: dict[str, Any]) -> None:
 class Writer:
     """Writes checkpoints in a thread, one at a time; keeps the newest `kept`.
 
-    A failure to write surfaces at the next `save` or `wait`.
+    A failure to write surfaces at the next `save` or `wait`. Of several hosts all must call `save`, as values may be
+    spread over them, and one `writes`.
     """
 
-    def __init__(self, folder: Path, kept: int):
-        self.folder, self.kept = folder, max(kept, 1)
+    def __init__(self, folder: Path, kept: int, writes: bool = True):
+        self.folder, self.kept, self.writes = folder, max(kept, 1), writes
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
 
@@ -83,6 +85,8 @@ class Writer:
         """Copies the values now and returns; the file appears later, by rename."""
         self.wait()
         values = {name: np.array(variable) for name, variable in variables.items()}
+        if not self.writes:
+            return
         metadata = {"guie": json.dumps({**state, "step": step})}
         self._thread = threading.Thread(target=self._write, args=(step, values, metadata))
         self._thread.start()

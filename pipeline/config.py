@@ -87,6 +87,7 @@ class Loss:
     scale: float = 30.0
     margin_radians: float = 0.3
     subcenters: int = 1
+    sharded: bool = False  # class centres split over the replicas: pays from some 100,000 classes on
     largest_margin_radians: float | None = (
         None  # dynamic margin: the smallest class's; the largest has margin_radians
     )

@@ -176,26 +176,22 @@ def step(
     )
     projection = encoder.width * dim
     top = 2.0 * (projection + centres)  # FLOPs of head and cosines, forward
-    trained_blocks = trained_of(phase, encoder.blocks)
+    blocks = trained_blocks(phase, encoder.blocks)
     head_trained = phase.trainable != "encoder"
     trained = (projection + centres) * head_trained
-    flops = top * (1 + head_trained) + (top if trained_blocks else 2.0 * centres)  # + to the inputs
+    flops = top * (1 + head_trained) + (top if blocks else 2.0 * centres)  # + to the inputs
     kept = checkpointed = 0.0
     if not on_features:
         flops += encoder.flops
         kept = checkpointed = encoder.forward_elements
-    if trained_blocks:
+    if blocks:
         whole = phase.trainable in ("encoder", "all")
-        trained += trained_blocks * encoder.block_parameters + encoder.tail_parameters
+        trained += blocks * encoder.block_parameters + encoder.tail_parameters
         trained += encoder.stem_parameters * whole
-        again = encoder.recomputed_flops * trained_blocks * run.encoder.checkpointing
-        flops += (
-            2 * (trained_blocks * encoder.block_flops + encoder.tail_flops)
-            + encoder.stem_flops * whole
-            + again
-        )
-        kept = trained_blocks * encoder.block_elements + encoder.end_elements
-        inputs = (trained_blocks + 3) * encoder.token_elements  # one a block, and the gradient on its way
+        again = encoder.recomputed_flops * blocks * run.encoder.checkpointing
+        flops += 2 * (blocks * encoder.block_flops + encoder.tail_flops) + encoder.stem_flops * whole + again
+        kept = blocks * encoder.block_elements + encoder.end_elements
+        inputs = (blocks + 3) * encoder.token_elements  # one a block, and the gradient on its way
         checkpointed = min(kept, inputs + encoder.block_elements + encoder.end_elements)
     side = phase.image_size_px or run.encoder.image_size_px or 0
     pixels = 0.0 if on_features else 2.0 * 3 * side * side
@@ -209,8 +205,8 @@ def step(
     )
 
 
-def trained_of(phase: config.Phase, blocks: int) -> int:
-    """How many of the encoder's blocks a phase trains.
+def trained_blocks(phase: config.Phase, blocks: int) -> int:
+    """How many of the encoder's `blocks` a phase trains, the last ones; 0 for `head`.
 
     Raises:
         BadInput: another word, or more blocks than there are.
@@ -220,7 +216,7 @@ def trained_of(phase: config.Phase, blocks: int) -> int:
         raise BadInput(
             f"phase {phase.name}: trainable: expected head, encoder, all or `last N blocks`, got {phase.trainable!r}"
         )
-    if last and not 1 <= int(last[1]) <= max(blocks, 1):
+    if last and not 1 <= int(last[1]) <= blocks:
         raise BadInput(f"phase {phase.name}: {phase.trainable!r}, but the encoder has {blocks} known blocks")
     return int(last[1]) if last else 0 if phase.trainable == "head" else blocks
 

@@ -38,8 +38,12 @@ class Found:
         return self.strategy.gather(mine, axis=0).numpy().tolist()
 
     def jit(self, wanted: bool) -> bool:
-        """Whether a replica's function asks XLA for itself: a TPU's strategy compiles all that it runs."""
-        return wanted and self.kind != "tpu"
+        """Whether a replica's function asks XLA for itself: a TPU's strategy compiles all that it runs.
+
+        Not for bfloat16 on a CPU: XLA takes its products in float32, the plain graph in half the time
+        (`tests/benchmarks/bench_encoder.py`).
+        """
+        return wanted and self.kind != "tpu" and (self.kind, self.precision) != ("cpu", "mixed_bfloat16")
 
 
 def connect(options: config.Devices, config_name: str = "CONFIG") -> Found:

@@ -64,21 +64,39 @@ def arcface(
 
     Source: Deng et al., ArcFace, CVPR 2019.
     """
+    own, others = split_cosines(embeddings, tf.cast(labels, tf.int32), centers, centers.shape[0], scale)
+    return margin_loss(own, others, labels, scale, margin_radians)
+
+
+def split_cosines(
+    embeddings: tf.Tensor, labels: tf.Tensor, centers: tf.Tensor, classes: tf.Tensor | int, scale: float
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """What ArcFace takes from a set of classes, which may be a part of them all.
+
+    Args:
+        embeddings: [B, D]. centers: [C, K, D] float32.
+        labels: int32 [B], counted from the set's first class; outside 0 … C−1 the example is of another set.
+        classes: centres from here on are no classes.
+
+    Returns:
+        float32 [B] cos θ_y, 0 for an example of another set; float32 [B] log Σ_{j≠y} e^{s·cos θ_j} over the set.
+    """
     cosines = class_cosines(embeddings, centers)  # [B, C]
-    labels = tf.cast(labels, tf.int32)
+    numbers = tf.range(centers.shape[0])
+    own = tf.equal(numbers, labels[:, None])  # [B, C]
+    left_out = own if isinstance(classes, int) else own | (numbers >= classes)
+    logits = tf.where(left_out, tf.float32.min / 2, scale * cosines)
+    return tf.reduce_sum(tf.where(own, cosines, 0.0), axis=1), tf.reduce_logsumexp(logits, axis=1)
+
+
+def margin_loss(
+    own: tf.Tensor, others: tf.Tensor, labels: tf.Tensor, scale: float, margin_radians: tf.Tensor
+) -> tf.Tensor:
+    """−log( e^{s·cos(θ_y + m)} / (e^{s·cos(θ_y + m)} + e^{others}) ), float32 [B]; from `split_cosines`."""
     margin = tf.cast(margin_radians, tf.float32)
     if margin.shape.rank:
-        margin = tf.gather(margin, labels)  # [B]
-    own = tf.gather(cosines, labels, axis=1, batch_dims=1)  # [B]
-    shifted = add_angle(own, margin)
-    # One pass over [B, C]: the plain softmax, then the label's term exchanged for the shifted one.
-    others = tf.reduce_logsumexp(_without_own(scale * cosines, labels), axis=1)  # [B]
-    return tf.nn.softplus(others - scale * shifted)
-
-
-def _without_own(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-    own = tf.one_hot(labels, logits.shape[1], on_value=True, off_value=False, dtype=tf.bool)
-    return tf.where(own, logits.dtype.min / 2, logits)
+        margin = tf.gather(margin, tf.cast(labels, tf.int32))  # [B]
+    return tf.nn.softplus(others - scale * add_angle(own, margin))
 
 
 def class_margins(counts, smallest_radians: float, largest_radians: float, power: float = 0.25):

@@ -4,6 +4,7 @@ import keras
 import tensorflow as tf
 
 from pipeline import config
+from pipeline.class_weights import OWN, is_own
 from tfrecords.errors import BadInput
 
 OPTIMIZERS = {
@@ -18,7 +19,8 @@ class RateFactors(keras.optimizers.Optimizer):
     """Mixed into a Keras optimizer: each variable's own learning rate, and weight decay that follows it.
 
     Keras decays all weights at the full rate; an encoder trained at ×0.001 would be decayed away. Vectors (biases,
-    normalisation scales) are not decayed.
+    normalisation scales) are not decayed. Gradients come summed over replicas (`step.py`): Keras would also sum those
+    of a variable that each replica has for itself.
     """
 
     factors: dict  # variable key → (factor, decay)
@@ -29,6 +31,20 @@ class RateFactors(keras.optimizers.Optimizer):
         if decay:
             variable.assign_sub(variable * (rate * decay))
         return super().update_step(gradient, variable, rate)
+
+    def _all_reduce_sum_gradients(self, grads_and_vars):
+        return list(grads_and_vars)
+
+    def add_variable_from_reference(self, reference_variable, name=None, initializer="zeros"):
+        if not is_own(reference_variable):
+            return super().add_variable_from_reference(reference_variable, name, initializer)
+        with keras.name_scope(self.name, caller=self):
+            slot = keras.Variable(
+                initializer, shape=reference_variable.shape, dtype=reference_variable.dtype, trainable=False,
+                name=f"{reference_variable.path.replace('/', '_')}_{name}", **OWN,
+            )  # fmt: skip
+        self._track_variable(slot)
+        return slot
 
 
 def schedule(phase: config.Phase, steps: int, steps_per_epoch: float):
@@ -51,10 +67,14 @@ def build(options: config.Optimizer, learning_rate, variables: list, factors: li
         variables: trainable Keras variables. factors: of the learning rate, one a variable.
 
     Raises:
-        BadInput: unknown optimizer.
+        BadInput: unknown optimizer, or adafactor for variables that each replica has for itself.
     """
     if options.name not in OPTIMIZERS:
         raise BadInput(f"train.optimizer.name: expected one of {', '.join(OPTIMIZERS)}, got {options.name!r}")
+    if options.name == "adafactor" and any(map(is_own, variables)):
+        raise BadInput(
+            "train.loss.sharded: adafactor keeps sums over all classes, which no replica has; use adamw, adam or sgd"
+        )
     base = OPTIMIZERS[options.name]
     own = {"momentum": options.momentum, "nesterov": False} if options.name == "sgd" else {}
     average = {"use_ema": True, "ema_momentum": options.ema} if options.ema else {}

@@ -1,16 +1,29 @@
 """One phase of training made ready: what is trained, on what, at which rates and margin."""
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from pipeline import checkpoints, config, embedder, encoders, features, losses, optimizers, principal, step
+from pipeline import (
+    checkpoints,
+    class_weights,
+    config,
+    embedder,
+    encoders,
+    features,
+    losses,
+    optimizers,
+    principal,
+    step,
+    trainable,
+)
 from pipeline.batches import RecordSet, train_batches
+from pipeline.class_weights import ClassWeights
 from pipeline.devices import Found
 from pipeline.embedder import Embedder, named_variables
 from pipeline.preprocessing import normalize
@@ -48,7 +61,7 @@ class Phase:
     number: int
     options: config.Phase
     embedder: Embedder
-    centers: keras.Variable
+    centers: ClassWeights
     optimizer: keras.optimizers.Optimizer
     batch_size: int
     steps_per_epoch: float
@@ -63,7 +76,7 @@ class Phase:
             self.optimizer.finalize_variable_values(self.optimizer._trainable_variables)
 
     @property
-    def variables(self) -> dict[str, keras.Variable]:
+    def variables(self) -> dict[str, Any]:
         return _state(self.embedder, self.centers, self.optimizer)
 
     def learning_rate(self, at_step: int) -> float:
@@ -102,10 +115,10 @@ def prepare(setting: Setting, number: int, previous: Phase | None, checkpoint: P
     with found.strategy.scope():
         starts_from = checkpoint or (Path(run.train.init_from) if run.train.init_from else None)
         model = _embedder_for(run, options, previous, fill=starts_from is None)
-        centers = previous.centers if previous else _centers(run, len(setting.classes))
+        centers = previous.centers if previous else _centers(setting)
         if previous is None and starts_from:
             checkpoints.restore(starts_from, model.variables)
-        variables, factors = trainable_variables(model, centers, options)
+        variables, factors = trainable.variables(model, centers, options)
         rate = optimizers.schedule(options, steps, steps_per_epoch)
         optimizer = optimizers.build(run.train.optimizer, rate, variables, factors)
         if checkpoint:  # before anything is computed from the weights
@@ -116,7 +129,9 @@ def prepare(setting: Setting, number: int, previous: Phase | None, checkpoint: P
         _start_from_features(setting, options, model, centers, cache)
     margin = _margin(setting, options, steps)
 
-    def losses_of(batch, at_step, replica):
+    compiled = bool(run.devices.rehearse) or found.jit(run.train.compile)
+
+    def embeddings_of(batch, at_step, replica):
         if cache:
             found_features = batch["images"]
         else:
@@ -124,21 +139,20 @@ def prepare(setting: Setting, number: int, previous: Phase | None, checkpoint: P
             with encoders.step_seed(tf.stack([run.train.seed, at_step]), replica * pixels.shape[0]):
                 found_features = model.encoder.model(pixels, training=options.trainable != "head")
         found_features = step.drop_features(
-            tf.cast(found_features, tf.float32),
-            run.embedder.dropout,
-            run.train.seed,
-            at_step,
-            replica,
-            pieces,
+            tf.cast(found_features, tf.float32), run.embedder.dropout, run.train.seed, at_step, replica
         )
-        embeddings = model.head(found_features, training=True)
-        return losses.arcface(
-            embeddings, batch["labels"], centers.value, run.train.loss.scale, margin(at_step)
-        )
+        return model.head(found_features, training=True)
+
+    # Collectives cannot stand in a compiled function: with sharded classes, what is between them is compiled.
+    embed = tf.function(embeddings_of, jit_compile=True) if compiled and centers.sharded else embeddings_of
+
+    def losses_of(batch, at_step, replica):
+        embeddings = embed(batch, at_step, replica)
+        return centers.losses(embeddings, batch["labels"], run.train.loss.scale, margin(at_step), compiled)
 
     run_steps = step.make_run_steps(
         found.strategy, losses_of, variables, optimizer, options.batch_size,
-        compiled=found.jit(run.train.compile or bool(run.devices.rehearse)),
+        compiled=compiled and not centers.sharded,
         clip_norm=run.train.optimizer.clip_norm, accumulate_steps=run.train.optimizer.accumulate_steps,
     )  # fmt: skip
 
@@ -182,54 +196,13 @@ def prepare(setting: Setting, number: int, previous: Phase | None, checkpoint: P
     )  # fmt: skip
 
 
-def trainable_variables(
-    model: Embedder, centers: keras.Variable, options: config.Phase
-) -> tuple[list[keras.Variable], list[float]]:
-    """What a phase trains, and each variable's factor of the learning rate.
-
-    `head` is the projection and the class centres; `encoder` is the encoder alone, with both locked; `all` is
-    everything; `last N blocks` is head, centres and the encoder's N last blocks. The i-th of n entries of
-    `encoder.blocks` (the stem is the first) has the factor encoder_rate_factor · layer_decay^(n − 1 − i).
-
-    Raises:
-        BadInput: another word, or more blocks than the encoder has.
-    """
-    head = [*model.head.trainable_variables, centers]
-    blocks = model.encoder.blocks
-    last = re.fullmatch(r"last (\d+) blocks?", options.trainable)
-    if options.trainable == "head":
-        return head, [1.0] * len(head)
-    if options.trainable not in ("encoder", "all") and not last:
-        raise BadInput(
-            f"phase {options.name}: trainable: expected head, encoder, all or `last N blocks`, "
-            f"got {options.trainable!r}"
-        )
-    deepest = len(blocks) - 1
-    if last and not 1 <= int(last[1]) <= deepest:
-        raise BadInput(
-            f"phase {options.name}: {options.trainable!r}, but the encoder has {max(deepest, 0)} known blocks"
-        )
-    place_of = {
-        id(v): place for place, layers in enumerate(blocks) for layer in layers for v in layer.variables
-    }
-    kept, factors = [], []
-    for variable in model.encoder.model.trainable_variables:
-        place = place_of.get(id(variable), deepest)
-        if last and place <= deepest - int(last[1]):
-            continue
-        kept.append(variable)
-        factors.append(options.encoder_rate_factor * options.layer_decay ** (deepest - place))
-    if options.trainable == "encoder":
-        return kept, factors
-    return [*kept, *head], [*factors, *([1.0] * len(head))]
-
-
-def _state(model: Embedder, centers: keras.Variable, optimizer) -> dict[str, keras.Variable]:
-    return {
+def _state(model: Embedder, centers: ClassWeights, optimizer) -> dict[str, Any]:
+    variables = {
         **model.variables,
-        **named_variables("centers", [centers]),
+        **named_variables("centers", [centers.variable]),
         **named_variables("optimizer", optimizer.variables),
     }
+    return {name: centers.whole(variable) for name, variable in variables.items()}
 
 
 def _embedder_for(run: config.Run, options: config.Phase, previous: Phase | None, fill: bool) -> Embedder:
@@ -249,14 +222,17 @@ def geometry(run: config.Run, options: config.Phase) -> tuple[int | None, int]:
     return side, run.encoder.patch_overlap_px if overlap is None else overlap
 
 
-def _centers(run: config.Run, classes: int) -> keras.Variable:
-    """Class centres [C, K, D], K sub-centres a class."""
-    shape = (classes, run.train.loss.subcenters, run.embedder.embedding_dim)
-    start = keras.initializers.RandomNormal(stddev=0.01, seed=run.train.seed + 1)
-    return keras.Variable(start, shape=shape, dtype="float32", name="class_centers")
+def _centers(setting: Setting) -> ClassWeights:
+    train, strategy = setting.run.train, setting.found.strategy
+    return class_weights.build(
+        len(setting.classes), train.loss.subcenters, setting.run.embedder.embedding_dim, train.seed + 1,
+        train.loss.sharded, strategy,
+    )  # fmt: skip
 
 
-def _start_from_features(setting: Setting, options: config.Phase, model: Embedder, centers, cache) -> None:
+def _start_from_features(
+    setting: Setting, options: config.Phase, model: Embedder, centers: ClassWeights, cache
+) -> None:
     """The head as PCA of the training features, the centres as class means: closer to the goal than random ones."""
     init = setting.run.embedder.init
     if init != "pca":

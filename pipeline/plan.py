@@ -153,8 +153,9 @@ def plan_phase(run: Run, phase: Phase, size: SetSize, share: float) -> PhasePlan
     estimates = {}
     for name, device in ACCELERATORS.items():
         images = -(-phase.batch_size // device.replicas)
+        held = _sharded(each, run, size.classes, device.replicas) if run.train.loss.sharded else each
         memory, other = (
-            costs.memory_bytes(each, run.train.optimizer, images, checkpointing, compute)
+            costs.memory_bytes(held, run.train.optimizer, images, checkpointing, compute)
             for checkpointing in (run.encoder.checkpointing, not run.encoder.checkpointing)
         )
         if on_features:
@@ -170,6 +171,16 @@ def plan_phase(run: Run, phase: Phase, size: SetSize, share: float) -> PhasePlan
             seconds / 3600,
         )
     return PhasePlan(phase, side, on_features, each, drawn, steps, estimates)
+
+
+def _sharded(each: StepCosts, run: Run, classes: int, replicas: int) -> StepCosts:
+    """What a replica holds where the class centres are split over all."""
+    centres = classes * run.train.loss.subcenters * run.embedder.embedding_dim
+    spared = centres - -(-classes // replicas) * run.train.loss.subcenters * run.embedder.embedding_dim
+    trained = (
+        each.trained_parameters - spared if each.trained_parameters >= centres else each.trained_parameters
+    )
+    return replace(each, parameters=each.parameters - spared, trained_parameters=trained)
 
 
 def encoder_costs(

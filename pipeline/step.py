@@ -5,36 +5,24 @@ from typing import Any
 
 import tensorflow as tf
 
-Forward = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+from pipeline.class_weights import is_own
+from pipeline.noise import mixed
 
 
-def drop_features(features: tf.Tensor, rate: float, seed: int, step, replica, replicas: int) -> tf.Tensor:
+def drop_features(features: tf.Tensor, rate: float, seed: int, step, replica) -> tf.Tensor:
     """Dropout whose mask depends on (seed, step, place in the global batch) alone, not on how many replicas share it.
 
     Args:
-        features: float [b, width], this replica's rows. step, replica: int scalars.
-        replicas: how many share the batch; they hold its rows in order.
+        features: float [b, width], this replica's rows; replicas hold the batch's rows in order.
+        step, replica: int scalars.
     """
     if not rate:
         return features
     rows, width = features.shape
-    first = tf.cast(replica, tf.uint32) * (rows * width)
-    noise = _hash(tf.cast(tf.range(rows * width), tf.uint32) + first, _hash(tf.cast(step, tf.uint32), seed))
+    places = tf.range(rows * width) + replica * (rows * width)
     threshold = min(int(rate * 2**32), 2**32 - 1)
-    kept = tf.reshape(noise >= tf.constant(threshold, tf.uint32), [rows, width])
-    return features * tf.cast(kept, features.dtype) / (1.0 - rate)
-
-
-def _hash(value: tf.Tensor, key) -> tf.Tensor:
-    """uint32 → well-mixed uint32 (the multiply–xorshift mixer found by C. Wellons' search, "lowbias32").
-
-    TensorFlow's stateless random numbers differ between XLA and the plain step; integer arithmetic does not.
-    """
-    value += tf.cast(key, tf.uint32) * tf.constant(0x9E3779B9, tf.uint32)
-    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B), (16, 1)):
-        value = tf.bitwise.bitwise_xor(value, tf.bitwise.right_shift(value, tf.constant(shift, tf.uint32)))
-        value *= tf.constant(factor, tf.uint32)
-    return value
+    kept = mixed([seed, step, places]) >= tf.constant(threshold, tf.uint32)
+    return features * tf.cast(tf.reshape(kept, [rows, width]), features.dtype) / (1.0 - rate)
 
 
 def make_run_steps(
@@ -53,13 +41,14 @@ def make_run_steps(
         losses_of: (batch, step, replica) → float32 [b], one loss an example.
         variables: trained Keras variables; the optimizer holds state for exactly these.
         batch_size: of all replicas together.
-        compiled: by XLA.
+        compiled: by XLA; what crosses between replicas inside `losses_of` cannot be.
         clip_norm: largest norm of the summed gradient.
         accumulate_steps: pieces that a replica's batch is taken in, to save activations' memory.
     """
     replicas = strategy.num_replicas_in_sync
     share = batch_size // replicas
     values = [variable.value for variable in variables]
+    own = [is_own(variable) for variable in variables]
 
     def piece_gradients(batch, step, replica):
         with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -78,12 +67,31 @@ def make_run_steps(
             batch,
         )
         total = [tf.zeros([], tf.float32), [tf.zeros(value.shape, value.dtype) for value in values]]
-        for piece in tf.range(accumulate_steps):
+        # Collectives cannot stand in a graph's loop: a plain one where replicas hold variables of their own.
+        for piece in range(accumulate_steps) if any(own) else tf.range(accumulate_steps):
             # Dropout's mask differs between pieces: each counts as a replica of its own.
             rows = {name: pieces[name][piece] for name in pieces}
             added = piece_gradients(rows, step, replica * accumulate_steps + piece)
             total = tf.nest.map_structure(tf.add, total, list(added))
         return total[0], total[1]
+
+    def summed(context, gradients):
+        """Over replicas, but for the variables that each has for itself."""
+        if replicas == 1:
+            return gradients
+        shared = [gradient for gradient, alone in zip(gradients, own, strict=True) if not alone]
+        totals = iter(context.all_reduce(tf.distribute.ReduceOp.SUM, shared))
+        return [gradient if alone else next(totals) for gradient, alone in zip(gradients, own, strict=True)]
+
+    def clipped(context, gradients):
+        """By the norm over all replicas' gradients: after the sum, where Keras would clip before it."""
+        squares = [tf.reduce_sum(tf.square(gradient)) for gradient in gradients]
+        total = tf.add_n([square for square, alone in zip(squares, own, strict=True) if not alone] or [0.0])
+        if any(own):
+            of_own = tf.add_n([square for square, alone in zip(squares, own, strict=True) if alone])
+            total += context.all_reduce(tf.distribute.ReduceOp.SUM, of_own)
+        factor = clip_norm / tf.maximum(tf.sqrt(total), clip_norm)
+        return [gradient * factor for gradient in gradients]
 
     compute = tf.function(gradients_of, jit_compile=True) if compiled else gradients_of
 
@@ -93,12 +101,9 @@ def make_run_steps(
         # Several hosts' datasets come without their batch size; XLA and the masks want it.
         batch = {name: tf.ensure_shape(rows, [share, *rows.shape[1:]]) for name, rows in batch.items()}
         loss, gradients = compute(batch, step, replica)
+        gradients = summed(context, gradients)
         if clip_norm:
-            # Keras sums over replicas when it applies, and clips before: too early. Sum here, and hand on the share.
-            if replicas > 1:
-                gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
-            gradients, _ = tf.clip_by_global_norm(gradients, clip_norm)
-            gradients = [gradient / replicas for gradient in gradients]
+            gradients = clipped(context, gradients)
         optimizer.apply(gradients, variables)
         return loss
 

@@ -66,7 +66,9 @@ def main(run: Run) -> None:
     if found.is_chief:
         runs.write_text(folder / "config.yaml", config.to_yaml(run))
     log = _Log(folder, state.get("step", 0), found.is_chief)
-    writer = checkpoints.Writer(embedder.checkpoints_folder(run), run.train.checkpoints_kept)
+    writer = checkpoints.Writer(
+        embedder.checkpoints_folder(run), run.train.checkpoints_kept, writes=found.is_chief
+    )
     start = checkpoints.newest(writer.folder)
     first, previous, resumed = state.get("phase", 0), None, state
     if start and not state["phase_step"]:  # between two phases: the checkpoint is of the one that ended
@@ -138,8 +140,7 @@ def run_phase(
                 "patch_overlap_px": phases.geometry(setting.run, phase.options)[1],
                 "finished": last and phase.number == len(train.phases) - 1,
             }
-            if setting.found.is_chief:
-                writer.save(log.step, phase.variables, state)
+            writer.save(log.step, phase.variables, state)
     writer.wait()
 
 
@@ -176,6 +177,7 @@ def recipe_fingerprint(run: Run) -> str:
         for key, value in dataclasses.asdict(run.train).items()
         if key in ("phases", "loss", "optimizer", "seed", "init_from", "records")
     }
+    train["loss"]["sharded"] = False  # checkpoints hold the classes whole
     return runs.fingerprint([train, dataclasses.asdict(run.encoder), dataclasses.asdict(run.embedder)])
 
 

@@ -10,6 +10,7 @@ import keras
 import tensorflow as tf
 
 from pipeline.hub_parts import Parts
+from pipeline.noise import mixed
 
 _randomness = threading.local()  # replicas are traced in threads of their own
 
@@ -67,25 +68,10 @@ class Residual(keras.layers.Layer):
             )
         seed, first = current
         images = first + tf.range(batch)
-        bits = _mixed([tf.cast(seed, tf.int32)[0], tf.cast(seed, tf.int32)[1], self.index, images])
+        bits = mixed([tf.cast(seed, tf.int32)[0], tf.cast(seed, tf.int32)[1], self.index, images])
         bits = tf.bitwise.right_shift(bits, tf.constant(8, tf.uint32))
         uniform = tf.cast(bits, tf.float32) / 2.0**24  # 24 bits are exact in float32
         return tf.cast(uniform >= self.drop_rate, tf.float32)[:, None, None]
-
-
-def _mixed(numbers: list[Any]) -> tf.Tensor:
-    """uint32 that looks random, the same on every device: TensorFlow's own Philox differs between XLA
-    and plain graphs.
-
-    The finaliser of MurmurHash3 after each number.
-    """
-    bits = tf.constant(0x9E3779B9, tf.uint32)
-    for number in numbers:
-        bits = tf.bitwise.bitwise_xor(bits, tf.cast(number, tf.uint32))
-        for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 0x9E3779B1)):
-            shifted = tf.bitwise.right_shift(bits, tf.constant(shift, tf.uint32))
-            bits = tf.bitwise.bitwise_xor(bits, shifted) * tf.constant(factor, tf.uint32)
-    return bits
 
 
 class Stem(keras.layers.Layer):

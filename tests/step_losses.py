@@ -6,16 +6,17 @@ import sys
 import keras
 import tensorflow as tf
 
-from pipeline import config, devices, losses, optimizers, step
+from pipeline import class_weights, config, devices, optimizers, step
 from pipeline.embedder import named_variables
 
 BATCH, WIDTH, CLASSES, STEPS = 16, 24, 6, 12
 
 
-def run(replicas: int, compiled: bool, optimizer: dict, steps: int = STEPS) -> list[float]:
+def run(
+    replicas: int, compiled: bool, optimizer: dict, sharded: bool = False, steps: int = STEPS
+) -> list[float]:
     found = devices.connect(config.Devices(kind="cpu", replicas=replicas))
     options = config.Optimizer(**optimizer)
-    pieces = replicas * options.accumulate_steps
     with found.strategy.scope():
         inputs = keras.Input([WIDTH])
         start = keras.initializers.GlorotUniform(seed=1)
@@ -23,17 +24,15 @@ def run(replicas: int, compiled: bool, optimizer: dict, steps: int = STEPS) -> l
         head = keras.Model(
             inputs, keras.layers.UnitNormalization()(keras.layers.Dense(8, kernel_initializer=start)(hidden))
         )
-        centers = keras.Variable(
-            keras.initializers.RandomNormal(seed=2), shape=(CLASSES, 2, 8), name="centers"
-        )
-        variables = [*head.trainable_variables, centers]
+        centers = class_weights.build(CLASSES, 2, 8, 2, sharded, found.strategy)
+        variables = [*head.trainable_variables, centers.variable]
         rate = optimizers.schedule(config.Phase(learning_rate=1e-2, warmup_epochs=1.0), steps, 3.0)
         built = optimizers.build(options, rate, variables, [0.5] * 2 + [1.0] * (len(variables) - 2))
     assert named_variables("optimizer", built.variables)
 
     def losses_of(batch, at_step, replica):
-        kept = step.drop_features(batch["images"], 0.25, 3, at_step, replica, pieces)
-        return losses.arcface(head(kept, training=True), batch["labels"], centers.value, 16.0, 0.3)
+        kept = step.drop_features(batch["images"], 0.25, 3, at_step, replica)
+        return centers.losses(head(kept, training=True), batch["labels"], 16.0, 0.3, compiled)
 
     kinds, labels = tf.random.stateless_normal([CLASSES, WIDTH], [9, 9]), tf.range(BATCH) % CLASSES
 
@@ -50,7 +49,7 @@ def run(replicas: int, compiled: bool, optimizer: dict, steps: int = STEPS) -> l
         variables,
         built,
         BATCH,
-        compiled,
+        compiled and not sharded,
         options.clip_norm,
         options.accumulate_steps,
     )

@@ -37,8 +37,8 @@ train:
 STEPS = (3, 6, 8, 11, 14, 16, 19, 22, 24, 27, 30, 32)  # every third of a phase's eight, and its last
 
 
-def train(config: Path, run_dir: Path) -> str:
-    script = [sys.executable, "-m", "pipeline.cli", "train", str(config), f"run_dir={run_dir}"]
+def train(config: Path, run_dir: Path, *overrides: str) -> str:
+    script = [sys.executable, "-m", "pipeline.cli", "train", str(config), f"run_dir={run_dir}", *overrides]
     environment = {**os.environ, "TF_DETERMINISTIC_OPS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
     done = subprocess.run(script, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -67,14 +67,31 @@ def test_checkpoints_are_where_they_are_promised(whole):
     assert found == [f"step-{step:09d}.safetensors" for step in STEPS]
 
 
+def stopped_at(step: int, whole_run: Path, folder: Path) -> Path:
+    shutil.copytree(whole_run, folder / "run", ignore=shutil.ignore_patterns("features"))
+    for later in STEPS[STEPS.index(step) + 1 :]:
+        (folder / f"run/checkpoints/step-{later:09d}.safetensors").unlink()
+    return folder / "run"
+
+
 @pytest.mark.parametrize("step", [11, 16, 19, 27])
 def test_resumed_there_it_has_the_losses_of_a_whole_run(whole, tmp_path, step):
     config, expected = whole
-    shutil.copytree(expected, tmp_path / "run", ignore=shutil.ignore_patterns("features"))
-    for later in STEPS[STEPS.index(step) + 1 :]:
-        (tmp_path / f"run/checkpoints/step-{later:09d}.safetensors").unlink()
-    printed = train(config, tmp_path / "run")
+    run = stopped_at(step, expected, tmp_path)
+    printed = train(config, run)
     assert ("goes on in phase" in printed) == (step != 16)
-    assert rows(tmp_path / "run") == rows(expected)
+    assert rows(run) == rows(expected)
     last = f"checkpoints/step-{STEPS[-1]:09d}.safetensors"
-    assert (tmp_path / "run" / last).read_bytes() == (expected / last).read_bytes()
+    assert (run / last).read_bytes() == (expected / last).read_bytes()
+
+
+def test_resumed_with_its_classes_sharded_over_four_replicas_and_back(whole, tmp_path):
+    config, expected = whole
+    run = stopped_at(11, expected, tmp_path)
+    printed = train(config, run, "devices.replicas=4", "train.loss.sharded=true")
+    assert "4 logical CPU replica(s)" in printed
+    for found, wanted in zip(rows(run), rows(expected), strict=True):
+        assert found[2] == pytest.approx(wanted[2], rel=1e-5), wanted
+    again = stopped_at(22, run, tmp_path / "again")
+    train(config, again)
+    assert rows(again)[-1][2] == pytest.approx(rows(expected)[-1][2], rel=1e-5)

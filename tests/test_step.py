@@ -20,18 +20,23 @@ def runs() -> dict:
     asked += [(1, False, CLIPPED), (4, True, CLIPPED), (1, False, SGD), (4, True, SGD)]
     asked += [(1, True, {**ADAMW, "accumulate_steps": 4}), (4, True, {**ADAMW, "accumulate_steps": 2})]
     asked += [(1, False, {"name": "adafactor"}), (4, True, {"name": "adafactor"})]
+    asked += [
+        (4, True, CLIPPED, True),
+        (4, False, {**SGD, "accumulate_steps": 2}, True),
+        (1, True, ADAMW, True),
+    ]
     script = [sys.executable, "-m", "tests.step_losses", json.dumps(asked)]
     done = subprocess.run(script, capture_output=True, text=True, cwd=Path(__file__).parents[1])
     assert done.returncode == 0, done.stderr[-3000:]
     losses = json.loads(done.stdout.splitlines()[-1])
     return {
-        (replicas, compiled, json.dumps(o)): found
-        for (replicas, compiled, o), found in zip(asked, losses, strict=True)
+        (replicas, compiled, json.dumps(o), *sharded): found
+        for (replicas, compiled, o, *sharded), found in zip(asked, losses, strict=True)
     }
 
 
-def of(runs, replicas, compiled, options):
-    return np.array(runs[replicas, compiled, json.dumps(options)])
+def of(runs, replicas, compiled, options, *sharded):
+    return np.array(runs[replicas, compiled, json.dumps(options), *sharded])
 
 
 @pytest.mark.parametrize(("replicas", "compiled"), [(4, False), (1, True), (4, True)])
@@ -62,13 +67,21 @@ def test_a_batch_in_pieces_is_the_whole_batch(runs, replicas, pieces):
     assert np.abs(found - of(runs, 1, False, ADAMW)).max() < 1e-5
 
 
+def test_classes_sharded_over_replicas_train_as_whole_ones(runs):
+    """Six classes over four replicas: the last shard holds rows that are no class."""
+    assert np.abs(of(runs, 4, True, CLIPPED, True) - of(runs, 1, False, CLIPPED)).max() < 1e-5
+    pieces = {**SGD, "accumulate_steps": 2}
+    assert np.abs(of(runs, 4, False, pieces, True) - of(runs, 1, False, SGD)).max() < 1e-5
+    assert np.abs(of(runs, 1, True, ADAMW, True) - of(runs, 1, False, ADAMW)).max() < 1e-5
+
+
 def test_dropout_keeps_its_share_and_its_scale():
     import tensorflow as tf
 
     from pipeline.step import drop_features
 
-    kept = drop_features(tf.ones([64, 512]), 0.3, 1, 5, 0, 1).numpy()
+    kept = drop_features(tf.ones([64, 512]), 0.3, 1, 5, 0).numpy()
     assert set(np.unique(kept)) == {0.0, np.float32(1 / 0.7)}
     assert abs((kept > 0).mean() - 0.7) < 0.01
     assert abs((kept > 0).mean(axis=0) - 0.7).max() < 0.3 and (kept[0] != kept[1]).any()
-    assert (kept != drop_features(tf.ones([64, 512]), 0.3, 1, 6, 0, 1).numpy()).mean() > 0.3
+    assert (kept != drop_features(tf.ones([64, 512]), 0.3, 1, 6, 0).numpy()).mean() > 0.3
