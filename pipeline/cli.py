@@ -26,6 +26,7 @@ STAGES = {  # command: (module, what it does)
     "staged": ("pipeline.staged", "classification out of a vector database, shallow to deep"),
     "similar": ("pipeline.similar", "the images most similar to one"),
     "captions": ("pipeline.captions", "text–image similarity from a CSV"),
+    "browse": ("pipeline.browse", "embedded images and their nearest, as a local web page"),
     "report": ("pipeline.report", "a run folder as one HTML page"),
 }
 

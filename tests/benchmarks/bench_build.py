@@ -29,7 +29,7 @@ from PIL import Image
 from tfrecords.pixels import reduced_by, shrink, shrunk_size
 from tfrecords.processes import cores
 
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
+SHARED = Path(os.environ.get("GUIE_DATA") or Path(__file__).resolve().parents[3] / "shared/data")
 
 
 def grow(paths: list[Path], short_side: int, how: str) -> Image.Image:
