@@ -12,7 +12,7 @@ from pipeline import catalogue, cli, config
 ROOT = Path(__file__).parents[1]
 CONFIGS = {path.stem: path for path in sorted((ROOT / "configs").glob("*.yaml"))}
 BIG = ["vit_h14_arcface_tpu", "vit_h14_first_place", "vit_h14_second_place", "siglip_so400m_probe"]
-NARROW = {"hidden_dim": 16, "num_layers": 2, "num_heads": 2, "intermediate_dim": 32}
+NARROW = {"hidden_dim": 16, "num_layers": 1, "num_heads": 2, "intermediate_dim": 32}
 
 
 def schema_of(name: str) -> type:

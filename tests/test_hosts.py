@@ -23,6 +23,7 @@ ENVIRONMENT = {
     "TF_NUM_INTRAOP_THREADS": "1",
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "CUDA_VISIBLE_DEVICES": "",
+    "XLA_FLAGS": "--xla_backend_optimization_level=0",  # quicker to compile, the same graph
 }
 
 HOSTS_CONFIG = """
