@@ -68,7 +68,7 @@ def transcode(data: bytes, size_px: int, quality: int) -> Stored:
     Raises:
         Rejected: not an image, damaged, or too large to be decoded safely.
     """
-    image = _opened(data)
+    image = opened(data)
     try:
         if image.format in ("JPEG", "MPO"):
             return _from_jpeg(data, image, size_px, quality)
@@ -88,7 +88,7 @@ def read(data: bytes) -> np.ndarray:
     Raises:
         Rejected: not an image, damaged, or too large to be decoded safely.
     """
-    image = _opened(data)
+    image = opened(data)
     try:
         if image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L"):
             _refuse_many_scans(data)
@@ -99,7 +99,7 @@ def read(data: bytes) -> np.ndarray:
     return np.ascontiguousarray(pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2))
 
 
-def _opened(data: bytes) -> Image.Image:
+def opened(data: bytes) -> Image.Image:
     if not data:
         raise Rejected("empty file")
     try:
