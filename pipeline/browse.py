@@ -23,6 +23,7 @@ from pipeline.report import STYLE
 from pipeline.search import nearest
 from tfrecords.errors import BadInput
 
+GRID = "figure { vertical-align: top } figcaption { max-width: 120px; overflow-wrap: anywhere }"
 ITEMS_A_PAGE, NEIGHBOURS, THUMBNAIL_PX = 60, 24, 224
 
 
@@ -196,5 +197,5 @@ def _figure(gallery: Gallery, row: int, caption: str, kind: str = "") -> str:
 
 
 def _page(title: str, body: str) -> str:
-    head = f'<!doctype html><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
+    head = f'<!doctype html><meta charset="utf-8"><title>{title}</title><style>{STYLE}{GRID}</style>'
     return f"{head}<h1>{title}</h1>{body}"

@@ -28,7 +28,7 @@ class References:
             raise BadInput(f"score.references: expected some of {', '.join(ROWS)}, got {', '.join(unknown)}")
         self.run = run
         self.start = embedder.build(run)
-        self._forward = tf.function(self._features)
+        self._forward = tf.function(self._features, reduce_retracing=True)  # images come in many sizes
 
     def encode(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """uint8 [b, H, W, 3] → {"features": float32 [b, width]}."""

@@ -55,9 +55,8 @@ def main(run: Run) -> None:
     classes, labels = np.unique(records.labels, return_inverse=True)
     validation = _open_validation(run)
     print(
-        f"train: {len(records):,} images of {len(classes):,} classes; "
-        f"validation {len(validation) if validation else 0:,} images of "
-        f"{len(np.unique(validation.labels)) if validation else 0:,} classes never trained on → {folder}/checkpoints"
+        f"train: {len(records):,} images of {len(classes):,} classes; {_described(validation, records, classes)} → "
+        f"{folder}/checkpoints"
     )
     setting = Setting(run, found, records, labels.astype(np.int64), classes, validation)
     if run.devices.rehearse:
@@ -203,6 +202,27 @@ def _open_validation(run: Run) -> RecordSet | None:
     if not any(any(Path().glob(g) if not Path(g).is_absolute() else Path("/").glob(g[1:])) for g in globs):
         return None
     return open_records(globs)
+
+
+def _described(validation: RecordSet | None, records: RecordSet, trained: np.ndarray) -> str:
+    """What validation is made of.
+
+    Raises:
+        BadInput: a shard that is trained on, too.
+    """
+    if validation is None:
+        return "no validation"
+    if shared := sorted(
+        {path.resolve() for path in validation.shards} & {p.resolve() for p in records.shards}
+    ):
+        raise BadInput(
+            f"train.validation: {shared[0].name} is among train.records, too ({len(shared)} shard(s)): validation "
+            "must be of classes that are never trained on"
+        )
+    classes = np.unique(validation.labels)
+    known = int(np.isin(classes, trained).sum())
+    what = "classes never trained on" if not known else f"classes, {known:,} of them trained on"
+    return f"validation {len(validation):,} images of {len(classes):,} {what}"
 
 
 class _Log:

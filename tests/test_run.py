@@ -175,6 +175,13 @@ def test_a_wrong_value_ends_in_one_line(whole, config, tmp_path, override, said,
     assert not checkpoints.newest(tmp_path / "run/checkpoints")
 
 
+def test_validation_on_a_shard_that_is_trained_on_is_refused(whole, config, tmp_path, capsys):
+    patterns = [f"train.{name}=[{whole[0]}/records/*.tfrec]" for name in ("records", "validation")]
+    assert cli.main(["train", str(config), f"run_dir={tmp_path}/run", *patterns]) == 2
+    error = capsys.readouterr().err
+    assert "among train.records, too" in error and error.count("\n") == 1
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_steps(whole, config, tmp_path, capsys):
     pattern = f"[{whole[0]}/records/*-train-*.tfrec]"
     code = cli.main(
