@@ -16,6 +16,10 @@ from tfrecords.errors import BadInput
 _NAME = re.compile(r"step-(\d{9})\.safetensors")
 
 
+def folder_of(run_dir: str | Path) -> Path:
+    return Path(run_dir) / "checkpoints"
+
+
 def newest(folder: Path) -> Path | None:
     """The checkpoint of the latest step, or None. Only whole files bear the name."""
     found = sorted(path for path in folder.glob("step-*.safetensors") if _NAME.fullmatch(path.name))
@@ -37,6 +41,12 @@ def read_state(path: Path) -> dict[str, Any]:
         raise BadInput(
             f"{path} is not a whole checkpoint of guie ({error}): remove it to start before it"
         ) from None
+
+
+def names(path: Path) -> set[str]:
+    """Of the variables in a checkpoint."""
+    with safe_open(path, framework="numpy") as file:
+        return set(file.keys())
 
 
 def restore(path: Path, variables: dict[str, Any]) -> None:

@@ -57,6 +57,12 @@ def main(argv: list[str] | None = None) -> int:
     except BadInput as error:
         print(f"guie {command}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        print(
+            f"guie {command}: {error.strerror}: {error.filename}; choose another folder, or mend its rights",
+            file=sys.stderr,
+        )
+        return 2
     except KeyboardInterrupt:
         print(f"guie {command}: interrupted; the same command goes on from here", file=sys.stderr)
         return 130

@@ -24,7 +24,6 @@ class Found:
     description: str  # one line
     host_index: int = 0
     hosts: int = 1
-    remote: bool = False  # a TPU that cannot read this machine's files
 
     @property
     def is_chief(self) -> bool:
@@ -99,7 +98,6 @@ def _tpu(options: config.Devices, config_name: str) -> Found:
     cores = strategy.num_replicas_in_sync
     return Found(
         strategy, "tpu", "mixed_bfloat16", f"TPU {address}: {cores} cores on {max(cores // 8, 1)} host(s)",
-        remote=address != "local",
     )  # fmt: skip
 
 

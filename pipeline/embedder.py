@@ -2,7 +2,6 @@
 
 import dataclasses
 from dataclasses import dataclass
-from pathlib import Path
 
 import keras
 
@@ -75,24 +74,26 @@ def build(
     return Embedder(encoder, head, model)
 
 
-def checkpoints_folder(config: Run) -> Path:
-    return Path(config.run_dir) / "checkpoints"
-
-
 def load_trained(config: Run) -> Embedder:
     """The embedder of the run folder's newest whole checkpoint; averaged weights where the run keeps them.
 
     Raises:
         BadInput: no checkpoint, or one of another architecture.
     """
-    path = checkpoints.newest(checkpoints_folder(config))
+    folder = checkpoints.folder_of(config.run_dir)
+    path = checkpoints.newest(folder)
     if path is None:
-        raise BadInput(
-            f"expected a checkpoint in {checkpoints_folder(config)}, found none: run `guie train` first"
-        )
+        raise BadInput(f"expected a checkpoint in {folder}, found none: run `guie train` first")
     state = checkpoints.read_state(path)
     embedder = build(config, state.get("image_size_px"), state.get("patch_overlap_px"), fill=False)
     checkpoints.restore(path, embedder.variables)
+    if state.get(
+        "phase_step"
+    ):  # within a phase the averages stand beside the weights, as the optimizer names them
+        prefix = f"optimizer/{config.train.optimizer.name}/"
+        averages = {f"{prefix}{v.path.replace('/', '_')}_average": v for v in embedder.model.variables}
+        held = checkpoints.names(path)
+        checkpoints.restore(path, {name: v for name, v in averages.items() if name in held})
     return embedder
 
 

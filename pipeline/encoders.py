@@ -49,7 +49,9 @@ class ImageEncoder:
     positions: PositionTable | None = None
 
 
-def build(encoder: config.Encoder, seed: int = 0, fill: bool = True) -> ImageEncoder:
+def build(
+    encoder: config.Encoder, seed: int = 0, fill: bool = True, train_batch_norm: bool = False
+) -> ImageEncoder:
     """Builds the encoder that the config names and fills in its weights.
 
     Random weights depend on `seed` alone: nothing that was built before changes them, and Python's own random
@@ -57,13 +59,23 @@ def build(encoder: config.Encoder, seed: int = 0, fill: bool = True) -> ImageEnc
 
     Args:
         fill: False leaves the weights random, for a checkpoint that is restored next.
+        train_batch_norm: False keeps batch normalisation as it is, also in training: by a batch's own statistics,
+            replicas, pieces of a batch and frozen blocks would each train another model.
 
     Raises:
         BadInput: an unknown name, dimension, pooling or weights; sizes that do not fit; a file that cannot
             be used.
     """
-    if encoder.name.startswith(KERAS_FILE):
-        return _from_keras_file(encoder)
+    built = (
+        _from_keras_file(encoder) if encoder.name.startswith(KERAS_FILE) else _catalogued(encoder, seed, fill)
+    )
+    for layer in built.model._flatten_layers():
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.trainable = train_batch_norm
+    return built
+
+
+def _catalogued(encoder: config.Encoder, seed: int, fill: bool) -> ImageEncoder:
     entry = catalogue.find(encoder.name, encoder.architecture)
     size = encoder.image_size_px or entry.image_size_px
     pooling = encoder.pooling or entry.pooling

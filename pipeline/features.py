@@ -10,8 +10,9 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline.batches import Positions, RecordSet, eval_batches
+from pipeline.encoders import KERAS_FILE
 from pipeline.preprocessing import Preprocess, normalize
-from pipeline.runs import Progress, atomic_path, fingerprint
+from pipeline.runs import Progress, atomic_path, file_sha256, fingerprint
 
 
 def encode(
@@ -65,6 +66,11 @@ def cache(setting, model) -> Callable[[RecordSet, str], np.ndarray]:
     arrays: dict[str, np.ndarray] = {}
     weights = [hashlib.sha256(np.asarray(v).tobytes()).hexdigest() for v in model.encoder.model.weights]
     made_by = [dataclasses.asdict(model.preprocess), setting.found.precision, weights]
+    made_by.append(
+        dataclasses.asdict(setting.run.encoder)
+    )  # pooling, heads, activation: no weight shows them
+    if (path := Path(setting.run.encoder.name.removeprefix(KERAS_FILE))).is_file():
+        made_by.append(file_sha256(path))
 
     def get(records: RecordSet, name: str) -> np.ndarray:
         if name not in arrays:

@@ -18,8 +18,8 @@ OPTIMIZERS = {
 class RateFactors(keras.optimizers.Optimizer):
     """Mixed into a Keras optimizer: each variable's own learning rate, and weight decay that follows it.
 
-    Keras decays all weights at the full rate; an encoder trained at ×0.001 would be decayed away. Vectors (biases,
-    normalisation scales) are not decayed. Gradients come summed over replicas (`step.py`): Keras would also sum those
+    Keras decays all weights at the full rate; an encoder trained at ×0.001 would be decayed away. Biases, scales and
+    tokens are not decayed. Gradients come summed over replicas (`step.py`): Keras would also sum those
     of a variable that each replica has for itself.
     """
 
@@ -83,8 +83,14 @@ def build(options: config.Optimizer, learning_rate, variables: list, factors: li
     optimizer = kind(learning_rate=learning_rate, name=options.name, **own, **average)
     decay = 0.0 if options.name == "adam" else options.weight_decay
     optimizer.factors = {
-        optimizer._var_key(variable): (factor, decay if len(variable.shape) > 1 else 0.0)
+        optimizer._var_key(variable): (factor, decay if _decays(variable) else 0.0)
         for variable, factor in zip(variables, factors, strict=True)
     }
     optimizer.build(variables)
     return optimizer
+
+
+def _decays(variable: keras.Variable) -> bool:
+    """Whether weight decay is for it: attention's biases have two dimensions, so the name decides."""
+    name = variable.path.rsplit("/", 1)[-1]
+    return name.endswith("kernel") or name in ("embeddings", "class_centers")

@@ -1,6 +1,7 @@
 """One phase of training made ready: what is trained, on what, at which rates and margin."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,20 @@ class Phase:
         if self.optimizer.use_ema:
             self.optimizer.finalize_variable_values(self.optimizer._trainable_variables)
 
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The averaged weights in place for a while, where the run keeps them."""
+        trained = [
+            self.centers.whole(v) for v in self.optimizer._trainable_variables if self.optimizer.use_ema
+        ]
+        kept = [np.array(variable) for variable in trained]
+        self.finish()
+        try:
+            yield
+        finally:
+            for variable, value in zip(trained, kept, strict=True):
+                variable.assign(value)
+
     @property
     def variables(self) -> dict[str, Any]:
         return _state(self.embedder, self.centers, self.optimizer)
@@ -98,11 +113,6 @@ def prepare(setting: Setting, number: int, previous: Phase | None, checkpoint: P
         raise BadInput(
             f"train.loss.name: expected arcface, got {run.train.loss.name!r} (triplets: `guie similar train`)"
         )
-    if options.batch_size < 1 or options.epochs <= 0:
-        raise BadInput(
-            f"phase {options.name}: expected a batch_size of 1 or more and epochs above 0, got "
-            f"{options.batch_size} and {options.epochs}"
-        )
     if options.batch_size % pieces:
         raise BadInput(
             f"phase {options.name}: batch_size {options.batch_size} does not divide by {replicas} replicas × "
@@ -125,7 +135,7 @@ def prepare(setting: Setting, number: int, previous: Phase | None, checkpoint: P
             checkpoints.restore(checkpoint, _state(model, centers, optimizer))
     frozen = options.trainable == "head" and options.augment == config.Augment() and not run.devices.rehearse
     cache = features.cache(setting, model) if frozen else None
-    if run.embedder.init != "random" and not (previous or checkpoint or run.devices.rehearse):
+    if run.embedder.init != "random" and not (previous or starts_from or run.devices.rehearse):
         _start_from_features(setting, options, model, centers, cache)
     margin = _margin(setting, options, steps)
 

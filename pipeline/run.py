@@ -7,7 +7,7 @@ images on disk → <run_dir>/, everything that DESIGN lists
 import dataclasses
 from pathlib import Path
 
-from pipeline import config, runs
+from pipeline import config, recipe, runs
 from pipeline.config import Run
 from pipeline.quiet import import_quietly
 from tfrecords import contact_sheet
@@ -21,12 +21,14 @@ def parse(argv: list[str]) -> Run:
 def main(run: Run) -> None:
     """Runs each stage by its own `main`; each skips what it has done."""
     folder = Path(run.run_dir)
-    runs.write_text(folder / "config.yaml", config.to_yaml(run))
+    recipe.check(run)
+    recipe.state_of(run)  # refuses another recipe before anything is written
     if run.records.sources:
         import_quietly("tfrecords.build").main(run)
         sheet = folder / "contact_sheet.jpg"
         if not sheet.exists():
             contact_sheet.write(folder / "records", sheet)
+    runs.write_text(folder / "config.yaml", config.to_yaml(run))
     # Imported one by one: the records are built before TensorFlow takes its memory.
     for name in ("pipeline.train", "export.saved_model"):
         import_quietly(name).main(run)

@@ -6,7 +6,6 @@ guie train CONFIG [KEY=VALUE …]
 Where it starts: the newest whole checkpoint of the run folder; else `train.init_from`; else the encoder's weights.
 """
 
-import dataclasses
 import json
 import math
 import time
@@ -15,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from pipeline import checkpoints, config, devices, embedder, phases, runs
+from pipeline import checkpoints, config, devices, phases, recipe, runs
 from pipeline.batches import RecordSet, damage_is_bad_input, open_records
 from pipeline.config import Run
 from pipeline.metrics import mean_precision_at_5, neighbour_hits
@@ -33,15 +32,14 @@ def main(run: Run) -> None:
     """Trains every phase that is not done yet.
 
     Raises:
-        BadInput: no phases or records; devices that are not here; a checkpoint of another recipe or architecture; a
-            loss that is not finite.
+        BadInput: a value that cannot be; no records; devices that are not here; a checkpoint of another recipe or
+            architecture; a loss that is not finite.
     """
-    if not run.train.phases:
-        raise BadInput("train.phases: expected at least one phase, got none")
+    recipe.check(run)
     folder = Path(run.run_dir)
-    state = _state_of(run)
+    state = recipe.state_of(run)
     if state.get("finished") and not run.devices.rehearse:
-        print(f"train: done already, {checkpoints.newest(embedder.checkpoints_folder(run))}")
+        print(f"train: done already, {checkpoints.newest(checkpoints.folder_of(run.run_dir))}")
         return
     found = devices.connect(run.devices)
     print(f"train: {found.description}")
@@ -66,7 +64,7 @@ def main(run: Run) -> None:
         runs.write_text(folder / "config.yaml", config.to_yaml(run))
     log = _Log(folder, state.get("step", 0), found.is_chief)
     writer = checkpoints.Writer(
-        embedder.checkpoints_folder(run), run.train.checkpoints_kept, writes=found.is_chief
+        checkpoints.folder_of(run.run_dir), run.train.checkpoints_kept, writes=found.is_chief
     )
     start = checkpoints.newest(writer.folder)
     first, previous, resumed = state.get("phase", 0), None, state
@@ -131,7 +129,7 @@ def run_phase(
         if done % train.checkpoint_every_steps == 0 or done == phase.steps:
             last = done == phase.steps
             state = {
-                "recipe": recipe_fingerprint(setting.run),
+                "recipe": recipe.fingerprint(setting.run),
                 "phase": phase.number + last,
                 "phase_step": 0 if last else done,
                 "step_before": log.step if last else before,
@@ -144,8 +142,9 @@ def run_phase(
 
 
 def validate(records: RecordSet, phase: phases.Phase) -> float:
-    """mP@5, leave-one-out, on classes that were never trained on."""
-    embeddings = phase.embed_validation(records)
+    """mP@5, leave-one-out, on classes that were never trained on; of the averaged weights where the run keeps them."""
+    with phase.averaged():
+        embeddings = phase.embed_validation(records)
     neighbours, _ = nearest(embeddings, embeddings, 5, leave_one_out=True)
     labels = records.labels
     return mean_precision_at_5(*neighbour_hits(neighbours, labels, labels, leave_one_out=True))
@@ -167,30 +166,6 @@ def rehearse(setting: Setting) -> None:
     print(
         f"rehearsal: {len(setting.run.train.phases)} phase(s) × {count} steps on {setting.found.description}: done"
     )
-
-
-def recipe_fingerprint(run: Run) -> str:
-    """Of all that decides the weights; not of how often is logged or saved."""
-    train = {
-        key: value
-        for key, value in dataclasses.asdict(run.train).items()
-        if key in ("phases", "loss", "optimizer", "seed", "init_from", "records")
-    }
-    train["loss"]["sharded"] = False  # checkpoints hold the classes whole
-    return runs.fingerprint([train, dataclasses.asdict(run.encoder), dataclasses.asdict(run.embedder)])
-
-
-def _state_of(run: Run) -> dict:
-    path = checkpoints.newest(embedder.checkpoints_folder(run))
-    if path is None or run.devices.rehearse:
-        return {}
-    state = checkpoints.read_state(path)
-    if state["recipe"] != recipe_fingerprint(run):
-        raise BadInput(
-            f"{path} was trained by another recipe or is of another architecture than this config: choose another "
-            f"run_dir (and train.init_from={path} to start from it), or remove {path.parent}"
-        )
-    return state
 
 
 def _globs(patterns: list[str], run: Run) -> list[str]:

@@ -282,3 +282,14 @@ def test_mixed_bfloat16_keeps_float32_weights_and_features():
     assert features.dtype == tf.float32
     assert {v.dtype for v in encoder.model.trainable_variables} == {"float32"}
     assert 1e-6 < np.abs(features - exact).max() / np.abs(exact).max() < 0.05
+
+
+def test_batch_norm_keeps_its_statistics_in_training():
+    """Else replicas, pieces of a batch and frozen blocks would each train another model."""
+    built = encoders.build(Encoder(name="mobilenet_v3_small_050", image_size_px=32)).model
+    pixels = images(32)
+    before = [np.array(v) for v in built.non_trainable_variables]
+    np.testing.assert_allclose(built(pixels, training=True), built(pixels, training=False), atol=1e-6)
+    assert all(
+        (np.array(v) == value).all() for v, value in zip(built.non_trainable_variables, before, strict=True)
+    )
