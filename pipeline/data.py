@@ -3,16 +3,18 @@
 import glob
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
+from pipeline.runs import file_sha256
 from tfrecords import pixels, schema, shards
 from tfrecords.errors import BadInput
 from tfrecords.sources import LAYOUTS
+from tfrecords.sources.items import as_text
 
 SPLIT_NAMES = ("train", "test", "val", "validation", "index", "query", "queries", "images")
 
@@ -28,10 +30,16 @@ class LabelledImage:
 
 @dataclass(frozen=True)
 class ImageSet:
-    """One domain of the score table: its classes are told apart by name, and from those of every other domain."""
+    """One domain of the score table: its classes are told apart by name, and from those of every other label space.
+
+    Attributes:
+        label_space: the same for all sets of one records folder, where a class may be in several (`merge_classes`);
+            empty: the set's own.
+    """
 
     name: str
     items: list[LabelledImage]
+    label_space: str = ""
 
 
 def open_data(spec: str) -> list[ImageSet]:
@@ -44,16 +52,17 @@ def open_data(spec: str) -> list[ImageSet]:
     if equals and not Path(spec).exists() and "/" not in own_name:
         sets = open_data(rest)
         return [
-            ImageSet(own_name if len(sets) == 1 else f"{own_name}/{each.name}", each.items) for each in sets
+            replace(each, name=own_name if len(sets) == 1 else f"{own_name}/{each.name}") for each in sets
         ]
+    folder = Path(spec)
     layout, colon, root = spec.partition(":")
     if colon and layout in LAYOUTS:
         return [_listed(layout, layout, Path(root))]
-    if any(character in spec for character in "*?[") or spec.endswith(".tfrec"):
+    globbed = any(character in spec for character in "*?[") and not folder.is_dir()  # `photos [2024]` is one
+    if globbed or spec.endswith(".tfrec"):
         return _from_shards(spec)
     if colon and not Path(spec).exists() and layout.isidentifier():
         raise BadInput(f"{spec}: unknown layout {layout!r}; expected one of {', '.join(sorted(LAYOUTS))}")
-    folder = Path(spec)
     if folder.is_dir() and not any(folder.iterdir()):
         raise BadInput(f"{spec}: expected class folders with images, the folder is empty")
     name = folder.resolve().name
@@ -92,7 +101,7 @@ def _read_one(item: LabelledImage) -> tuple[np.ndarray | None, str]:
     try:
         return decode(item.read()), ""
     except (ValueError, OSError) as error:
-        return None, str(error)
+        return None, as_text(str(error))
 
 
 def _listed(name: str, layout: str, root: Path) -> ImageSet:
@@ -107,15 +116,24 @@ def _from_shards(pattern: str) -> list[ImageSet]:
     paths = sorted(glob.glob(pattern))
     if not paths:
         raise BadInput(f"{pattern}: no shard matches; expected <source>-<split>-<NN>-<count>.tfrec files")
-    by_source: dict[str, list[LabelledImage]] = {}
+    folders = dict.fromkeys(Path(path).parent for path in paths)
+    spaces = {folder: _label_space(folder) for folder in folders}
+    found: dict[tuple[str, str], list[LabelledImage]] = {}  # (label space, source) → its images
     for path in map(Path, paths):
         offsets = shards.shard_index(path)
         for (offset, length), record in zip(offsets.tolist(), schema.read_shard(path), strict=True):
             source = record.source or path.name.split("-")[0]
             key = record.key or f"{path.name}@{offset}"
             read = partial(_read_record, path, offset, length)
-            by_source.setdefault(source, []).append(LabelledImage(key, str(record.label), read))
-    return [ImageSet(source, items) for source, items in by_source.items()]
+            image = LabelledImage(key, str(record.label), read)
+            found.setdefault((spaces[path.parent], source), []).append(image)
+    return [ImageSet(source, items, space) for (space, source), items in found.items()]
+
+
+def _label_space(folder: Path) -> str:
+    """What the labels of a folder's shards are counted in: a digest of its labels.json, empty without one."""
+    path = folder / "labels.json"
+    return file_sha256(path) if path.is_file() else ""
 
 
 def _read_record(path: Path, offset: int, length: int) -> bytes:

@@ -8,7 +8,7 @@ domain (searched in its own index) and the whole (searched in the merged one).
 """
 
 import argparse
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +40,8 @@ class Embedded:
 
     Attributes:
         vectors: row name → float32 [N, D]; rows are "embedder" and the references.
-        domains: int [N] place of each image's domain. labels: int64 [N], over all domains.
+        domains: int [N] place of each image's domain.
+        labels: int64 [N], over all domains; domains of one label space may share a class.
         rejects: (domain, key, reason) of every image left out.
     """
 
@@ -174,10 +175,11 @@ def embed_sets(
     """Reads and embeds every image, images of one size together.
 
     Args:
-        classes: (domain, class) → label; grows.
+        classes: (label space, or domain where it has its own, class) → label; grows.
     """
     items = [(place, item) for place, each in enumerate(sets) for item in each.items]
     names = [each.name for each in sets]
+    spaces = [each.label_space or each.name for each in sets]
     progress = runs.Progress(f"score: {what}", len(items), "images")
     vectors = np.zeros((len(items), submission.embedding_dim), np.float32)
     kept = np.zeros(len(items), bool)
@@ -211,7 +213,7 @@ def embed_sets(
         {name: np.stack([found[row] for row in rows]) for name, found in others.items()} if len(rows) else {}
     )
     labels = [
-        classes.setdefault((names[items[row][0]], items[row][1].class_name), len(classes)) for row in rows
+        classes.setdefault((spaces[items[row][0]], items[row][1].class_name), len(classes)) for row in rows
     ]
     return Embedded(
         names,
@@ -283,23 +285,21 @@ def _unique_names(sets: list[ImageSet]) -> list[ImageSet]:
     named = []
     for each in sets:
         seen[each.name] = seen.get(each.name, 0) + 1
-        named.append(
-            ImageSet(each.name if seen[each.name] == 1 else f"{each.name}-{seen[each.name]}", each.items)
-        )
+        named.append(each if seen[each.name] == 1 else replace(each, name=f"{each.name}-{seen[each.name]}"))
     return named
 
 
 def _paired(query_sets: list[ImageSet], index_sets: list[ImageSet]) -> list[ImageSet]:
-    """Query sets under the names of the index sets they search: by name where names agree, else by place."""
-    by_name = {each.name: each for each in query_sets}
+    """Query sets under the names and label spaces of the index sets they search: by name where all agree, else by place."""
+    by_name = {each.name: each.items for each in query_sets}
     if len(by_name) == len(query_sets) and set(by_name) <= {each.name for each in index_sets}:
-        return [by_name.get(each.name, ImageSet(each.name, [])) for each in index_sets]
+        return [replace(each, items=by_name.get(each.name, [])) for each in index_sets]
     if len(query_sets) != len(index_sets):
         raise BadInput(
             f"expected one --queries for every --index, got {[each.name for each in query_sets]} for "
             f"{[each.name for each in index_sets]}"
         )
-    return [ImageSet(index.name, query.items) for query, index in zip(query_sets, index_sets, strict=True)]
+    return [replace(index, items=query.items) for query, index in zip(query_sets, index_sets, strict=True)]
 
 
 def _all_rejects(indexed: Embedded, queried: Embedded) -> list[tuple[str, str, str]]:

@@ -12,7 +12,9 @@ from PIL import Image
 
 from pipeline import cli, submissions
 from pipeline.metrics import hits_of_predictions, mean_precision_at_5
+from tests import shard_files
 from tfrecords.errors import BadInput
+from tfrecords.shards import ShardWriter, index_path
 
 
 class MeanColour(tf.Module):
@@ -105,6 +107,38 @@ def test_several_indexes_merge_and_queries_pair_with_them(embedder, tmp_path, ca
     assert code == 0 and set(result["domains"]) == {"a", "b"} and "all, one index" in text
     assert result["domains"]["a"] == {**result["domains"]["a"], "mP@5": 1.0, "queries": 4, "index": 6}
     assert result["mP@5"] <= 1.0 and not result["leave_one_out"]
+
+
+def shard_of(folder, source, images):
+    """A shard of (label, colour) images, named as `guie tfrecords` names it."""
+    path = folder / f"{source}-test-00-{len(images)}.tfrec"
+    writer = ShardWriter(path)
+    for number, (label, colour) in enumerate(images):
+        encoded = shard_files.jpeg(np.full((8, 8, 3), colour, np.uint8))
+        writer.write(shard_files.example(encoded, label, f"{source}-{number}", source))
+    writer.close()
+    index_path(path).write_text(writer.index_text(), encoding="ascii")
+
+
+def test_a_class_merged_over_sources_is_one_class_in_the_merged_index(embedder, tmp_path, capsys):
+    red, green, blue = [(200, 20, 20), (190, 20, 20)], [(20, 200, 20)] * 2, [(20, 20, 200)] * 2
+    for split in ("index", "queries"):
+        folder = tmp_path / split
+        folder.mkdir()
+        (folder / "labels.json").write_text(f'{{"of": "{split}"}}')  # of two builds, with the same labels
+        shard_of(folder, "s1", [*((0, colour) for colour in red), *((1, colour) for colour in green)])
+        shard_of(folder, "s2", [*((0, colour) for colour in red), *((2, colour) for colour in blue)])
+    index, queries = (tmp_path / split / "*.tfrec" for split in ("index", "queries"))
+
+    def scored(*arguments):
+        assert run(capsys, "score", embedder, *arguments, "--out", tmp_path / "m.json")[0] == 0
+        return json.loads((tmp_path / "m.json").read_text())["mP@5"]
+
+    assert scored("--index", index) == scored("--index", index, "--queries", queries) == 1.0
+    (
+        tmp_path / "index" / "labels.json"
+    ).unlink()  # the same numbers of nobody knows what: each source for itself
+    assert scored("--index", index) < 1.0
 
 
 def test_an_unreadable_image_is_left_out_and_named(embedder, folder, tmp_path, capsys):
