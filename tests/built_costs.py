@@ -20,7 +20,7 @@ os.environ["XLA_FLAGS"] = (
 import keras  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
-from pipeline import config, embedder, losses, optimizers, phases  # noqa: E402
+from pipeline import class_weights, config, embedder, losses, optimizers, phases, trainable  # noqa: E402
 
 UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
@@ -28,15 +28,18 @@ UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 def measure(name: str, run: config.Run, phase: config.Phase, classes: int, images: int) -> dict:
     """Builds one phase's embedder and gradients, compiles them, and reads what XLA made of them."""
     model = embedder.build(run, *phases.geometry(run, phase))
-    centers = phases._centers(run, classes)
-    variables, _ = phases.trainable_variables(model, centers, phase)
+    loss = run.train.loss
+    centers = class_weights.build(
+        classes, loss.subcenters, run.embedder.embedding_dim, 1, loss.sharded, tf.distribute.get_strategy()
+    )
+    variables, _ = trainable.variables(model, centers, phase)
     values = [variable.value for variable in variables]
 
     def gradients(pixels, labels):
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(values)
             features = model.encoder.model(pixels, training=phase.trainable != "head")
-            found = losses.arcface(model.head(features), labels, centers.value, 30.0, 0.3)
+            found = losses.arcface(model.head(features), labels, centers.variable.value, 30.0, 0.3)
             loss = tf.reduce_sum(found)
         return [tf.convert_to_tensor(each) for each in tape.gradient(loss, values)]
 
@@ -49,7 +52,7 @@ def measure(name: str, run: config.Run, phase: config.Phase, classes: int, image
     report = next(Path(DUMP).glob(f"*measured_{name}_*memory-usage-report.txt")).read_text()
     temporary = re.search(r"size ([\d.]+)([KMG]?i?B), preallocated-temp", report)
     return {
-        "parameters": size_of([*model.model.trainable_variables, centers]),
+        "parameters": size_of([*model.model.trainable_variables, centers.variable]),
         "trained": size_of(variables),
         "flops": flops_of(text),
         "temporary": float(temporary[1]) * UNITS[temporary[2]],

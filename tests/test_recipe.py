@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from pipeline import checkpoints, cli, config, embedder, optimizers
+from pipeline import checkpoints, cli, config, embedder, optimizers, plan
 
 CONFIG = """
 records:
@@ -125,3 +125,17 @@ def test_biases_scales_and_tokens_are_not_decayed(drawn):
     decayed = {v.path.rsplit("/", 1)[-1] for v in variables if built.factors[built._var_key(v)][1]}
     kept = {v.path.rsplit("/", 1)[-1] for v in variables if not built.factors[built._var_key(v)][1]}
     assert decayed == {"kernel", "embeddings"} and {"bias", "gamma", "beta"} <= kept
+
+
+def test_the_plan_gives_each_replica_its_shard_of_the_classes(drawn):
+    whole, sharded = (
+        plan.plan_phase(run, run.train.phases[0], plan.SetSize(10**6, 10**5, ""), 0.35)
+        .estimates["v4-8"]
+        .memory
+        for run in (
+            config.load(config.Run, drawn[0], [f"train.loss.sharded={on}"]) for on in ("false", "true")
+        )
+    )
+    spared = 10**5 * 8 * 3 / 4  # numbers, of four replicas
+    assert whole["optimizer"] - sharded["optimizer"] == 8 * spared  # Adam's two moments in float32
+    assert whole["gradients"] - sharded["gradients"] == 4 * spared
