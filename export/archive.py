@@ -4,6 +4,7 @@ TensorFlow: saved_model.pb, variables/variables.index, variables/variables.data-
 All at the root of the zip. A path that leads outside, a link, a bomb or what is no model is refused.
 """
 
+import lzma
 import shutil
 import stat
 import struct
@@ -20,6 +21,7 @@ SMALL_BYTES = 64 << 20  # below this no ratio is dangerous
 MAX_ENTRIES = 10_000
 ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can state
 TENSORFLOW, TORCH = "tensorflow", "torch"
+DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError, NotImplementedError)
 
 
 def kind_of(names: list[str], where: str) -> str:
@@ -64,13 +66,17 @@ def inspect(zip_path: Path) -> str:
         with zipfile.ZipFile(zip_path) as archive:
             entries = archive.infolist()
     except (zipfile.BadZipFile, struct.error, OSError, NotImplementedError) as error:
-        raise BadInput(f"{zip_path}: not a whole zip file ({error})") from None
+        raise BadInput(
+            f"{zip_path}: expected a submission.zip or a SavedModel folder, this is not a whole zip file ({error})"
+        ) from None
     if len(entries) > MAX_ENTRIES:
         raise BadInput(f"{zip_path}: {len(entries):,} entries; a submission has a handful: refused as a bomb")
     names = set()
     for entry in entries:
         path = PurePosixPath(entry.filename.replace("\\", "/"))
-        if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
+        if not entry.filename:
+            raise BadInput(f"{zip_path}: an entry without a name: refused")
+        if path.is_absolute() or ".." in path.parts or ":" in "".join(path.parts[:1]):
             raise BadInput(f"{zip_path}: entry {entry.filename!r} leads outside the zip: refused")
         if stat.S_ISLNK(entry.external_attr >> 16):
             raise BadInput(f"{zip_path}: entry {entry.filename!r} is a link: refused")
@@ -105,10 +111,10 @@ def unpack(zip_path: Path, into: Path) -> str:
             if entry.is_dir():
                 continue
             target = into / entry.filename
-            target.parent.mkdir(parents=True, exist_ok=True)
             try:
+                target.parent.mkdir(parents=True, exist_ok=True)
                 _copy(archive, entry, target)
-            except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
+            except DAMAGE as error:
                 raise BadInput(f"{zip_path}: entry {entry.filename!r} is damaged ({error})") from None
     return kind
 

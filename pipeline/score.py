@@ -290,7 +290,7 @@ def _unique_names(sets: list[ImageSet]) -> list[ImageSet]:
 
 
 def _paired(query_sets: list[ImageSet], index_sets: list[ImageSet]) -> list[ImageSet]:
-    """Query sets under the names and label spaces of the index sets they search: by name where all agree, else by place."""
+    """Query sets as their index sets' namesakes, in their label spaces: by name where all agree, else by place."""
     by_name = {each.name: each.items for each in query_sets}
     if len(by_name) == len(query_sets) and set(by_name) <= {each.name for each in index_sets}:
         return [replace(each, items=by_name.get(each.name, [])) for each in index_sets]

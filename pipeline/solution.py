@@ -2,6 +2,8 @@
 
 import csv
 import sys
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,11 @@ import numpy as np
 from pipeline.metrics import hits_of_predictions, mean_precision_at_5
 from pipeline.search import nearest
 from tfrecords.errors import BadInput
+
+# What NumPy and csv raise for a file of another form, empty, cut off or damaged.
+UNREADABLE = (
+    OSError, EOFError, KeyError, ValueError, IndexError, TypeError, csv.Error, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 
 
 def score(embeddings_path: str, solution_path: str) -> dict[str, Any]:
@@ -74,7 +81,8 @@ def read_embeddings(path: Path) -> tuple[list[str], np.ndarray]:
             ids = [row[0] for row in rows]
             numbers = [row[1].split() if len(row) == 2 else row[1:] for row in rows]
             vectors = np.array(numbers, dtype=np.float32)
-    except (OSError, KeyError, ValueError, IndexError, UnicodeDecodeError) as error:
+        vectors = np.asarray(vectors, dtype=np.float32)
+    except UNREADABLE as error:
         raise BadInput(
             f"{path}: expected embeddings with ids (a folder by guie embed, .npz with ids and embeddings, or CSV): "
             f"{error}"
@@ -87,7 +95,7 @@ def read_embeddings(path: Path) -> tuple[list[str], np.ndarray]:
         raise BadInput(f"{path}: holds NaN or infinity")
     if len(set(ids)) != len(ids):
         raise BadInput(f"{path}: {len(ids) - len(set(ids))} ids stand more than once")
-    return ids, vectors.astype(np.float32)
+    return ids, vectors
 
 
 def read_solution(path: Path) -> tuple[dict[str, list[str]], dict[str, str]]:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,15 @@ def test_a_broken_zip_is_one_line_and_exit_2(broken_zips, capsys):
     assert reason in error and error.count("\n") == 1
     assert cli.main(["check", str(path.with_name("absent.zip"))]) == 2
     assert "does not exist" in capsys.readouterr().err
+
+
+def test_a_zip_that_names_its_own_root_is_taken(good, tmp_path):
+    path = tmp_path / "submission.zip"
+    zip_submission(good, path)
+    with zipfile.ZipFile(path, "a") as file:
+        file.writestr("./", b"")  # as Python's make_archive writes
+    assert archive.inspect(path) == archive.unpack(path, tmp_path / "unpacked") == "tensorflow"
+    assert (tmp_path / "unpacked" / "saved_model.pb").is_file()
 
 
 def test_slowness_and_memory_are_judged(good, tmp_path, capsys):

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from pipeline import cli, submissions
+from pipeline import cli, data, submissions
 from pipeline.metrics import hits_of_predictions, mean_precision_at_5
 from tests import shard_files
 from tfrecords.errors import BadInput
@@ -153,6 +153,12 @@ def test_an_unreadable_image_is_left_out_and_named(embedder, folder, tmp_path, c
     assert "2 image(s) left out" in text
 
 
+def test_a_folder_whose_name_looks_like_a_glob_is_a_folder(tmp_path):
+    jpeg(tmp_path / "photos [2024]" / "red" / "0.jpg", (200, 0, 0))
+    (images,) = data.open_data(str(tmp_path / "photos [2024]"))
+    assert images.name == "photos [2024]" and [item.key for item in images.items] == ["red/0.jpg"]
+
+
 def test_embed_writes_a_row_an_image(embedder, folder, tmp_path, capsys):
     code, _, _ = run(capsys, "embed", embedder, folder, "--out", tmp_path / "out")
     vectors = np.load(tmp_path / "out/embeddings.npy")
@@ -168,8 +174,9 @@ def test_embed_writes_a_row_an_image(embedder, folder, tmp_path, capsys):
         (lambda path: path, "no saved_model.pb"),
         (lambda path: _write(path / "saved_model.pb", b"junk").parent, "not a SavedModel"),
         (lambda path: _write(path / "x.zip", b"junk"), "expected a submission.zip"),
-        (lambda path: _zip(path / "x.zip", {"../evil": b""}), "points outside"),
-        (lambda path: _zip(path / "x.zip", {"folder/saved_model.pb": b""}), "at the zip's root"),
+        (lambda path: _zip(path / "x.zip", {"../evil": b""}), "leads outside"),
+        (lambda path: _zip(path / "x.zip", {"folder/saved_model.pb": b""}), "at the root of the zip"),
+        (lambda path: _damaged(path), "saved_model.pb' is damaged"),
         (lambda path: save(MeanColour(width=65), path / "wide"), "got [1, 65]"),
         (lambda path: _unsigned(path / "none"), "serving_default"),
     ],
@@ -203,6 +210,25 @@ def test_classes_of_one_image_each_cannot_be_scored(embedder, tmp_path, capsys):
 def test_an_odd_embedders_only_output_is_taken_whatever_its_name(folder, tmp_path):
     submission = submissions.load(str(save(MeanColour(output="other"), tmp_path / "odd")))
     assert submission.embed(np.zeros((2, 5, 7, 3), np.uint8)).shape == (2, 12)
+
+
+def test_an_embedder_of_single_images_scores_as_one_of_batches(embedder, folder, tmp_path, capsys):
+    class Single(tf.Module):
+        def __init__(self):
+            self.any_number = MeanColour()
+
+        @tf.function(input_signature=[tf.TensorSpec([1, None, None, 3], tf.uint8)])
+        def embed(self, image):
+            return self.any_number.embed(image)
+
+    found = []
+    for each in (embedder, save(Single(), tmp_path / "single")):
+        assert run(capsys, "score", each, "--index", folder, "--out", tmp_path / "m.json")[0] == 0
+        found.append(json.loads((tmp_path / "m.json").read_text())["mP@5"])
+    assert found[0] == found[1]
+    images = np.random.default_rng(0).integers(0, 256, (3, 9, 7, 3), np.uint8)
+    several, singly = (submissions.load(str(each)).embed(images) for each in (embedder, tmp_path / "single"))
+    np.testing.assert_allclose(several, singly, atol=1e-6)
 
 
 def test_the_competitions_solution_is_scored_public_and_private_apart(tmp_path, capsys):
@@ -240,6 +266,14 @@ def test_a_solution_of_another_form_is_refused(text, tmp_path):
         read_solution(tmp_path / "s.csv")
 
 
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off", b"text"])
+def test_embeddings_that_cannot_be_read_are_refused_in_one_line(content, tmp_path, capsys):
+    (tmp_path / "s.csv").write_text("id,index ids,Usage\nq1,i1,Public\n")
+    path = _write(tmp_path / "e.npz", content)
+    code, _, error = run(capsys, "score", path, "--solution", tmp_path / "s.csv")
+    assert code == 2 and "expected embeddings with ids" in error and error.count("\n") == 1
+
+
 def _write(path, content):
     path.write_bytes(content)
     return path
@@ -250,6 +284,18 @@ def _zip(path, entries):
         for name, content in entries.items():
             file.writestr(name, content)
     return path
+
+
+def _damaged(folder):
+    """A zip whose directory is whole and whose first entry does not decompress."""
+    noise = np.random.default_rng(0).integers(0, 16, 5000, np.uint8).tobytes()
+    path, weights = folder / "x.zip", "variables/variables"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for name in ("saved_model.pb", f"{weights}.index", f"{weights}.data-00000-of-00001"):
+            file.writestr(name, noise)
+    content = bytearray(path.read_bytes())
+    content[50:90] = b"\xff" * 40
+    return _write(path, content)
 
 
 def _unsigned(folder):
