@@ -7,8 +7,8 @@ threads as there are cores. A training step is forward, backward and SGD with mo
 Each measurement is a process of its own, rounds are interleaved, warm-up and compilation are not counted; medians are
 printed, with the peak memory of the process beside. The limit is torch's own product of the blocks' dense layers, with
 nothing between them, three times over for a step. bfloat16 is guie's `mixed_bfloat16` (float32 weights) against
-torch's autocast, which also keeps float32 weights. guie compiles as it trains on a CPU (`devices.Found.jit`): by XLA in
-float32, a plain graph in bfloat16.
+torch's autocast, which also keeps float32 weights. guie compiles as it trains under `train.compile`
+(`devices.Found.jit`): on a CPU float32 by XLA, and bfloat16 as a plain graph.
 """
 
 import argparse
