@@ -22,13 +22,19 @@ def write(config: Run, path: Path) -> None:
     """Takes the head out of the newest checkpoint. Needs no TensorFlow.
 
     Raises:
-        BadInput: no checkpoint; or the run trained its encoder too, so the head alone would not be the embedder.
+        BadInput: no checkpoint; or the run trained its encoder too, or took it from another run, so the head alone would
+            not be the embedder.
     """
     trained = [phase.name for phase in config.train.phases if phase.trainable != "head"]
     if trained:
         raise BadInput(
             f"submit.encoder_model uploads the head alone, but phase {trained[0]!r} trains the encoder too: "
             "leave submit.encoder_model out"
+        )
+    if config.train.init_from:
+        raise BadInput(
+            "submit.encoder_model uploads the head alone, but train.init_from took the encoder from "
+            f"{config.train.init_from}: leave submit.encoder_model out"
         )
     newest = checkpoints.newest(Path(config.run_dir) / "checkpoints")
     if newest is None:

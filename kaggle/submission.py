@@ -65,7 +65,7 @@ unpacked = [folder for folder in (package / "submission", package) if (folder / 
 
 if (package / "head.safetensors").is_file():
     from export.head import attach
-    from export.saved_model import save
+    from export.saved_model import save, weights_sha256
     from pipeline.config import Run, load
 
     presets = sorted(INPUT.rglob("model.weights.h5"))
@@ -76,6 +76,11 @@ if (package / "head.safetensors").is_file():
     keras_hub.models.Backbone.from_preset(str(presets[0].parent)).save(encoder)
     config = load(Run, package / "config.yaml", [f"encoder.weights=file:{encoder}"])
     embedder = attach(config, package / "head.safetensors")
+    found = weights_sha256(embedder.model)
+    assert found == mark["weights_sha256"], (
+        f"the encoder of {presets[0].parent} is not the one that the head was trained on (weights {found[:16]}…, expected "
+        f"{mark['weights_sha256'][:16]}…): attach that one, or upload the whole submission (without submit.encoder_model)"
+    )
     model = Path(tempfile.mkdtemp()) / "saved_model"
     save(embedder.model, embedder.preprocess, model, config.export.flip_average, config.export.crops)
     zip_submission(model, submission)

@@ -1,7 +1,5 @@
 """The rows that a run's score stands beside: the same encoder's raw features, their PCA, and the untrained embedder."""
 
-from pathlib import Path
-
 import numpy as np
 import tensorflow as tf
 
@@ -18,8 +16,7 @@ class References:
     """Embeds the scored images once with the encoder as it was before training.
 
     `untrained` is the starting embedder, head included; `raw_features` the encoder's output at unit length; `pca`
-    that output's first `embedding_dim` principal components (named pca<D>), fitted on the training images where the
-    run kept their features, else on the scored ones.
+    that output's first `embedding_dim` principal components (named pca<D>), fitted on the index.
     """
 
     def __init__(self, run: Run):
@@ -28,6 +25,7 @@ class References:
             raise BadInput(f"score.references: expected some of {', '.join(ROWS)}, got {', '.join(unknown)}")
         self.run = run
         self.start = embedder.build(run)
+        self._principal: tuple[np.ndarray, np.ndarray] | None = None  # mean and axes
         self._forward = tf.function(self._features, reduce_retracing=True)  # images come in many sizes
 
     def encode(self, images: np.ndarray) -> dict[str, np.ndarray]:
@@ -37,7 +35,10 @@ class References:
         return {"features": self._forward(tf.constant(images)).numpy()}
 
     def finish(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Row name → [N, D], of all scored images; replaces `features` by the rows that the config asks for."""
+        """Row name → [N, D], of all scored images; replaces `features` by the rows that the config asks for.
+
+        Call it for the index first: what is called later is projected on the index's principal components.
+        """
         features = rows.pop("features", None)
         wanted = self.run.score.references
         if "raw_pixels" not in wanted:
@@ -50,7 +51,9 @@ class References:
             rows["raw_features"] = unit_length(features)
         if "pca" in wanted:
             width = self.run.embedder.embedding_dim
-            mean, axes = principal.axes(self._fitted_on(features), width)
+            if self._principal is None:
+                self._principal = principal.axes(features, width)
+            mean, axes = self._principal
             rows[f"pca{width}"] = unit_length((unit_length(features) - mean) @ axes)
         return rows
 
@@ -58,8 +61,3 @@ class References:
         return tf.cast(
             self.start.encoder.model(prepare(images, self.start.preprocess), training=False), tf.float32
         )
-
-    def _fitted_on(self, features: np.ndarray) -> np.ndarray:
-        kept = sorted(Path(self.run.run_dir).glob("features/train-*.npy"))
-        found = np.load(kept[-1]) if kept else features
-        return found if found.shape[1] == features.shape[1] else features

@@ -58,12 +58,12 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def write_preset(folder: Path) -> None:
+def write_preset(folder: Path, seed: int = 5) -> None:
     """A small CLIP with random weights, in the files of a KerasHub preset."""
     import keras
     import keras_hub
 
-    keras.utils.set_random_seed(5)
+    keras.utils.set_random_seed(seed)
     vision = keras_hub.models.CLIPVisionEncoder(
         patch_size=8,
         hidden_dim=64,
@@ -144,6 +144,17 @@ def test_the_submission_notebook_puts_the_head_on_the_attached_encoder(site, tra
         model = tf.saved_model.load(str(site / name))
         found.append(model.signatures["serving_default"](images=image)["embedding_norm"].numpy())
     np.testing.assert_allclose(found[0], found[1], atol=1e-5)
+
+
+def test_the_submission_notebook_stops_at_another_encoder_than_the_heads(site, trained):
+    packed = package.build(configs.load(configs.Run, site / "small.yaml"))
+    other = site / "another"
+    write_preset(other / "input" / "clip" / "keras" / "tiny" / "1", seed=6)
+    shutil.copytree(packed.dataset, other / "input" / "guie-submission")
+    with pytest.raises(
+        nbclient.exceptions.CellExecutionError, match="is not the one that the head was trained on"
+    ):
+        executed(packed.kernel, other, site / "executed" / "another.ipynb")
 
 
 def test_the_submission_notebook_hands_over_the_packed_zip_even_where_kaggle_unpacked_it(site, trained):

@@ -210,3 +210,9 @@ def test_the_head_alone_goes_up_only_where_the_encoder_stayed_as_it_was(config, 
     phases = "train.phases=[{name: all, trainable: all}]"
     assert submitted(config, model, phases, "--dry-run") == 2
     assert "trains the encoder too" in capsys.readouterr().err
+    assert (
+        submitted(config, model, "train.init_from=runs/other/checkpoints/step-9.safetensors", "--dry-run")
+        == 2
+    )
+    error = capsys.readouterr().err
+    assert "train.init_from took the encoder from runs/other" in error and error.count("\n") == 1
