@@ -1,14 +1,18 @@
 """Images resized once and packed: what several models are tested on need not be decoded again for each.
 
 A pack is a folder of `NNNNN.npz` files of `images` uint8 [n, S, S, 3], `labels` int64 [n], `keys` and, for
-images that could not be read, `rejected` (keys) and `reasons`. Each file appears when it is whole; a rerun
-makes those that are missing.
+images that could not be read, `rejected` (keys) and `reasons`. A file's name ends in digits that change with its
+images, so that of a changed set only the files of the changed images are made again. Each appears when it is whole;
+a rerun makes those that are missing and those whose rejected images can be read now.
 """
 
+import os
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -18,6 +22,7 @@ from pipeline.data import decode
 from pipeline.preprocessing import Preprocess, resize
 from tfrecords.errors import BadInput
 from tfrecords.sources import Item
+from tfrecords.sources.arrays import Batch
 
 FITS = ("squash", "crop")
 
@@ -27,12 +32,14 @@ class Pack:
     """What is packed, and where.
 
     Attributes:
-        folder: below it a folder named after everything that decides what the files hold.
+        root: below it a folder named after all that decides what the files hold but the images themselves.
+        source: where the items are from, JSON-able.
         labels: class → label.
         fit: "squash" the whole image into the square, or "crop" its central square first.
     """
 
     root: Path
+    source: Any
     items: list[Item]
     labels: dict[str, int]
     preprocess: Preprocess
@@ -44,18 +51,21 @@ class Pack:
         size, method = self.preprocess.image_size_px, self.preprocess.resize
         return self.root / f"{size}px-{method}-{self.fit}-{self.fingerprint}"
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
-        named = [(item.key, self.labels[item.class_name]) for item in self.items]
-        return runs.fingerprint([named, self.images_per_file, self.preprocess.antialias])
+        return runs.fingerprint([self.source, self.images_per_file, self.preprocess.antialias])
 
+    @cached_property
     def parts(self) -> dict[Path, list[Item]]:
         """File → the items in it, in order."""
-        starts = range(0, len(self.items), self.images_per_file)
-        return {
-            self.folder / f"{place:05d}.npz": self.items[start : start + self.images_per_file]
-            for place, start in enumerate(starts)
-        }
+        stamps = _stamps(self.items)
+        parts = {}
+        for place, start in enumerate(range(0, len(self.items), self.images_per_file)):
+            rows = slice(start, start + self.images_per_file)
+            items = self.items[rows]
+            named = [(item.key, self.labels[item.class_name]) for item in items]
+            parts[self.folder / f"{place:05d}-{runs.fingerprint([named, stamps[rows]])}.npz"] = items
+        return parts
 
 
 def fitted(image: np.ndarray, preprocess: Preprocess, fit: str) -> np.ndarray:
@@ -73,24 +83,33 @@ def fitted(image: np.ndarray, preprocess: Preprocess, fit: str) -> np.ndarray:
 
 
 def write(pack: Pack, threads: int) -> None:
-    """Makes the files of a pack that are missing."""
-    parts = pack.parts()
-    missing = {path: items for path, items in parts.items() if not path.is_file()}
-    done = len(pack.items) - sum(map(len, missing.values()))
-    progress = runs.Progress("data-prep", len(pack.items), "images", done)
+    """Makes the files of a pack that are missing, or that can be had with fewer rejected images."""
+    prepare = partial(_prepared, preprocess=pack.preprocess, fit=pack.fit)
     with ThreadPoolExecutor(threads) as pool:
+
+        def is_whole(path: Path, items: list[Item]) -> bool:
+            if not path.is_file():
+                return False
+            keys = {key for key, _ in rejected(path)}
+            again = pool.map(prepare, [item for item in items if item.key in keys])
+            return all(isinstance(result, str) for result in again)
+
+        missing = {path: items for path, items in pack.parts.items() if not is_whole(path, items)}
+        done = len(pack.items) - sum(map(len, missing.values()))
+        progress = runs.Progress("data-prep", len(pack.items), "images", done)
         for path, items in missing.items():
-            results = list(pool.map(partial(_prepared, preprocess=pack.preprocess, fit=pack.fit), items))
-            _write_file(path, items, results, pack)
+            _write_file(path, items, list(pool.map(prepare, items)), pack)
             progress.add(len(items))
 
 
 def files(pack: Pack) -> list[Path]:
-    """Raises BadInput where data-prep has not ended, or was run with another config."""
-    paths = list(pack.parts())
+    """Raises BadInput where data-prep has not ended, or was run with another config or on other images."""
+    paths = list(pack.parts)
     for path in paths:
         if not path.is_file():
-            raise BadInput(f"{path} is not prepared: run guie zero-shot data-prep with this config first")
+            raise BadInput(
+                f"{path} is not prepared: run guie zero-shot data-prep with this config and these images first"
+            )
     return paths
 
 
@@ -98,6 +117,29 @@ def rejected(path: Path) -> list[tuple[str, str]]:
     """(key, reason) of the images of a file that could not be read."""
     with np.load(path) as parts:
         return list(zip(parts["rejected"].tolist(), parts["reasons"].tolist(), strict=True))
+
+
+def _stamps(items: Iterable[Item]) -> list[tuple[int, int] | None]:
+    """Size and date of the file that each item is read from, an image or an archive of many; None: there is none."""
+    known: dict[str, tuple[int, int] | None] = {}
+    stamps = []
+    for item in items:
+        path = _file_of(item)
+        if path not in known:
+            try:
+                status = os.stat(path)
+                known[path] = status.st_size, status.st_mtime_ns
+            except (OSError, ValueError):  # a drawn image, a missing file; a NUL in the name
+                known[path] = None
+        stamps.append(known[path])
+    return stamps
+
+
+def _file_of(item: Item) -> str:
+    """Readers are `partial(function, path, …)`, or of an array that is read so."""
+    first = item.read.args[0] if isinstance(item.read, partial) else ""
+    first = first.read_arguments[0] if isinstance(first, Batch) else first
+    return first if isinstance(first, str) else ""
 
 
 def _prepared(item: Item, preprocess: Preprocess, fit: str) -> np.ndarray | str:

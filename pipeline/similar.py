@@ -25,7 +25,7 @@ from pipeline.classifiers import Classifier
 from pipeline.config import Encoder, Source, load, to_yaml
 from pipeline.data import LabelledImage
 from pipeline.embedding_store import Stored, embed_all
-from pipeline.labelled import labelled_images
+from pipeline.labelled import check_shared_names, labelled_images
 from pipeline.metrics import map_at_k
 from pipeline.search import nearest
 from pipeline.similar_report import Found, neighbour_rows, write_pictures
@@ -259,7 +259,9 @@ def _check(config: Similar, action: str) -> None:
         raise BadInput(f"method: expected {', '.join(METHODS)}, got {config.method!r}")
     if min(config.neighbours, config.batch_size, config.embedding_dim, config.classifier.top_classes) < 1:
         raise BadInput("neighbours, batch_size, embedding_dim and classifier.top_classes must be 1 or more")
-    if action == "search" and not config.index:
-        raise BadInput(
-            "index: expected at least one source of images to search in, such as {layout: folder, …}"
-        )
+    if action == "search":
+        if not config.index:
+            raise BadInput(
+                "index: expected at least one source of images to search in, such as {layout: folder, …}"
+            )
+        check_shared_names(config.index, config.queries)

@@ -21,7 +21,8 @@ import numpy as np
 from omegaconf import MISSING
 
 from pipeline import catalogue, confusion, packs, prompts, runs
-from pipeline.config import Source, from_command_line, resolve_data_path, to_yaml
+from pipeline.config import Source, from_command_line, to_yaml
+from pipeline.labelled import source_root
 from pipeline.preprocessing import Preprocess
 from pipeline.two_towers import FITS, Towers, TwoTowers, batches, identity
 from tfrecords.errors import BadInput
@@ -115,7 +116,7 @@ def check(config: ZeroShot) -> None:
 
 def list_task(config: ZeroShot) -> Task:
     """Raises BadInput where the layout does, where nothing is listed and where class names do not fit."""
-    root = resolve_data_path(config.source.root, config.data_root)
+    root = source_root(config.source, config.data_root)
     listing = list_source(config.source.layout, root, dict(config.source.options))
     items = list(listing.items)
     if config.order == "hashed":
@@ -135,8 +136,10 @@ def pack_of(config: ZeroShot, model: TwoTowers, task: Task) -> packs.Pack:
     """The images as the model wants them; models of the same size share a pack."""
     entry = catalogue.find(model.encoder.name, model.encoder.architecture)
     size = model.encoder.image_size_px or entry.image_size_px
+    source = config.source
     return packs.Pack(
         root=Path(config.run_dir) / "packs",
+        source=[source.layout, str(source_root(source, config.data_root).resolve()), dict(source.options)],
         items=task.items,
         labels={name: place for place, name in enumerate(task.classes)},
         preprocess=Preprocess(size, entry.mean, entry.std, entry.resize),
@@ -212,9 +215,9 @@ def _classify(
     """(labels int64 [N], the best classes int64 [N, ≤5], seconds of encoding, images encoded now)."""
     all_labels, best, seconds, fresh, right, seen = [], [], 0.0, 0, 0, 0
     progress = runs.Progress(f"{towers.text.name}: images", total, "images")
-    for place, file in enumerate(files):
-        path = kept / f"{place:05d}.npy"
+    for file in files:
         with np.load(file) as parts:
+            path = kept / f"{file.stem}-{runs.fingerprint(parts['keys'].tolist())}.npy"
             labels, unread = parts["labels"], len(parts["rejected"])
             images = None if path.is_file() else parts["images"]
         if images is not None:

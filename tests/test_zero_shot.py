@@ -4,6 +4,10 @@ import csv
 import importlib.util
 import io
 import json
+import os
+import shutil
+import zipfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +21,10 @@ from pipeline.preprocessing import Preprocess, prepare
 from pipeline.two_towers import TwoTowers, identity
 from tests.tiny_towers import MODEL, clip_tiny
 from tfrecords.errors import BadInput
+from tfrecords.sources import Item, read_file
+from tfrecords.sources.archives import read_zipped
+from tfrecords.sources.arrays import batch, read_image
+from tfrecords.sources.items import refuse
 
 COLOURS = {"red": (220, 10, 10), "green": (10, 200, 10), "blue": (10, 10, 230)}
 CONFIG = """
@@ -138,6 +146,60 @@ def test_what_is_done_is_not_done_again(folder, colour_towers):
     second = json.loads((folder / "run" / "zero_shot.json").read_text())
     for row, before in zip(second["models"], first["models"], strict=True):
         assert row["images/s"] is None and row["top-1"] == before["top-1"]
+
+
+def test_other_images_of_the_same_names_are_packed_anew_and_a_changed_one_with_its_file_alone(
+    folder, colour_towers
+):
+    assert run(folder) == 0
+    shutil.copytree(folder / "images", folder / "others")
+    for path in (folder / "others").glob("red/*.png"):
+        path.write_bytes(picture(COLOURS["blue"], 40, 50))
+    assert run(folder, f"source.root={folder / 'others'}") == 0
+    changed = json.loads((folder / "run" / "zero_shot.json").read_text())["models"][0]
+    assert (changed["images"], changed["top-1"]) == (10, 0.6)  # all reds are blue now
+
+    assert run(folder) == 0  # the first images are packed still
+    before = set((folder / "run" / "packs").rglob("*.npz"))
+    (folder / "images" / "red" / "wrong_1.png").write_bytes(picture(COLOURS["red"], 61, 40))
+    assert run(folder, step="evaluate") == 2
+    assert run(folder) == 0
+    assert len(set((folder / "run" / "packs").rglob("*.npz")) - before) == 1
+    assert json.loads((folder / "run" / "zero_shot.json").read_text())["models"][0]["top-1"] == 1.0
+    assert colour_towers[-1].calls == {"images": 3, "texts": 0}
+
+
+def test_rejected_images_are_tried_again(folder, colour_towers):
+    whole, path = picture(COLOURS["blue"], 44, 50), folder / "images" / "blue" / "broken.png"
+    path.write_bytes(bytes(len(whole)))
+    date = path.stat().st_mtime_ns
+    assert run(folder) == 0
+    path.write_bytes(whole)  # of the same size and date: nothing but trying tells
+    os.utime(path, ns=(date, date))
+    assert run(folder) == 0
+    row = json.loads((folder / "run" / "zero_shot.json").read_text())["models"][1]
+    assert (row["images"], row["rejected"]) == (11, 0)
+    assert rows_of(folder / "run" / "rejects.csv") == []
+    assert colour_towers[-1].calls == {"images": 4, "texts": 0}
+
+
+def test_archives_and_arrays_are_told_apart_by_their_file(tmp_path):
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        archive.writestr("a.png", picture(COLOURS["red"], 8, 8))
+    for reader in (
+        partial(read_file, str(tmp_path / "set.zip")),
+        partial(read_zipped, str(tmp_path / "set.zip"), 0, 1, 1, 0, 0),
+        partial(read_image, batch(partial(read_file, str(tmp_path / "set.zip")), len), 0),
+    ):
+        stamps = packs._stamps([Item("a", "a", reader)])
+        assert stamps == [((tmp_path / "set.zip").stat().st_size, (tmp_path / "set.zip").stat().st_mtime_ns)]
+    nothing = [partial(refuse, "why"), partial(read_file, str(tmp_path / "none")), lambda: b""]
+    assert packs._stamps([Item("a", "a", reader) for reader in nothing]) == [None] * 3
+
+
+def test_drawn_images_need_no_data_root(folder, colour_towers):
+    drawn = "source={layout: drawn, name: d, root: '', options: {classes: 2, images_per_class: 2}}"
+    assert run(folder, drawn, "data_root=''", step="data-prep") == 0
 
 
 def test_steps_run_alone_and_evaluate_asks_for_data_prep(folder, colour_towers, capsys):
