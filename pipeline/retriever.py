@@ -6,14 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from pipeline import encoders, taps
+from pipeline import encoders, runs, taps
 from pipeline.cascade import NEVER, vote
 from pipeline.preprocessing import Preprocess, prepare
-from pipeline.two_towers import JOINT_POOLING, Towers, TwoTowers
+from pipeline.two_towers import JOINT_POOLING, Towers, TwoTowers, identity
 from pipeline.vector_database import Neighbour, VectorDatabase
 from tfrecords.errors import BadInput
 
@@ -97,19 +98,19 @@ class Retriever:
         layers = taps.choose_layers(self.encoder, given_taps)
         self.stepped = taps.SteppedEncoder(self.encoder.model, {**layers, "origin": taps.OUTPUT})
         self.collections = {stage: f"{collection}_{stage}" for stage in STAGES}
-        weights = hashlib.sha256()
-        for variable in self.encoder.model.weights:
-            weights.update(np.ascontiguousarray(variable.numpy()).tobytes())
         made_by = {
             "encoder": self.encoder.name,
-            "weights": weights.hexdigest()[:16],
+            "weights": _digest(self.encoder.model),
             "preprocess": asdict(self.encoder.preprocess),
         }
         self.made_by: dict[str, dict[str, Any]] = {
             "first": {"pixels_px": pixels_px},
             **{stage: {**made_by, "layer": layer} for stage, layer in layers.items()},
-            "origin": {**made_by, "layer": "classes" if self.towers else "output"},
+            "origin": {**made_by, "layer": "output"},
         }
+        if self.towers:  # its rows are the text tower's
+            text_tower = runs.fingerprint([identity(model), _digest(self.towers.text.model)])
+            self.made_by["origin"] |= {"layer": "classes", "text_tower": text_tower}
 
     @property
     def zero_shot(self) -> bool:
@@ -211,6 +212,14 @@ def check_thresholds(thresholds: Mapping[str, float]) -> None:
             raise BadInput(
                 f"thresholds.{stage}: expected 0 … 1, or {NEVER} to pass the stage by; got {value}"
             )
+
+
+def _digest(model: keras.Model) -> str:
+    """16 hex digits of the weights."""
+    weights = hashlib.sha256()
+    for variable in model.weights:
+        weights.update(np.ascontiguousarray(variable.numpy()).tobytes())
+    return weights.hexdigest()[:16]
 
 
 def _has_text(model: TwoTowers) -> bool:

@@ -25,7 +25,7 @@ from typing import Any
 from pipeline import prompts, runs, staged_perf, zero_shot
 from pipeline.config import Encoder, Source, load, to_yaml
 from pipeline.data import LabelledImage, decode
-from pipeline.labelled import labelled_images
+from pipeline.labelled import check_shared_names, labelled_images
 from pipeline.retriever import STAGES, Answer, Asked, Retriever, check_thresholds, looked_up
 from pipeline.two_towers import TwoTowers
 from pipeline.vector_database import VectorDatabase
@@ -143,15 +143,20 @@ def main(command: Command) -> None:
 
 
 def build(config: Staged, retriever: Retriever) -> None:
-    """Fills every stage's collection; what is there already, from the same bytes, is not encoded again."""
+    """Makes every stage's collection hold what the config lists, and only that.
+
+    What is there already, from the same bytes and of the same class, is not encoded again.
+    """
     if not config.index:
         raise BadInput("index: expected at least one source of labelled images, such as {layout: folder, …}")
     images, names = labelled_images(config.index, config.data_root)
     run_dir, database = Path(config.run_dir), retriever.database
     runs.write_text(run_dir / "config.yaml", to_yaml(config))
     retriever.open_collections(create=True)
+    rows: dict[str, set[str]] = {}  # collection → the keys it is to hold
     if retriever.zero_shot:
-        _write_classes(config, retriever, sorted({image.class_name for image in images}), names)
+        classes = sorted({image.class_name for image in images})
+        rows[retriever.collections["origin"]] = _write_classes(config, retriever, classes, names)
     stages = [stage for stage in STAGES if not (stage == "origin" and retriever.zero_shot)]
     collections = [retriever.collections[stage] for stage in stages]
     progress = runs.Progress("staged build", len(images), "images")
@@ -166,19 +171,24 @@ def build(config: Staged, retriever: Retriever) -> None:
             digests.append(digest)
             pictures.append(pixels)
         if new:
-            keys, classes = [image.key for image in new], [image.class_name for image in new]
+            keys, labels = [image.key for image in new], [image.class_name for image in new]
             asked = Asked(pictures, keys)
             for stage, name in zip(stages, collections, strict=True):
-                database.insert(name, keys, classes, digests, retriever.features(stage, asked))
+                database.insert(name, keys, labels, digests, retriever.features(stage, asked))
             added += len(new)
         progress.add(len(batch))
-    for name in retriever.collections.values():
-        database.finish(name)
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([("key", "reason"), *rejects])
     runs.write_text(run_dir / "rejects.csv", text.getvalue())
     if len(rejects) == len(images):
         raise BadInput(f"none of the {len(images):,} images could be read: see {run_dir / 'rejects.csv'}")
+    readable = {image.key for image in images} - {key for key, _ in rejects}
+    removed = 0
+    for name in retriever.collections.values():
+        removed += database.keep_only(name, rows.get(name, readable))
+        database.finish(name)
+    if removed:
+        print(f"staged build: {removed:,} rows removed: no longer listed, or no longer readable")
     print(
         f"staged build: {len(images):,} images ({added:,} new or changed, {len(rejects):,} rejected), "
         f"{database.count(collections[0]):,} in {len(STAGES)} collections of {database.uri}"
@@ -226,11 +236,15 @@ def describe(answers: list[Answer], zero_shot: bool) -> str:
 def _read(
     batch: list[LabelledImage], there: list[dict[str, str]], rejects: list[tuple[str, str]]
 ) -> Iterator[tuple[LabelledImage, str, Any]]:
-    """The images of a batch that some collection lacks or holds from other bytes: (image, digest, pixels)."""
+    """The images of a batch that some collection lacks, or holds from other bytes or as of another class.
+
+    Yields:
+        (image, digest, pixels).
+    """
     for image in batch:
         try:
             encoded = image.read()
-            digest = hashlib.sha256(encoded).hexdigest()[:32]
+            digest = hashlib.sha256(encoded + image.class_name.encode()).hexdigest()[:32]
             if all(known.get(image.key) == digest for known in there):
                 continue
             yield image, digest, decode(encoded)
@@ -238,8 +252,10 @@ def _read(
             rejects.append((image.key, " ".join(str(error).split())))
 
 
-def _write_classes(config: Staged, retriever: Retriever, classes: list[str], names: dict[str, str]) -> None:
-    """Zero-shot: the classes' prompts are the rows of `origin`."""
+def _write_classes(
+    config: Staged, retriever: Retriever, classes: list[str], names: dict[str, str]
+) -> set[str]:
+    """Zero-shot: the classes' prompts are the rows of `origin`. Returns their keys."""
     assert retriever.towers is not None
     spoken = [prompts.spoken(names.get(each, each)) for each in classes]
     templates = prompts.templates(config.templates)
@@ -247,16 +263,12 @@ def _write_classes(config: Staged, retriever: Retriever, classes: list[str], nam
     started = time.monotonic()
     folder = Path(config.run_dir) / "classes" / key
     vectors = zero_shot.class_embeddings(retriever.towers, spoken, templates, folder, config.batch_size)
-    retriever.database.insert(
-        retriever.collections["origin"],
-        [f"class/{each}" for each in classes],
-        classes,
-        [key] * len(classes),
-        vectors,
-    )
+    keys = [f"class/{each}" for each in classes]
+    retriever.database.insert(retriever.collections["origin"], keys, classes, [key] * len(classes), vectors)
     print(
         f"staged build: prompts of {len(classes)} classes in {time.monotonic() - started:.1f} s", flush=True
     )
+    return set(keys)
 
 
 def _check(config: Staged) -> None:
@@ -269,3 +281,4 @@ def _check(config: Staged) -> None:
     if not re.fullmatch(r"[A-Za-z_]\w{0,200}", config.collection):
         raise BadInput(f"collection: expected letters, digits and underscores, got {config.collection!r}")
     check_thresholds(config.thresholds)
+    check_shared_names(config.index, config.queries)

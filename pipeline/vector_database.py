@@ -11,7 +11,7 @@ import importlib.util
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,8 @@ import numpy as np
 from tfrecords.errors import BadInput
 
 KEY_BYTES = 1024  # of a key, a class name: Milvus wants a bound
-FETCH = 256  # keys asked for, rows written in one request
+FETCH = 256  # keys asked for, rows written or deleted in one request
+PAGE = 4096  # ids listed in one request; a cluster gives 16,384 at most
 
 
 @dataclass(frozen=True)
@@ -151,6 +152,18 @@ class VectorDatabase:
         ]
         for start in range(0, len(rows), FETCH):
             self.client.upsert(name, rows[start : start + FETCH])
+
+    def keep_only(self, name: str, keys: Collection[str]) -> int:
+        """Deletes the rows of all other keys. Returns how many there were."""
+        wanted = {row_id(key) for key in keys}
+        others: list[str] = []
+        pages = self.client.query_iterator(name, batch_size=PAGE, output_fields=["id"])
+        while page := pages.next():
+            others.extend(row["id"] for row in page if row["id"] not in wanted)
+        pages.close()
+        for start in range(0, len(others), FETCH):
+            self.client.delete(name, ids=others[start : start + FETCH])
+        return len(others)
 
     def finish(self, name: str) -> None:
         """Makes what was written durable and indexed; a search before it is correct, but slow."""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import cascade, cli, encoders, retriever, staged, taps
+from pipeline import cascade, cli, encoders, retriever, staged, taps, tokenizers
 from pipeline.config import Encoder
 from pipeline.data import decode
 from pipeline.two_towers import Towers, TwoTowers
@@ -287,6 +287,47 @@ def test_a_changed_image_is_encoded_again_and_a_broken_one_is_named(built: str, 
         broken.unlink(missing_ok=True)
 
 
+def test_a_build_leaves_what_the_config_lists_and_nothing_else(built: str, images: Path, capsys):
+    lines = run(capsys, "build", built, "index.0.cap_per_class=2")
+    assert "6 images (0 new or changed, 0 rejected), 6 in 4 collections" in lines[-1]
+    assert "72 rows removed" in lines[-2]  # 18 images, 4 stages
+    with VectorDatabase(str(Path(built).parent / "run" / "vectors.db")) as database:
+        for stage in retriever.STAGES:
+            database.client.load_collection(f"guie_{stage}")
+            assert database.count(f"guie_{stage}") == 6
+    broken = images / "train" / "red" / "0.png"
+    before = broken.read_bytes()
+    try:
+        run(capsys, "build", built)
+        broken.write_bytes(b"no image")  # no longer what its rows say
+        assert "24 images (0 new or changed, 1 rejected), 23 in 4" in run(capsys, "build", built)[-1]
+    finally:
+        broken.write_bytes(before)
+
+
+def test_a_class_that_was_wrong_in_the_table_is_mended(config: str, images: Path, tmp_path: Path, capsys):
+    table = tmp_path / "table.csv"
+    argv = [
+        "build",
+        config,
+        f"index=[{{layout: csv, name: tiny, root: {table}, options: {{images: {images}}}}}]",
+    ]
+    paths = [f"train/{name}/{i}.png" for name in COLOURS for i in range(2)]
+    for first, new in (("red", 6), ("blue", 1)):
+        rows = [(path, first if i == 0 else path.split("/")[1]) for i, path in enumerate(paths)]
+        table.write_text("path,label\n" + "".join(f"{path},{name}\n" for path, name in rows))
+        assert f"6 images ({new} new or changed, 0 rejected), 6 in 4" in run(capsys, *argv)[-1]
+
+
+def test_sources_of_one_name_are_refused(built: str, capsys):
+    two = "index=[{layout: folder, name: a, root: train}, {layout: folder, name: a, root: test}]"
+    assert "2 sources are called 'a'" in run(capsys, "build", built, two, code=2)[-1]
+    same = "queries=[{layout: folder, name: tiny, root: test}]"
+    line = run(capsys, "perf", built, same, code=2)[-1]
+    assert "both have a source 'tiny', of folder:train and of folder:test" in line
+    assert "cap_per_class" in run(capsys, "build", built, "index.0.cap_per_class=0", code=2)[-1]
+
+
 def test_bad_input_is_one_line(built: str, tmp_path: Path, capsys):
     no_image = tmp_path / "x.png"
     no_image.write_text("hello")
@@ -324,6 +365,27 @@ def test_with_a_text_tower_origin_is_zero_shot(tmp_path: Path, images: Path, cap
     cosine = (features / np.linalg.norm(features)) @ texts.T
     assert shown[1] == list(COLOURS)[int(cosine.argmax())]
     assert float(shown[3]) == pytest.approx(np.sqrt(2 - 2 * cosine.max()), abs=2e-3)
+
+
+def test_zero_shot_rows_are_the_config_s_classes_and_text_tower(tmp_path: Path, images: Path, capsys):
+    config = str(tmp_path / "clip.yaml")
+    Path(config).write_text(
+        f"run_dir: {tmp_path / 'run'}\ndata_root: {images}\nencoder: {{name: clip_tiny}}\ntemplates: one\n"
+        "index: [{layout: folder, name: tiny, root: train}]\n"
+    )
+    run(capsys, "build", config)
+    one = tmp_path / "one" / "red"
+    one.mkdir(parents=True)
+    (one / "0.png").write_bytes((images / "train" / "red" / "0.png").read_bytes())
+    run(capsys, "build", config, f"index.0.root={one.parent}")
+    with VectorDatabase(str(tmp_path / "run" / "vectors.db")) as database:
+        database.client.load_collection("guie_origin")
+        assert database.count("guie_origin") == 1
+        assert set(database.digests("guie_origin", ["class/red", "class/blue"])) == {"class/red"}
+    for other in ("text_architecture={num_layers: 1}", f"vocabulary={tokenizers._open_clip_file()}"):
+        for action in (["build"], ["predict", str(one / "0.png"), "--config"]):
+            line = run(capsys, *action, config, other, code=2)[-1]
+            assert "guie_origin" in line and "text_tower was" in line
 
 
 def test_deeper_stages_beat_pixels_on_real_images(shared: Path, tmp_path: Path, capsys):

@@ -56,6 +56,21 @@ def test_a_row_written_twice_is_there_once_and_a_changed_one_is_replaced(tmp_pat
         assert database.digests("c", [keys[0], keys[1], "never seen"]) == {keys[0]: "new", keys[1]: "d1"}
 
 
+def test_rows_of_other_keys_are_deleted_beyond_one_page(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("pipeline.vector_database.PAGE", 7)
+    monkeypatch.setattr("pipeline.vector_database.FETCH", 5)
+    keys, classes, digests, vectors = rows(40)
+    with VectorDatabase(str(tmp_path / "a.db")) as database:
+        database.open_collection("c", 8, MADE_BY, create=True)
+        assert database.keep_only("c", keys) == 0
+        database.insert("c", keys, classes, digests, vectors)
+        assert database.keep_only("c", [*keys[::4], "never seen"]) == 30
+        database.finish("c")
+        assert database.count("c") == 10 and database.digests("c", keys).keys() == set(keys[::4])
+        assert {hit.key for hit in database.search("c", vectors[1:2], 40)[0]} == set(keys[::4])
+        assert database.keep_only("c", keys) == 0
+
+
 def test_a_served_database_works_by_its_uri_with_no_other_change(tmp_path: Path):
     from milvus_lite.server_manager import server_manager_instance
 
@@ -68,6 +83,7 @@ def test_a_served_database_works_by_its_uri_with_no_other_change(tmp_path: Path)
             database.insert("c", keys, classes, digests, vectors)
             database.finish("c")
             assert database.search("c", vectors[2:3], 1)[0][0].key == keys[2]
+            assert database.keep_only("c", keys[2:]) == 2 and database.count("c") == 3
             with pytest.raises(BadInput, match="another encoder"):
                 database.open_collection("c", 8, {"encoder": "big"}, create=False)
     finally:
