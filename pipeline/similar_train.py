@@ -1,8 +1,11 @@
 """`guie similar train`: an embedder under triplet loss, set after set (MNIST → CIFAR-10 → CIFAR-100)."""
 
+import csv
 import hashlib
+import io
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 import keras
@@ -11,7 +14,7 @@ import tensorflow as tf
 
 from pipeline import encoders, runs
 from pipeline.config import Encoder, Source
-from pipeline.data import LabelledImage, decode
+from pipeline.data import LabelledImage, decode, read_decoded
 from pipeline.embedding_store import embed_all
 from pipeline.labelled import labelled_images
 from pipeline.metrics import map_at_k, neighbour_hits
@@ -22,6 +25,7 @@ from pipeline.vector_database import unit_length
 from tfrecords.errors import BadInput
 
 STATE = "embedder.npz"
+REJECTS = "train_rejects.csv"  # not rejects.csv: that is the search's, in the same folder
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ class Vectors:
     """
 
     def __init__(self, encoder: Encoder, embedding_dim: int, seed: int, run_dir: Path, trained: bool):
-        self.encoder = encoders.build(encoder, seed=seed)
+        self.encoder = encoders.build(encoder, seed=seed, train_batch_norm=True)
         self.head = build_head(self.encoder.width, embedding_dim, seed)
         self.model = keras.Model(self.encoder.model.inputs, self.head(self.encoder.model.outputs[0]))
         self.identity = runs.fingerprint([asdict(encoder), embedding_dim])
@@ -122,21 +126,28 @@ def train(
     )
     for place, each in enumerate(triplets.sets):
         first = 0 if place > at_set else done if place == at_set else each.epochs
-        if place < at_set or (first >= each.epochs and any(row["set"] == each.name for row in rows)):
+        old = next((row for row in rows if row["set"] == each.name), None)
+        if place < at_set or (first >= each.epochs and old and old["after"]):
             print(f"similar train: {each.name} is done", flush=True)
             continue
         images, _ = labelled_images(each.train, data_root)
         validation, _ = labelled_images(each.validation, data_root)
-        features = _features(vectors, images, run_dir, batch_size, each.name) if frozen else None
-        images = features[0] if features else images
-        before = (
-            _validate(vectors, validation, run_dir, batch_size, each.name, frozen) if first == 0 else None
-        )
+        rejects: list[tuple[str, str]] = []
+        read = partial(_features, vectors, run_dir, batch_size) if frozen else _readable
+        images, features = read(images, each.name, rejects)
+        validation, validation_features = read(validation, f"{each.name}, validation", rejects)
+        validate = partial(_validate, vectors, validation, validation_features, batch_size)
+        row = {"set": each.name, "images": len(images), "before": (old or {}).get("before"), "after": None}
+        rows = [other for other in rows if other is not old] + [row]
+        if first == 0:
+            row["before"] = validate()
+        runs.write_json(metrics_path, {"sets": rows})  # a resumed run reads `before` here
+        _write_rejects(run_dir / REJECTS, each.name, rejects)
         labels = np.unique([image.class_name for image in images], return_inverse=True)[1].astype(np.int64)
 
         def take(rows: np.ndarray, images=images, features=features) -> np.ndarray:
-            if features:
-                return features[1][rows]
+            if features is not None:
+                return features[rows]
             return prepared([decode(images[row].read()) for row in rows], vectors.encoder.preprocess).numpy()
 
         loss = float("nan")
@@ -148,15 +159,7 @@ def train(
             loss = trainer.epoch(take, labels, order, what)
             trainer.save(place, epoch + 1)
             print(f"{what}: loss {loss:.4f}", flush=True)
-        after = _validate(vectors, validation, run_dir, batch_size, each.name, frozen)
-        old = next((row for row in rows if row["set"] == each.name), None)
-        row = {
-            "set": each.name,
-            "images": len(images),
-            "before": before or (old or {}).get("before"),
-            "after": after,
-        }
-        rows = [row for row in rows if row["set"] != each.name] + [row]
+        row["after"] = validate()
         runs.write_json(metrics_path, {"sets": rows})
     print(_table(rows))
     last = rows[-1]
@@ -183,30 +186,71 @@ def map_table(vectors: np.ndarray, class_names: Sequence[str]) -> dict[str, floa
     return {f"mAP@{k}": map_at_k(hits, matches, k) for k in (1, 3, 5)}
 
 
+def _readable(
+    images: list[LabelledImage], name: str, rejects: list[tuple[str, str]]
+) -> tuple[list[LabelledImage], None]:
+    """The images that can be decoded, without features; the others go to `rejects`, so that no epoch meets them."""
+    kept = []
+    progress = runs.Progress(f"similar train: reading {name}", len(images), "images")
+    for row, pixels, reason in read_decoded(images):
+        if pixels is None:
+            rejects.append((images[row].key, " ".join(reason.split())))
+        else:
+            kept.append(images[row])
+        progress.add(1)
+    if not kept:
+        raise BadInput(f"none of the {len(images):,} images of {name} could be read, such as {rejects[-1]}")
+    return kept, None
+
+
+def _write_rejects(path: Path, name: str, rejects: Sequence[tuple[str, str]]) -> None:
+    """Replaces the rows of the set `name`."""
+    header, rows = ["set", "key", "reason"], []
+    if path.exists():
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = [row for row in list(csv.reader(file))[1:] if row[0] != name]
+    text = io.StringIO()
+    mine = [[name, *reject] for reject in rejects]
+    csv.writer(text, lineterminator="\n").writerows([header, *rows, *mine])
+    runs.write_text(path, text.getvalue())
+
+
 def _features(
-    vectors: Vectors, images: Sequence[LabelledImage], run_dir: Path, batch_size: int, name: str
+    vectors: Vectors,
+    run_dir: Path,
+    batch_size: int,
+    images: list[LabelledImage],
+    name: str,
+    rejects: list[tuple[str, str]],
 ) -> tuple[list[LabelledImage], np.ndarray]:
+    """(images that could be read, their features); the others go to `rejects`."""
     stored = embed_all(
         images, vectors.embed, vectors.made_by, run_dir / "embedded", None, batch_size, f"features of {name}"
     )
     if not stored.images:
-        raise BadInput(f"none of the {len(images):,} images of {name} could be read")
+        raise BadInput(
+            f"none of the {len(images):,} images of {name} could be read, such as {stored.rejects[0]}"
+        )
+    rejects.extend(stored.rejects)
     return stored.images, stored.vectors
 
 
 def _validate(
-    vectors: Vectors, images: Sequence[LabelledImage], run_dir: Path, batch_size: int, name: str, frozen: bool
+    vectors: Vectors,
+    images: Sequence[LabelledImage],
+    features: np.ndarray | None,
+    batch_size: int,
 ) -> dict[str, float]:
-    if frozen:
-        kept, features = _features(vectors, images, run_dir, batch_size, f"{name}, validation")
+    """mAP@k by the images' features, or by the whole model where there are none."""
+    if features is not None:
         embedded = vectors.head(features, training=False).numpy()
     else:
-        kept, parts = list(images), []
-        for start in range(0, len(kept), batch_size):
-            part = [decode(image.read()) for image in kept[start : start + batch_size]]
+        parts = []
+        for start in range(0, len(images), batch_size):
+            part = [decode(image.read()) for image in images[start : start + batch_size]]
             parts.append(vectors.model(prepared(part, vectors.encoder.preprocess), training=False).numpy())
         embedded = np.concatenate(parts)
-    return map_table(unit_length(embedded), [image.class_name for image in kept])
+    return map_table(unit_length(embedded), [image.class_name for image in images])
 
 
 def _table(rows: Sequence[dict]) -> str:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import keras
@@ -13,8 +14,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline import boxes, classifiers, cli, similar, triplets
+from pipeline.config import Source
 from pipeline.data import LabelledImage
 from pipeline.embedding_store import Stored, embed_all
+from pipeline.labelled import check_shared_names
 from pipeline.similar_train import build_head, map_table
 from tfrecords.errors import BadInput
 
@@ -362,6 +365,48 @@ def test_killed_training_ends_where_an_unbroken_one_does(
     resumed = dict(np.load(tmp_path / "again" / "embedder.npz"))
     for name in whole:
         np.testing.assert_array_equal(whole[name], resumed[name])
+    metrics = [json.loads((tmp_path / each / "train_metrics.json").read_text()) for each in ("run", "again")]
+    assert metrics[0] == metrics[1] and all(row["before"] for row in metrics[0]["sets"])
+
+
+@pytest.mark.parametrize("trainable", ["head", "all"])
+def test_a_broken_image_is_named_and_training_goes_on(
+    settings_file: str, images: Path, tmp_path: Path, capsys, trainable: str
+):
+    shutil.copytree(images, tmp_path / "broken")
+    for path in ("train/red/0.png", "test/blue/1.png"):
+        (tmp_path / "broken" / path).write_bytes(b"no image")
+    argv = [f"data_root={tmp_path / 'broken'}", f"triplets.trainable={trainable}"]
+    lines = run(capsys, "train", settings_file, *argv, *[f"triplets.sets.{i}.epochs=1" for i in (0, 1)])
+    assert "two mAP@5" in lines[-1]
+    with (tmp_path / "run" / "train_rejects.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["set"], row["key"]) for row in rows] == [
+        (name, key) for name in ("one", "two") for key in ("tiny/red/0.png", "tiny/blue/1.png")
+    ]
+    assert all(row["reason"].startswith("not an image") for row in rows)
+    sets = json.loads((tmp_path / "run" / "train_metrics.json").read_text())["sets"]
+    assert [row["images"] for row in sets] == [47, 47]
+
+
+def test_a_query_is_not_itself_because_a_file_of_another_set_has_its_name(
+    settings_file: str, models: Path, capsys
+):
+    same = "queries=[{layout: folder, name: tiny, root: test}]"
+    line = run(capsys, "search", settings_file, same, code=2)[-1]
+    assert "both have a source 'tiny', of folder:train and of folder:test" in line and "rename one" in line
+    two = "index=[{layout: folder, name: a, root: train}, {layout: folder, name: a, root: test}]"
+    assert "2 sources are called 'a'" in run(capsys, "search", settings_file, two, code=2)[-1]
+    split = [Source("cub200", "birds", "CUB", None, {"split": each}) for each in ("train", "all")]
+    check_shared_names(split[:1], split[1:])  # a set's keys are of the whole set
+
+
+def test_drawn_images_need_no_data_root(settings_file: str, capsys):
+    drawn = "{layout: drawn, name: d, options: {classes: 2, images_per_class: 3}}"
+    lines = run(
+        capsys, "search", settings_file, "data_root=''", f"index=[{drawn}]", "queries=[]", "pictures=1"
+    )
+    assert "6 queries among 6 images" in lines[-2]
 
 
 def test_the_whole_encoder_trains_too(settings_file: str, tmp_path: Path, capsys):
