@@ -25,6 +25,15 @@ RETRIED_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})  # those that 
 LONGEST_PAUSE_SECONDS = 30.0  # however long a server asks us to wait
 CHUNK_BYTES = 64 * 1024
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
+NEVER_PUBLIC = [  # what `is_global` of some Python 3.11 and 3.12 lets pass
+    ipaddress.ip_network(text)
+    for text in (
+        "64:ff9b:1::/48",  # NAT64 within a site, RFC 8215
+        "fec0::/10",  # site-local, RFC 3879
+        "::/96",  # IPv4 in IPv6 as it was first written, RFC 4291
+        "192.0.0.0/24",  # of protocols, RFC 6890
+    )
+]
 
 
 @dataclass(frozen=True)
@@ -84,7 +93,9 @@ def is_public(address: str) -> bool:
     [True, False, False, False, False]
     """
     plain = _plain(address)
-    return plain.is_global and not plain.is_multicast
+    return (
+        plain.is_global and not plain.is_multicast and not any(plain in network for network in NEVER_PUBLIC)
+    )
 
 
 def fetch(references: list[str], options: Fetch, root: Path) -> list[Fetched]:

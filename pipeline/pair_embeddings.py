@@ -1,6 +1,6 @@
 """Embeddings of the images and captions of a table: fetched, prepared and encoded in blocks, kept as they come."""
 
-import io
+import hashlib
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -8,13 +8,13 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from pipeline import packs, runs
 from pipeline.data import decode
 from pipeline.fetch import Fetch, Fetched, fetch, is_url
 from pipeline.metering import Meter
 from pipeline.two_towers import Towers
+from tfrecords import pixels
 
 BLOCK = 64  # images prepared and encoded at a time; the next as many are fetched meanwhile
 TEXT_BLOCK = 512
@@ -43,7 +43,7 @@ def encode_images(
     """
     unique = list(dict.fromkeys(references))
     keys = {reference: _key(reference, root) for reference in unique}
-    kept = _kept(folder)
+    kept = _kept(folder, "images")
     found = {reference: kept[key] for reference, key in keys.items() if key in kept}
     reasons: dict[str, str] = {}
     missing = [reference for reference in unique if reference not in found]
@@ -62,7 +62,7 @@ def encode_images(
             if good:
                 with meter.step("encoding images", len(good)):
                     encoded = _encoded(towers, np.stack(list(good.values())))
-                _keep(folder, [keys[reference] for reference in good], encoded)
+                _keep(folder, "images", [keys[reference] for reference in good], encoded)
                 found |= dict(zip(good, encoded, strict=True))
             progress.add(len(block), f"{len(reasons):,} not to be had")
     return found, reasons
@@ -73,12 +73,17 @@ def encode_texts(
 ) -> tuple[dict[str, np.ndarray], dict[str, int]]:
     """Each caption once.
 
+    Args:
+        folder: as `encode_images` has it; all captions are tokenised, the new ones encoded.
+
     Returns:
         (caption → float32 [D], unit length; caption → tokens that did not fit, where there are any).
     """
     unique = list(dict.fromkeys(captions))
     tokenizer = towers.text.tokenizer
-    found: dict[str, np.ndarray] = {}
+    keys = {caption: hashlib.sha256(caption.encode()).hexdigest() for caption in unique}
+    kept = _kept(folder, "texts")
+    found = {caption: kept[key] for caption, key in keys.items() if key in kept}
     cut: dict[str, int] = {}
     progress = runs.Progress("captions: texts", len(unique), "texts")
     for start in range(0, len(unique), TEXT_BLOCK):
@@ -87,13 +92,12 @@ def encode_texts(
             ids = tokenizer.ids(block)
         over = {text: len(row) - tokenizer.room for text, row in zip(block, ids, strict=True)}
         cut |= {text: count for text, count in over.items() if count > 0}
-        path = folder / f"texts-{runs.fingerprint(block)}.npy"
-        if not path.is_file():
-            with meter.step("encoding texts", len(block)):
-                encoded = towers.encode_ids(tokenizer.pack(ids), BATCH)
-            with runs.atomic_path(path) as temporary, temporary.open("wb") as file:
-                np.save(file, encoded)
-        found |= dict(zip(block, np.load(path), strict=True))
+        new = {text: row for text, row in zip(block, ids, strict=True) if text not in found}
+        if new:
+            with meter.step("encoding texts", len(new)):
+                encoded = towers.encode_ids(tokenizer.pack(list(new.values())), BATCH)
+            _keep(folder, "texts", [keys[text] for text in new], encoded)
+            found |= dict(zip(new, encoded, strict=True))
         progress.add(len(block))
     return found, cut
 
@@ -121,14 +125,14 @@ def _prepared(fetched: Fetched, towers: Towers, max_megapixels: float) -> np.nda
     if fetched.content is None:
         return fetched.reason
     try:
-        with Image.open(io.BytesIO(fetched.content)) as image:  # reads the header only
-            megapixels = image.width * image.height / 1e6
+        image = pixels.opened(fetched.content)  # reads the header only
+        megapixels = image.width * image.height / 1e6
         if megapixels > max_megapixels:
             return f"{megapixels:.1f} megapixels, more than max_megapixels {max_megapixels:g}"
         return packs.fitted(decode(fetched.content), towers.preprocess, towers.fit)
-    except (ValueError, OSError, Image.DecompressionBombError) as error:
-        broken = f"not a readable image: {str(error) or type(error).__name__}"
-        return "not an image" if "cannot identify" in broken else " ".join(broken.split())
+    except (pixels.Rejected, ValueError, OSError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        return "not an image" if reason.startswith("not an image") else f"not a readable image: {reason}"
 
 
 def _encoded(towers: Towers, images: np.ndarray) -> np.ndarray:
@@ -147,16 +151,16 @@ def _key(reference: str, root: Path) -> str:
         return f"{reference}|absent"
 
 
-def _kept(folder: Path) -> dict[str, np.ndarray]:
-    """Key → float32 [D] of everything kept."""
+def _kept(folder: Path, kind: str) -> dict[str, np.ndarray]:
+    """Key → float32 [D] of everything kept of a kind, images or texts."""
     found: dict[str, np.ndarray] = {}
-    for path in sorted(folder.glob("images-*.npz")):
+    for path in sorted(folder.glob(f"{kind}-*.npz")):
         with np.load(path) as parts:
             found |= dict(zip(parts["keys"].tolist(), parts["embeddings"], strict=True))
     return found
 
 
-def _keep(folder: Path, keys: list[str], embeddings: np.ndarray) -> None:
-    path = folder / f"images-{runs.fingerprint(keys)}.npz"
+def _keep(folder: Path, kind: str, keys: list[str], embeddings: np.ndarray) -> None:
+    path = folder / f"{kind}-{runs.fingerprint(keys)}.npz"
     with runs.atomic_path(path) as temporary, temporary.open("wb") as file:
         np.savez(file, keys=np.array(keys, str), embeddings=embeddings)

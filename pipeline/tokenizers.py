@@ -216,13 +216,27 @@ def _from_folder(tokenizer: Any, folder: str) -> keras_hub.tokenizers.Tokenizer:
     path = Path(folder)
     if (path / "tokenizer.json").is_file():
         return _from_preset(tokenizer, folder)
+    pieces = tokenizer is keras_hub.tokenizers.CLIPTokenizer
+    wanted = ("vocabulary.json", "merges.txt") if pieces else ("vocabulary.spm",)
     for place in (path / "assets" / "tokenizer", path):
-        if (place / "vocabulary.json").is_file() and (place / "merges.txt").is_file():
-            merges = (place / "merges.txt").read_text(encoding="utf-8").rstrip("\n").split("\n")
-            return tokenizer(vocabulary=json.loads((place / "vocabulary.json").read_text()), merges=merges)
-        if (place / "vocabulary.spm").is_file():
-            return _siglip_file(place / "vocabulary.spm")
+        if all((place / name).is_file() for name in wanted):
+            return _clip_files(place) if pieces else _siglip_file(place / "vocabulary.spm")
     raise BadInput(f"{folder}: expected vocabulary.json with merges.txt (CLIP) or vocabulary.spm (SigLIP)")
+
+
+def _clip_files(folder: Path) -> keras_hub.tokenizers.Tokenizer:
+    try:
+        merges = (folder / "merges.txt").read_text(encoding="utf-8").rstrip("\n").split("\n")
+        pieces = json.loads((folder / "vocabulary.json").read_text(encoding="utf-8"))
+        if not isinstance(pieces, dict):
+            raise ValueError(f"a JSON {type(pieces).__name__}, not an object")
+        return keras_hub.tokenizers.CLIPTokenizer(vocabulary=pieces, merges=merges)
+    except (OSError, ValueError, TypeError, RecursionError) as error:  # the last three: what JSON may hold
+        reason = " ".join(str(error).split())[:160]
+        raise BadInput(
+            f"{folder}: expected CLIP's vocabulary.json (piece → number) and the merges.txt that belongs to it; "
+            f"they are damaged ({reason}): copy both again from the preset"
+        ) from None
 
 
 def _siglip_file(path: Path) -> keras_hub.tokenizers.Tokenizer:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import struct
 import threading
 import time
 from pathlib import Path
@@ -144,6 +145,31 @@ def test_images_are_read_once_and_again_when_they_change(tmp_path):
     image.write_bytes(picture((250, 0, 250), 77))
     _, third, _ = run(tmp_path, table)
     assert third[0]["similarity"] != first[0]["similarity"]
+
+
+def test_kinds_that_the_records_do_not_take_are_rows_with_a_reason(tmp_path):
+    """Pillow's plugin for DDS raises NotImplementedError for these pixel flags, that for FTEX AssertionError."""
+    (tmp_path / "images").mkdir()
+    header = (
+        b"DDS " + struct.pack("<7I44x", 124, 0x1007, 8, 8, 0, 0, 0) + struct.pack("<8I", 32, 0x99, *[0] * 6)
+    )
+    (tmp_path / "images" / "odd.dds").write_bytes(header + bytes(20))
+    ftex = b"FTEX" + struct.pack("<I2i2i", 1, 8, 8, 1, 7) + struct.pack("<2i", 0, 0)
+    (tmp_path / "images" / "odd.ftu").write_bytes(ftex + bytes(64))
+    (tmp_path / "images" / "a.jpg").write_bytes(picture((9, 99, 9)))
+    code, rows, summary = run(tmp_path, "image,caption\nodd.dds,x\nodd.ftu,x\na.jpg,x\n")
+    assert code == 0 and summary["scored"] == 1
+    assert [row["reason"] for row in rows] == ["not an image", "not an image", ""]
+
+
+def test_a_new_caption_alone_is_encoded(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.jpg").write_bytes(picture((9, 99, 9)))
+    _, first, _ = run(tmp_path, "image,caption\na.jpg,one\na.jpg,two\n")
+    _, second, summary = run(tmp_path, "image,caption\na.jpg,new\na.jpg,one\na.jpg,two\n")
+    items = {row["step"]: row["items"] for row in summary["steps"]}
+    assert (items["tokenising"], items["encoding texts"]) == (3, 1)
+    assert [row["similarity"] for row in second[1:]] == [row["similarity"] for row in first]
 
 
 def test_table_of_bad_rows_alone_ends_well(tmp_path):

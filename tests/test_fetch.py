@@ -93,6 +93,24 @@ def test_redirects_up_to_the_limit_are_followed(server):
     assert get(server, "/hop/4/good/a.jpg").reason == "more than 3 redirects"
 
 
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("64:ff9b:1::a00:1", False),  # NAT64 within a site
+        ("fec0::1", False),  # site-local
+        ("::10.0.0.1", False),  # IPv4 in IPv6 as it was first written
+        ("192.0.0.192", False),  # protocols
+        ("64:ff9b::a00:1", False),  # 10.0.0.1 behind NAT64
+        ("64:ff9b::8.8.8.8", True),
+        ("::ffff:8.8.8.8", True),
+        ("2606:4700:4700::1111", True),
+        ("192.0.1.1", True),
+    ],
+)
+def test_addresses_that_some_pythons_call_global_are_not_public(address, expected):
+    assert is_public(address) is expected
+
+
 def test_private_addresses_are_refused_before_anything_is_sent(server):
     closed = replace(QUICK, allow_networks=[])
     before = sum(server.seen.values())

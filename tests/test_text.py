@@ -107,6 +107,28 @@ def test_clip_vocabulary_of_a_preset_folder_gives_the_same_tokens(clip_tokenizer
     assert (tokenizers.clip(77, str(tmp_path))(texts) == clip_tokenizer(texts)).all()
 
 
+@pytest.mark.parametrize(
+    ("vocabulary", "merges"),
+    [(b'{"a": 0, "b"', b"a b\n"), (b"[1, 2]", b"a b\n"), (b"null", b"a b\n"), (b'{"\xff": 0}', b"a b\n"),
+     (b'{"a": "0"}', b""), (b'{"a": 0}', b"a b c\n"), (b"[" * 100_000, b"a b\n")],
+)  # fmt: skip
+def test_damaged_vocabulary_folder_is_named(tmp_path, vocabulary, merges):
+    (tmp_path / "vocabulary.json").write_bytes(vocabulary)
+    (tmp_path / "merges.txt").write_bytes(merges)
+    with pytest.raises(BadInput, match="they are damaged") as raised:
+        tokenizers.clip(77, str(tmp_path))
+    assert "\n" not in str(raised.value)
+
+
+def test_vocabulary_folder_of_the_other_family_is_named(sentencepiece_model, tmp_path):
+    with pytest.raises(BadInput, match=r"expected vocabulary\.json with"):
+        tokenizers.clip(77, str(sentencepiece_model.parent))
+    (tmp_path / "vocabulary.json").write_text("{}")
+    (tmp_path / "merges.txt").write_text("")
+    with pytest.raises(BadInput, match=r"vocabulary\.spm"):
+        tokenizers.siglip(16, str(tmp_path))
+
+
 def test_siglip_rows_are_pieces_end_and_full_padding(sentencepiece_model):
     peer = sentencepiece.SentencePieceProcessor(model_file=str(sentencepiece_model))
     for first_generation, pad in ((True, 1), (False, 0)):
