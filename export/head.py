@@ -22,8 +22,8 @@ def write(config: Run, path: Path) -> None:
     """Takes the head out of the newest checkpoint. Needs no TensorFlow.
 
     Raises:
-        BadInput: no checkpoint; or the run trained its encoder too, or took it from another run, so the head alone would
-            not be the embedder.
+        BadInput: no checkpoint; or the run trained its encoder too, or took it from another run, so the head alone
+            would not be the embedder.
     """
     trained = [phase.name for phase in config.train.phases if phase.trainable != "head"]
     if trained:

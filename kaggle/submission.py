@@ -78,8 +78,8 @@ if (package / "head.safetensors").is_file():
     embedder = attach(config, package / "head.safetensors")
     found = weights_sha256(embedder.model)
     assert found == mark["weights_sha256"], (
-        f"the encoder of {presets[0].parent} is not the one that the head was trained on (weights {found[:16]}…, expected "
-        f"{mark['weights_sha256'][:16]}…): attach that one, or upload the whole submission (without submit.encoder_model)"
+        f"the encoder of {presets[0].parent} is not the one that the head was trained on (weights {found[:16]}…, "
+        f"expected {mark['weights_sha256'][:16]}…): attach that one, or leave submit.encoder_model out"
     )
     model = Path(tempfile.mkdtemp()) / "saved_model"
     save(embedder.model, embedder.preprocess, model, config.export.flip_average, config.export.crops)

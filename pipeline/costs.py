@@ -2,10 +2,14 @@
 
 FLOPs are those of matrix products and convolutions, two a multiply-add; XLA's optimised graph of the built step has
 exactly these (tests/test_plan.py). What a block keeps for its backward pass was counted in XLA's buffer assignments.
+Other networks are built and counted from their graph, see `built`.
 """
 
+import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pipeline import config
 from pipeline.catalogue import Entry
@@ -22,10 +26,11 @@ OPTIMIZER_BYTES = {
 
 @dataclass(frozen=True)
 class EncoderCosts:
-    """One image through an encoder. A convolutional network counts as one block.
+    """One image through an encoder.
 
     Attributes:
-        stem_parameters, block_parameters, tail_parameters: before the first block, of each block, after the last.
+        stem_parameters, block_parameters, tail_parameters: before the first block, of every block in order, after the
+            last. A network whose blocks are unknown is all tail.
         stem_flops, block_flops, tail_flops: of the forward pass.
         recomputed_flops: what a checkpointed block does again.
         token_elements: numbers that enter a block.
@@ -35,9 +40,9 @@ class EncoderCosts:
     """
 
     width: int
-    blocks: int
+    image_size_px: int
     stem_parameters: int
-    block_parameters: int
+    block_parameters: tuple[int, ...]
     tail_parameters: int
     stem_flops: float
     block_flops: float
@@ -49,8 +54,12 @@ class EncoderCosts:
     forward_elements: float
 
     @property
+    def blocks(self) -> int:
+        return len(self.block_parameters)
+
+    @property
     def parameters(self) -> int:
-        return self.stem_parameters + self.blocks * self.block_parameters + self.tail_parameters
+        return self.stem_parameters + sum(self.block_parameters) + self.tail_parameters
 
     @property
     def flops(self) -> float:
@@ -113,9 +122,9 @@ def transformer(entry: Entry, image_size_px: int, pooling: str, overlap_px: int 
     narrow, wide, scores = float(tokens * width), float(tokens * inner), float(heads * tokens * tokens)
     return EncoderCosts(
         width=int(a["projection_dim"]) if pooling == "projection" else width,
-        blocks=layers,
+        image_size_px=image_size_px,
         stem_parameters=stem,
-        block_parameters=2 * norm + attention + mlp + scales,
+        block_parameters=(2 * norm + attention + mlp + scales,) * layers,
         tail_parameters=tail,
         stem_flops=2.0 * patches * 3 * patch * patch * width,
         block_flops=block_flops,
@@ -128,17 +137,23 @@ def transformer(entry: Entry, image_size_px: int, pooling: str, overlap_px: int 
     )
 
 
-def built(model) -> EncoderCosts:
+def built(model, image_size_px: int, blocks: Sequence[Sequence[Any]]) -> EncoderCosts:
     """Costs of any other Keras model, from its graph; activations are counted generously, every map that it makes.
+
+    Parameters are exact for each block. FLOPs and activations are exact for the whole network alone: of its blocks each
+    is given an even share, though the first ones have the larger maps, and the stem is counted among them.
 
     Args:
         model: images [B, S, S, 3] → features [B, width].
+        image_size_px: S.
+        blocks: `encoders.ImageEncoder.blocks`: the stem's layers, then each block's; empty where they are unknown.
     """
     import tensorflow as tf  # a second to import; transformers need none of it
 
-    side = model.input_shape[1]
     traced = tf.function(lambda images: model(images, training=False))
-    graph = traced.get_concrete_function(tf.TensorSpec([1, side, side, 3], tf.float32)).graph
+    graph = traced.get_concrete_function(
+        tf.TensorSpec([1, image_size_px, image_size_px, 3], tf.float32)
+    ).graph
     flops, elements, largest = 0.0, 0.0, 0.0
     for operation in graph.get_operations():
         if not operation.outputs or not operation.outputs[0].shape.is_fully_defined():
@@ -151,11 +166,21 @@ def built(model) -> EncoderCosts:
             flops += 2.0 * count * inward * (kernel[2] if operation.type == "Conv2D" else 1)
         if len(output.shape) == 4 and output.dtype.is_floating and output.shape[0] == 1:
             elements, largest = elements + count, max(largest, count)
-    parameters = sum(int(tf.size(variable.value)) for variable in model.trainable_variables)
+    place_of = {
+        id(v): place for place, layers in enumerate(blocks) for layer in layers for v in layer.variables
+    }
+    parameters = [0] * (len(blocks) + 1)  # the last: of no block, which is trained whenever a block is
+    for variable in model.trainable_variables:
+        parameters[place_of.get(id(variable), -1)] += math.prod(variable.shape)
+    share = 1.0 / (len(blocks) - 1) if len(blocks) > 1 else 0.0  # of FLOPs and activations, each block's
+    rest = 0.0 if share else 1.0
     return EncoderCosts(
-        width=int(model.output_shape[-1]), blocks=1, stem_parameters=0, block_parameters=parameters, tail_parameters=0,
-        stem_flops=0.0, block_flops=flops, tail_flops=0.0, recomputed_flops=flops, token_elements=largest,
-        block_elements=elements, end_elements=2 * largest, forward_elements=3 * largest,
+        width=int(model.output_shape[-1]), image_size_px=image_size_px,
+        stem_parameters=parameters[0] if blocks else 0, block_parameters=tuple(parameters[1:-1]),
+        tail_parameters=parameters[-1],
+        stem_flops=0.0, block_flops=share * flops, tail_flops=rest * flops, recomputed_flops=share * flops,
+        token_elements=share * elements, block_elements=share * elements,
+        end_elements=rest * elements + 2 * largest, forward_elements=3 * largest,
     )  # fmt: skip
 
 
@@ -177,24 +202,23 @@ def step(
     projection = encoder.width * dim
     top = 2.0 * (projection + centres)  # FLOPs of head and cosines, forward
     blocks = trained_blocks(phase, encoder.blocks)
-    head_trained = phase.trainable != "encoder"
+    head_trained, encoder_trained = phase.trainable != "encoder", phase.trainable != "head"
     trained = (projection + centres) * head_trained
-    flops = top * (1 + head_trained) + (top if blocks else 2.0 * centres)  # + to the inputs
+    flops = top * (1 + head_trained) + (top if encoder_trained else 2.0 * centres)  # + to the inputs
     kept = checkpointed = 0.0
     if not on_features:
         flops += encoder.flops
         kept = checkpointed = encoder.forward_elements
-    if blocks:
+    if encoder_trained:
         whole = phase.trainable in ("encoder", "all")
-        trained += blocks * encoder.block_parameters + encoder.tail_parameters
+        trained += sum(encoder.block_parameters[encoder.blocks - blocks :]) + encoder.tail_parameters
         trained += encoder.stem_parameters * whole
         again = encoder.recomputed_flops * blocks * run.encoder.checkpointing
         flops += 2 * (blocks * encoder.block_flops + encoder.tail_flops) + encoder.stem_flops * whole + again
         kept = blocks * encoder.block_elements + encoder.end_elements
         inputs = (blocks + 3) * encoder.token_elements  # one a block, and the gradient on its way
         checkpointed = min(kept, inputs + encoder.block_elements + encoder.end_elements)
-    side = phase.image_size_px or run.encoder.image_size_px or 0
-    pixels = 0.0 if on_features else 2.0 * 3 * side * side
+    pixels = 0.0 if on_features else 2.0 * 3 * encoder.image_size_px**2
     return StepCosts(
         parameters=encoder.parameters + projection + centres,
         trained_parameters=trained,

@@ -8,13 +8,16 @@ taken to reach. Not counted: validation, checkpoints, reading records, padding o
 """
 
 import argparse
+import inspect
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from pipeline import catalogue, config, costs, runs
+from pipeline import catalogue, config, costs, recipe, runs
 from pipeline.config import Phase, Run
 from pipeline.costs import EncoderCosts, StepCosts
 from tfrecords.errors import BadInput
+from tfrecords.sources import LAYOUTS, list_source
 
 GIB = 2.0**30
 HEADROOM = 0.95  # of HBM; the runtime keeps some for itself
@@ -33,15 +36,17 @@ ACCELERATORS = {
     "v5e-8": Accelerator(8, 16.0, 197e12),
 }
 
-KNOWN_SETS = {  # layout: (classes, training images) of the whole public set
-    "imagenet": (1000, 1_281_167),
-    "products10k": (9691, 141_931),
-    "landmarks": (81_313, 1_580_470),
-    "cub200": (200, 5_994),
-    "cifar10": (10, 50_000),
-    "cifar100": (100, 50_000),
-    "mnist": (10, 60_000),
-    "fashion_mnist": (10, 60_000),
+CIFAR = {"train": 50_000, "test": 10_000, "all": 60_000}
+MNIST = {"train": 60_000, "test": 10_000, "all": 70_000}
+KNOWN_SETS = {  # layout: (classes, images of each split) of the whole public set, as published
+    "imagenet": (1000, {"train": 1_281_167, "val": 50_000}),
+    "products10k": (9691, {"train": 141_931, "test": 55_376}),
+    "landmarks": (81_313, {"train": 1_580_470}),
+    "cub200": (200, {"all": 11_788, "train": 5_994, "test": 5_794}),
+    "cifar10": (10, CIFAR),
+    "cifar100": (100, CIFAR),
+    "mnist": (10, MNIST),
+    "fashion_mnist": (10, MNIST),
 }
 
 
@@ -115,12 +120,14 @@ def main(options: Options) -> None:
         BadInput: no phases; sizes that are neither built, known nor given; an encoder that is not there.
     """
     run = options.run
-    if not run.train.phases:
-        raise BadInput("train.phases: expected at least one phase, got none")
+    recipe.check(run)
     size = set_size(run, options.images, options.classes)
     encoder = encoder_costs(run.encoder)
+    oversampled = any(phase.min_images_per_class > 1 for phase in run.train.phases)
+    too_few = "; min_images_per_class adds to that, unknown before records are built"
+    origin = size.origin + (too_few if oversampled and size.counts is None else "")
     print(
-        f"plan: {run.name}, {run.encoder.name}: {size.images:,} images of {size.classes:,} classes ({size.origin})"
+        f"plan: {run.name}, {run.encoder.name}: {size.images:,} images of {size.classes:,} classes ({origin})"
     )
     head = encoder.width * run.embedder.embedding_dim
     centres = size.classes * run.train.loss.subcenters * run.embedder.embedding_dim
@@ -142,8 +149,6 @@ def main(options: Options) -> None:
 def plan_phase(run: Run, phase: Phase, size: SetSize, share: float) -> PhasePlan:
     """Costs of one phase on every accelerator."""
     encoder = encoder_costs(run.encoder, phase.image_size_px, phase.patch_overlap_px)
-    side = phase.image_size_px or run.encoder.image_size_px or _own_size(run.encoder)
-    phase = replace(phase, image_size_px=side)
     on_features = phase.trainable == "head" and phase.augment == config.Augment()
     each = costs.step(encoder, run, phase, size.classes, on_features)
     drawn = _drawn(size, phase.min_images_per_class)
@@ -170,7 +175,7 @@ def plan_phase(run: Run, phase: Phase, size: SetSize, share: float) -> PhasePlan
             steps * phase.batch_size / seconds,
             seconds / 3600,
         )
-    return PhasePlan(phase, side, on_features, each, drawn, steps, estimates)
+    return PhasePlan(phase, encoder.image_size_px, on_features, each, drawn, steps, estimates)
 
 
 def _sharded(each: StepCosts, run: Run, classes: int, replicas: int) -> StepCosts:
@@ -196,7 +201,8 @@ def encoder_costs(
     from pipeline import encoders  # TensorFlow, for what only a built network tells
 
     options = replace(encoder, weights="none", image_size_px=image_size_px or encoder.image_size_px)
-    return costs.built(encoders.build(options).model)
+    found = encoders.build(options)
+    return costs.built(found.model, found.preprocess.image_size_px, found.blocks)
 
 
 def set_size(run: Run, images: int | None = None, classes: int | None = None) -> SetSize:
@@ -227,21 +233,32 @@ def set_size(run: Run, images: int | None = None, classes: int | None = None) ->
 
 
 def _known(source: config.Source) -> tuple[int, int]:
-    """(classes, images) of a source."""
+    """(classes, images) of a source, of the split that it takes."""
     if source.layout == "drawn":
-        from tfrecords.sources import list_source  # its defaults are its own
-
         classes = len(list_source("drawn", Path(), dict(source.options)).classes)
-        return classes, classes * int(source.options.get("images_per_class", 60))
+        return classes, classes * _options(source)["images_per_class"]
     if source.layout not in KNOWN_SETS:
         raise BadInput(
             f"source {source.name}: the size of a {source.layout!r} is known only once its records are built: run "
             "`guie tfrecords`, or give --images N --classes N"
         )
-    classes, images = KNOWN_SETS[source.layout]
-    return min(
-        classes, int(source.options.get("classes", 7000))
-    ) if source.layout == "landmarks" else classes, images
+    (classes, images), options = KNOWN_SETS[source.layout], _options(source)
+    split = options.get("split", "train")
+    if split not in images:
+        raise BadInput(
+            f"source {source.name}: layout {source.layout}: option split expects {', '.join(images)}, got {split!r}"
+        )
+    if options.get("coarse"):
+        classes = 20
+    if source.layout == "landmarks":
+        classes = min(classes, options["classes"])
+    return classes, images[split] + (classes if options.get("iconic") else 0)
+
+
+def _options(source: config.Source) -> dict[str, Any]:
+    """The source's options, and the layout's defaults for the others."""
+    known = inspect.signature(LAYOUTS[source.layout]).parameters
+    return {name: parameter.default for name, parameter in known.items()} | dict(source.options)
 
 
 def _drawn(size: SetSize, min_images_per_class: int) -> int:
@@ -249,12 +266,6 @@ def _drawn(size: SetSize, min_images_per_class: int) -> int:
     if size.counts is None:
         return size.images
     return sum(max(-(-min_images_per_class // count), 1) * count for count in size.counts)
-
-
-def _own_size(encoder: config.Encoder) -> int:
-    if encoder.name.startswith("keras_file:"):
-        return 0  # it does not say before it is read; only pixels' few bytes depend on it
-    return catalogue.find(encoder.name, encoder.architecture).image_size_px
 
 
 def _lines(planned: PhasePlan, checkpointing: bool) -> list[str]:

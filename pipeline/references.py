@@ -16,7 +16,8 @@ class References:
     """Embeds the scored images once with the encoder as it was before training.
 
     `untrained` is the starting embedder, head included; `raw_features` the encoder's output at unit length; `pca`
-    that output's first `embedding_dim` principal components (named pca<D>), fitted on the index.
+    that output's first `embedding_dim` principal components (named pca<D>), fitted on the index,
+    which no submission sees.
     """
 
     def __init__(self, run: Run):

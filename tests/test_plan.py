@@ -1,14 +1,16 @@
 """`guie plan`: its arithmetic against the built step in XLA, against open_clip, and by hand."""
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from pipeline import cli, config, costs, plan
+from pipeline import class_weights, cli, config, costs, embedder, plan, trainable
 from pipeline.config import Encoder, Loss, Optimizer, Phase, Run, Train
+from tfrecords.errors import BadInput
 
 ROOT = Path(__file__).parents[1]
 SMALL = {"patch_size": 8, "hidden_dim": 96, "num_layers": 2, "num_heads": 4, "intermediate_dim": 384}
@@ -161,7 +163,72 @@ def test_any_keras_model_is_planned_from_its_graph(tmp_path):
     found = plan.encoder_costs(encoder)
     assert found.flops == 2 * (64 * 8 * 27 + 64 * 8 * 9 + 8 * 5)
     assert found.parameters == (27 * 8 + 8) + (9 * 8 + 8) + (8 * 5 + 5) and found.width == 5
-    assert found.block_elements >= 2 * 64 * 8
+    assert found.end_elements >= 2 * 64 * 8 and found.image_size_px == 16
+    with pytest.raises(BadInput, match="0 known blocks"):  # as `guie train` says
+        costs.step(found, Run(), Phase(name="p", trainable="last 1 block"), CLASSES, on_features=False)
+    everything = costs.step(found, Run(), Phase(name="p", trainable="all"), CLASSES, on_features=False)
+    assert everything.trained_parameters == everything.parameters
+
+
+def test_a_keras_model_of_any_size_costs_what_it_does_at_the_configs(tmp_path):
+    import keras
+
+    found = []
+    for side in (None, 24):
+        inputs = keras.Input([side, side, 3])
+        x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(8, 3, padding="same")(inputs))
+        keras.Model(inputs, x).save(tmp_path / f"{side}.keras")
+        name = f"keras_file:{tmp_path}/{side}.keras"
+        found.append(plan.encoder_costs(Encoder(name=name, mean=[0.5] * 3, std=[0.5] * 3, image_size_px=24)))
+    assert found[0] == found[1] and found[0].flops == 2 * 24 * 24 * 8 * 27
+
+
+def test_last_blocks_of_a_convolutional_network_have_the_parameters_that_training_trains():
+    import tensorflow as tf
+
+    run = Run(encoder=Encoder(name="mobilenet_v3_small_050", image_size_px=32))
+    model = embedder.build(run)
+    centers = class_weights.build(CLASSES, 1, 64, 0, False, tf.distribute.get_strategy())
+    encoder = plan.encoder_costs(run.encoder)
+    whole = costs.built(model.encoder.model, 32, [])
+    assert encoder.blocks == 12 and encoder.parameters == whole.parameters
+    assert encoder.flops == pytest.approx(whole.flops)
+    for word in ("head", "last 1 block", "last 5 blocks", "last 12 blocks", "all"):
+        phase = Phase(name="p", trainable=word)
+        variables, _ = trainable.variables(model, centers, phase)
+        trained = sum(math.prod(variable.shape) for variable in variables)
+        assert costs.step(encoder, run, phase, CLASSES, False).trained_parameters == trained, word
+    with pytest.raises(BadInput, match="12 known blocks"):
+        costs.step(encoder, run, Phase(name="p", trainable="last 13 blocks"), CLASSES, False)
+
+
+@pytest.mark.parametrize(
+    ("layout", "options", "classes", "images"),
+    [
+        ("cub200", {}, 200, 11_788),
+        ("cub200", {"split": "train"}, 200, 5_994),
+        ("imagenet", {"split": "val"}, 1000, 50_000),
+        ("cifar10", {"split": "test"}, 10, 10_000),
+        ("cifar100", {"coarse": True}, 20, 50_000),
+        ("landmarks", {"classes": 50}, 50, 50_000),
+        ("products10k", {"iconic": True}, 9691, 141_931 + 9691),
+        ("drawn", {"classes": 5}, 5, 300),
+    ],
+)
+def test_known_sizes_are_those_of_the_split(layout, options, classes, images):
+    source = config.Source(layout=layout, name="s", options=options)
+    size = plan.set_size(
+        Run(run_dir="nowhere", records=config.Records(sources=[source], cap_per_class=1_000))
+    )
+    capped = min(images, 1_000 * classes)
+    assert (size.classes, size.images) == (classes, capped)
+
+
+def test_oversampling_that_cannot_be_counted_is_said(capsys):
+    path = str(ROOT / "configs/siglip_so400m_probe.yaml")
+    for least, said in ((0, False), (20, True)):
+        assert cli.main(["plan", path, f"train.phases.0.min_images_per_class={least}"]) == 0
+        assert ("min_images_per_class" in capsys.readouterr().out.splitlines()[0]) == said
 
 
 def test_command_names_every_accelerator_and_ends_with_one_line(capsys):
@@ -181,6 +248,7 @@ def test_command_names_every_accelerator_and_ends_with_one_line(capsys):
         (["train.phases.0.trainable=last 40 blocks"], "27 known blocks"),
         (["encoder.name=siglip_so400"], "nearest"),
         (["records.sources.0.layout=folder"], "--images N --classes N"),
+        (["records.sources.0.options.split=test"], "train, val"),
         (["train.phases=[]"], "at least one phase"),
     ],
 )
