@@ -9,6 +9,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from tests.damage import HARMLESS, WAYS, encoded, many_scans, photograph, png_bomb
+from tfrecords.jpeg_markers import ARITHMETIC_FRAMES, markers
 from tfrecords.pixels import MAX_PIXELS, Rejected, decode, reduced_by, shrunk_size, transcode
 
 
@@ -154,6 +155,47 @@ def test_a_bomb_is_refused_by_its_header(side: int):
 def test_a_jpeg_of_a_thousand_scans_is_refused_unread():
     with pytest.raises(Rejected, match="scans"):
         transcode(many_scans(encoded(photograph(7, 64, 64)), np.random.default_rng(0)), 384, 95)
+
+
+@pytest.mark.parametrize(
+    "behind", [b"\xff\xda" * 200, b"\xff\xc9", None], ids=["scans", "arithmetic", "film"]
+)
+def test_what_stands_behind_a_jpegs_end_or_in_its_metadata_is_no_part_of_it(behind: bytes | None):
+    behind = np.random.default_rng(0).bytes(8 << 20) if behind is None else behind  # 8 MB: some 120 of FF DA
+    data = encoded(photograph(7, 64, 64), progressive=True)
+    assert transcode(data + behind, 64, 95) == (data + behind, True)
+    profile = b"\xff\xe2" + struct.pack(">H", 2 + len(behind[:60_000])) + behind[:60_000]
+    data = data[:2] + profile + data[2:]
+    assert transcode(data, 64, 95) == (data, True)
+
+
+def test_an_arithmetic_frame_is_found_by_its_marker():
+    """Pillow writes none: the frame's marker alone, behind a segment and padding that must be passed over."""
+    head = bytes.fromhex("ffd8 ffe0 0004 ffc9 ffff ffcb 0003 00")
+    assert list(markers(head)) == [0xE0, 0xCB] and not ARITHMETIC_FRAMES.isdisjoint(markers(head))
+
+
+def test_the_markers_are_those_that_a_walk_byte_by_byte_finds():
+    def obvious(data: bytes) -> list[int]:
+        found, at = [], 2
+        while at + 1 < len(data):
+            marker = data[at + 1]
+            if data[at] != 0xFF or marker in (0, 1, 0xFF) or 0xD0 <= marker <= 0xD7:
+                at += 1
+                continue
+            found.append(marker)
+            if marker == 0xD9:
+                break
+            at += 2 + max(2, 256 * sum(data[at + 2 : at + 3]) + sum(data[at + 3 : at + 4]))
+        return found
+
+    rng = np.random.default_rng(3)
+    for seed in range(20):
+        data = encoded(photograph(seed, 70, 50), progressive=seed % 2 == 0, restart_marker_blocks=seed % 3)
+        found = list(markers(data + data))
+        assert found == obvious(data) and found.count(0xDA) == (10 if seed % 2 == 0 else 1)
+        damaged = WAYS["bytes flipped"](data, rng)
+        assert list(markers(damaged)) == obvious(damaged)
 
 
 def test_float_pixels_are_refused_on_purpose():

@@ -16,6 +16,7 @@ import math
 import struct
 import warnings
 import zlib
+from itertools import islice
 from typing import NamedTuple
 
 import cv2
@@ -31,6 +32,8 @@ from PIL import (  # Image.open does not know a kind whose plugin nobody has imp
     WebPImagePlugin,
 )
 
+from tfrecords.jpeg_markers import ARITHMETIC_FRAMES, START_OF_SCAN, markers
+
 MAX_PIXELS = 89_478_485  # 256 MiB of RGB; no camera photograph of the public sets comes near
 MAX_SCANS = 64  # a progressive JPEG has about ten; each costs a pass over all coefficients
 FORMATS = (  # JPEG opens MPO (a JPEG with a second picture behind it) too
@@ -42,7 +45,6 @@ FORMATS = (  # JPEG opens MPO (a JPEG with a second picture behind it) too
     TiffImagePlugin.TiffImageFile.format,
 )
 MAX_BLUR_RATIO = 3.0  # beyond it an area average is as fast; larger JPEGs are reduced while they are decoded
-ARITHMETIC_FRAMES = (b"\xff\xc9", b"\xff\xca", b"\xff\xcb")
 WHITE = (255, 255, 255)
 
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # MAX_PIXELS is checked instead
@@ -100,6 +102,11 @@ def read(data: bytes) -> np.ndarray:
 
 
 def opened(data: bytes) -> Image.Image:
+    """An image file of FORMATS by its header: size and mode are known, no pixel is decoded.
+
+    Raises:
+        Rejected: not an image, damaged, or too large to be decoded safely.
+    """
     if not data:
         raise Rejected("empty file")
     try:
@@ -203,7 +210,7 @@ def _from_jpeg(data: bytes, image: Image.Image, size_px: int, quality: int) -> S
         return Stored(_encode(shrink(pixels, *shrunk_size(width, height, size_px)), quality, "420"), False)
     turned = _orientation(image)
     width, height = shrunk_size(*image.size, size_px)
-    recode = turned != 1 or any(marker in data for marker in ARITHMETIC_FRAMES)
+    recode = turned != 1 or not ARITHMETIC_FRAMES.isdisjoint(markers(data))
     if (width, height) == image.size and not recode:
         _decode(data, image, "GRAY", 8)  # the whole stream is read, an eighth of the pixels is made
         return Stored(data, True)
@@ -214,7 +221,8 @@ def _from_jpeg(data: bytes, image: Image.Image, size_px: int, quality: int) -> S
 
 
 def _refuse_many_scans(data: bytes) -> None:
-    if data.count(b"\xff\xda") > MAX_SCANS:
+    scans = (marker for marker in markers(data) if marker == START_OF_SCAN)
+    if next(islice(scans, MAX_SCANS, None), None) is not None:
         raise Rejected(f"JPEG of more than {MAX_SCANS} scans: decoding it would take too long")
 
 
