@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+import yaml
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -216,7 +217,7 @@ def load(schema: type[Schema], path: str | Path, overrides: list[str] | None = N
 
     Raises:
         BadInput: no such file, not YAML, a key that `schema` lacks (the nearest ones are named), a value of the
-            wrong type, a required key left out, an override without `=`.
+            wrong type, a required key left out, an override without `=` or whose value is not YAML.
     """
     path = Path(path)
     if not path.is_file():
@@ -224,28 +225,11 @@ def load(schema: type[Schema], path: str | Path, overrides: list[str] | None = N
     try:
         given = OmegaConf.load(path)
     except Exception as error:  # PyYAML's errors share no base with OmegaConf's
-        raise BadInput(f"{path} is not readable as YAML: {error}") from None
+        raise BadInput(f"{path} is not readable as YAML: {' '.join(str(error).split())}") from None
     if not OmegaConf.is_dict(given):
         raise BadInput(f"{path}: expected a mapping of keys at the top")
     for override in overrides or []:
-        key, equals, _ = override.partition("=")
-        if not equals or not key:
-            raise BadInput(f"expected KEY=VALUE, got {override!r}")
-        try:
-            for index, part in enumerate(parts := key.split(".")):
-                if (
-                    part.isdigit()
-                    and OmegaConf.is_list(rows := OmegaConf.select(given, ".".join(parts[:index])))
-                    and int(part) >= len(rows)
-                ):
-                    raise BadInput(
-                        f"{override}: {'.'.join(parts[:index])} has {len(rows)} entries, counted from 0"
-                    )
-            OmegaConf.update(
-                given, key, OmegaConf.from_dotlist([f"value={override.partition('=')[2]}"]).value
-            )
-        except OmegaConfBaseException as error:
-            raise BadInput(f"{override}: {_first_line(error)}") from None
+        _override(given, override)
     _refuse_unknown_keys(schema, given, "", path)
     try:
         merged = OmegaConf.structured(schema)
@@ -258,7 +242,7 @@ def load(schema: type[Schema], path: str | Path, overrides: list[str] | None = N
         if "run_dir" in merged and not merged.run_dir:
             merged.run_dir = f"runs/{merged.name}"
         config = OmegaConf.to_object(merged)
-    except OmegaConfBaseException as error:
+    except (OmegaConfBaseException, TypeError) as error:  # TypeError: containers that cannot be merged
         where = getattr(error, "full_key", None)
         raise BadInput(f"{path}: {f'key {where}: ' if where else ''}{_first_line(error)}") from None
     return typing.cast(Schema, config)
@@ -294,6 +278,31 @@ def resolve_data_path(path: str, data_root: str) -> Path:
     return Path(data_root) / path
 
 
+def _override(given: Any, override: str) -> None:
+    """Sets the key of one `KEY=VALUE` in `given`; raises BadInput as `load`."""
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise BadInput(f"expected KEY=VALUE, got {override!r}")
+    parts = key.split(".")
+    try:
+        for index, part in enumerate(parts):
+            rows = OmegaConf.select(given, ".".join(parts[:index])) if index else {}
+            if OmegaConf.is_list(rows) and part not in map(str, range(-len(rows), len(rows))):
+                raise BadInput(
+                    f"{override}: {'.'.join(parts[:index])} has {len(rows)} entries, counted from 0"
+                )
+        OmegaConf.update(given, key, OmegaConf.from_dotlist([f"value={value}"]).value)
+    except yaml.MarkedYAMLError as error:
+        raise BadInput(
+            f"{override}: the value is not YAML ({error.problem}): put text with signs of YAML in quotes, "
+            f"{key}='\"…\"'"
+        ) from None
+    except IndexError:
+        raise BadInput(f"{override}: expected a dotted key such as train.seed before the '='") from None
+    except (OmegaConfBaseException, yaml.YAMLError) as error:
+        raise BadInput(f"{override}: {_first_line(error)}") from None
+
+
 def _refuse_unknown_keys(schema: Any, given: Any, prefix: str, path: Path) -> None:
     if not OmegaConf.is_dict(given):
         return  # a wrong type: OmegaConf says so at the merge
@@ -308,6 +317,8 @@ def _refuse_unknown_keys(schema: Any, given: Any, prefix: str, path: Path) -> No
         inner = typing.get_args(hint)
         if dataclasses.is_dataclass(hint):
             _refuse_unknown_keys(hint, given._get_node(key), f"{prefix}{key}.", path)
+        elif typing.get_origin(hint) is list and OmegaConf.is_dict(node):
+            raise BadInput(f"{path}: {prefix}{key}: expected a list, got the mapping {node}")
         elif inner and dataclasses.is_dataclass(inner[0]) and OmegaConf.is_list(node):
             for index, entry in enumerate(node):
                 if not OmegaConf.is_dict(entry):

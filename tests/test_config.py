@@ -29,6 +29,13 @@ def path(tmp_path):
         ("encoder=3", "Encoder"),
         ("train.phases=head", "phases"),
         ("nonsense", "KEY=VALUE"),
+        ("run_dir=[x", "the value is not YAML"),
+        ("train.records=[*.tfrec]", "in quotes, train.records="),
+        ("name=%x", "the value is not YAML"),
+        ("name=a: b: c", "the value is not YAML"),
+        ("records.sources.x.name=y", "records.sources has 1 entries"),
+        ("score.index.x=y", "score.index: expected a list"),
+        ("['=", "expected a dotted key"),
     ],
 )
 def test_a_wrong_key_or_type_is_refused_with_the_nearest_key_named(path, override, named):
@@ -57,8 +64,9 @@ def test_a_missing_file_names_its_neighbours(path):
 @pytest.mark.parametrize("text", ["a: [1", "- a\n- b", "\t"])
 def test_a_file_that_is_no_mapping_is_refused(tmp_path, text):
     (tmp_path / "bad.yaml").write_text(text)
-    with pytest.raises(BadInput):
+    with pytest.raises(BadInput) as refused:
         load(Run, tmp_path / "bad.yaml")
+    assert "\n" not in str(refused.value)
 
 
 def test_a_list_where_a_mapping_belongs_is_refused(tmp_path):
