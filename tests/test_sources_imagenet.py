@@ -2,6 +2,8 @@
 
 import io
 import json
+import subprocess
+import tarfile
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 from tests.test_sources_layouts import CUB, Files, contents, jpeg, tar, write, zipped
 from tfrecords.errors import BadInput
 from tfrecords.sources import list_source
+from tfrecords.sources.archives import Store, open_archive
 
 WNIDS = ["n01440764", "n01443537", "n02000000"]
 IMAGES = {f"{wnid}/{wnid}_{n}.JPEG": jpeg(10 * c + n) for c, wnid in enumerate(WNIDS) for n in range(2)}
@@ -166,6 +169,18 @@ def test_parquet_that_is_damaged_or_lacks_what_it_needs(tmp_path):
         list_source("parquet", tmp_path)
 
 
+def test_parquet_classes_without_told_names_are_the_labels_present(tmp_path):
+    path = tmp_path / "train-00000-of-00001.parquet"
+    write_parquet(path, [jpeg(1), jpeg(2), jpeg(3)], [2_000_000, 7, 7], 2, False)
+    listing = list_source("parquet", tmp_path)
+    assert listing.classes == ["0007", "2000000"]
+    assert [item.class_name for item in listing.items] == ["2000000", "0007", "0007"]
+    for labels in ([], [-1, -1]):  # -1: Hugging Face's word for a label that is kept secret
+        write_parquet(path, [jpeg(1)] * len(labels), labels, 2, False)
+        with pytest.raises(BadInput, match="expected labels of 0 or more"):
+            list_source("parquet", tmp_path)
+
+
 def test_damaged_archives_are_bad_input_or_items_that_raise(tmp_path):
     path = FORMS["kaggle zip"](tmp_path)
     data = bytearray(path.read_bytes())
@@ -182,6 +197,89 @@ def test_damaged_archives_are_bad_input_or_items_that_raise(tmp_path):
     path.write_bytes(bytes(data[: len(data) // 2]))
     with pytest.raises(BadInput, match="tar or zip"):
         list_source("imagenet", path)
+
+
+def train_tar(tmp_path: Path) -> tuple[Path, bytes]:
+    path = original_tars(tmp_path / "set", tmp_path) / "ILSVRC2012_img_train.tar"
+    return path, path.read_bytes()
+
+
+DAMAGES = {  # each: the tar's bytes, where its third header begins → what is left of them, what is said
+    "outer header": (lambda data, at: data[:at] + b"\1" + data[at + 1 :], "header at byte {at} is damaged"),
+    "zeroed header": (lambda data, at: data[:at] + bytes(512) + data[at + 512 :], "byte {at} is damaged"),
+    "cut between members": (lambda data, at: data[:at], "cut off at byte {at}"),
+    "cut in a header": (lambda data, at: data[: at + 100], "cut off at byte {at}"),
+    "last member whole": (lambda data, at: data[: at + 512 + 10_240], "cut off at byte"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_tar_that_is_damaged_or_cut_off_is_bad_input_not_a_smaller_set(tmp_path, damage):
+    path, whole = train_tar(tmp_path)
+    at = whole.index(b"n02000000.tar")
+    change, said = DAMAGES[damage]
+    path.write_bytes(change(whole, at))
+    with pytest.raises(BadInput, match=said.format(at=at)):
+        list(list_source("imagenet", path.parent).items)
+
+
+def test_a_damaged_header_in_a_tar_within_the_tar_is_bad_input(tmp_path):
+    path, whole = train_tar(tmp_path)
+    at = whole.index(b"n01443537_1.JPEG")
+    path.write_bytes(whole[:at] + b"\1" + whole[at + 1 :])
+    with pytest.raises(BadInput, match=f"n01443537.tar inside it cannot be read .*byte {at} is damaged"):
+        list(list_source("imagenet", path.parent).items)
+
+
+@pytest.mark.parametrize(
+    "ending", ["as tarfile writes it", "one block", "two blocks", "a hundred blocks", "gnu"]
+)
+def test_a_whole_tar_is_read_however_many_zero_blocks_end_it(tmp_path, ending):
+    path = tmp_path / "set.tar"
+    if ending == "gnu":
+        write(tmp_path / "files", dict(IMAGES))
+        command = ["tar", "-cf", path, "--format=gnu", "-C", tmp_path / "files", "."]
+        try:
+            subprocess.run(command, check=True)
+        except FileNotFoundError:
+            pytest.skip("tar is not installed")
+    else:
+        tar(path, IMAGES)
+        blocks = {"one block": 1, "two blocks": 2, "a hundred blocks": 100}
+        if ending in blocks:
+            with tarfile.open(path) as archive:
+                last = archive.getmembers()[-1]
+            end = last.offset_data + -(-last.size // 512) * 512
+            path.write_bytes(path.read_bytes()[:end] + bytes(512 * blocks[ending]))
+    store = open_archive(path)
+    assert {name: store.reader(name)() for name in store.files()} == IMAGES
+
+
+def test_a_zip_whose_names_are_no_utf8_or_that_is_of_a_later_version_is_bad_input(tmp_path):
+    data = zipped(tmp_path / "set.zip", {"é.jpg": b"x"}).read_bytes()
+    directory = data.index(b"PK\1\2")
+    for wrong in (
+        data.replace("é".encode(), b"\xe9\xe9"),
+        data[: directory + 6] + b"\xff" + data[directory + 7 :],
+    ):
+        (tmp_path / "set.zip").write_bytes(wrong)
+        with pytest.raises(BadInput, match="tar or zip"):
+            open_archive(tmp_path / "set.zip")
+
+
+def test_a_file_larger_than_any_image_is_refused_unread(tmp_path, monkeypatch):
+    files = {"a/small.jpg": b"x" * 100, "a/film.mp4": bytes(101)}
+    stores = [
+        Store(write(tmp_path / "folder", files)),
+        open_archive(tar(tmp_path / "set.tar", files)),
+        open_archive(zipped(tmp_path / "deflated.zip", files)),
+        open_archive(zipped(tmp_path / "stored.zip", files, zipfile.ZIP_STORED)),
+    ]
+    monkeypatch.setattr("tfrecords.sources.items.MAX_FILE_BYTES", 100)
+    for store in stores:
+        assert store.reader("a/small.jpg")() == b"x" * 100
+        with pytest.raises(ValueError, match="holds 101 bytes: more than the 100 that are taken"):
+            store.reader("a/film.mp4")()
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar", "tgz"])
@@ -215,8 +313,6 @@ def test_archives_damaged_at_random_never_crash_the_listing(tmp_path, monkeypatc
 
 
 def test_archive_members_that_leave_the_root_or_are_links_are_refused(tmp_path):
-    import tarfile
-
     path = tmp_path / "cub.tar"
     with tarfile.open(path, "w") as archive:
         for name in ("../../evil.jpg", "/abs.jpg", "ok.jpg"):
@@ -226,8 +322,6 @@ def test_archive_members_that_leave_the_root_or_are_links_are_refused(tmp_path):
         link = tarfile.TarInfo("link.jpg")
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/hosts"
         archive.addfile(link)
-    from tfrecords.sources.archives import open_archive
-
     store = open_archive(path)
     assert store.reader("ok.jpg")() == b"x"
     for name in ("../../evil.jpg", "/abs.jpg", "link.jpg", "absent.jpg"):

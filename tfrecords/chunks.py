@@ -17,6 +17,7 @@ from tfrecords.pixels import Rejected, transcode
 from tfrecords.plan import Chunk
 from tfrecords.schema import Record, serialize
 from tfrecords.shards import ShardWriter, index_path
+from tfrecords.sources.items import as_text
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def _write(path: Path, chunk: Chunk, pixels: Pixels) -> tuple[dict[str, Any], st
                 rejects.append((item.key, item.class_name, str(error)))
                 continue
             except (OSError, ValueError) as error:
-                reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+                reason = as_text(getattr(error, "strerror", None) or str(error) or type(error).__name__)
                 rejects.append((item.key, item.class_name, f"cannot be read: {reason}"))
                 continue
             writer.write(serialize(Record(stored.encoded, label, item.key, chunk.source)))

@@ -26,7 +26,7 @@ from typing import BinaryIO
 
 from tfrecords.errors import BadInput
 from tfrecords.sources.folder import files_below
-from tfrecords.sources.items import below, read_file, refuse
+from tfrecords.sources.items import below, read_file, refuse, refuse_large
 
 Reader = Callable[[], bytes]
 COMPRESSED: dict[bytes, Callable[..., BinaryIO]] = {
@@ -34,6 +34,16 @@ COMPRESSED: dict[bytes, Callable[..., BinaryIO]] = {
     b"BZh": bz2.open,  # type: ignore[dict-item]
     b"\xfd7zXZ": lzma.open,  # type: ignore[dict-item]
 }
+UNREADABLE = (
+    OSError,
+    EOFError,
+    lzma.LZMAError,
+    zlib.error,
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    UnicodeDecodeError,  # a zip whose names are said to be UTF-8 and are not
+    NotImplementedError,  # a zip of a later version
+)
 
 
 class Store:
@@ -140,7 +150,7 @@ def open_archive(path: Path) -> Store:
             return Store(path, _zip_readers(path))
         plain = _plain_tar(path)
         return Store(path, {name: reader for name, reader, _, _ in tar_members(plain)})
-    except (OSError, EOFError, lzma.LZMAError, zlib.error, tarfile.TarError, zipfile.BadZipFile) as error:
+    except UNREADABLE as error:
         raise BadInput(f"{path} cannot be read as a tar or zip archive ({error}): is it whole?") from None
 
 
@@ -149,7 +159,8 @@ def tar_members(
 ) -> Iterator[tuple[str, Reader, int, int]]:
     """`(name, reader, offset, size)` of each file of a plain tar, or of one that lies inside it at `start`.
 
-    Only headers are read. Raises tarfile.TarError where they are damaged.
+    Only headers are read. Raises tarfile.TarError where they are damaged, or where the zero blocks that end a
+    tar are missing: tarfile takes either for the end, as if nothing more had been there.
     """
     with path.open("rb") as file:
         file.seek(start)
@@ -167,9 +178,18 @@ def tar_members(
                     yield name, partial(refuse, f"path {name!r} leaves the archive's root"), 0, 0
                 else:
                     yield name, partial(read_slice, str(path), offset, member.size), offset, member.size
+        window.seek(archive.offset)
+        end = window.read(
+            2 * tarfile.BLOCKSIZE
+        )  # some writers leave one block; what is behind two is padding
+        if len(end) < tarfile.BLOCKSIZE:
+            raise tarfile.ReadError(f"it is cut off at byte {start + archive.offset}: no zero block ends it")
+        if any(end):
+            raise tarfile.ReadError(f"the header at byte {start + archive.offset} is damaged")
 
 
 def read_slice(path: str, offset: int, size: int) -> bytes:
+    refuse_large(f"the member at byte {offset} of {path}", size)
     with open(path, "rb") as file:
         file.seek(offset)
         data = file.read(size)
@@ -180,6 +200,7 @@ def read_slice(path: str, offset: int, size: int) -> bytes:
 
 def read_zipped(path: str, offset: int, packed: int, size: int, method: int, crc: int) -> bytes:
     """One member of a zip, whose local header begins at `offset`; checks length and CRC-32."""
+    refuse_large(f"the member at byte {offset} of {path}", max(packed, size))
     with open(path, "rb") as file:
         file.seek(offset)
         header = file.read(30)

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from tfrecords.errors import BadInput
-from tfrecords.sources.items import Item, Lazily, Listing, as_text, existing_folder, read_file
+from tfrecords.sources.items import Item, Lazily, Listing, existing_folder, read_file
 
 
 def folder(root: Path) -> Listing:
@@ -32,7 +32,7 @@ def folder(root: Path) -> Listing:
                 f"images but only folders: the root is one level too high, name one of them"
             )
         raise BadInput(f"{root}: its {len(classes)} class folders hold no images")
-    return Listing([as_text(name) for name in classes], Lazily(_items, root, classes))
+    return Listing(classes, Lazily(_items, root, classes))
 
 
 def files_below(folder: str, prefix: str = "", ancestors: tuple[tuple[int, int], ...] = ()) -> Iterator[str]:
@@ -53,7 +53,7 @@ def files_below(folder: str, prefix: str = "", ancestors: tuple[tuple[int, int],
 def _items(root: Path, classes: list[str]) -> Iterator[Item]:
     for name in classes:
         for path in files_below(os.path.join(root, name), f"{name}/"):
-            yield Item(as_text(path), as_text(name), partial(read_file, os.path.join(root, path)))
+            yield Item(path, name, partial(read_file, os.path.join(root, path)))
 
 
 def _holds_files(folder: Path) -> bool:

@@ -9,6 +9,10 @@ from typing import Any
 
 from tfrecords.errors import BadInput
 
+MAX_FILE_BYTES = (
+    1 << 30
+)  # of a file read whole; pixels.MAX_PIXELS as 16-bit RGBA are 0.7 GB, CIFAR-100 0.2 GB
+
 
 @dataclass(frozen=True, slots=True)
 class Item:
@@ -16,7 +20,7 @@ class Item:
 
     Attributes:
         key: unique in its source and the same on every machine (a path below the root, an id, a number): the
-            cap and the splits are chosen by its hash.
+            cap and the splits are chosen by its hash. A file name that is no UTF-8 becomes text (`as_text`).
         class_name: one of the listing's `classes`.
         read: gives the encoded image (JPEG, PNG, …; whatever lies on disk). Opens nothing before it is called
             and is picklable, so it runs in a worker. Raises OSError or ValueError where the image cannot be
@@ -26,6 +30,10 @@ class Item:
     key: str
     class_name: str
     read: Callable[[], bytes]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "key", as_text(self.key))
+        object.__setattr__(self, "class_name", as_text(self.class_name))
 
 
 @dataclass(frozen=True)
@@ -41,6 +49,9 @@ class Listing:
     classes: list[str]
     items: Iterable[Item]
     names: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "classes", [as_text(name) for name in self.classes])
 
 
 class Lazily:
@@ -61,11 +72,23 @@ class Lazily:
 
 
 def read_file(path: str) -> bytes:
-    """The bytes of a regular file. A pipe or a device would hang the build, so it is an OSError instead."""
+    """The bytes of a regular file. A pipe or a device would hang the build, so it is an OSError instead.
+
+    Raises:
+        ValueError: more than MAX_FILE_BYTES.
+    """
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        facts = os.fstat(file.fileno())
+        if not stat.S_ISREG(facts.st_mode):
             raise OSError(f"{path} is not a regular file")
+        refuse_large(path, facts.st_size)
         return file.read()
+
+
+def refuse_large(where: str, size: int) -> None:
+    """Raises ValueError where `size` bytes are more than one file may have: a film or a bomb, not an image."""
+    if size > MAX_FILE_BYTES:
+        raise ValueError(f"{where} holds {size:,} bytes: more than the {MAX_FILE_BYTES:,} that are taken")
 
 
 def existing_folder(root: Path, what: str) -> Path:
@@ -104,4 +127,6 @@ def refuse(reason: str) -> bytes:
 
 def as_text(path: str) -> str:
     """A file name as text that UTF-8 can hold: bytes that are no UTF-8 are written as \\xNN."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    if path.isascii():
+        return path
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

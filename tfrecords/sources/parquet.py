@@ -32,32 +32,36 @@ def shards(root: Path, split: str) -> list[Path]:
 
 
 def parquet_listing(paths: list[Path], classes: list[str], names: dict[str, str]) -> Listing:
-    """`classes` are the labels' classes in order; empty: as the shards' own metadata or the labels themselves
-    say.
+    """`classes` are the labels' classes in order; empty: as the shards' own metadata says, or the labels that
+    are present.
 
     Raises:
-        BadInput: as `parquet`, or a label beyond `classes`.
+        BadInput: as `parquet`, a label beyond `classes`, or no label at all.
     """
     told = _label_names(_open(paths[0]))
-    if not classes:
-        count = len(told) or 1 + max(
-            label for path in paths for _, labels in _labels(path) for label in labels
+    if classes:
+        of_label = dict(enumerate(classes))
+    else:
+        present = range(len(told)) if told else sorted(_present(paths))
+        of_label = {label: f"{label:04d}" for label in present}
+    if not of_label:
+        raise BadInput(
+            f"{paths[0]}: expected labels of 0 or more in the column label, its {len(paths)} shards hold none"
         )
-        classes = [f"{label:04d}" for label in range(count)]
-    names = names or dict(zip(classes, told, strict=False))
-    return Listing(classes, Lazily(_items, paths, classes), names)
+    names = names or dict(zip(of_label.values(), told, strict=False))
+    return Listing(list(of_label.values()), Lazily(_items, paths, of_label), names)
 
 
-def _items(paths: list[Path], classes: list[str]) -> Iterator[Item]:
+def _items(paths: list[Path], of_label: dict[int, str]) -> Iterator[Item]:
     for path in paths:
         for group, labels in _labels(path):
             for row, label in enumerate(labels):
-                if not 0 <= label < len(classes):
+                if label not in of_label:
                     raise BadInput(
-                        f"{path}: row group {group} has the label {label} of {len(classes)} classes"
+                        f"{path}: row group {group} has the label {label} of {len(of_label)} classes"
                     )
                 key = f"{path.name}/{group:05d}/{row:05d}"
-                yield Item(key, classes[label], partial(read_row, str(path), group, row))
+                yield Item(key, of_label[label], partial(read_row, str(path), group, row))
 
 
 def read_row(path: str, group: int, row: int) -> bytes:
@@ -79,6 +83,11 @@ def _labels(path: Path) -> Iterator[tuple[int, list[int]]]:
         if not all(type(label) is int for label in labels):
             raise BadInput(f"{path}: row group {group}: expected whole numbers in the column label")
         yield group, labels
+
+
+def _present(paths: list[Path]) -> set[int]:
+    """The labels of the shards without those below 0, which say that a label is not told."""
+    return {label for path in paths for _, labels in _labels(path) for label in labels if label >= 0}
 
 
 def _open(path: Path) -> Any:
