@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 from collections import Counter
 from pathlib import Path
@@ -273,6 +274,20 @@ def test_every_kind_of_bad_image_gets_a_row_and_the_rest_is_built(tmp_path: Path
     )
 
 
+def test_file_names_that_are_no_utf8_are_built_and_rejected_as_text(tmp_path: Path):
+    root = class_folders(tmp_path / "set", {"n00000001": 3, "n00000002": 3})
+    folder = os.fsencode(root / "n00000001")
+    os.rename(folder + b"/000.jpg", folder + b"/caf\xe9.jpg")
+    os.mkfifo(folder + b"/\xff.jpg")  # its path stands in the reason
+    config = write_config(tmp_path, {"birds": root}, max_reject_share=0.5)
+    config.write_text(config.read_text().replace('"folder"', '"imagenet"'))
+    assert build(config) == 0
+    records = tmp_path / "run" / "records"
+    assert "n00000001/caf\\xe9.jpg" in {record.key for record in all_records(records)["train"]}
+    (row,) = rejects(records)
+    assert row["key"] == "n00000001/\\xff.jpg" and row["reason"].endswith("\\xff.jpg is not a regular file")
+
+
 def test_too_many_rejects_fail_the_build_and_keep_the_list(tmp_path: Path, capsys):
     root = class_folders(tmp_path / "set", {"crow": 8, "owl": 8})
     for number in range(4):
@@ -295,6 +310,9 @@ def test_too_many_rejects_fail_the_build_and_keep_the_list(tmp_path: Path, capsy
         ({"root": "EMPTY"}, "found no folder|hold no images"),
         ({"layout": "foldr"}, "nearest known: folder"),
         ({"name": "a/b"}, "source name"),
+        ({"name": "cifar10-train"}, "read as train.*cifar10_train"),
+        ({"cap_per_class": 0}, "source birds: cap_per_class: expected at least 1, got 0"),
+        ({"cap_per_class": -1}, "expected at least 1, got -1"),
     ],
 )
 def test_a_bad_source_is_one_line_and_leaves_nothing(

@@ -64,7 +64,8 @@ def list_sources(config: Run) -> dict[str, Listing]:
     """Source name → its listing, in the config's order.
 
     Raises:
-        BadInput: no sources, a name twice or unfit for a file name, or what `list_source` finds wrong.
+        BadInput: no sources, a name twice, unfit for a file name or with a split in it, or what `list_source`
+            finds wrong.
     """
     if not config.records.sources:
         raise BadInput("expected at least one source under records.sources, found none")
@@ -73,6 +74,11 @@ def list_sources(config: Run) -> dict[str, Listing]:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", source.name):
             raise BadInput(
                 f"source name {source.name!r}: expected letters, digits, '_', '.' and '-' (it names files)"
+            )
+        if read_as := [split for split in SPLITS if split in source.name.split("-")[1:]]:
+            raise BadInput(
+                f"source name {source.name!r}: all its shards would be read as {read_as[0]}, whose glob is "
+                f"*-{read_as[0]}-*: write it with '_' ({source.name.replace('-', '_')})"
             )
         if source.name in listings:
             raise BadInput(f"two sources are called {source.name!r}: names must differ")
@@ -85,7 +91,8 @@ def make(records: Records, listings: Mapping[str, Listing]) -> Plan:
     """The plan of the first round.
 
     Raises:
-        BadInput: split shares that do not sum to 1, a source without images, a bad merge file, a key twice.
+        BadInput: a setting out of its range, split shares that do not sum to 1, a source without images, a bad
+            merge file, a key twice.
     """
     shares = {split: getattr(records.split, split) for split in SPLITS}
     check_shares(shares)
@@ -94,6 +101,12 @@ def make(records: Records, listings: Mapping[str, Listing]) -> Plan:
     for name in ("cap_per_class", "images_per_shard", "image_size_px"):
         if getattr(records, name) < 1:
             raise BadInput(f"records.{name}: expected at least 1, got {getattr(records, name)}")
+    for one in records.sources:
+        if one.cap_per_class is not None and one.cap_per_class < 1:
+            raise BadInput(
+                f"source {one.name}: cap_per_class: expected at least 1, got {one.cap_per_class}; leave it out "
+                f"to take records.cap_per_class"
+            )
     if not 1 <= records.jpeg_quality <= 100:
         raise BadInput(f"records.jpeg_quality: expected 1 to 100, got {records.jpeg_quality}")
     listed = {source: list(listing.classes) for source, listing in listings.items()}
