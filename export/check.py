@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from export import archive
 from export.scorer_env import python_of
+from pipeline import archive
 from pipeline.runs import write_json
 from tfrecords.errors import BadInput
 

@@ -17,8 +17,8 @@ import numpy as np
 import tensorflow as tf
 
 from export import torchscript
-from export.archive import ZIP_DATE
 from export.contract_probe import blocks
+from pipeline.archive import ZIP_DATE
 from pipeline.config import Run, to_yaml
 from pipeline.preprocessing import Preprocess, normalize
 from pipeline.runs import atomic_path

@@ -19,8 +19,8 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 from export import card, formats
-from export.archive import zip_submission
 from pipeline import checkpoints
+from pipeline.archive import zip_submission
 from pipeline.config import Run, from_command_line
 from pipeline.preprocessing import Preprocess, prepare
 from pipeline.runs import atomic_path, file_sha256, fingerprint, read_json, write_json

@@ -13,7 +13,7 @@ import sys
 import zipfile
 from pathlib import Path
 
-from export.archive import ZIP_DATE
+from pipeline.archive import ZIP_DATE
 from tfrecords.errors import BadInput
 
 TOLERANCE = 1e-4  # against the SavedModel: torch rounds its resizing elsewhere

@@ -56,7 +56,7 @@ print(
 # Kaggle unpacks zips when a dataset is made; packing them again gives the same bytes, so the fingerprint still holds.
 
 # %%
-from export.archive import zip_submission
+from pipeline.archive import zip_submission
 from pipeline.runs import file_sha256
 
 submission = WORKING / "submission.zip"

@@ -57,27 +57,28 @@ def encode(
     return np.concatenate(rows)
 
 
+def kept_path(run, model, records: RecordSet, name: str, precision: str) -> Path:
+    """Where `cache` keeps an encoder's features of some records; other weights, preprocessing or records: elsewhere."""
+    weights = [hashlib.sha256(np.asarray(v).tobytes()).hexdigest() for v in model.encoder.model.weights]
+    # Pooling, heads and activation are in no weight: the config says them, or the file.
+    made_by = [dataclasses.asdict(model.preprocess), precision, weights, dataclasses.asdict(run.encoder)]
+    if (path := Path(run.encoder.name.removeprefix(KERAS_FILE))).is_file():
+        made_by.append(file_sha256(path))
+    return Path(run.run_dir) / "features" / f"{name}-{fingerprint([made_by, _fingerprint(records)])}.npy"
+
+
 def cache(setting, model) -> Callable[[RecordSet, str], np.ndarray]:
     """(records, name) → the frozen encoder's features float32 [N, width], memory-mapped.
 
-    Computed on the first call and kept in `<run_dir>/features/`, whole or absent, under a name that changes with the
-    encoder, its weights, its preprocessing or the records.
+    Computed on the first call and kept in `<run_dir>/features/`, whole or absent; see `kept_path`.
     """
     arrays: dict[str, np.ndarray] = {}
-    weights = [hashlib.sha256(np.asarray(v).tobytes()).hexdigest() for v in model.encoder.model.weights]
-    made_by = [dataclasses.asdict(model.preprocess), setting.found.precision, weights]
-    made_by.append(
-        dataclasses.asdict(setting.run.encoder)
-    )  # pooling, heads, activation: no weight shows them
-    if (path := Path(setting.run.encoder.name.removeprefix(KERAS_FILE))).is_file():
-        made_by.append(file_sha256(path))
 
     def get(records: RecordSet, name: str) -> np.ndarray:
         if name not in arrays:
-            stem = f"{name}-{fingerprint([made_by, _fingerprint(records)])}.npy"
-            folder = Path(setting.run.run_dir) / "features"
-            # Every host keeps its own: whether they share a disk is not known, and two must not write one file.
-            path = (folder if setting.found.is_chief else folder / f"host-{setting.found.host_index}") / stem
+            path = kept_path(setting.run, model, records, name, setting.found.precision)
+            if not setting.found.is_chief:  # its own: whether hosts share a disk is not known
+                path = path.parent / f"host-{setting.found.host_index}" / path.name
             if not path.exists():
                 computed = encode(
                     setting.found.strategy, model.encoder.model, model.preprocess, records, 64,

@@ -1,9 +1,11 @@
 """The rows that a run's score stands beside: the same encoder's raw features, their PCA, and the untrained embedder."""
 
+import keras
 import numpy as np
 import tensorflow as tf
 
-from pipeline import embedder, principal
+from pipeline import embedder, features, principal
+from pipeline.batches import open_records
 from pipeline.config import Run
 from pipeline.preprocessing import prepare
 from pipeline.principal import unit_length
@@ -16,8 +18,8 @@ class References:
     """Embeds the scored images once with the encoder as it was before training.
 
     `untrained` is the starting embedder, head included; `raw_features` the encoder's output at unit length; `pca`
-    that output's first `embedding_dim` principal components (named pca<D>), fitted on the index,
-    which no submission sees.
+    that output's first `embedding_dim` principal components (named pca<D>), fitted on the training images where the
+    run kept their features, else on the index.
     """
 
     def __init__(self, run: Run):
@@ -38,27 +40,38 @@ class References:
     def finish(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Row name → [N, D], of all scored images; replaces `features` by the rows that the config asks for.
 
-        Call it for the index first: what is called later is projected on the index's principal components.
+        Call it for the index first: what is called later is projected on the same principal components.
         """
-        features = rows.pop("features", None)
+        found = rows.pop("features", None)
         wanted = self.run.score.references
         if "raw_pixels" not in wanted:
             rows.pop("raw_pixels", None)
-        if features is None:
+        if found is None:
             return rows
         if "untrained" in wanted:
-            rows["untrained"] = self.start.head(features).numpy()
+            rows["untrained"] = self.start.head(found).numpy()
         if "raw_features" in wanted:
-            rows["raw_features"] = unit_length(features)
+            rows["raw_features"] = unit_length(found)
         if "pca" in wanted:
             width = self.run.embedder.embedding_dim
             if self._principal is None:
-                self._principal = principal.axes(features, width)
+                trained = self._training_features()
+                self._principal = principal.axes(found if trained is None else trained, width)
             mean, axes = self._principal
-            rows[f"pca{width}"] = unit_length((unit_length(features) - mean) @ axes)
+            rows[f"pca{width}"] = unit_length((unit_length(found) - mean) @ axes)
         return rows
 
     def _features(self, images):
         return tf.cast(
             self.start.encoder.model(prepare(images, self.start.preprocess), training=False), tf.float32
         )
+
+    def _training_features(self) -> np.ndarray | None:
+        globs = [pattern.replace("{run_dir}", self.run.run_dir) for pattern in self.run.train.records]
+        try:
+            records = open_records(globs)
+        except BadInput:  # a run that trained on shards that are gone since
+            return None
+        precision = keras.config.dtype_policy().name
+        path = features.kept_path(self.run, self.start, records, "train", precision)
+        return np.load(path) if path.exists() else None

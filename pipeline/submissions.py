@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from export import archive
+from pipeline import archive
 from pipeline.embedder import LARGEST_DIM
 from tfrecords.errors import BadInput
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from export import archive, check, scorer_env
-from export.archive import zip_submission
-from pipeline import cli
+from export import check, scorer_env
+from pipeline import archive, cli
+from pipeline.archive import zip_submission
 from tests.broken_submissions import features, saved, tensorflow_submissions, unit, zips
 from tfrecords.errors import BadInput
 
