@@ -17,7 +17,7 @@ from pipeline import cli
 
 ROOT = Path(__file__).parents[1]
 TPU_CONFIG = "configs/vit_h14_arcface_tpu.yaml"
-NARROW = {"hidden_dim": 32, "num_layers": 2, "num_heads": 2, "intermediate_dim": 64, "projection_dim": 16}
+NARROW = {"hidden_dim": 32, "num_layers": 1, "num_heads": 2, "intermediate_dim": 64, "projection_dim": 16}
 ENVIRONMENT = {
     **os.environ,
     "TF_NUM_INTRAOP_THREADS": "1",
