@@ -158,7 +158,7 @@ def plan_phase(run: Run, phase: Phase, size: SetSize, share: float) -> PhasePlan
     estimates = {}
     for name, device in ACCELERATORS.items():
         images = -(-phase.batch_size // device.replicas)
-        held = _sharded(each, run, size.classes, device.replicas) if run.train.loss.sharded else each
+        held = _sharded(each, run, phase, size.classes, device.replicas) if run.train.loss.sharded else each
         memory, other = (
             costs.memory_bytes(held, run.train.optimizer, images, checkpointing, compute)
             for checkpointing in (run.encoder.checkpointing, not run.encoder.checkpointing)
@@ -178,13 +178,11 @@ def plan_phase(run: Run, phase: Phase, size: SetSize, share: float) -> PhasePlan
     return PhasePlan(phase, encoder.image_size_px, on_features, each, drawn, steps, estimates)
 
 
-def _sharded(each: StepCosts, run: Run, classes: int, replicas: int) -> StepCosts:
+def _sharded(each: StepCosts, run: Run, phase: Phase, classes: int, replicas: int) -> StepCosts:
     """What a replica holds where the class centres are split over all."""
-    centres = classes * run.train.loss.subcenters * run.embedder.embedding_dim
-    spared = centres - -(-classes // replicas) * run.train.loss.subcenters * run.embedder.embedding_dim
-    trained = (
-        each.trained_parameters - spared if each.trained_parameters >= centres else each.trained_parameters
-    )
+    a_class = run.train.loss.subcenters * run.embedder.embedding_dim
+    spared = (classes - -(-classes // replicas)) * a_class
+    trained = each.trained_parameters - spared * (phase.trainable != "encoder")
     return replace(each, parameters=each.parameters - spared, trained_parameters=trained)
 
 
