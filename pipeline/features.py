@@ -57,26 +57,32 @@ def encode(
     return np.concatenate(rows)
 
 
-def kept_path(run, model, records: RecordSet, name: str, precision: str) -> Path:
-    """Where `cache` keeps an encoder's features of some records; other weights, preprocessing or records: elsewhere."""
+def made_by(run, model, precision: str) -> list:
+    """What an encoder's features hang on. Reads all of its weights: ask once."""
     weights = [hashlib.sha256(np.asarray(v).tobytes()).hexdigest() for v in model.encoder.model.weights]
     # Pooling, heads and activation are in no weight: the config says them, or the file.
-    made_by = [dataclasses.asdict(model.preprocess), precision, weights, dataclasses.asdict(run.encoder)]
-    if (path := Path(run.encoder.name.removeprefix(KERAS_FILE))).is_file():
-        made_by.append(file_sha256(path))
-    return Path(run.run_dir) / "features" / f"{name}-{fingerprint([made_by, _fingerprint(records)])}.npy"
+    found = [dataclasses.asdict(model.preprocess), precision, weights, dataclasses.asdict(run.encoder)]
+    path = Path(run.encoder.name.removeprefix(KERAS_FILE))
+    return [*found, file_sha256(path)] if path.is_file() else found
+
+
+def kept_path(run, maker: list, records: RecordSet, name: str) -> Path:
+    """Where `cache` keeps the features of some records; `maker` is from `made_by`."""
+    return Path(run.run_dir) / "features" / f"{name}-{fingerprint([maker, _fingerprint(records)])}.npy"
 
 
 def cache(setting, model) -> Callable[[RecordSet, str], np.ndarray]:
     """(records, name) → the frozen encoder's features float32 [N, width], memory-mapped.
 
-    Computed on the first call and kept in `<run_dir>/features/`, whole or absent; see `kept_path`.
+    Computed on the first call and kept in `<run_dir>/features/`, whole or absent, under a name that changes with the
+    encoder, its weights, its preprocessing or the records.
     """
     arrays: dict[str, np.ndarray] = {}
+    maker = made_by(setting.run, model, setting.found.precision)
 
     def get(records: RecordSet, name: str) -> np.ndarray:
         if name not in arrays:
-            path = kept_path(setting.run, model, records, name, setting.found.precision)
+            path = kept_path(setting.run, maker, records, name)
             if not setting.found.is_chief:  # its own: whether hosts share a disk is not known
                 path = path.parent / f"host-{setting.found.host_index}" / path.name
             if not path.exists():

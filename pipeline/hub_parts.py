@@ -7,6 +7,7 @@ were made: that is how a preset's weights reach a tower that is built here.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import keras
@@ -51,8 +52,9 @@ class Parts:
         return [variable for layer in layers for variable in layer.variables]
 
 
-def _clip(a: dict[str, Any], side: int) -> keras.Model:
-    return keras_hub.models.CLIPVisionEncoder(
+def _language_image(backbone: Callable[..., keras.Model], a: dict[str, Any], side: int) -> keras.Model:
+    """CLIP's and SigLIP's vision encoders take the same arguments."""
+    return backbone(
         patch_size=a["patch_size"],
         hidden_dim=a["hidden_dim"],
         num_layers=a["num_layers"],
@@ -76,18 +78,6 @@ def _clip_parts(backbone: Any) -> Parts:
         norm=backbone.layer_norm,
         class_token=embedding.class_embedding,
         prefix_tokens=1,
-    )
-
-
-def _siglip(a: dict[str, Any], side: int) -> keras.Model:
-    return keras_hub.models.SigLIPVisionEncoder(
-        patch_size=a["patch_size"],
-        hidden_dim=a["hidden_dim"],
-        num_layers=a["num_layers"],
-        num_heads=a["num_heads"],
-        intermediate_dim=a["intermediate_dim"],
-        intermediate_activation=a["activation"],
-        image_shape=(side, side, 3),
     )
 
 
@@ -165,8 +155,8 @@ def _vit_parts(backbone: Any) -> Parts:
 
 
 TRANSFORMERS: dict[str, tuple[Callable[..., keras.Model], Callable[[Any], Parts]]] = {
-    "clip": (_clip, _clip_parts),
-    "siglip": (_siglip, _siglip_parts),
+    "clip": (partial(_language_image, keras_hub.models.CLIPVisionEncoder), _clip_parts),
+    "siglip": (partial(_language_image, keras_hub.models.SigLIPVisionEncoder), _siglip_parts),
     "dinov2": (_dinov2, _dinov2_parts),
     "vit": (_vit, _vit_parts),
 }

@@ -126,13 +126,13 @@ def prepare(setting: Setting, number: int, previous: Phase | None, checkpoint: P
         starts_from = checkpoint or (Path(run.train.init_from) if run.train.init_from else None)
         model = _embedder_for(run, options, previous, fill=starts_from is None)
         centers = previous.centers if previous else _centers(setting)
-        if previous is None and starts_from:
-            checkpoints.restore(starts_from, model.variables)
         variables, factors = trainable.variables(model, centers, options)
         rate = optimizers.schedule(options, steps, steps_per_epoch)
         optimizer = optimizers.build(run.train.optimizer, rate, variables, factors)
-        if checkpoint:  # before anything is computed from the weights
+        if checkpoint:  # here, before anything is computed from the weights
             checkpoints.restore(checkpoint, _state(model, centers, optimizer))
+        elif previous is None and starts_from:
+            checkpoints.restore(starts_from, model.variables)
     frozen = options.trainable == "head" and options.augment == config.Augment() and not run.devices.rehearse
     cache = features.cache(setting, model) if frozen else None
     if run.embedder.init != "random" and not (previous or starts_from or run.devices.rehearse):

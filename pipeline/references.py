@@ -72,6 +72,6 @@ class References:
             records = open_records(globs)
         except BadInput:  # a run that trained on shards that are gone since
             return None
-        precision = keras.config.dtype_policy().name
-        path = features.kept_path(self.run, self.start, records, "train", precision)
+        maker = features.made_by(self.run, self.start, keras.config.dtype_policy().name)
+        path = features.kept_path(self.run, maker, records, "train")
         return np.load(path) if path.exists() else None

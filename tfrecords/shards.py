@@ -71,6 +71,13 @@ class ShardWriter:
         self.file.close()
 
 
+def _opened(path: Path) -> BinaryIO:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise BadInput(f"expected a shard, cannot read {path}: {error.strerror}") from None
+
+
 def read_payloads(path: Path, verify: bool = True) -> Iterator[tuple[int, bytes]]:
     """`(offset, payload)` of every record; one record in memory at a time.
 
@@ -78,11 +85,7 @@ def read_payloads(path: Path, verify: bool = True) -> Iterator[tuple[int, bytes]
         BadInput: no such file, a frame that is cut off, or (with `verify`) one whose CRC is wrong; the message
             names the shard and the offset in bytes.
     """
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        raise BadInput(f"expected a shard, cannot read {path}: {error.strerror}") from None
-    with file:
+    with _opened(path) as file:
         size = os.fstat(file.fileno()).st_size
         offset = 0
         while offset < size:
@@ -107,11 +110,7 @@ def walk(path: Path) -> np.ndarray:
         BadInput: as `read_payloads`, of which only the headers' CRC is checked.
     """
     spans = []
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        raise BadInput(f"expected a shard, cannot read {path}: {error.strerror}") from None
-    with file:
+    with _opened(path) as file:
         size = os.fstat(file.fileno()).st_size
         offset = 0
         while offset < size:
