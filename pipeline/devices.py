@@ -45,7 +45,7 @@ class Found:
         return wanted and self.kind != "tpu" and (self.kind, self.precision) != ("cpu", "mixed_bfloat16")
 
 
-def connect(options: config.Devices, config_name: str = "CONFIG") -> Found:
+def connect(options: config.Devices) -> Found:
     """Finds the devices and sets Keras' precision. Call it before anything else touches TensorFlow.
 
     Raises:
@@ -60,7 +60,7 @@ def connect(options: config.Devices, config_name: str = "CONFIG") -> Found:
     elif options.hosts:
         found = _several_hosts(options)
     elif options.kind == "tpu" or (options.kind == "auto" and (options.tpu or _tpu_is_likely())):
-        found = _tpu(options, config_name)
+        found = _tpu(options)
     elif options.kind == "gpu" or (options.kind == "auto" and tf.config.list_physical_devices("GPU")):
         found = _gpus()
     elif options.kind in ("auto", "cpu"):
@@ -79,10 +79,10 @@ def _tpu_is_likely() -> bool:
     return bool(os.environ.get("TPU_NAME") or (attached and os.environ.get("PJRT_DEVICE", "TPU") == "TPU"))
 
 
-def _tpu(options: config.Devices, config_name: str) -> Found:
+def _tpu(options: config.Devices) -> Found:
     address = options.tpu or os.environ.get("TPU_NAME", "") or "local"
     refusal = (
-        f"no TPU answers at {address!r}; on a machine without one, `guie train {config_name} devices.rehearse=8` "
+        f"no TPU answers at {address!r}; on a machine without one, `guie train CONFIG devices.rehearse=8` "
         "rehearses its step on the CPU"
     )
     if address == "local" and not _tpu_is_likely():
