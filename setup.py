@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 EXTRAS = {
     # open_clip checkpoints (import-weights) and TorchScript submissions.
@@ -26,7 +26,7 @@ setup(
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    packages=["pipeline", "tfrecords", "tfrecords.sources", "export"],
+    packages=find_packages(include=["pipeline*", "tfrecords*", "export*"]),
     python_requires=">=3.11,<3.14",
     install_requires=[
         # Pinned together: checkpoints, the served graph and the open_clip parity were measured on these.

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline.runs import Progress, file_sha256
-from tfrecords.errors import BadInput
+from pipeline.errors import BadInput
+from pipeline.files import Progress, file_sha256
 
 TRIES = 6
 FIRST_PAUSE_SECONDS = 1.0  # doubled after every try

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import Run, to_yaml
-from pipeline.runs import read_json, write_text
+from pipeline.files import read_json, write_text
 
 LICENCES = """The code is under Apache-2.0. These weights come from two places, and both bind whoever passes
 them on: the encoder's starting weights (`encoder` below) keep their authors' licence, and the images of the

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 from export.scorer_env import python_of
-from pipeline import archive
-from pipeline.runs import write_json
-from tfrecords.errors import BadInput
+from pipeline.errors import BadInput
+from pipeline.evaluation import submission_zip
+from pipeline.files import write_json
 
 PROBE = Path(__file__).with_name("contract_probe.py")
 SCORED_IMAGES = 205_000  # 5,000 queries and 200,000 index images
@@ -71,7 +71,7 @@ def parse(argv: list[str]) -> CheckConfig:
 def main(config: CheckConfig) -> None:
     reports: dict[str, list[Row]] = {name: [] for name in config.submissions}
     with tempfile.TemporaryDirectory(prefix="guie-check-") as temporary:
-        folders: dict[str, dict[str, str]] = {archive.TENSORFLOW: {}, archive.TORCH: {}}
+        folders: dict[str, dict[str, str]] = {submission_zip.TENSORFLOW: {}, submission_zip.TORCH: {}}
         for number, name in enumerate(reports):
             print(f"check: reads {name}")
             try:
@@ -208,9 +208,9 @@ def _probe_all(config: CheckConfig, kind: str, named: dict[str, str], reports: d
 def _unpacked(path: Path, into: Path) -> tuple[str, Path]:
     if path.is_dir():
         names = [file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()]
-        return archive.kind_of(names, str(path)), path.resolve()
+        return submission_zip.kind_of(names, str(path)), path.resolve()
     into.mkdir()
-    return archive.unpack(path, into), into
+    return submission_zip.unpack(path, into), into
 
 
 def _mark(ok: bool | None) -> str:

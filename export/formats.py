@@ -18,11 +18,11 @@ import tensorflow as tf
 
 from export import torchscript
 from export.contract_probe import blocks
-from pipeline.archive import ZIP_DATE
 from pipeline.config import Run, to_yaml
-from pipeline.preprocessing import Preprocess, normalize
-from pipeline.runs import atomic_path
-from tfrecords.errors import BadInput
+from pipeline.data.preprocessing import Preprocess, normalize
+from pipeline.errors import BadInput
+from pipeline.evaluation.submission_zip import ZIP_DATE
+from pipeline.files import atomic_path
 
 LARGEST_BYTES = 1_900_000_000  # a protobuf or flatbuffer ends at 2 GiB
 ONNX_OPSET = 18  # the first whose Resize filters before it shrinks
@@ -86,7 +86,7 @@ def write_onnx(model: keras.Model, preprocess: Preprocess, path: Path) -> Embed:
 
 
 def _onnx_preprocessing(preprocess: Preprocess, ir_version: int) -> Any:
-    """uint8 `images` [B, H, W, 3] → float32 `prepared` [B, S, S, 3], as `pipeline.preprocessing.prepare`."""
+    """uint8 `images` [B, H, W, 3] → float32 `prepared` [B, S, S, 3], as `pipeline.data.preprocessing.prepare`."""
     from onnx import TensorProto, helper
 
     # Keys' kernel has a = -0.5 in TensorFlow; weights beyond the border are left out, not mirrored

@@ -10,10 +10,10 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from pipeline import checkpoints
 from pipeline.config import Run
-from pipeline.runs import atomic_path
-from tfrecords.errors import BadInput
+from pipeline.errors import BadInput
+from pipeline.files import atomic_path
+from pipeline.training import checkpoints
 
 KERNEL = "embedder/embedding/kernel"  # the head's one variable, as pipeline.embedder names it
 
@@ -47,12 +47,12 @@ def write(config: Run, path: Path) -> None:
 
 
 def attach(config: Run, path: Path):
-    """The config's encoder with its own weights, and the head of `path`: a `pipeline.embedder.Embedder`.
+    """The config's encoder with its own weights, and the head of `path`: a `pipeline.models.embedder.Embedder`.
 
     Raises:
         BadInput: no such file, or a head of another width.
     """
-    from pipeline import embedder  # TensorFlow, only here
+    from pipeline.models import embedder  # TensorFlow, only here
 
     state = checkpoints.read_state(path)
     built = embedder.build(config, state.get("image_size_px"), state.get("patch_overlap_px"))

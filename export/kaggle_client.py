@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from export import blobs
-from tfrecords.errors import BadInput
+from pipeline.errors import BadInput
 
 Answer = TypeVar("Answer")
 

@@ -20,8 +20,8 @@ from typing import Any
 
 from export import card, head
 from pipeline.config import Run, from_command_line, to_yaml
-from pipeline.runs import atomic_path, file_sha256, fingerprint, write_json, write_text
-from tfrecords.errors import BadInput
+from pipeline.errors import BadInput
+from pipeline.files import atomic_path, file_sha256, fingerprint, write_json, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 KAGGLE = ROOT / "kaggle"

@@ -19,12 +19,12 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 from export import card, formats
-from pipeline import checkpoints
-from pipeline.archive import zip_submission
 from pipeline.config import Run, from_command_line
-from pipeline.preprocessing import Preprocess, prepare
-from pipeline.runs import atomic_path, file_sha256, fingerprint, read_json, write_json
-from tfrecords.errors import BadInput
+from pipeline.data.preprocessing import Preprocess, prepare
+from pipeline.errors import BadInput
+from pipeline.evaluation.submission_zip import zip_submission
+from pipeline.files import atomic_path, file_sha256, fingerprint, read_json, write_json
+from pipeline.training import checkpoints
 
 OUTPUT = "embedding_norm"
 CROP_SHARE = 0.875  # side of a crop as a share of the image's
@@ -254,10 +254,8 @@ def main(config: Run) -> None:
         print(f"export: {submission} is of the newest checkpoint already, nothing to do")
         return
 
-    from pipeline.embedder import load_trained  # builds the network: not before it is known to be needed
-
     keras.config.set_dtype_policy("float32")  # a training in this process may have left bfloat16
-    embedder = load_trained(config)
+    embedder = checkpoints.load_trained(config)
     io_device = "/job:localhost" if config.devices.tpu else None
     save(
         embedder.model,

@@ -6,8 +6,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from pipeline.runs import atomic_path
-from tfrecords.errors import BadInput
+from pipeline.errors import BadInput
+from pipeline.files import atomic_path
 
 REQUIREMENTS = {
     # keras, protobuf and numpy as they were: newer ones break TensorFlow 2.6.4 at import.

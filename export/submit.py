@@ -20,8 +20,8 @@ from typing import Any
 from export import check, package
 from export.kaggle_client import Kaggle
 from pipeline.config import Run, load
-from pipeline.runs import atomic_path, fingerprint, read_json
-from tfrecords.errors import BadInput
+from pipeline.errors import BadInput
+from pipeline.files import atomic_path, fingerprint, read_json
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ import sys
 import zipfile
 from pathlib import Path
 
-from pipeline.archive import ZIP_DATE
-from tfrecords.errors import BadInput
+from pipeline.errors import BadInput
+from pipeline.evaluation.submission_zip import ZIP_DATE
 
 TOLERANCE = 1e-4  # against the SavedModel: torch rounds its resizing elsewhere
 
@@ -46,7 +46,7 @@ def write(config_yaml: str, out: str) -> None:
     import keras
 
     from pipeline.config import Run, load
-    from pipeline.embedder import load_trained
+    from pipeline.training.checkpoints import load_trained
 
     if keras.backend.backend() != "torch":
         raise BadInput("it needs KERAS_BACKEND=torch")

@@ -56,8 +56,8 @@ print(
 # Kaggle unpacks zips when a dataset is made; packing them again gives the same bytes, so the fingerprint still holds.
 
 # %%
-from pipeline.archive import zip_submission
-from pipeline.runs import file_sha256
+from pipeline.evaluation.submission_zip import zip_submission
+from pipeline.files import file_sha256
 
 submission = WORKING / "submission.zip"
 mark = json.loads((package / "fingerprint.json").read_text())

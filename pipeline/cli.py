@@ -7,27 +7,27 @@ Every stage module has `parse(argv) -> config` and `main(config)`; it is importe
 import os
 import sys
 
+from pipeline.errors import BadInput
 from pipeline.quiet import import_quietly
-from tfrecords.errors import BadInput
 
 STAGES = {  # command: (module, what it does)
     "run": ("pipeline.run", "tfrecords → train → export → score, in one run folder"),
     "tfrecords": ("tfrecords.build", "images on disk → capped, verified shards"),
     "verify": ("tfrecords.verify", "reread every shard against the manifest"),
-    "train": ("pipeline.train", "shards → checkpoint"),
-    "plan": ("pipeline.plan", "parameters, FLOPs, memory and hours of a training config"),
-    "import-weights": ("pipeline.weights", "open_clip checkpoint → KerasHub weights"),
+    "train": ("pipeline.training.train", "shards → checkpoint"),
+    "plan": ("pipeline.training.plan", "parameters, FLOPs, memory and hours of a training config"),
+    "import-weights": ("pipeline.models.weights.import_weights", "open_clip checkpoint → KerasHub weights"),
     "export": ("export.saved_model", "checkpoint → SavedModel and submission.zip"),
     "check": ("export.check", "a submission against the competition's contract"),
     "submit": ("export.submit", "package, check, upload, wait for the score"),
-    "score": ("pipeline.score", "mean Precision@5 of any embedder"),
-    "embed": ("pipeline.embed", "images → embeddings.npy and items.csv"),
-    "zero-shot": ("pipeline.zero_shot", "CLIP and SigLIP against class prompts"),
-    "staged": ("pipeline.staged", "classification out of a vector database, shallow to deep"),
-    "similar": ("pipeline.similar", "the images most similar to one"),
-    "captions": ("pipeline.captions", "text–image similarity from a CSV"),
-    "browse": ("pipeline.browse", "embedded images and their nearest, as a local web page"),
-    "report": ("pipeline.report", "a run folder as one HTML page"),
+    "score": ("pipeline.evaluation.score", "mean Precision@5 of any embedder"),
+    "embed": ("pipeline.evaluation.embed", "images → embeddings.npy and items.csv"),
+    "zero-shot": ("pipeline.zero_shot.command", "CLIP and SigLIP against class prompts"),
+    "staged": ("pipeline.staged.command", "classification out of a vector database, shallow to deep"),
+    "similar": ("pipeline.similar.command", "the images most similar to one"),
+    "captions": ("pipeline.captions.command", "text–image similarity from a CSV"),
+    "browse": ("pipeline.pages.browse", "embedded images and their nearest, as a local web page"),
+    "report": ("pipeline.pages.report", "a run folder as one HTML page"),
 }
 
 

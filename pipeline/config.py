@@ -16,7 +16,7 @@ import yaml
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from tfrecords.errors import BadInput
+from pipeline.errors import BadInput
 
 Schema = TypeVar("Schema")
 
@@ -61,7 +61,7 @@ class Records:
 
 @dataclass(frozen=True)
 class Encoder:
-    """What turns pixels into features; `pipeline/encoders.py` lists the names."""
+    """What turns pixels into features; `pipeline/models/encoders.py` lists the names."""
 
     name: str = ""  # a catalogue name, or keras_file:<path>; records alone need none
     weights: str = "none"  # preset | open_clip:<tag or file> | file:<path> | none (random)

@@ -7,11 +7,12 @@ images on disk → <run_dir>/, everything that DESIGN lists
 import dataclasses
 from pathlib import Path
 
-from pipeline import config, recipe, runs
+from pipeline import config, files
 from pipeline.config import Run
+from pipeline.errors import BadInput
 from pipeline.quiet import import_quietly
+from pipeline.training import recipe
 from tfrecords import contact_sheet
-from tfrecords.errors import BadInput
 
 
 def parse(argv: list[str]) -> Run:
@@ -28,13 +29,13 @@ def main(run: Run) -> None:
         sheet = folder / "contact_sheet.jpg"
         if not sheet.exists():
             contact_sheet.write(folder / "records", sheet)
-    runs.write_text(folder / "config.yaml", config.to_yaml(run))
+    files.write_text(folder / "config.yaml", config.to_yaml(run))
     # Imported one by one: the records are built before TensorFlow takes its memory.
-    for name in ("pipeline.train", "export.saved_model"):
+    for name in ("pipeline.training.train", "export.saved_model"):
         import_quietly(name).main(run)
     score(run)
     import_quietly("export.card").write(run)  # again: now it has a score
-    import_quietly("pipeline.report").main(run)
+    import_quietly("pipeline.pages.report").main(run)
 
 
 def score(run: Run) -> None:
@@ -42,18 +43,18 @@ def score(run: Run) -> None:
     folder = Path(run.run_dir)
     path, archive = folder / "metrics.json", folder / "submission.zip"
     # What the numbers hang on: the submission, and the records they are counted over.
-    asked = runs.fingerprint(
+    asked = files.fingerprint(
         [
             dataclasses.asdict(run.score),
-            runs.file_sha256(archive),
+            files.file_sha256(archive),
             _optional_sha256(folder / "records/manifest.json"),
         ]
     )
-    if path.exists() and runs.read_json(path).get("asked") == asked:
+    if path.exists() and files.read_json(path).get("asked") == asked:
         print(f"score: done already, {path}")
         return
-    submissions, scoring, references = (
-        import_quietly(f"pipeline.{name}") for name in ("submissions", "score", "references")
+    embedders, scoring, references = (
+        import_quietly(f"pipeline.evaluation.{name}") for name in ("embedders", "score", "references")
     )
     index, queries = (
         [spec.replace("{run_dir}", run.run_dir) for spec in specs]
@@ -62,11 +63,11 @@ def score(run: Run) -> None:
     if not index:
         raise BadInput("score.index: expected at least one DATA to score on")
     result = scoring.score(
-        submissions.load(str(archive)), index, queries, run.score.batch_size, references.References(run)
+        embedders.load(str(archive)), index, queries, run.score.batch_size, references.References(run)
     )
-    runs.write_json(path, {**result, "asked": asked})
+    files.write_json(path, {**result, "asked": asked})
     print(f"score: mP@5 {result['mP@5']:.4f} → {path}")
 
 
 def _optional_sha256(path: Path) -> str:
-    return runs.file_sha256(path) if path.exists() else ""
+    return files.file_sha256(path) if path.exists() else ""

@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.config import Run, load, to_yaml
-from tfrecords.errors import BadInput
+from pipeline.errors import BadInput
 
 YAML = """
 records: {sources: [{layout: folder, name: a, root: x}]}

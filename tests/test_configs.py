@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import catalogue, cli, config
+from pipeline import cli, config
+from pipeline.models import catalogue
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = {path.stem: path for path in sorted((ROOT / "configs").glob("*.yaml"))}
@@ -18,13 +19,13 @@ NARROW = {"hidden_dim": 16, "num_layers": 1, "num_heads": 2, "intermediate_dim":
 def schema_of(name: str) -> type:
     """The dataclass that a config's stage loads it into; its name says which stage."""
     if name.startswith("zero_shot"):
-        from pipeline.zero_shot import ZeroShot as schema
+        from pipeline.zero_shot.command import ZeroShot as schema
     elif name.startswith("staged"):
-        from pipeline.staged import Staged as schema
+        from pipeline.staged.command import Staged as schema
     elif name.startswith("captions"):
-        from pipeline.captions import Captions as schema
+        from pipeline.captions.command import Captions as schema
     elif name.startswith("similar"):
-        from pipeline.similar import Similar as schema
+        from pipeline.similar.command import Similar as schema
     else:
         schema = config.Run
     return schema
@@ -81,7 +82,7 @@ def rehearsals(records) -> dict[str, str]:
         ]
         two = ["devices.rehearse=2", "devices.rehearse_steps=2"]
         asked[str(CONFIGS[name])] = [*narrowed(name, keras_file), *own, *two]
-    script = [sys.executable, "-m", "tests.rehearsals", json.dumps(asked)]
+    script = [sys.executable, "-m", "tests.training.rehearsals", json.dumps(asked)]
     done = subprocess.run(script, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-3000:]
     parts = done.stdout.split("== ")[1:]

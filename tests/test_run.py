@@ -15,7 +15,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from pipeline import checkpoints, cli
+from pipeline import cli
+from pipeline.training import checkpoints
 
 SMALL = """
 records:

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from pipeline.errors import BadInput
 from tfrecords import chunks as chunk_files
 from tfrecords.chunks import Pixels
-from tfrecords.errors import BadInput
-from tfrecords.plan import Chunk
+from tfrecords.selection import Chunk
 
 
 def make_chunks(folder: Path, chunks: Sequence[Chunk], pixels: Pixels, options: Sequence[str]) -> None:

@@ -23,16 +23,16 @@ from typing import Any
 import numpy as np
 
 from pipeline.config import Run, from_command_line
-from pipeline.runs import Progress, fingerprint, read_json, write_json, write_text
+from pipeline.errors import BadInput
+from pipeline.files import Progress, fingerprint, read_json, write_json, write_text
 from tfrecords import beam, duplicates
 from tfrecords import chunks as chunk_files
-from tfrecords import plan as plans
+from tfrecords import selection as plans
 from tfrecords.chunks import Pixels
 from tfrecords.duplicates import Pair
-from tfrecords.errors import BadInput
 from tfrecords.labels import SPLITS, ClassId, LabelSpace
-from tfrecords.plan import Chunk, Plan
 from tfrecords.processes import cores, in_processes
+from tfrecords.selection import Chunk, Plan
 
 FORMAT = 1  # of the records; a change of pixels or order must raise it, so old and new shards never mix
 

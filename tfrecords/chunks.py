@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.runs import write_json, write_text
+from pipeline.files import write_json, write_text
 from tfrecords.pixels import Rejected, transcode
-from tfrecords.plan import Chunk
 from tfrecords.schema import Record, serialize
+from tfrecords.selection import Chunk
 from tfrecords.shards import ShardWriter, index_path
 from tfrecords.sources.items import as_text
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from pipeline.runs import atomic_path
+from pipeline.errors import BadInput
+from pipeline.files import atomic_path
 from tfrecords import labels
-from tfrecords.errors import BadInput
 from tfrecords.schema import read_shard
 
 MARGIN_PX, NAME_PX = 2, 150

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tfrecords.errors import BadInput
+from pipeline.errors import BadInput
 
 SPLITS = ("train", "validation", "test")
 ClassId = tuple[str, str]  # (source, class)

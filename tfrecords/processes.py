@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import cv2
 
-from tfrecords.errors import BadInput
+from pipeline.errors import BadInput
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
-from tfrecords.errors import BadInput
+from pipeline.errors import BadInput
 from tfrecords.shards import ShardWriter, read_payloads, shard_index
 
 __all__ = [

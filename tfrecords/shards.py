@@ -15,7 +15,7 @@ from typing import BinaryIO
 import crc32c
 import numpy as np
 
-from tfrecords.errors import BadInput
+from pipeline.errors import BadInput
 
 HEADER_BYTES, FOOTER_BYTES = 12, 4
 MAX_PAYLOAD_BYTES = (

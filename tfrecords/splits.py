@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 
-from tfrecords.errors import BadInput
+from pipeline.errors import BadInput
 from tfrecords.labels import SPLITS
 
 

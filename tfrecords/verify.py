@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.runs import Progress, read_json
+from pipeline.errors import BadInput
+from pipeline.files import Progress, read_json
 from tfrecords import labels as label_spaces
-from tfrecords.errors import BadInput
 from tfrecords.pixels import Rejected, decode
 from tfrecords.processes import in_processes
 from tfrecords.schema import parse as parse_record

@@ -105,7 +105,7 @@ def guie_step(
     import keras
     import tensorflow as tf
 
-    from pipeline import losses
+    from pipeline.training import losses
 
     variable = keras.Variable(centers, dtype="float32")
     optimizer = keras.optimizers.Adam(1e-3)

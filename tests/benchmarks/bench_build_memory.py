@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from tests.benchmarks.bench_build import look
-from tests.damage import encoded, photograph
+from tests.tfrecords.damage import encoded, photograph
 
 
 def main() -> None:

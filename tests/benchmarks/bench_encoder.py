@@ -112,8 +112,9 @@ def _guie(work: str, precision: str, batch: int, _contender: str) -> Callable[[]
     import keras
     import tensorflow as tf
 
-    from pipeline import devices, encoders
     from pipeline.config import Devices, Encoder
+    from pipeline.models import encoders
+    from pipeline.training import devices
 
     policy = "float32" if precision == "float32" else "mixed_bfloat16"
     compiled = devices.connect(Devices(kind="cpu", precision=policy)).jit(True)
@@ -138,7 +139,7 @@ def _guie(work: str, precision: str, batch: int, _contender: str) -> Callable[[]
 
 
 def _open_clip(work: str, precision: str, batch: int, contender: str) -> Callable[[], None]:
-    from pipeline.weight_files import import_open_clip
+    from pipeline.models.weights.files import import_open_clip
 
     open_clip = import_open_clip()
     import torch

@@ -101,9 +101,9 @@ def measure(name: str, shards: str, images: int) -> dict[str, float]:
 
 
 def guie_batches(shards: str) -> Iterator[int]:
-    from pipeline.batches import open_records, train_batches
     from pipeline.config import Augment
-    from pipeline.preprocessing import Preprocess
+    from pipeline.data.batches import open_records, train_batches
+    from pipeline.data.preprocessing import Preprocess
 
     augment = Augment(flip=True, crop_scale_min=SMALLEST_SHARE, crop_aspect_max=LARGEST_ASPECT)
     preprocess = Preprocess(SIDE, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bicubic", antialias=True)
@@ -147,8 +147,8 @@ def decode_batches(shards: str) -> Iterator[int]:
 def decode_crop_batches(shards: str) -> Iterator[int]:
     import tensorflow as tf
 
-    from pipeline.augment import Draws, decode_random_crop
     from pipeline.config import Augment
+    from pipeline.data.augment import Draws, decode_random_crop
 
     augment = Augment(crop_scale_min=SMALLEST_SHARE, crop_aspect_max=LARGEST_ASPECT)
     draws = Draws(0)

@@ -26,7 +26,7 @@ def run(peer: str, queries: int, index: int) -> dict:
     """One timed search in this process; the ids as a list."""
     asked, held = vectors(queries, 1), vectors(index, 2)
     if peer == "guie":
-        from pipeline.search import nearest
+        from pipeline.retrieval.search import nearest
 
         began = time.perf_counter()
         ids = nearest(asked, held, 5)[0]

@@ -31,7 +31,7 @@ def export_models(encoder: str, folder: Path) -> None:
     from export.formats import write_onnx
     from export.saved_model import save
     from pipeline.config import Encoder, Run
-    from pipeline.embedder import build
+    from pipeline.models.embedder import build
 
     embedder = build(Run(name="bench", run_dir=str(folder), encoder=Encoder(name=encoder)))
     save(embedder.model, embedder.preprocess, folder / "saved_model")
@@ -58,7 +58,7 @@ def open_clip_embedder(name: str) -> Callable[[np.ndarray], np.ndarray]:
     """open_clip's image tower on torch, eager; resizing by torch, as its users do for tensors."""
     import torch
 
-    from pipeline.weight_files import import_open_clip
+    from pipeline.models.weights.files import import_open_clip
 
     model = import_open_clip().create_model(name).eval()
     side = model.visual.image_size[0]

@@ -83,9 +83,11 @@ def measure(part: str, shards: str, images: int, size: int) -> dict[str, float |
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import tensorflow as tf
 
-    from pipeline import config, embedder, losses
-    from pipeline.batches import eval_batches, open_records
-    from pipeline.preprocessing import normalize
+    from pipeline import config
+    from pipeline.data.batches import eval_batches, open_records
+    from pipeline.data.preprocessing import normalize
+    from pipeline.models import embedder
+    from pipeline.training import losses
 
     run = config.Run(
         encoder=config.Encoder(name=NAME, image_size_px=size, checkpointing=part != "plain step"),

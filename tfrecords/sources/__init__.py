@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tfrecords.errors import BadInput
+from pipeline.errors import BadInput
 from tfrecords.sources.cifar import cifar10, cifar100
 from tfrecords.sources.csv_table import csv_table
 from tfrecords.sources.cub200 import cub200

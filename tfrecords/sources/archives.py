@@ -24,7 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from tfrecords.errors import BadInput
+from pipeline.errors import BadInput
 from tfrecords.sources.folder import files_below
 from tfrecords.sources.items import below, read_file, refuse, refuse_large
 

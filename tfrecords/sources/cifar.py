@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tfrecords.errors import BadInput
+from pipeline.errors import BadInput
 from tfrecords.sources import plain_pickle
 from tfrecords.sources.archives import Store, find
 from tfrecords.sources.arrays import batch, read_image

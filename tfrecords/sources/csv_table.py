@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from tfrecords.errors import BadInput
+from pipeline.errors import BadInput
 from tfrecords.sources.items import Item, Lazily, Listing, below, read_file, refuse
 from tfrecords.sources.tables import file_rows, in_order
 

@@ -7,7 +7,7 @@ The root is that folder, the folder above it, or the archive `CUB_200_2011.tgz` 
 from collections.abc import Iterator
 from pathlib import Path
 
-from tfrecords.errors import BadInput
+from pipeline.errors import BadInput
 from tfrecords.sources.archives import Store, find
 from tfrecords.sources.items import Item, Lazily, Listing
 

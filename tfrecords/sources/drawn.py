@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from tfrecords.errors import BadInput
+from pipeline.errors import BadInput
 from tfrecords.sources.items import Item, Lazily, Listing
 from tfrecords.sources.raycast import SOLIDS, cast
 

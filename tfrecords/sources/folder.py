@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from tfrecords.errors import BadInput
+from pipeline.errors import BadInput
 from tfrecords.sources.items import Item, Lazily, Listing, existing_folder, read_file
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tfrecords.errors import BadInput
+from pipeline.errors import BadInput
 from tfrecords.sources.arrays import batch, read_image
 from tfrecords.sources.items import Item, Lazily, Listing, existing_folder, read_file
 

@@ -15,7 +15,7 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from tfrecords.errors import BadInput
+from pipeline.errors import BadInput
 from tfrecords.sources import parquet
 from tfrecords.sources.archives import Store, find, tar_members
 from tfrecords.sources.items import Item, Lazily, Listing

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tfrecords.errors import BadInput
+from pipeline.errors import BadInput
 
 MAX_FILE_BYTES = (
     1 << 30

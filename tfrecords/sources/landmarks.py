@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from tfrecords.errors import BadInput
+from pipeline.errors import BadInput
 from tfrecords.sources.archives import Reader, Store, open_archive
 from tfrecords.sources.items import Item, Lazily, Listing, existing_file, existing_folder, refuse
 from tfrecords.sources.tables import file_rows, in_order

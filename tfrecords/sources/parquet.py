@@ -10,7 +10,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from tfrecords.errors import BadInput
+from pipeline.errors import BadInput
 from tfrecords.sources.items import Item, Lazily, Listing, existing_folder
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.errors import BadInput
 from tfrecords import labels
-from tfrecords.errors import BadInput
 from tfrecords.schema import Record, parse
 from tfrecords.shards import FOOTER_BYTES, HEADER_BYTES, masked_crc, shard_index
 from tfrecords.sources.items import Item, Lazily, Listing, existing_folder

@@ -4,7 +4,7 @@ import csv
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from tfrecords.errors import BadInput
+from pipeline.errors import BadInput
 
 
 def rows(

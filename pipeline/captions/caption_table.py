@@ -1,0 +1,177 @@
+"""A table of images and captions → rows. What is wrong with one row is that row's reason, never a stop."""
+
+import csv
+import difflib
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.errors import BadInput
+
+LARGEST_FIELD = 10_000_000  # characters; csv's own limit would refuse a caption of 25,000 words
+
+
+@dataclass(frozen=True)
+class Table:
+    """How the table is written; the section `format` of a config."""
+
+    image_column: str = "image"  # a name in the header; without a header a number, from 0
+    caption_column: str = "caption"
+    header: bool = True
+    delimiter: str = ","
+    encoding: str = "utf-8"  # a byte-order mark is skipped
+
+
+@dataclass(frozen=True)
+class Pair:
+    """
+    Attributes:
+        line: where the row starts in the file, from 1.
+        image: path or URL.
+        caption: as it stands in the table.
+        reason: why the row cannot be used; "" when it can.
+    """
+
+    line: int
+    image: str
+    caption: str
+    reason: str = ""
+
+
+def read_pairs(path: Path, table: Table) -> list[Pair]:
+    """All rows of the table, in order.
+
+    Raises:
+        BadInput: no such file, another encoding, an empty file, no rows, columns that are not there.
+    """
+    if not path.is_file():
+        raise BadInput(f"table: expected a CSV file, {path} does not exist")
+    if len(table.delimiter) != 1:
+        raise BadInput(f"format.delimiter: expected one character, got {table.delimiter!r}")
+    lines = [line + "\n" for line in _decoded(path, table.encoding).rstrip("\n").split("\n")]
+    rows = _rows(lines, table.delimiter)
+    first = next(rows, None)
+    if first is None:
+        raise BadInput(f"{path}: expected a table of images and captions, the file is empty")
+    if table.header:
+        columns = [_place(path, first[1], name, table) for name in (table.image_column, table.caption_column)]
+        width = len(first[1])
+    else:
+        columns = [_number(path, first[1], name) for name in (table.image_column, table.caption_column)]
+        width = len(first[1])
+        rows = _rows(lines, table.delimiter)
+    pairs = [_pair(line, fields, reason, columns, width) for line, fields, reason in rows]
+    if not pairs:
+        raise BadInput(f"{path}: the table has a header and no rows")
+    return pairs
+
+
+def _pair(line: int, fields: list[str], reason: str, columns: list[int], width: int) -> Pair:
+    image, caption = (fields[place].strip() if place < len(fields) else "" for place in columns)
+    if not reason and len(fields) != width:
+        hint = ": a caption with the delimiter in it needs quotes" if len(fields) > width else ""
+        reason = f"{len(fields)} fields, expected {width}{hint}"
+    if not reason and not image:
+        reason = "no image"
+    if not reason and not caption:
+        reason = "no caption"
+    return Pair(line, image, caption, reason)
+
+
+def _rows(lines: list[str], delimiter: str) -> Iterator[tuple[int, list[str], str]]:
+    """(line, fields, reason) of each row that is not blank; the reason is "" unless a quote is never closed.
+
+    An open quote would swallow the rows behind it as one field, up to the next quote or the end of the file.
+    Such a row (over several lines, and misquoted or of another width than the first) ends at its own line
+    instead, and reading goes on behind it.
+    """
+    before = csv.field_size_limit(LARGEST_FIELD)
+    width, start = 0, 0
+    try:
+        while start < len(lines):
+            reader = csv.reader(map(lines.__getitem__, range(start, len(lines))), delimiter=delimiter)
+            end = start
+            for fields in _safely(reader):
+                first, end = end, start + reader.line_num
+                if fields is None:
+                    yield first + 1, [], f"a field of more than {LARGEST_FIELD:,} characters"
+                elif end - first > 1 and (
+                    (width and len(fields) != width) or _misquoted(lines[first:end], delimiter)
+                ):
+                    yield first + 1, lines[first].rstrip("\n").split(delimiter), "a quote is never closed"
+                    end = first + 1
+                    break
+                elif fields:
+                    width = width or len(fields)
+                    yield first + 1, fields, ""
+            start = max(end, start + 1)
+    finally:
+        csv.field_size_limit(before)
+
+
+def _safely(reader: Iterator[list[str]]) -> Iterator[list[str] | None]:
+    """None for a row that csv refuses."""
+    while True:
+        try:
+            yield next(reader)
+        except StopIteration:
+            return
+        except csv.Error:
+            yield None
+
+
+def _misquoted(lines: list[str], delimiter: str) -> bool:
+    """Whether quotes within these lines open and close where no field does."""
+    try:
+        list(csv.reader(lines, delimiter=delimiter, strict=True))
+    except csv.Error:
+        return True
+    return False
+
+
+def _decoded(path: Path, encoding: str) -> str:
+    content = path.read_bytes()
+    try:
+        if encoding.lower().replace("_", "-") in ("utf-8", "utf8") and content[:2] in (
+            b"\xff\xfe",
+            b"\xfe\xff",
+        ):
+            raise BadInput(f"{path} begins like UTF-16: set format.encoding=utf-16")
+        text = content.decode(encoding)
+    except LookupError:
+        raise BadInput(f"format.encoding: no encoding {encoding!r}") from None
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise BadInput(
+            f"{path}: line {line} is not {encoding} ({error.reason}): set format.encoding, such as latin-1"
+        ) from None
+    # Lines end where editors end them; splitlines would also break at the separators of Unicode.
+    return io.StringIO(text.removeprefix("\ufeff"), newline=None).read()
+
+
+def _place(path: Path, header: list[str], name: str, table: Table) -> int:
+    names = [each.strip() for each in header]
+    if names.count(name) == 1:
+        return names.index(name)
+    if names.count(name) > 1:
+        raise BadInput(f"{path}: the column {name!r} stands {names.count(name)} times in the header")
+    shown = ", ".join(repr(each[:40]) for each in names[:8])
+    hint = "set format.image_column and format.caption_column, or format.header=false with column numbers"
+    for other, said in (("\t", "\\t"), (";", ";"), ("|", "|")):
+        if len(names) == 1 and other in names[0] and other != table.delimiter:
+            hint = f"fields seem to be parted by {said!r}: set format.delimiter"
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.7)
+    hint = f"is it {near[0]!r}? {hint}" if near else hint
+    raise BadInput(f"{path}: expected a column {name!r} in the first line, it has {shown}: {hint}")
+
+
+def _number(path: Path, first: list[str], name: str) -> int:
+    if not name.isascii() or not name.isdigit():
+        raise BadInput(
+            f"{path}: without a header, columns are numbers from 0: set format.image_column=0 and "
+            f"format.caption_column=1, got {name!r}"
+        )
+    if int(name) >= len(first):
+        raise BadInput(f"{path}: expected a column {name}, the first line has {len(first)} fields")
+    return int(name)

@@ -1,0 +1,260 @@
+"""Images from disk or by URL, many at once: an answer for each, its bytes or the reason why there are none.
+
+URLs come out of strangers' tables, so they are not trusted: every address that is connected to is checked
+after the name is resolved, at the moment of connecting. A name that resolves to another address the second
+time, a redirect into the local network and an address written as a number all meet the same check.
+"""
+
+import asyncio
+import functools
+import ipaddress
+import random
+import re
+import socket
+import stat
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from pipeline.errors import BadInput
+
+RETRIED_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})  # those that may pass
+LONGEST_PAUSE_SECONDS = 30.0  # however long a server asks us to wait
+CHUNK_BYTES = 64 * 1024
+NAT64 = ipaddress.ip_network("64:ff9b::/96")
+NEVER_PUBLIC = [  # what `is_global` of some Python 3.11 and 3.12 lets pass
+    ipaddress.ip_network(text)
+    for text in (
+        "64:ff9b:1::/48",  # NAT64 within a site, RFC 8215
+        "fec0::/10",  # site-local, RFC 3879
+        "::/96",  # IPv4 in IPv6 as it was first written, RFC 4291
+        "192.0.0.0/24",  # of protocols, RFC 6890
+    )
+]
+
+
+@dataclass(frozen=True)
+class Fetch:
+    """How images are fetched; the section `fetch` of a config."""
+
+    timeout_seconds: float = 10.0  # of one attempt: name, connection, redirects and body together
+    max_bytes: int = 10_000_000  # an image with more is left out; counted while it streams
+    retries: int = 2  # attempts after the first, for what may pass (time-outs, 5xx, 429, broken connections)
+    backoff_seconds: float = 0.5  # pause before the first retry; doubles with each, ± half by chance
+    max_redirects: int = 5
+    concurrency: int = 16  # at once
+    per_host: int = 4  # at once at one host
+    allow_networks: list[str] = field(default_factory=list)  # of private ones, for example 127.0.0.1/32
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """`content` is None exactly when there is a `reason`."""
+
+    reference: str
+    content: bytes | None
+    reason: str = ""
+
+
+class Refused(OSError):
+    """An address that must not be connected to; an OSError, so the HTTP library sees a failed connection."""
+
+
+class Unfetchable(Exception):
+    """No image, for this reason. `passing`: a retry may help; `pause_seconds`: the server's own wish."""
+
+    def __init__(self, reason: str, passing: bool = False, pause_seconds: float = 0.0):
+        super().__init__(reason)
+        self.reason, self.passing, self.pause_seconds = reason, passing, pause_seconds
+
+
+def is_url(reference: str) -> bool:
+    return "://" in reference
+
+
+def networks(allowed: list[str]) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
+    """Raises BadInput for what is not a network."""
+    try:
+        return [ipaddress.ip_network(text) for text in allowed]
+    except ValueError as error:
+        raise BadInput(f"fetch.allow_networks: expected networks such as 10.0.0.0/8, {error}") from None
+
+
+def is_public(address: str) -> bool:
+    """Whether an IP address (as text) belongs to the open internet.
+
+    Not loopback, private, link-local, shared, reserved or multicast; an IPv4 address inside an IPv6 one
+    counts as itself.
+
+    >>> [is_public(a) for a in ("1.1.1.1", "127.0.0.1", "169.254.169.254", "::ffff:10.0.0.1", "fe80::1%eth0")]
+    [True, False, False, False, False]
+    """
+    plain = _plain(address)
+    return (
+        plain.is_global and not plain.is_multicast and not any(plain in network for network in NEVER_PUBLIC)
+    )
+
+
+def fetch(references: list[str], options: Fetch, root: Path) -> list[Fetched]:
+    """Reads all references, in parallel; the answers stand in the order of the references.
+
+    Args:
+        references: URLs (http, https) or paths; relative ones are taken from `root`.
+
+    Returns:
+        One `Fetched` a reference; nothing about a single image raises. Up to `max_bytes` each in memory.
+
+    Raises:
+        BadInput: `allow_networks` holds something that is no network.
+    """
+    return asyncio.run(_fetch_all(references, options, root))
+
+
+async def _fetch_all(references: list[str], options: Fetch, root: Path) -> list[Fetched]:
+    connector = aiohttp.TCPConnector(
+        limit=0,  # the semaphores below limit: in the connector's own queue the time-out would run already
+        socket_factory=functools.partial(_checked_socket, networks(options.allow_networks)),
+    )
+    slots = asyncio.Semaphore(options.concurrency)
+    hosts: dict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(options.per_host))
+    async with aiohttp.ClientSession(
+        connector=connector,
+        # A compressed body would pass the size limit small and unpack large: none is asked for or unpacked.
+        headers={
+            "User-Agent": "guie/0.1",
+            "Accept": "image/*,*/*;q=0.1",
+            "Accept-Encoding": "identity",
+        },
+        auto_decompress=False,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        trust_env=False,  # a proxy would connect in our place, past the check
+    ) as session:
+
+        async def one(reference: str) -> Fetched:
+            try:
+                if is_url(reference):
+                    async with (
+                        hosts[_host(reference)],
+                        slots,
+                    ):  # in this order: a slow host's queue holds no slot
+                        return Fetched(reference, await _with_retries(session, reference, options))
+                async with slots:
+                    return Fetched(
+                        reference, await asyncio.to_thread(_read, root / reference, options.max_bytes)
+                    )
+            except Unfetchable as error:
+                return Fetched(reference, None, " ".join(error.reason.split()))
+
+        return await asyncio.gather(*map(one, references))
+
+
+async def _with_retries(session: aiohttp.ClientSession, url: str, options: Fetch) -> bytes:
+    for attempt in range(options.retries + 1):
+        try:
+            return await _get(session, url, options)
+        except Unfetchable as error:
+            if not error.passing or attempt == options.retries:
+                times = f" ({attempt + 1} attempts)" if attempt else ""
+                raise Unfetchable(error.reason + times) from None
+            pause = options.backoff_seconds * 2**attempt * random.uniform(0.5, 1.5)
+            await asyncio.sleep(min(max(pause, error.pause_seconds), LONGEST_PAUSE_SECONDS))
+    raise Unfetchable("retries must be 0 or more")
+
+
+async def _get(session: aiohttp.ClientSession, url: str, options: Fetch) -> bytes:
+    """One attempt. Raises Unfetchable, with the library's many errors put into words a table can hold."""
+    timeout = aiohttp.ClientTimeout(total=options.timeout_seconds)
+    try:
+        async with session.get(url, timeout=timeout, max_redirects=options.max_redirects + 1) as response:
+            if response.status != 200:
+                raise Unfetchable(
+                    f"HTTP {response.status}",
+                    passing=response.status in RETRIED_STATUSES,
+                    pause_seconds=_seconds(response.headers.get("Retry-After", "")),
+                )
+            return await _body(response, options.max_bytes)
+    except TimeoutError:
+        raise Unfetchable(f"no whole answer within {options.timeout_seconds:g} s", passing=True) from None
+    except aiohttp.TooManyRedirects:
+        raise Unfetchable(f"more than {options.max_redirects} redirects") from None
+    except aiohttp.ClientConnectorError as error:
+        if refused := re.search(r"refused: \S+ is not[^,]*", str(error.os_error)):
+            raise Unfetchable(refused.group()) from None
+        raise Unfetchable(
+            f"no connection: {error.os_error.strerror or error.os_error}", passing=True
+        ) from None
+    except aiohttp.ClientPayloadError:
+        raise Unfetchable("the body broke off", passing=True) from None
+    except (
+        aiohttp.InvalidURL,
+        aiohttp.NonHttpUrlRedirectClientError,
+    ) as error:  # a redirect may hold one too
+        raise Unfetchable(f"not a URL of http or https: {error}") from None
+    except (aiohttp.ClientError, OSError, ValueError) as error:
+        passing = isinstance(error, aiohttp.ServerDisconnectedError | ConnectionError)
+        raise Unfetchable(f"{type(error).__name__}: {error}", passing=passing) from None
+
+
+def _host(url: str) -> str:
+    """Raises Unfetchable where there is none, or the scheme is another than http and https."""
+    try:
+        scheme, host = urlsplit(url).scheme.lower(), urlsplit(url).hostname
+    except ValueError as error:
+        raise Unfetchable(f"not a URL: {error}") from None
+    if scheme not in ("http", "https") or not host:
+        raise Unfetchable(f"not a URL of http or https: {url[:200]!r}")
+    return host
+
+
+async def _body(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
+    if (response.content_length or 0) > max_bytes:
+        raise Unfetchable(f"{response.content_length:,} bytes announced, more than max_bytes {max_bytes:,}")
+    body = bytearray()
+    async for chunk in response.content.iter_chunked(CHUNK_BYTES):
+        body += chunk
+        if len(body) > max_bytes:  # what a server announces need not be true
+            raise Unfetchable(f"more than max_bytes {max_bytes:,}")
+    if not body:
+        raise Unfetchable("an empty body")
+    return bytes(body)
+
+
+def _checked_socket(allowed: list, address_info: tuple) -> socket.socket:
+    """aiohttp's hook: called with each resolved address right before it is connected to."""
+    family, kind, protocol, _, address = address_info
+    plain = _plain(address[0])
+    if not is_public(address[0]) and not any(plain in network for network in allowed):
+        raise Refused(f"refused: {plain} is not a public address (fetch.allow_networks)")
+    return socket.socket(family=family, type=kind, proto=protocol)
+
+
+def _plain(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """Takes the IPv4 address out of the IPv6 forms that only wrap one (mapped, 6to4, NAT64)."""
+    parsed = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(parsed, ipaddress.IPv6Address):
+        wrapped = parsed.ipv4_mapped or parsed.sixtofour
+        if wrapped is None and parsed in NAT64:
+            wrapped = ipaddress.IPv4Address(int(parsed) & 0xFFFFFFFF)
+        return wrapped or parsed
+    return parsed
+
+
+def _read(path: Path, max_bytes: int) -> bytes:
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # a named pipe would hang, a device never end
+            raise Unfetchable(f"not a file: {path}")
+        if status.st_size > max_bytes:
+            raise Unfetchable(f"{status.st_size:,} bytes, more than max_bytes {max_bytes:,}")
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise Unfetchable(f"no such file: {path}") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise Unfetchable(f"unreadable: {getattr(error, 'strerror', None) or error}") from None
+
+
+def _seconds(retry_after: str) -> float:
+    return float(retry_after) if retry_after.isascii() and retry_after.isdigit() else 0.0

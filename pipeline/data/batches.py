@@ -1,0 +1,153 @@
+"""Shards → batches of pixels, for training and in order.
+
+The order is arithmetic (`sampler`) and records are read by number (`records`), so the stream is the same from
+(seed, step) however it is reached: after a kill, on several hosts, with any number of threads.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import tensorflow as tf
+
+from pipeline.config import Augment
+from pipeline.data import augment as augmentation
+from pipeline.data.preprocessing import Preprocess, decode, resize
+from pipeline.data.records import RecordSet, open_records
+from pipeline.data.sampler import Positions, batch_positions
+from pipeline.errors import BadInput
+
+__all__ = ["Positions", "RecordSet", "damage_is_bad_input", "eval_batches", "open_records", "train_batches"]
+
+
+def train_batches(
+    records: RecordSet,
+    preprocess: Preprocess,
+    augment: Augment,
+    batch_size: int,
+    seed: int,
+    start_step: int = 0,
+    host: tuple[int, int] = (0, 1),
+    label_map: np.ndarray | None = None,
+    sampling: np.ndarray | None = None,
+) -> tf.data.Dataset:
+    """The training stream from step `start_step` on, without end.
+
+    Args:
+        records: from `open_records`.
+        preprocess: of the encoder; without augmentation the pixels are exactly those of `resize`.
+        augment: what is done to the images; every draw follows from (seed, position).
+        batch_size: of all hosts together.
+        seed: of order and augmentation.
+        start_step: batches before it are not read.
+        host: (index, hosts): this host's slice of each batch, `batch_size / hosts` images.
+        label_map: int [labels]: label in the records → class that is trained; None: as they are.
+        sampling: see `Positions`.
+
+    Returns:
+        {"images": float32 (uint8 where only crops and flips are asked for) [b, S, S, 3] in 0…255, not normalised
+        (`normalize` runs on the device), "labels": int32 [b], "positions": int64 [b]}; b = batch_size / hosts.
+
+    Raises:
+        ValueError: a batch that does not divide by the hosts, or a drawn record whose label `label_map` lacks.
+        tf.errors.OpError: while iterating, for damage; see `damage_is_bad_input`.
+    """
+    order = Positions(len(records), seed, sampling)
+    labels = _mapped_labels(records.labels, label_map, order.entries)
+    batch_positions(start_step, batch_size, host)  # fails here, not in a thread
+
+    def read(step):
+        positions = batch_positions(int(step), batch_size, host)
+        items = order.at(positions)
+        return _bytes_array(records.read(items)), labels[items], positions
+
+    def read_step(step):
+        return tf.numpy_function(read, [step], [tf.string, tf.int32, tf.int64])
+
+    image_of = augmentation.image_function(preprocess, augment, seed)
+
+    def element(encoded, label, position):
+        encoded, label, position = (tf.ensure_shape(each, []) for each in (encoded, label, position))
+        return {"images": image_of(encoded, position), "labels": label, "positions": position}
+
+    each = batch_size // host[1]
+    dataset = tf.data.Dataset.counter(start_step).map(read_step).prefetch(2).unbatch()
+    dataset = dataset.map(element, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return dataset.batch(each, drop_remainder=True).prefetch(2)
+
+
+def eval_batches(
+    records: RecordSet, preprocess: Preprocess, batch_size: int, pad_to_batch: bool = False
+) -> tf.data.Dataset:
+    """Every record once, in order, its pixels exactly those of `resize`.
+
+    Args:
+        pad_to_batch: fill the last batch with black images, so that every batch has the same static shape.
+
+    Returns:
+        {"images": float32 [B, S, S, 3] in 0…255, "labels": int64 [B] as in the records, "positions": int64 [B] the
+        record's number, "valid": bool [B], False where padded}.
+
+    Raises:
+        tf.errors.OpError: while iterating, for damage; see `damage_is_bad_input`.
+    """
+    count = len(records)
+
+    def read(start):
+        items = np.arange(start, min(start + batch_size, count), dtype=np.int64)
+        return _bytes_array(records.read(items)), records.labels[items], items
+
+    def read_batch(start):
+        return tf.numpy_function(read, [start], [tf.string, tf.int64, tf.int64])
+
+    def element(encoded, label, item):
+        encoded, label, item = (tf.ensure_shape(each, []) for each in (encoded, label, item))
+        image = tf.ensure_shape(resize(decode(encoded), preprocess), [preprocess.image_size_px] * 2 + [3])
+        return {"images": image, "labels": label, "positions": item, "valid": True}
+
+    dataset = tf.data.Dataset.range(0, count, batch_size).map(read_batch).prefetch(2).unbatch()
+    dataset = dataset.map(element, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    if not pad_to_batch:
+        return dataset.batch(batch_size).prefetch(2)
+    padding = {
+        name: tf.zeros([-count % batch_size, *spec.shape], spec.dtype)
+        for name, spec in dataset.element_spec.items()
+    }
+    filled = dataset.concatenate(tf.data.Dataset.from_tensor_slices(padding))
+    return filled.batch(batch_size, drop_remainder=True).prefetch(2)
+
+
+@contextmanager
+def damage_is_bad_input() -> Iterator[None]:
+    """Around iteration (or as a decorator): damaged records, which TensorFlow reports as its own error and a traceback.
+
+    Raises:
+        BadInput: with the line of the thread that read (shard and offset), or that an image cannot be decoded.
+    """
+    try:
+        yield
+    except tf.errors.OpError as error:
+        if read := re.search(r"BadInput: (.+)", str(error)):
+            raise BadInput(read[1]) from None
+        if reason := re.search(r"jpeg::Uncompress.+|Unknown image file format.+|Invalid JPEG.+", str(error)):
+            raise BadInput(
+                f"an image of the records cannot be decoded ({reason[0]}): `guie verify` names it"
+            ) from None
+        raise
+
+
+def _mapped_labels(labels: np.ndarray, label_map: np.ndarray | None, drawn: np.ndarray) -> np.ndarray:
+    """int32 [N]: the trained class of each record; -1 for records that are not drawn and have none."""
+    if label_map is None:
+        return labels.astype(np.int32)
+    known = (labels >= 0) & (labels < len(label_map))
+    mapped = np.where(known, np.asarray(label_map)[np.where(known, labels, 0)], -1).astype(np.int32)
+    if (mapped[drawn] < 0).any():
+        missing = np.unique(labels[drawn][mapped[drawn] < 0])
+        raise ValueError(f"records have labels that the label map lacks: {missing[:5].tolist()} …")
+    return mapped
+
+
+def _bytes_array(strings: list[bytes]) -> np.ndarray:
+    return np.array(strings, dtype=object)  # a fixed-width dtype would cut trailing zero bytes

@@ -1,0 +1,154 @@
+"""Records by number: what stands in the shards, found once, and read in any order. No TensorFlow.
+
+A `RecordSet` knows of every record its shard, offset, length and label, so that the order of training is a matter of
+arithmetic (`pipeline/data/batches.py`): any record can be read at any time, and resuming needs no replay.
+"""
+
+import glob
+import mmap
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.errors import BadInput
+from tfrecords.schema import LABEL, label_of, parse
+from tfrecords.shards import FOOTER_BYTES, HEADER_BYTES, masked_crc, shard_index
+
+OPEN_FILES = 128  # a process may hold about a thousand; large sets have more shards than that
+
+
+class RecordSet:
+    """The records of some shards, numbered 0 … N−1 in the order of shards and offsets.
+
+    Attributes:
+        shards: the files.
+        shard: [N] int32, which of `shards` a record is in.
+        spans: [N, 2] int64, offset and length of the framed record, in bytes.
+        labels: [N] int64, as in the records.
+    """
+
+    def __init__(self, shards: Sequence[Path], shard: np.ndarray, spans: np.ndarray, labels: np.ndarray):
+        self.shards, self.shard, self.spans, self.labels = list(shards), shard, spans, labels
+        self._files: OrderedDict[int, int] = OrderedDict()  # shard → file descriptor, least used first
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @cached_property
+    def keys(self) -> list[str]:
+        """`image/key` of every record; "" where a record has none (the public sets). Reads every record once."""
+        return [key for key, _ in self._names]
+
+    @cached_property
+    def sources(self) -> list[str]:
+        """`image/source` of every record; "" where a record has none. Reads every record once."""
+        return [source for _, source in self._names]
+
+    @cached_property
+    def _names(self) -> list[tuple[str, str]]:
+        records = (parse(self.payload(item)) for item in range(len(self)))
+        return [(record.key, record.source) for record in records]
+
+    def read(self, items: np.ndarray) -> list[bytes]:
+        """The encoded images of `items` ([B] integers), checksums checked.
+
+        Raises:
+            BadInput: damage; names the shard and the offset.
+        """
+        images = []
+        for item in items:
+            try:
+                images.append(parse(self.payload(int(item))).encoded)
+            except ValueError as error:
+                raise BadInput(f"{self.place(item)}: {error}") from None
+        return images
+
+    def payload(self, item: int) -> bytes:
+        """The serialised Example of one record."""
+        offset, length = (int(number) for number in self.spans[item])
+        framed = self._pread(int(self.shard[item]), offset, length)
+        payload = framed[HEADER_BYTES:-FOOTER_BYTES]
+        if len(framed) < length or int.from_bytes(framed[-FOOTER_BYTES:], "little") != masked_crc(payload):
+            raise BadInput(
+                f"{self.place(item)}: wrong CRC: the shard is damaged or has changed, build it again"
+            )
+        return payload
+
+    def place(self, item: int) -> str:
+        """Where a record stands, for messages."""
+        return f"{self.shards[self.shard[item]]}: record at offset {self.spans[item, 0]}"
+
+    def _pread(self, shard: int, offset: int, length: int) -> bytes:
+        with self._lock:  # a file must not be closed under another thread's read
+            if shard not in self._files:
+                if len(self._files) >= OPEN_FILES:
+                    os.close(self._files.popitem(last=False)[1])
+                self._files[shard] = os.open(self.shards[shard], os.O_RDONLY)
+            self._files.move_to_end(shard)
+            return os.pread(self._files[shard], length, offset)
+
+    def __del__(self) -> None:
+        for file in getattr(self, "_files", {}).values():
+            os.close(file)
+
+
+def open_records(patterns: Sequence[str | Path]) -> RecordSet:
+    """Finds the shards and every record in them.
+
+    Args:
+        patterns: paths or globs (`**` too); a shard matched twice is taken once. Shards are read in the order of the
+            patterns, and by name within one.
+
+    Raises:
+        BadInput: a pattern matches no shard, a shard is half-written or is no TFRecord, a record has no label.
+    """
+    shards: dict[Path, None] = {}
+    for pattern in patterns:
+        found = sorted(glob.glob(str(pattern), recursive=True)) or [
+            str(pattern)
+            for _ in range(Path(pattern).is_file())  # a name with [brackets] in it
+        ]
+        if not found:
+            raise BadInput(f"expected shards (*.tfrec), none match {pattern}: has `guie tfrecords` been run?")
+        shards.update(dict.fromkeys(Path(path) for path in found))
+    if not shards:
+        raise BadInput("expected shards (*.tfrec), no path was given")
+    with ThreadPoolExecutor(8) as pool:  # waiting for disks, mostly
+        parts = list(pool.map(_shard_records, shards))
+    counts = [len(labels) for _, labels in parts]
+    if not sum(counts):
+        raise BadInput(f"expected records, the {len(shards)} shards of {patterns[0]} … hold none")
+    return RecordSet(
+        list(shards),
+        np.repeat(np.arange(len(shards), dtype=np.int32), counts),
+        np.concatenate([spans for spans, _ in parts]),
+        np.concatenate([labels for _, labels in parts]),
+    )
+
+
+def _shard_records(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """([n, 2] int64 spans, [n] int64 labels) of one shard. Mapped, so the images' own pages are not read."""
+    spans = shard_index(path)
+    labels = np.empty(len(spans), np.int64)
+    if not len(spans):
+        return spans, labels
+    with path.open("rb") as file:
+        mapped = memoryview(
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        )  # unmapped with its last view
+    for row, (offset, length) in enumerate(spans.tolist()):
+        label = label_of(mapped[offset + HEADER_BYTES : offset + length - FOOTER_BYTES])
+        if label is None:
+            raise BadInput(
+                f"{path}: expected an Example with {LABEL} in the record at offset {offset}: the shard is damaged, "
+                "or its records are not labelled images"
+            )
+        labels[row] = label
+    return spans, labels

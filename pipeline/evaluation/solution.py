@@ -1,0 +1,119 @@
+"""Scoring as the competition does: embeddings with ids, and its solution CSV (`id, index ids, Usage`)."""
+
+import csv
+import sys
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.errors import BadInput
+from pipeline.retrieval.metrics import hits_of_predictions, mean_precision_at_5
+from pipeline.retrieval.search import nearest
+
+# What NumPy and csv raise for a file of another form, empty, cut off or damaged.
+UNREADABLE = (
+    OSError, EOFError, KeyError, ValueError, IndexError, TypeError, csv.Error, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+
+
+def score(embeddings_path: str, solution_path: str) -> dict[str, Any]:
+    """mP@5 of all queries, and of each Usage (Public, Private) apart; prints the table.
+
+    Every id that the solution does not name as a query is an index image.
+
+    Raises:
+        BadInput: a file of another form; not one query or index image among the embeddings.
+    """
+    ids, vectors = read_embeddings(Path(embeddings_path))
+    solution, usage = read_solution(Path(solution_path))
+    is_query = np.array([each in solution for each in ids])
+    if not is_query.any() or is_query.all():
+        raise BadInput(
+            f"{embeddings_path}: expected embeddings of queries and of index images, "
+            f"{int(is_query.sum())} of {len(ids)} ids are queries of {solution_path}"
+        )
+    index_ids = [each for each, query in zip(ids, is_query, strict=True) if not query]
+    query_ids = [each for each, query in zip(ids, is_query, strict=True) if query]
+    neighbours, _ = nearest(vectors[is_query], vectors[~is_query], 5)
+    predictions = {
+        query: [index_ids[place] for place in row if place >= 0]
+        for query, row in zip(query_ids, neighbours, strict=True)
+    }
+    hits, matches = hits_of_predictions(predictions, solution)
+    usages = np.array([usage[query] for query in solution])
+    result: dict[str, Any] = {
+        "mP@5": mean_precision_at_5(hits, matches),
+        "usage": {
+            name: {
+                "mP@5": mean_precision_at_5(hits[usages == name], matches[usages == name]),
+                "queries": int((usages == name).sum()),
+            }
+            for name in sorted(set(usages))
+        },
+        "queries": len(solution),
+        "missing_queries": len(solution) - len(query_ids),
+        "index": len(index_ids),
+        "embedding_dim": int(vectors.shape[1]),
+    }
+    for name, part in result["usage"].items():
+        print(f"{name:<20}{part['queries']:>9,} queries  mP@5 {part['mP@5']:.4f}")
+    if result["missing_queries"]:
+        print(f"{result['missing_queries']} queries of the solution have no embedding: they score 0")
+    return result
+
+
+def read_embeddings(path: Path) -> tuple[list[str], np.ndarray]:
+    """(ids, float32 [N, D]) of a folder by `guie embed`, an .npz (`ids`, `embeddings`) or a CSV (id, numbers …)."""
+    try:
+        if path.is_dir():
+            with (path / "items.csv").open(newline="", encoding="utf-8") as file:
+                ids = [row["key"] for row in csv.DictReader(file)]
+            vectors = np.load(path / "embeddings.npy")
+        elif path.suffix == ".npz":
+            with np.load(path) as arrays:
+                ids, vectors = [str(each) for each in arrays["ids"]], arrays["embeddings"]
+        else:
+            with path.open(newline="", encoding="utf-8-sig") as file:
+                rows = list(csv.reader(file))[1:]
+            ids = [row[0] for row in rows]
+            numbers = [row[1].split() if len(row) == 2 else row[1:] for row in rows]
+            vectors = np.array(numbers, dtype=np.float32)
+        vectors = np.asarray(vectors, dtype=np.float32)
+    except UNREADABLE as error:
+        raise BadInput(
+            f"{path}: expected embeddings with ids (a folder by guie embed, .npz with ids and embeddings, or CSV): "
+            f"{error}"
+        ) from None
+    if vectors.ndim != 2 or len(vectors) != len(ids):
+        raise BadInput(
+            f"{path}: expected one row of numbers an id, got {len(ids)} ids and an array {list(vectors.shape)}"
+        )
+    if not np.isfinite(vectors).all():
+        raise BadInput(f"{path}: holds NaN or infinity")
+    if len(set(ids)) != len(ids):
+        raise BadInput(f"{path}: {len(ids) - len(set(ids))} ids stand more than once")
+    return ids, vectors
+
+
+def read_solution(path: Path) -> tuple[dict[str, list[str]], dict[str, str]]:
+    """(query id → matching index ids, query id → Usage) of a CSV with the columns id, index ids, Usage."""
+    csv.field_size_limit(sys.maxsize)  # a query may match thousands of index images
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.reader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise BadInput(f"{path}: expected the competition's solution CSV ({error})") from None
+    if len(rows) < 2 or len(rows[0]) not in (2, 3) or rows[0][0].strip().lower() != "id":
+        raise BadInput(
+            f"{path}: expected the columns id, index ids, Usage; got {rows[0] if rows else 'an empty file'}"
+        )
+    solution, usage = {}, {}
+    for number, row in enumerate(rows[1:], 2):
+        if len(row) != len(rows[0]):
+            raise BadInput(f"{path}, line {number}: expected {len(rows[0])} columns, got {len(row)}")
+        solution[row[0]] = row[1].split()
+        usage[row[0]] = row[2] if len(row) == 3 else "all"
+    return solution, usage

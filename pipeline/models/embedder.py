@@ -1,0 +1,86 @@
+"""The embedder: encoder → Dense → unit length. Dropout belongs to the training step, not to the model."""
+
+import dataclasses
+from dataclasses import dataclass
+
+import keras
+
+from pipeline.config import Run
+from pipeline.data.preprocessing import Preprocess
+from pipeline.errors import BadInput
+from pipeline.models import encoders
+from pipeline.models.encoders import ImageEncoder
+
+LARGEST_DIM = 64  # the competition's limit
+
+
+@dataclass(frozen=True)
+class Embedder:
+    """
+    Attributes:
+        encoder: see `encoders.ImageEncoder`.
+        head: float [B, width] → float32 [B, D], unit length.
+        model: float32 [B, S, S, 3], normalised pixels → float32 [B, D], unit length.
+    """
+
+    encoder: ImageEncoder
+    head: keras.Model
+    model: keras.Model
+
+    @property
+    def preprocess(self) -> Preprocess:
+        return self.encoder.preprocess
+
+    @property
+    def variables(self) -> dict[str, keras.Variable]:
+        """Name → variable, of encoder and head."""
+        return named_variables("embedder", self.model.variables)
+
+
+def build(
+    config: Run, image_size_px: int | None = None, patch_overlap_px: int | None = None, fill: bool = True
+) -> Embedder:
+    """An embedder with the config's starting weights. Call it in the strategy's scope.
+
+    Args:
+        image_size_px, patch_overlap_px: in place of the encoder's own, for phases at another resolution.
+        fill: False leaves the encoder's weights random, for a checkpoint that is restored next.
+
+    Raises:
+        BadInput: `encoders.build`'s, and an embedding dimension beyond the competition's 64.
+    """
+    width = config.embedder.embedding_dim
+    if not 1 <= width <= LARGEST_DIM:
+        raise BadInput(
+            f"embedder.embedding_dim: expected 1 … {LARGEST_DIM} (the competition's limit), got {width}"
+        )
+    options = config.encoder
+    if image_size_px is not None:
+        options = dataclasses.replace(options, image_size_px=image_size_px)
+    if patch_overlap_px is not None:
+        options = dataclasses.replace(options, patch_overlap_px=patch_overlap_px)
+    encoder = encoders.build(options, seed=config.train.seed, fill=fill)
+    features = keras.Input([encoder.width], name="features")
+    projected = keras.layers.Dense(
+        width,
+        use_bias=False,  # a bias moves all embeddings the same way, which unit length then bends
+        kernel_initializer=keras.initializers.GlorotUniform(seed=config.train.seed),
+        dtype="float32",
+        name="embedding",
+    )(features)
+    unit = keras.layers.UnitNormalization(dtype="float32", name="unit_length")(projected)
+    head = keras.Model(features, unit, name="embedding_head")  # SigLIP has a layer called head
+    model = keras.Model(encoder.model.inputs[0], head(encoder.model.outputs[0]), name="embedder")
+    return Embedder(encoder, head, model)
+
+
+def named_variables(prefix: str, variables: list) -> dict[str, keras.Variable]:
+    """`prefix/path` → variable, numbered where two paths are the same."""
+    named: dict[str, keras.Variable] = {}
+    for variable in variables:
+        name, again = f"{prefix}/{variable.path}", 1
+        while name in named:
+            again += 1
+            name = f"{prefix}/{variable.path}#{again}"
+        named[name] = variable
+    return named

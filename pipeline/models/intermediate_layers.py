@@ -1,0 +1,129 @@
+"""An encoder cut at named layers: features of the shallow part first, the deeper part later from where it stopped.
+
+Works with any flat Keras model. Where a cut is not clean (a skip connection passes it), the deeper part starts at
+the nearest earlier cut, at worst at the pixels.
+"""
+
+import difflib
+import math
+from collections.abc import Mapping
+
+import keras
+import tensorflow as tf
+
+from pipeline.errors import BadInput
+from pipeline.models.encoders import ImageEncoder
+
+PIXELS = "pixels"  # the activation everything starts from
+OUTPUT = ""  # in place of a layer's name: the encoder's own output
+HALF, NEARLY_ALL = 0.5, 0.9  # of the blocks (or layers), where the config names no taps
+
+
+class SteppedEncoder:
+    """An encoder that stops at taps.
+
+    Args:
+        model: float32 [B, S, S, 3] → [B, width].
+        layers: stage → layer of `model`, from shallow to deep; OUTPUT is the model's own output.
+
+    Raises:
+        BadInput: a layer that the model lacks.
+    """
+
+    def __init__(self, model: keras.Model, layers: Mapping[str, str]):
+        self.model, self.layers = model, dict(layers)
+        self.tensors = {PIXELS: model.inputs[0]}
+        for stage, layer in layers.items():
+            self.tensors[stage] = model.outputs[0] if layer == OUTPUT else _layer(model, layer).output
+        self.parts: dict[tuple[str, str], tf.types.experimental.Callable | None] = {}
+
+    def advance(self, activations: dict[str, tf.Tensor], stage: str) -> tf.Tensor:
+        """Runs on to `stage` from the deepest activation that can reach it, which it adds to `activations`.
+
+        Args:
+            activations: {PIXELS: float32 [B, S, S, 3]} to begin with; grows.
+
+        Returns:
+            float32 [B, width of the stage], averaged over space or tokens.
+        """
+        if stage not in activations:
+            order = [PIXELS, *self.layers]
+            for start in reversed(order[: order.index(stage)]):
+                if start in activations and (part := self._part(start, stage)) is not None:
+                    activations[stage] = part(activations[start])
+                    break
+        return pooled(activations[stage])
+
+    def width(self, stage: str) -> int:
+        return int(self.tensors[stage].shape[-1])
+
+    def _part(self, start: str, stage: str):
+        """The piece of the network from one activation to another; None where it is not the whole way."""
+        if (start, stage) not in self.parts:
+            try:
+                piece = keras.Model(self.tensors[start], self.tensors[stage])
+            except ValueError:  # Keras: not connected, some path comes from before `start`
+                self.parts[start, stage] = None
+            else:
+                spec = tf.TensorSpec(self.tensors[start].shape, self.tensors[start].dtype)
+                self.parts[start, stage] = tf.function(
+                    lambda inputs, piece=piece: piece(inputs, training=False)
+                ).get_concrete_function(spec)
+        return self.parts[start, stage]
+
+
+def pooled(activation: tf.Tensor) -> tf.Tensor:
+    """[B, H, W, C], [B, T, C] or [B, C] → float32 [B, C], the mean over what lies between."""
+    return tf.reduce_mean(tf.cast(activation, tf.float32), axis=list(range(1, len(activation.shape) - 1)))
+
+
+def choose_layers(encoder: ImageEncoder, given: Mapping[str, str]) -> dict[str, str]:
+    """The layers of the stages `second` (half the encoder) and `third` (nearly all of it).
+
+    Args:
+        given: stage → a tap's name or a layer's; a stage that is missing gets a layer by its place.
+
+    Raises:
+        BadInput: an unknown stage or layer; an encoder without any layer in between.
+    """
+    for stage in given:
+        if stage not in ("second", "third"):
+            raise BadInput(f"taps: expected the stages second and third, got {stage!r}")
+    names = list(encoder.taps.values()) or [layer.name for layer in encoder.model.layers if _is_map(layer)]
+    if not names:
+        raise BadInput(
+            f"taps: {encoder.name} has no layer between pixels and features; its stages cannot be told"
+        )
+    chosen = {}
+    for stage, share in (("second", HALF), ("third", NEARLY_ALL)):
+        if stage in given:
+            chosen[stage] = _layer(encoder.model, encoder.taps.get(given[stage], given[stage])).name
+        else:
+            chosen[stage] = _clean_cut(encoder.model, names, max(math.ceil(share * len(names)) - 1, 0))
+    return chosen
+
+
+def _clean_cut(model: keras.Model, names: list[str], place: int) -> str:
+    """The first layer from `place` on from which the output follows; else the layer at `place`."""
+    for name in names[place:]:
+        try:
+            keras.Model(_layer(model, name).output, model.outputs[0])
+        except ValueError:
+            continue
+        return name
+    return names[place]
+
+
+def _is_map(layer: keras.layers.Layer) -> bool:
+    """Whether it is computed from the pixels and gives one array with a last axis of features."""
+    if isinstance(layer, keras.layers.InputLayer) or isinstance(layer.output, list | tuple | dict):
+        return False
+    return len(layer.output.shape) >= 2 and layer.output.shape[-1] is not None
+
+
+def _layer(model: keras.Model, name: str) -> keras.layers.Layer:
+    names = [layer.name for layer in model.layers]
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=3, cutoff=0.3) or names[-3:]
+        raise BadInput(f"taps: the encoder has no layer {name!r}; nearest: {', '.join(near)}")
+    return model.get_layer(name)

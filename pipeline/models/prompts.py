@@ -1,0 +1,202 @@
+"""Prompt templates and class names of zero-shot classification."""
+
+import csv
+import re
+from pathlib import Path
+
+import numpy as np
+
+from pipeline import files
+from pipeline.errors import BadInput
+from pipeline.models.dual_encoder import Towers
+
+CLASSES_A_FILE = 50  # class embeddings that are kept together: the most that a kill loses
+ONE_TEMPLATE = ["a photo of a {}."]
+
+# The 80 templates that CLIP's authors chose for ImageNet (Radford et al. 2021; published with the model).
+IMAGENET_TEMPLATES = """\
+a bad photo of a {}.
+a photo of many {}.
+a sculpture of a {}.
+a photo of the hard to see {}.
+a low resolution photo of the {}.
+a rendering of a {}.
+graffiti of a {}.
+a bad photo of the {}.
+a cropped photo of the {}.
+a tattoo of a {}.
+the embroidered {}.
+a photo of a hard to see {}.
+a bright photo of a {}.
+a photo of a clean {}.
+a photo of a dirty {}.
+a dark photo of the {}.
+a drawing of a {}.
+a photo of my {}.
+the plastic {}.
+a photo of the cool {}.
+a close-up photo of a {}.
+a black and white photo of the {}.
+a painting of the {}.
+a painting of a {}.
+a pixelated photo of the {}.
+a sculpture of the {}.
+a bright photo of the {}.
+a cropped photo of a {}.
+a plastic {}.
+a photo of the dirty {}.
+a jpeg corrupted photo of a {}.
+a blurry photo of the {}.
+a photo of the {}.
+a good photo of the {}.
+a rendering of the {}.
+a {} in a video game.
+a photo of one {}.
+a doodle of a {}.
+a close-up photo of the {}.
+a photo of a {}.
+the origami {}.
+the {} in a video game.
+a sketch of a {}.
+a doodle of the {}.
+a origami {}.
+a low resolution photo of a {}.
+the toy {}.
+a rendition of the {}.
+a photo of the clean {}.
+a photo of a large {}.
+a rendition of a {}.
+a photo of a nice {}.
+a photo of a weird {}.
+a blurry photo of a {}.
+a cartoon {}.
+art of a {}.
+a sketch of the {}.
+a embroidered {}.
+a pixelated photo of a {}.
+itap of the {}.
+a jpeg corrupted photo of the {}.
+a good photo of a {}.
+a plushie {}.
+a photo of the nice {}.
+a photo of the small {}.
+a photo of the weird {}.
+the cartoon {}.
+art of the {}.
+a drawing of the {}.
+a photo of the large {}.
+a black and white photo of a {}.
+the plushie {}.
+a dark photo of a {}.
+itap of a {}.
+graffiti of the {}.
+a toy {}.
+itap of my {}.
+a photo of a cool {}.
+a photo of a small {}.
+a tattoo of the {}.
+""".splitlines()
+
+TEMPLATES = {"80": IMAGENET_TEMPLATES, "one": ONE_TEMPLATE}
+
+
+def templates(wanted: str) -> list[str]:
+    """Templates by name, or from a file with one template a line.
+
+    Raises:
+        BadInput: neither a name nor a file, an empty file, a line without exactly one {}.
+
+    >>> len(templates("80")), templates("one")
+    (80, ['a photo of a {}.'])
+    """
+    if wanted in TEMPLATES:
+        return TEMPLATES[wanted]
+    path = Path(wanted)
+    if not path.is_file():
+        raise BadInput(f"templates: expected {', '.join(TEMPLATES)} or a file, {wanted!r} does not exist")
+    lines = [line.strip() for line in _read(path).splitlines() if line.strip()]
+    if not lines:
+        raise BadInput(f"{path}: expected one template a line, the file is empty")
+    for number, line in enumerate(lines, 1):
+        if line.count("{}") != 1:
+            raise BadInput(f"{path}: template {number} needs exactly one {{}} for the class: {line[:80]!r}")
+    return lines
+
+
+def fill(template: str, name: str) -> str:
+    """A template with the class's name in it; braces in a name stay what they are.
+
+    >>> fill("a photo of a {}.", "set {x}")
+    'a photo of a set {x}.'
+    """
+    before, _, after = template.partition("{}")
+    return before + name + after
+
+
+def spoken(name: str) -> str:
+    """A class's name as a layout gives it → as one would say it.
+
+    >>> spoken("001.Black_footed_Albatross"), spoken("goldfish, Carassius auratus")
+    ('Black footed Albatross', 'goldfish')
+    """
+    plain = re.sub(r"^\d+\.", "", name.split(",")[0]).replace("_", " ")
+    return " ".join(plain.split()) or name
+
+
+def class_names(path: Path, classes: list[str]) -> list[str]:
+    """The names of `classes`, from a file; they are used as they stand.
+
+    Two forms: a CSV whose header holds `class` and `name`, in any order of rows; or one name a line, in the
+    order of the classes.
+
+    Raises:
+        BadInput: no such file, a class without a name, another number of lines than classes.
+    """
+    if not path.is_file():
+        raise BadInput(f"class_names: expected a file, {path} does not exist")
+    lines = _read(path).splitlines()
+    header = next(csv.reader(lines[:1]), [])
+    if {"class", "name"} <= set(header):
+        named = {row["class"]: (row["name"] or "").strip() for row in csv.DictReader(lines)}
+        missing = [each for each in classes if not named.get(each)]
+        if missing:
+            raise BadInput(
+                f"{path}: {len(missing)} of {len(classes)} classes have no name, such as {missing[0]!r}"
+            )
+        return [named[each] for each in classes]
+    names = [line.strip() for line in lines if line.strip()]
+    if len(names) != len(classes):
+        raise BadInput(
+            f"{path}: expected {len(classes)} names, one a line in the order of the classes, or a CSV with "
+            f"the columns class and name; the file has {len(names)} lines"
+        )
+    return names
+
+
+def class_embeddings(
+    towers: Towers, names: list[str], templates: list[str], folder: Path, batch_size: int
+) -> np.ndarray:
+    """float32 [C, D], unit length: of each class the mean of its normalised prompts, normalised again.
+
+    Kept in `folder`, which must be of these names, templates and towers alone, some classes a file.
+    """
+    parts = []
+    progress = files.Progress(f"{towers.text.name}: prompts", len(names) * len(templates), "prompts")
+    for start in range(0, len(names), CLASSES_A_FILE):
+        path, part = folder / f"{start:06d}.npy", names[start : start + CLASSES_A_FILE]
+        if not path.is_file():
+            texts = [fill(template, name) for name in part for template in templates]
+            encoded = towers.encode_texts(texts, batch_size).reshape(len(part), len(templates), -1)
+            mean = encoded.mean(axis=1)  # [c, D]
+            with files.atomic_path(path) as temporary, temporary.open("wb") as file:
+                np.save(file, mean / np.linalg.norm(mean, axis=1, keepdims=True))
+        parts.append(np.load(path))
+        progress.add(len(part) * len(templates))
+    return np.concatenate(parts)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path}: expected UTF-8 ({error.reason} at byte {error.start})") from None

@@ -1,0 +1,248 @@
+"""Text → token ids, by KerasHub's tokenizers, cleaned and packed as CLIP and SigLIP were trained.
+
+Vocabularies are files; nothing is fetched unless the weights are a preset's:
+
+- CLIP: `bpe_simple_vocab_16e6.txt.gz`, which the package open_clip_torch carries (extra `clip`), or a
+  preset's folder
+- SigLIP: a SentencePiece model (`vocabulary.spm`, `sentencepiece.model`) or a preset's folder
+"""
+
+import gzip
+import html
+import importlib.util
+import json
+import string
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ftfy
+import keras_hub
+import numpy as np
+import sentencepiece
+
+from pipeline.errors import BadInput
+
+CLIP_FILE = "bpe_simple_vocab_16e6.txt.gz"
+CLIP_MERGES = 49152 - 256 - 2  # of the file's 262,145 lines; the rest was left out when CLIP was trained
+START, END = "<|startoftext|>", "<|endoftext|>"
+NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """
+    Attributes:
+        ids: texts → token ids of each, neither cut nor padded, without start and end.
+        length: tokens of a packed row, L.
+        start: id put before each text; None: none.
+        end: id that closes each text, the cut ones too.
+        pad: id that fills the row.
+        vocabulary_size: every id is smaller.
+    """
+
+    ids: Callable[[list[str]], list[list[int]]]
+    length: int
+    start: int | None
+    end: int
+    pad: int
+    vocabulary_size: int
+
+    @property
+    def room(self) -> int:
+        """Tokens of a text that fit."""
+        return self.length - (self.start is not None) - 1
+
+    def pack(self, ids: list[list[int]]) -> np.ndarray:
+        """Token ids → int32 [B, L]: start, as many as fit, end, and padding up to L, never less.
+
+        SigLIP reads its embedding at the *last* place and attends to the padding: a row padded to the longest
+        text instead of to L gives another embedding, at chance.
+        """
+        rows = np.full((len(ids), self.length), self.pad, dtype=np.int32)
+        first = [] if self.start is None else [self.start]
+        for row, tokens in zip(rows, ids, strict=True):
+            whole = [*first, *tokens[: self.room], self.end]
+            row[: len(whole)] = whole
+        return rows
+
+    def __call__(self, texts: list[str]) -> np.ndarray:
+        """Texts → int32 [B, L]."""
+        return self.pack(self.ids(texts))
+
+
+def clip(length: int, vocabulary: str = "", preset: str = "") -> Tokenizer:
+    """CLIP's byte-pair encoding.
+
+    Args:
+        length: tokens of a row, 77.
+        vocabulary: the .txt.gz of merges, or a folder with vocabulary.json and merges.txt; "": open_clip's.
+        preset: KerasHub's name, used when there is no `vocabulary`.
+
+    Raises:
+        BadInput: no vocabulary to be found.
+    """
+    if vocabulary and Path(vocabulary).is_dir():
+        tokenizer = _from_folder(keras_hub.tokenizers.CLIPTokenizer, vocabulary)
+    elif not vocabulary and preset:
+        tokenizer = _from_preset(keras_hub.tokenizers.CLIPTokenizer, preset)
+    else:
+        pieces, merges = _clip_vocabulary(_existing(vocabulary) if vocabulary else _open_clip_file())
+        tokenizer = keras_hub.tokenizers.CLIPTokenizer(vocabulary=pieces, merges=merges)
+    return Tokenizer(
+        ids=lambda texts: [list(map(int, row)) for row in tokenizer.tokenize([clean_clip(t) for t in texts])],
+        length=length,
+        start=tokenizer.start_token_id,
+        end=tokenizer.end_token_id,
+        pad=0,
+        vocabulary_size=tokenizer.vocabulary_size(),
+    )
+
+
+def siglip(length: int, vocabulary: str = "", preset: str = "", pad_with_end: bool = True) -> Tokenizer:
+    """SigLIP's SentencePiece.
+
+    Args:
+        length: tokens of a row, 64 or 16.
+        vocabulary: a SentencePiece model, or a folder that holds `vocabulary.spm`.
+        preset: KerasHub's name, used when there is no `vocabulary`.
+        pad_with_end: SigLIP fills rows with the end token, SigLIP 2 with 0.
+
+    Raises:
+        BadInput: no vocabulary to be found, or a file that is no SentencePiece model.
+    """
+    if vocabulary and Path(vocabulary).is_dir():
+        tokenizer = _from_folder(keras_hub.tokenizers.SigLIPTokenizer, vocabulary)
+    elif vocabulary:
+        tokenizer = _siglip_file(_existing(vocabulary))
+    elif preset:
+        tokenizer = _from_preset(keras_hub.tokenizers.SigLIPTokenizer, preset)
+    else:
+        raise BadInput(
+            "SigLIP needs a vocabulary: expected vocabulary=PATH of its SentencePiece model (vocabulary.spm "
+            "of a KerasHub preset, or sentencepiece.model), or weights=preset"
+        )
+    # KerasHub looks for the piece "</s>"; SigLIP 2's vocabulary has one that is an HTML tag. The model knows.
+    end = sentencepiece.SentencePieceProcessor(model_proto=tokenizer.proto).eos_id()
+    if end < 0:
+        raise BadInput(f"{vocabulary or preset}: this SentencePiece model has no end token, SigLIP needs one")
+    return Tokenizer(
+        ids=lambda texts: [list(map(int, row)) for row in tokenizer.tokenize([canonical(t) for t in texts])],
+        length=length,
+        start=None,
+        end=end,
+        pad=end if pad_with_end else 0,
+        vocabulary_size=tokenizer.vocabulary_size(),
+    )
+
+
+def mend(text: str) -> str:
+    """Undoes broken encodings and HTML entities, which web captions are full of."""
+    return html.unescape(html.unescape(ftfy.fix_text(text))).strip()
+
+
+def clean_clip(text: str) -> str:
+    """As open_clip cleans: mended, white space single, lower case.
+
+    Control tokens that stand in a text are text: spaces split them, which CLIP's pattern does there anyway.
+    """
+    plain = " ".join(mend(text).split()).lower()
+    return plain.replace(START, "<| startoftext |>").replace(END, "<| endoftext |>")
+
+
+def canonical(text: str) -> str:
+    """As SigLIP's captions were: mended, lower case, no punctuation, white space single.
+
+    >>> canonical("A photo of a  Black-footed_Albatross!")
+    'a photo of a blackfooted albatross'
+    """
+    return " ".join(mend(text).replace("_", " ").translate(NO_PUNCTUATION).lower().split())
+
+
+def byte_symbols() -> list[str]:
+    """The 256 printable characters that stand for bytes in byte-pair vocabularies, in the vocabulary's order.
+
+    Bytes that print as one character of Latin-1 stand for themselves and come first; the others follow,
+    written as the characters from U+0100 on. Source: GPT-2's encoding, which CLIP took over.
+    """
+    own = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    return [chr(byte) for byte in own] + [chr(0x100 + place) for place in range(256 - len(own))]
+
+
+def _clip_vocabulary(path: Path) -> tuple[dict[str, int], list[str]]:
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") as file:
+            merges = file.read().split("\n")[1 : CLIP_MERGES + 1]  # the first line is a version
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path}: expected CLIP's {CLIP_FILE}, it is not readable as that ({error})") from None
+    if len(merges) < CLIP_MERGES or any(len(merge.split()) != 2 for merge in merges):
+        raise BadInput(f"{path}: expected {CLIP_MERGES:,} lines of two pieces each, as {CLIP_FILE} holds")
+    symbols = byte_symbols()
+    joined = ["".join(merge.split()) for merge in merges]
+    pieces = [*symbols, *(symbol + "</w>" for symbol in symbols), *joined, START, END]
+    return {piece: place for place, piece in enumerate(pieces)}, merges
+
+
+def _open_clip_file() -> Path:
+    package = importlib.util.find_spec("open_clip")  # found, not imported: that would import torch
+    if package is None or not package.origin:
+        raise BadInput(
+            f"CLIP needs a vocabulary: expected vocabulary=PATH of {CLIP_FILE}, or the package "
+            "open_clip_torch, which carries it (pip install 'guie[clip]'), or weights=preset"
+        )
+    return Path(package.origin).with_name(CLIP_FILE)
+
+
+def _existing(vocabulary: str) -> Path:
+    if not Path(vocabulary).is_file():
+        raise BadInput(f"vocabulary: expected a file or a preset's folder, {vocabulary} does not exist")
+    return Path(vocabulary)
+
+
+def _from_preset(tokenizer: Any, preset: str) -> keras_hub.tokenizers.Tokenizer:
+    try:
+        return tokenizer.from_preset(preset)
+    except Exception as error:  # whatever the network, the hub's client or the files raise
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        raise BadInput(
+            f"vocabulary: the preset {preset} could not be had ({reason}): it needs a connection to Kaggle "
+            "Models once; without one name the file (vocabulary=PATH)"
+        ) from None
+
+
+def _from_folder(tokenizer: Any, folder: str) -> keras_hub.tokenizers.Tokenizer:
+    """A preset's folder, or one that holds the vocabulary files themselves."""
+    path = Path(folder)
+    if (path / "tokenizer.json").is_file():
+        return _from_preset(tokenizer, folder)
+    pieces = tokenizer is keras_hub.tokenizers.CLIPTokenizer
+    wanted = ("vocabulary.json", "merges.txt") if pieces else ("vocabulary.spm",)
+    for place in (path / "assets" / "tokenizer", path):
+        if all((place / name).is_file() for name in wanted):
+            return _clip_files(place) if pieces else _siglip_file(place / "vocabulary.spm")
+    raise BadInput(f"{folder}: expected vocabulary.json with merges.txt (CLIP) or vocabulary.spm (SigLIP)")
+
+
+def _clip_files(folder: Path) -> keras_hub.tokenizers.Tokenizer:
+    try:
+        merges = (folder / "merges.txt").read_text(encoding="utf-8").rstrip("\n").split("\n")
+        pieces = json.loads((folder / "vocabulary.json").read_text(encoding="utf-8"))
+        if not isinstance(pieces, dict):
+            raise ValueError(f"a JSON {type(pieces).__name__}, not an object")
+        return keras_hub.tokenizers.CLIPTokenizer(vocabulary=pieces, merges=merges)
+    except (OSError, ValueError, TypeError, RecursionError) as error:  # the last three: what JSON may hold
+        reason = " ".join(str(error).split())[:160]
+        raise BadInput(
+            f"{folder}: expected CLIP's vocabulary.json (piece → number) and the merges.txt that belongs to it; "
+            f"they are damaged ({reason}): copy both again from the preset"
+        ) from None
+
+
+def _siglip_file(path: Path) -> keras_hub.tokenizers.Tokenizer:
+    proto = path.read_bytes()
+    try:
+        sentencepiece.SentencePieceProcessor(model_proto=proto)
+        return keras_hub.tokenizers.SigLIPTokenizer(proto=proto)
+    except (ValueError, RuntimeError, OSError) as error:
+        raise BadInput(f"{path}: expected a SentencePiece model with <unk> and </s> ({error})") from None

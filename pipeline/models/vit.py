@@ -1,0 +1,116 @@
+"""Layers around KerasHub's: a stem whose patches may overlap, blocks that drop out and recompute."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from pipeline.data.stateless_rng import mixed
+from pipeline.models.backbones import Parts
+
+_randomness = threading.local()  # replicas are traced in threads of their own
+
+
+@contextmanager
+def step_seed(seed: tf.Tensor, first_image: tf.Tensor | int = 0) -> Iterator[None]:
+    """The randomness of one training step; stochastic depth needs it.
+
+    Draws depend on the seed, the block and the place of the image in the global batch, not on any state:
+    one replica and four drop the same blocks of the same images, and a step run again is the same.
+
+    Args:
+        seed: int [2], such as (run seed, step).
+        first_image: place of this replica's first image in the global batch: replica number × images a
+            replica.
+    """
+    before = getattr(_randomness, "current", None)
+    _randomness.current = (seed, first_image)
+    try:
+        yield
+    finally:
+        _randomness.current = before
+
+
+class Residual(keras.layers.Layer):
+    """A transformer block with stochastic depth and recomputed activations; both act in training only.
+
+    Stochastic depth (Huang et al. 2016) drops the whole block's change, image by image, and scales what is
+    kept.
+    """
+
+    def __init__(self, block: keras.layers.Layer, index: int, drop_rate: float, recompute: bool) -> None:
+        super().__init__(name=f"{block.name}_residual", dtype=block.dtype_policy)
+        self.block, self.index, self.drop_rate, self.recompute = block, index, drop_rate, recompute
+        self.built = True
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        return input_shape
+
+    def call(self, x: tf.Tensor, training: bool | None = None) -> tf.Tensor:  # [B, T, D] → [B, T, D]
+        if not training:
+            return self.block(x)
+        forward = tf.recompute_grad(lambda x: self.block(x, training=True)) if self.recompute else self.block
+        y = forward(x) if self.recompute else self.block(x, training=True)
+        if not self.drop_rate:
+            return y
+        return x + (y - x) * tf.cast(self._kept(tf.shape(x)[0]), x.dtype) / (1.0 - self.drop_rate)
+
+    def _kept(self, batch: tf.Tensor) -> tf.Tensor:
+        """float32 [B, 1, 1], 1 where the block stays."""
+        current = getattr(_randomness, "current", None)
+        if current is None:
+            raise ValueError(
+                "stochastic depth in training needs a seed: call inside pipeline.encoders.step_seed"
+            )
+        seed, first = current
+        images = first + tf.range(batch)
+        bits = mixed([tf.cast(seed, tf.int32)[0], tf.cast(seed, tf.int32)[1], self.index, images])
+        bits = tf.bitwise.right_shift(bits, tf.constant(8, tf.uint32))
+        uniform = tf.cast(bits, tf.float32) / 2.0**24  # 24 bits are exact in float32
+        return tf.cast(uniform >= self.drop_rate, tf.float32)[:, None, None]
+
+
+class Stem(keras.layers.Layer):
+    """Images → tokens with KerasHub's own variables: patches, class and register tokens, positions.
+
+    KerasHub looks positions up by an id, which makes their gradient sparse, and cannot overlap patches;
+    the table is added as it is here, and the window moves by `stride`.
+    """
+
+    def __init__(self, parts: Parts, stride: int, grid: int) -> None:
+        super().__init__(name="stem", dtype=parts.embedding.dtype_policy)
+        self.embedding = parts.embedding
+        self.parts, self.stride = _Untracked(parts), stride
+        self.tokens = parts.prefix_tokens + parts.extra_tokens + grid * grid
+        self.built = True
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        return (input_shape[0], self.tokens, self.parts.value.patch_convolution.filters)
+
+    def call(self, images: tf.Tensor) -> tf.Tensor:  # [B, S, S, 3] → [B, T, D]
+        parts = self.parts.value
+        convolution = parts.patch_convolution
+        x = keras.ops.conv(images, convolution.kernel, strides=self.stride, padding="valid")
+        if convolution.bias is not None:
+            x = x + convolution.bias
+        batch, width = keras.ops.shape(x)[0], convolution.filters
+        x = keras.ops.reshape(x, (batch, -1, width))
+        table = keras.ops.reshape(parts.position_table, (1, -1, width))
+        if not parts.prefix_tokens:
+            return x + table
+        first = keras.ops.reshape(parts.class_token, (1, 1, width)) + table[:, :1]
+        before = [keras.ops.broadcast_to(first, (batch, 1, width))]
+        if parts.registers is not None:
+            before.append(keras.ops.broadcast_to(parts.registers, (batch, parts.extra_tokens, width)))
+        return keras.ops.concatenate([*before, x + table[:, 1:]], axis=1)
+
+
+@dataclass(frozen=True)
+class _Untracked:
+    """Hides layers from Keras' tracking: they are tracked already, through `embedding`."""
+
+    value: Any

@@ -1,0 +1,186 @@
+"""Weights on disk: open_clip checkpoints, guie's own safetensors, KerasHub's files and presets.
+
+guie's own file is one safetensors: `image/…` and `text/…` tensors under KerasHub's names, `logit_scale`,
+`logit_bias`, and in its metadata what the weights need to be used rightly (activation, mean, std).
+"""
+
+import difflib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.errors import BadInput
+from pipeline.files import atomic_path
+
+FORMAT = "guie-weights-1"
+
+
+class SafeTensors(Mapping):
+    """A safetensors file as name → array; a tensor is read when it is asked for, so a large file costs no
+    memory.
+
+    Raises:
+        BadInput: the file is missing or is not whole.
+    """
+
+    def __init__(self, path: Path) -> None:
+        import safetensors
+
+        if not path.is_file():
+            raise BadInput(f"expected a weights file, {path} does not exist")
+        try:
+            self.file = safetensors.safe_open(path, framework="np")
+        except Exception as error:
+            raise BadInput(f"{path} is not a whole safetensors file ({error}): fetch it again") from None
+        self.names = dict.fromkeys(self.file.keys())
+        self.metadata: dict[str, str] = self.file.metadata() or {}
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self.names:
+            raise KeyError(name)
+        return np.asarray(self.file.get_tensor(name), np.float32)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+class TorchState(Mapping):
+    """A torch state dict as name → float32 array."""
+
+    def __init__(self, state: Mapping[str, Any]) -> None:
+        self.state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.state[name].detach().float().numpy()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.state)
+
+    def __len__(self) -> int:
+        return len(self.state)
+
+
+def read_checkpoint(path: Path) -> Mapping[str, np.ndarray]:
+    """An open_clip checkpoint: safetensors, or a torch file, of which only tensors are unpickled.
+
+    Raises:
+        BadInput: no such file, torch is not installed, a file that is not whole or holds more than tensors.
+    """
+    if path.suffix == ".safetensors":
+        return SafeTensors(path)
+    if not path.is_file():
+        raise BadInput(f"expected an open_clip checkpoint, {path} does not exist")
+    try:
+        import torch
+    except ImportError:
+        raise BadInput(
+            f'{path}: torch files need torch: pip install "guie[clip]", or give safetensors'
+        ) from None
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:
+        raise BadInput(
+            f"{path} is not a torch file of tensors alone ({_first_line(error)}): code in it is not run; "
+            "fetch the safetensors, or save its state_dict()"
+        ) from None
+    state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else loaded
+    tensors = isinstance(state, dict) and all(isinstance(value, torch.Tensor) for value in state.values())
+    if not tensors or not state:
+        raise BadInput(f"{path}: expected a state dict, name → tensor, got {type(state).__name__}")
+    return TorchState(state)
+
+
+def known_tag(model: str, tag: str) -> dict[str, Any]:
+    """What open_clip knows of a tag.
+
+    Raises:
+        BadInput: open_clip is not installed or has no such tag.
+    """
+    open_clip = import_open_clip()
+    known = open_clip.get_pretrained_cfg(model, tag)
+    if not known:
+        tags = open_clip.list_pretrained_tags_by_model(model)
+        near = ", ".join(difflib.get_close_matches(tag, tags, n=4, cutoff=0.3) or tags) or "none"
+        raise BadInput(f"weights: open_clip's {model} has no tag {tag!r} (nearest: {near}), nor is it a file")
+    return known
+
+
+def fetch(model: str, tag: str, known: dict[str, Any]) -> Path:
+    """The checkpoint of a tag, from open_clip's cache or fetched.
+
+    Raises:
+        BadInput: it cannot be fetched.
+    """
+    try:
+        return Path(import_open_clip().download_pretrained(known))
+    except Exception as error:
+        raise BadInput(
+            f"weights: {model} {tag} could not be fetched ({_first_line(error)}): fetch the checkpoint where "
+            "there is a connection and give its path, open_clip:FILE"
+        ) from None
+
+
+def import_open_clip() -> Any:
+    """open_clip. Beside a CPU-only torch, torchvision's wheel needs two operators declared that it never
+    calls.
+    """
+    try:
+        import torch
+
+        for name in ("nms", "qnms"):
+            if not hasattr(torch.ops.torchvision, name):
+                library = torch.library.Library("torchvision", "FRAGMENT")
+                library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+                _LIBRARIES.append(library)  # an operator lives as long as its library
+        import open_clip
+    except ImportError as error:
+        raise BadInput(
+            f'open_clip is not installed ({_first_line(error)}): pip install "guie[clip]"'
+        ) from None
+    return open_clip
+
+
+_LIBRARIES: list[Any] = []
+
+
+def write(path: Path, tensors: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> None:
+    """guie's own file, whole or not at all."""
+    from safetensors.numpy import save_file
+
+    metadata = {"format": FORMAT, **{key: json.dumps(value) for key, value in facts.items()}}
+    with atomic_path(path) as temporary:
+        save_file(dict(tensors), temporary, metadata)
+
+
+def facts_of(file: SafeTensors) -> dict[str, Any] | None:
+    """What guie's own file says of its weights; None for another safetensors."""
+    if file.metadata.get("format") != FORMAT:
+        return None
+    return {key: json.loads(value) for key, value in file.metadata.items() if key != "format"}
+
+
+class Part(Mapping):
+    """The tensors of a file below `prefix`, without it."""
+
+    def __init__(self, file: Mapping[str, np.ndarray], prefix: str) -> None:
+        self.file, self.prefix = file, prefix
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.file[self.prefix + name]
+
+    def __iter__(self) -> Iterator[str]:
+        return (name.removeprefix(self.prefix) for name in self.file if name.startswith(self.prefix))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__

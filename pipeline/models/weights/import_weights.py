@@ -1,0 +1,92 @@
+"""STAGE import-weights: an open_clip checkpoint → a local weights file under KerasHub's names.
+
+guie import-weights CHECKPOINT|TAG --encoder NAME --out FILE.safetensors
+guie import-weights --parity [NAME …]
+
+A run then names the file: `encoder: {name: NAME, weights: file:FILE.safetensors}`. `--parity` makes random weights with
+open_clip, converts them, and prints how far the two implementations differ on the same pixels and tokens.
+"""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.errors import BadInput
+from pipeline.models import catalogue
+from pipeline.models.weights import files, parity
+from pipeline.models.weights.sources import from_open_clip
+
+
+@dataclass(frozen=True)
+class Config:
+    """
+    Attributes:
+        checkpoint: a file, or an open_clip tag of the encoder.
+        encoder: a name of the catalogue.
+        out: the file to write.
+        parity: names to compare instead; empty together with `checkpoint` empty means the usual four.
+    """
+
+    checkpoint: str
+    encoder: str
+    out: str
+    parity: tuple[str, ...]
+    compare: bool
+
+
+def parse(argv: list[str]) -> Config:
+    parser = argparse.ArgumentParser(
+        prog="guie import-weights",
+        description="An open_clip checkpoint → a local weights file (weights: file:FILE).",
+    )
+    parser.add_argument(
+        "checkpoint", nargs="?", default="", help="safetensors or torch file, or a tag of open_clip"
+    )
+    parser.add_argument("--encoder", default="", help="name in the catalogue, such as clip_vit_h_14")
+    parser.add_argument("--out", default="", help="file to write, .safetensors")
+    parser.add_argument(
+        "--parity",
+        nargs="*",
+        metavar="NAME",
+        help="compare with open_clip on random weights instead; some minutes",
+    )
+    options = parser.parse_args(argv)
+    if options.parity is None:
+        if not options.checkpoint or not options.encoder or not options.out:
+            parser.error("expected CHECKPOINT --encoder NAME --out FILE, or --parity")
+        if Path(options.out).suffix != ".safetensors":
+            raise BadInput(f"--out: expected a .safetensors file, got {options.out}")
+    return Config(
+        options.checkpoint,
+        options.encoder,
+        options.out,
+        tuple(options.parity or ()),
+        options.parity is not None,
+    )
+
+
+def main(config: Config) -> None:
+    if config.compare:
+        parity.main(config.parity)
+        return
+    entry = catalogue.find(config.encoder)
+    if not entry.text:
+        raise BadInput(
+            f"--encoder: expected a CLIP or SigLIP of the catalogue, {config.encoder} is {entry.family}'s"
+        )
+    print(f"import-weights: reads {config.checkpoint} as {config.encoder}; writes {config.out}", flush=True)
+    image = from_open_clip(config.checkpoint, entry, "image")
+    text = from_open_clip(config.checkpoint, entry, "text")
+    about = {
+        "encoder": config.encoder,
+        "activation": entry.architecture["activation"],
+        "num_heads": entry.architecture["num_heads"],
+        "mean": list(entry.mean),
+        "std": list(entry.std),
+        **image.facts,
+    }
+    tensors = {f"image/{name}": value for name, value in image.tensors.items()}
+    tensors |= {f"text/{name}": value for name, value in text.tensors.items()}
+    files.write(Path(config.out), tensors, about)
+    numbers = sum(value.size for value in tensors.values())
+    print(f"import-weights: {config.out}: {len(tensors)} tensors, {numbers / 1e6:.1f} million numbers")

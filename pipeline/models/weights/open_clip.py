@@ -1,0 +1,194 @@
+"""open_clip's tensors → KerasHub's, one rule a tensor, for image and text towers of CLIP and SigLIP. Pure
+numpy.
+
+A rule names the tensor that it fills, the one it reads and how: torch keeps dense kernels as [out, in] and
+query, key and value in one matrix; Keras keeps [in, out], and attention by head.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from pipeline.errors import BadInput
+
+Transform = Callable[[Any], Any]  # array → array
+Rule = tuple[str, str, Transform]  # KerasHub's name, open_clip's name, how
+
+# In open_clip's state but no weight of a tower: the scale and bias of the logits, and masks that can be
+# recomputed.
+NOT_WEIGHTS = ("logit_scale", "logit_bias", "attn_mask", "text.attn_mask")
+
+
+def image_rules(family: str, architecture: Mapping[str, Any]) -> list[Rule]:
+    """Rules for an image tower; the projection is among CLIP's, attention pooling among SigLIP's."""
+    width, layers, heads = (architecture[key] for key in ("hidden_dim", "num_layers", "num_heads"))
+    if family == "clip":
+        rules: list[Rule] = [
+            ("embedding/class_embedding", "visual.class_embedding", _same),
+            ("embedding/patch_embedding/kernel", "visual.conv1.weight", _convolution),
+            ("embedding/position_embedding/embeddings", "visual.positional_embedding", _same),
+            *_norm("pre_layer_norm", "visual.ln_pre"),
+            *_norm("layer_norm", "visual.ln_post"),
+            ("projection/kernel", "visual.proj", _same),
+        ]
+        for i in range(layers):
+            rules += _clip_block(f"encoder_block_{i}", f"visual.transformer.resblocks.{i}", width, heads)
+        return rules
+    trunk = "visual.trunk"
+    rules = [
+        ("embedding/patch_embedding/kernel", f"{trunk}.patch_embed.proj.weight", _convolution),
+        ("embedding/patch_embedding/bias", f"{trunk}.patch_embed.proj.bias", _same),
+        ("embedding/position_embedding/embeddings", f"{trunk}.pos_embed", _first),
+        *_norm("post_layer_norm", f"{trunk}.norm"),
+        ("head/probe", f"{trunk}.attn_pool.latent", _same),
+        *_heads("head/attention/query", f"{trunk}.attn_pool.q", width, heads, 0, 1),
+        *_heads("head/attention/key", f"{trunk}.attn_pool.kv", width, heads, 0, 2),
+        *_heads("head/attention/value", f"{trunk}.attn_pool.kv", width, heads, 1, 2),
+        *_attention_output("head/attention/attention_output", f"{trunk}.attn_pool.proj", width, heads),
+        *_norm("head/layernorm", f"{trunk}.attn_pool.norm"),
+        *_dense("head/mlp/fc1", f"{trunk}.attn_pool.mlp.fc1"),
+        *_dense("head/mlp/fc2", f"{trunk}.attn_pool.mlp.fc2"),
+    ]
+    for i in range(layers):
+        to, of = f"encoder_block_{i}", f"{trunk}.blocks.{i}"
+        rules += [
+            *_norm(f"{to}/layer_norm1", f"{of}.norm1"),
+            *_qkv(f"{to}/self_attn", f"{of}.attn.qkv.weight", f"{of}.attn.qkv.bias", width, heads),
+            *_attention_output(f"{to}/self_attn/attention_output", f"{of}.attn.proj", width, heads),
+            *_norm(f"{to}/layer_norm2", f"{of}.norm2"),
+            *_dense(f"{to}/mlp/fc1", f"{of}.mlp.fc1"),
+            *_dense(f"{to}/mlp/fc2", f"{of}.mlp.fc2"),
+        ]
+    return rules
+
+
+def text_rules(family: str, text: Mapping[str, Any], state: Mapping[str, Any]) -> list[Rule]:
+    """Rules for a text tower. open_clip keeps CLIP's without a prefix and others below `text.`."""
+    width, layers, heads = (text[key] for key in ("hidden_dim", "num_layers", "num_heads"))
+    at = "text." if "text.token_embedding.weight" in state else ""
+    rules: list[Rule] = [
+        ("embedding/token_embedding/embeddings", f"{at}token_embedding.weight", _same),
+        ("embedding/position_embedding/embeddings", f"{at}positional_embedding", _same),
+    ]
+    block, norm = (_clip_block, "layer_norm") if family == "clip" else (_siglip_text_block, "post_layer_norm")
+    for i in range(layers):
+        rules += block(f"encoder_block_{i}", f"{at}transformer.resblocks.{i}", width, heads)
+    rules += _norm(norm, f"{at}ln_final")
+    if family == "clip":
+        return [*rules, ("text_projection/kernel", f"{at}text_projection", _same)]
+    return [*rules, *_dense("head", f"{at}text_projection")]
+
+
+def convert(rules: list[Rule], state: Mapping[str, Any], prefix: str, what: str) -> dict[str, np.ndarray]:
+    """Applies all rules; nothing may be missing and nothing below `prefix` may be left over.
+
+    Args:
+        state: open_clip's name → array.
+        prefix: names that belong to this tower: "visual." for the image tower, "" for all others.
+        what: the checkpoint, for the message.
+
+    Raises:
+        BadInput: names the tensors.
+    """
+    sources = {source for _, source, _ in rules}
+    missing = sorted(sources - state.keys())
+    mine = (key for key in state if key.startswith(prefix) and (prefix or not key.startswith("visual.")))
+    left_over = sorted(key for key in mine if key not in sources and key not in NOT_WEIGHTS)
+    if missing or left_over:
+        raise BadInput(
+            f"{what}: is of another architecture: "
+            f"{_listed('lacks', missing)}{_listed('has besides', left_over)}"
+            "; name the encoder it was trained as"
+        )
+    converted = {}
+    for name, source, transform in rules:
+        try:
+            converted[name] = np.ascontiguousarray(transform(np.asarray(state[source], np.float32)))
+        except ValueError:
+            raise BadInput(
+                f"{what}: {source} has the shape {list(np.shape(state[source]))}, which does not fit {name}; "
+                "name the encoder it was trained as"
+            ) from None
+    return converted
+
+
+def _listed(verb: str, names: list[str], most: int = 4) -> str:
+    if not names:
+        return ""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{verb} {', '.join(names[:most])}{more} "
+
+
+def _clip_block(to: str, of: str, width: int, heads: int) -> list[Rule]:
+    return _block(to, of, width, heads, "layer_norm_1", "attention", "layer_norm_2", "dense_1", "dense_2")
+
+
+def _siglip_text_block(to: str, of: str, width: int, heads: int) -> list[Rule]:
+    return _block(to, of, width, heads, "layer_norm1", "self_attn", "layer_norm2", "mlp/fc1", "mlp/fc2")
+
+
+def _block(to: str, of: str, width: int, heads: int, *names: str) -> list[Rule]:
+    """A block of open_clip's own transformer; `names` are KerasHub's for its five parts, in order."""
+    norm_1, attention, norm_2, dense_1, dense_2 = (f"{to}/{name}" for name in names)
+    return [
+        *_norm(norm_1, f"{of}.ln_1"),
+        *_qkv(attention, f"{of}.attn.in_proj_weight", f"{of}.attn.in_proj_bias", width, heads),
+        *_attention_output(f"{attention}/attention_output", f"{of}.attn.out_proj", width, heads),
+        *_norm(norm_2, f"{of}.ln_2"),
+        *_dense(dense_1, f"{of}.mlp.c_fc"),
+        *_dense(dense_2, f"{of}.mlp.c_proj"),
+    ]
+
+
+def _same(x: np.ndarray) -> np.ndarray:
+    return x
+
+
+def _first(x: np.ndarray) -> np.ndarray:  # [1, T, D] → [T, D]
+    return x[0]
+
+
+def _transposed(x: np.ndarray) -> np.ndarray:  # [out, in] → [in, out]
+    return x.T
+
+
+def _convolution(x: np.ndarray) -> np.ndarray:  # [out, in, h, w] → [h, w, in, out]
+    return x.transpose(2, 3, 1, 0)
+
+
+def _norm(to: str, of: str) -> list[Rule]:
+    return [(f"{to}/gamma", f"{of}.weight", _same), (f"{to}/beta", f"{of}.bias", _same)]
+
+
+def _dense(to: str, of: str) -> list[Rule]:
+    return [(f"{to}/kernel", f"{of}.weight", _transposed), (f"{to}/bias", f"{of}.bias", _same)]
+
+
+def _qkv(to: str, weight: str, bias: str, width: int, heads: int) -> Iterator[Rule]:
+    for place, part in enumerate(("query", "key", "value")):
+        yield f"{to}/{part}/kernel", weight, _head_kernel(width, heads, place, 3)
+        yield f"{to}/{part}/bias", bias, _head_bias(width, heads, place, 3)
+
+
+def _heads(to: str, of: str, width: int, heads: int, place: int, stacked: int) -> list[Rule]:
+    return [
+        (f"{to}/kernel", f"{of}.weight", _head_kernel(width, heads, place, stacked)),
+        (f"{to}/bias", f"{of}.bias", _head_bias(width, heads, place, stacked)),
+    ]
+
+
+def _head_kernel(width: int, heads: int, place: int, stacked: int) -> Transform:
+    """[stacked · D, D] → [D, H, D / H], the `place`-th of the stacked matrices."""
+    return lambda x: x.reshape(stacked, width, width)[place].T.reshape(width, heads, width // heads)
+
+
+def _head_bias(width: int, heads: int, place: int, stacked: int) -> Transform:
+    return lambda x: x.reshape(stacked, heads, width // heads)[place]
+
+
+def _attention_output(to: str, of: str, width: int, heads: int) -> list[Rule]:
+    return [
+        (f"{to}/kernel", f"{of}.weight", lambda x: x.T.reshape(heads, width // heads, width)),
+        (f"{to}/bias", f"{of}.bias", _same),
+    ]

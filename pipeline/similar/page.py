@@ -1,0 +1,87 @@
+"""What `guie similar search` shows: a picture a query, a page with all of them, rows of a CSV."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline import files
+from pipeline.data.sources import LabelledImage, decode
+from pipeline.pages import charts
+from pipeline.similar.crop import Box
+from pipeline.similar.embedding_store import Stored
+
+
+@dataclass(frozen=True)
+class Found:
+    """The neighbours of one query.
+
+    Attributes:
+        rows: of the index, nearest first. distances: Euclidean, of unit vectors.
+        classes: the likeliest ones, by `classify`; else empty.
+    """
+
+    rows: list[int]
+    distances: list[float]
+    classes: list[str]
+
+
+def write_pictures(
+    run_dir: Path,
+    indexed: Stored,
+    queried: Stored,
+    found: Sequence[Found],
+    names: dict[str, str],
+    shown: Sequence[int],
+    labelled: bool,
+) -> Path:
+    """One PNG a query and similar.html with all of them."""
+
+    def tile(image: LabelledImage, text: str, box: Box | None, right: bool | None) -> charts.Tile:
+        return charts.Tile(decode(image.read()), text, right, box)
+
+    pieces = []
+    for row in shown:
+        query, result = queried.images[row], found[row]
+        title = names.get(query.class_name, query.class_name) or Path(query.key).name
+        likely = f"as {', '.join(result.classes)}" if result.classes else "query"
+        tiles = [tile(query, f"{title}\n{likely}", queried.boxes[row], None)]
+        for hit, distance in zip(result.rows, result.distances, strict=True):
+            near = indexed.images[hit]
+            right = near.class_name == query.class_name if labelled else None
+            text = f"{names.get(near.class_name, near.class_name)}\n{distance:.3f}"
+            tiles.append(tile(near, text, indexed.boxes[hit], right))
+        picture = charts.neighbour_picture(tiles[0], tiles[1:])
+        safe = re.sub(r"[^\w.-]+", "_", query.key).strip("_.")[-80:]
+        with files.atomic_path(run_dir / "pictures" / f"{row:04d}-{safe}.png") as temporary:
+            picture.save(temporary, "PNG")
+        pieces.append(charts.embedded(picture, f"{title} and its neighbours"))
+    page = run_dir / "similar.html"
+    files.write_text(
+        page, charts.page("guie similar: queries and their nearest images", [("Queries", pieces)])
+    )
+    return page
+
+
+def neighbour_rows(
+    indexed: Stored, queried: Stored, found: Sequence[Found], names: dict[str, str]
+) -> list[tuple]:
+    rows: list[tuple] = [("query", "query_class", "rank", "key", "class", "name", "distance", "within")]
+    for image, result in zip(queried.images, found, strict=True):
+        for rank, (hit, distance) in enumerate(zip(result.rows, result.distances, strict=True), 1):
+            near = indexed.images[hit]
+            name = names.get(near.class_name, near.class_name)
+            within = "; ".join(result.classes)
+            rows.append(
+                (
+                    image.key,
+                    image.class_name,
+                    rank,
+                    near.key,
+                    near.class_name,
+                    name,
+                    f"{distance:.5f}",
+                    within,
+                )
+            )
+    return rows

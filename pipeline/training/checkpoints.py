@@ -1,0 +1,150 @@
+"""Checkpoints: one safetensors file a step, whole or absent, written beside the training."""
+
+import json
+import re
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from pipeline.config import Run
+from pipeline.errors import BadInput
+from pipeline.files import atomic_path
+
+if TYPE_CHECKING:
+    from pipeline.models.embedder import Embedder
+
+_NAME = re.compile(r"step-(\d{9})\.safetensors")
+
+
+def folder_of(run_dir: str | Path) -> Path:
+    return Path(run_dir) / "checkpoints"
+
+
+def newest(folder: Path) -> Path | None:
+    """The checkpoint of the latest step, or None. Only whole files bear the name."""
+    found = sorted(path for path in folder.glob("step-*.safetensors") if _NAME.fullmatch(path.name))
+    return found[-1] if found else None
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """The JSON that `Writer.save` was given.
+
+    Raises:
+        BadInput: not a checkpoint of guie.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return json.loads((file.metadata() or {})["guie"])
+    except FileNotFoundError:
+        raise BadInput(f"expected a checkpoint, {path} does not exist") from None
+    except (SafetensorError, KeyError, json.JSONDecodeError, OSError) as error:
+        raise BadInput(
+            f"{path} is not a whole checkpoint of guie ({error}): remove it to start before it"
+        ) from None
+
+
+def names(path: Path) -> set[str]:
+    """Of the variables in a checkpoint."""
+    with safe_open(path, framework="numpy") as file:
+        return set(file.keys())
+
+
+def restore(path: Path, variables: dict[str, Any]) -> None:
+    """Assigns every variable from the checkpoint.
+
+    Args:
+        variables: name → Keras variable, or what has `shape` and `assign` as one. Names of the file beyond these
+            are left alone.
+
+    Raises:
+        BadInput: a variable is not in the file, or has another shape: a checkpoint of another architecture.
+    """
+    read_state(path)
+    with safe_open(path, framework="numpy") as file:
+        held = set(file.keys())
+        missing = sorted(set(variables) - held)
+        if missing:
+            raise BadInput(
+                f"{path} is of another architecture: it lacks {len(missing)} of {len(variables)} variables "
+                f"({', '.join(missing[:3])} …); choose another run_dir, or the config it was trained with"
+            )
+        for name, variable in variables.items():
+            shape = tuple(file.get_slice(name).get_shape())
+            if shape != tuple(variable.shape):
+                raise BadInput(
+                    f"{path} is of another architecture: {name} is {shape} there, {tuple(variable.shape)} in this "
+                    "config; choose another run_dir, or the config it was trained with"
+                )
+        for name, variable in variables.items():
+            variable.assign(file.get_tensor(name))
+
+
+def load_trained(config: Run) -> "Embedder":
+    """The embedder of the run folder's newest whole checkpoint; averaged weights where the run keeps them.
+
+    Raises:
+        BadInput: no checkpoint, or one of another architecture.
+    """
+    from pipeline.models import (
+        embedder as embedders,
+    )  # TensorFlow: who only asks what is done needs none of it
+
+    folder = folder_of(config.run_dir)
+    path = newest(folder)
+    if path is None:
+        raise BadInput(f"expected a checkpoint in {folder}, found none: run `guie train` first")
+    state = read_state(path)
+    embedder = embedders.build(config, state.get("image_size_px"), state.get("patch_overlap_px"), fill=False)
+    restore(path, embedder.variables)
+    if state.get(
+        "phase_step"
+    ):  # within a phase the averages stand beside the weights, as the optimizer names them
+        prefix = f"optimizer/{config.train.optimizer.name}/"
+        averages = {f"{prefix}{v.path.replace('/', '_')}_average": v for v in embedder.model.variables}
+        held = names(path)
+        restore(path, {name: v for name, v in averages.items() if name in held})
+    return embedder
+
+
+class Writer:
+    """Writes checkpoints in a thread, one at a time; keeps the newest `kept`.
+
+    A failure to write surfaces at the next `save` or `wait`. Of several hosts all must call `save`, as values may be
+    spread over them, and one `writes`.
+    """
+
+    def __init__(self, folder: Path, kept: int, writes: bool = True):
+        self.folder, self.kept, self.writes = folder, max(kept, 1), writes
+        self._thread: threading.Thread | None = None
+        self._failure: BaseException | None = None
+
+    def save(self, step: int, variables: dict[str, Any], state: dict[str, Any]) -> None:
+        """Copies the values now and returns; the file appears later, by rename."""
+        self.wait()
+        values = {name: np.array(variable) for name, variable in variables.items()}
+        if not self.writes:
+            return
+        metadata = {"guie": json.dumps({**state, "step": step})}
+        self._thread = threading.Thread(target=self._write, args=(step, values, metadata))
+        self._thread.start()
+
+    def wait(self) -> None:
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+
+    def _write(self, step: int, values: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
+        try:
+            with atomic_path(self.folder / f"step-{step:09d}.safetensors") as temporary:
+                save_file(values, temporary, metadata=metadata)
+            for path in sorted(self.folder.glob("step-*.safetensors"))[: -self.kept]:
+                path.unlink()
+        except BaseException as failure:
+            self._failure = failure

@@ -1,0 +1,268 @@
+"""What a training step costs, by arithmetic: parameters, FLOPs, memory. No TensorFlow for transformers.
+
+FLOPs are those of matrix products and convolutions, two a multiply-add; XLA's optimised graph of the built step has
+exactly these (tests/training/test_plan.py). What a block keeps for its backward pass was counted in XLA's buffers.
+Other networks are built and counted from their graph, see `built`.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline import config
+from pipeline.errors import BadInput
+from pipeline.models.catalogue import Entry
+from pipeline.models.position_embeddings import grid_side
+
+OPTIMIZER_BYTES = {
+    "adam": 8,
+    "adamw": 8,
+    "sgd": 4,
+    "adafactor": 4,
+}  # a trained parameter; Keras' Adafactor keeps v
+
+
+@dataclass(frozen=True)
+class EncoderCosts:
+    """One image through an encoder.
+
+    Attributes:
+        stem_parameters, block_parameters, tail_parameters: before the first block, of every block in order, after the
+            last. A network whose blocks are unknown is all tail.
+        stem_flops, block_flops, tail_flops: of the forward pass.
+        recomputed_flops: what a checkpointed block does again.
+        token_elements: numbers that enter a block.
+        block_elements: numbers that a block keeps for its backward pass.
+        end_elements: numbers that live beside the blocks' at the peak, the gradient on its way among them.
+        forward_elements: numbers alive at once when nothing is kept.
+    """
+
+    width: int
+    image_size_px: int
+    stem_parameters: int
+    block_parameters: tuple[int, ...]
+    tail_parameters: int
+    stem_flops: float
+    block_flops: float
+    tail_flops: float
+    recomputed_flops: float
+    token_elements: float
+    block_elements: float
+    end_elements: float
+    forward_elements: float
+
+    @property
+    def blocks(self) -> int:
+        return len(self.block_parameters)
+
+    @property
+    def parameters(self) -> int:
+        return self.stem_parameters + sum(self.block_parameters) + self.tail_parameters
+
+    @property
+    def flops(self) -> float:
+        """Of the forward pass."""
+        return self.stem_flops + self.blocks * self.block_flops + self.tail_flops
+
+
+@dataclass(frozen=True)
+class StepCosts:
+    """One image of one phase's step, and what a replica holds whatever its batch.
+
+    Attributes:
+        parameters, trained_parameters: encoder, head and class centres.
+        flops: an image, forward and backward, with what checkpointing does again.
+        activation_elements, checkpointed_elements: kept an image, in the compute dtype.
+        float32_bytes: an image, whatever the compute dtype: pixels and class logits.
+    """
+
+    parameters: int
+    trained_parameters: int
+    flops: float
+    activation_elements: float
+    checkpointed_elements: float
+    float32_bytes: float
+
+
+def transformer(entry: Entry, image_size_px: int, pooling: str, overlap_px: int = 0) -> EncoderCosts:
+    """Costs of the tower that `towers.build_transformer` wires, without building it."""
+    a = entry.architecture
+    patch, width, layers, heads, inner = (
+        int(a[key]) for key in ("patch_size", "hidden_dim", "num_layers", "num_heads", "intermediate_dim")
+    )
+    family, registers = entry.family, int(a.get("num_register_tokens", 0))
+    patches = grid_side(image_size_px, patch, overlap_px) ** 2
+    prefix = 0 if family == "siglip" else 1
+    tokens = prefix + registers + patches
+    gated = bool(a.get("use_swiglu_ffn"))
+    if gated:
+        inner = (int(inner * 2 / 3) + 7) // 8 * 8
+    inward = 2 * inner if gated else inner  # width of the first dense layer
+    square, norm = width * width, 2 * width
+    attention = 4 * (square + width)
+    mlp = width * inward + inward + inner * width + width
+    scales = 2 * width if family == "dinov2" else 0
+
+    stem = 3 * patch * patch * width + (prefix + patches) * width + (prefix + registers) * width
+    stem += norm if family == "clip" else width  # CLIP: a norm and no bias; the others: a bias
+    block_flops = (
+        8.0 * tokens * square + 4.0 * tokens * tokens * width + 2.0 * tokens * width * (inward + inner)
+    )
+    tail, tail_flops = norm, 0.0
+    if pooling == "projection":
+        tail, tail_flops = tail + width * int(a["projection_dim"]), 2.0 * width * int(a["projection_dim"])
+    elif pooling == "attention":
+        tail += width + attention + norm + mlp
+        tail_flops = 4.0 * tokens * square + 4.0 * tokens * width + 4.0 * square + 4.0 * width * inner
+    # The last product of a checkpointed block is not needed again, unless a learned scale follows it.
+    spared = 0.0 if scales else 2.0 * tokens * inner * width
+    kept_inner = 3.0 if a.get("activation") in ("quick_gelu", "gelu_approximate") else 4.0
+    narrow, wide, scores = float(tokens * width), float(tokens * inner), float(heads * tokens * tokens)
+    return EncoderCosts(
+        width=int(a["projection_dim"]) if pooling == "projection" else width,
+        image_size_px=image_size_px,
+        stem_parameters=stem,
+        block_parameters=(2 * norm + attention + mlp + scales,) * layers,
+        tail_parameters=tail,
+        stem_flops=2.0 * patches * 3 * patch * patch * width,
+        block_flops=block_flops,
+        tail_flops=tail_flops,
+        recomputed_flops=block_flops - spared,
+        token_elements=narrow,
+        block_elements=8.0 * narrow + kept_inner * wide + scores,
+        end_elements=3.0 * narrow + wide,
+        forward_elements=max(3.0 * narrow + 2.0 * wide, 5.0 * narrow + 2.0 * scores),
+    )
+
+
+def built(model, image_size_px: int, blocks: Sequence[Sequence[Any]]) -> EncoderCosts:
+    """Costs of any other Keras model, from its graph; activations are counted generously, every map that it makes.
+
+    Parameters are exact for each block. FLOPs and activations are exact for the whole network alone: of its blocks each
+    is given an even share, though the first ones have the larger maps, and the stem is counted among them.
+
+    Args:
+        model: images [B, S, S, 3] → features [B, width].
+        image_size_px: S.
+        blocks: `encoders.ImageEncoder.blocks`: the stem's layers, then each block's; empty where they are unknown.
+    """
+    import tensorflow as tf  # a second to import; transformers need none of it
+
+    traced = tf.function(lambda images: model(images, training=False))
+    graph = traced.get_concrete_function(
+        tf.TensorSpec([1, image_size_px, image_size_px, 3], tf.float32)
+    ).graph
+    flops, elements, largest = 0.0, 0.0, 0.0
+    for operation in graph.get_operations():
+        if not operation.outputs or not operation.outputs[0].shape.is_fully_defined():
+            continue
+        output = operation.outputs[0]
+        count = float(output.shape.num_elements())
+        if operation.type in ("Conv2D", "DepthwiseConv2dNative", "MatMul"):
+            kernel = operation.inputs[1].shape
+            inward = kernel[0] if len(kernel) == 2 else kernel[0] * kernel[1]
+            flops += 2.0 * count * inward * (kernel[2] if operation.type == "Conv2D" else 1)
+        if len(output.shape) == 4 and output.dtype.is_floating and output.shape[0] == 1:
+            elements, largest = elements + count, max(largest, count)
+    place_of = {
+        id(v): place for place, layers in enumerate(blocks) for layer in layers for v in layer.variables
+    }
+    parameters = [0] * (len(blocks) + 1)  # the last: of no block, which is trained whenever a block is
+    for variable in model.trainable_variables:
+        parameters[place_of.get(id(variable), -1)] += math.prod(variable.shape)
+    share = 1.0 / (len(blocks) - 1) if len(blocks) > 1 else 0.0  # of FLOPs and activations, each block's
+    rest = 0.0 if share else 1.0
+    return EncoderCosts(
+        width=int(model.output_shape[-1]), image_size_px=image_size_px,
+        stem_parameters=parameters[0] if blocks else 0, block_parameters=tuple(parameters[1:-1]),
+        tail_parameters=parameters[-1],
+        stem_flops=0.0, block_flops=share * flops, tail_flops=rest * flops, recomputed_flops=share * flops,
+        token_elements=share * elements, block_elements=share * elements,
+        end_elements=rest * elements + 2 * largest, forward_elements=3 * largest,
+    )  # fmt: skip
+
+
+def step(
+    encoder: EncoderCosts, run: config.Run, phase: config.Phase, classes: int, on_features: bool
+) -> StepCosts:
+    """One phase's step.
+
+    Args:
+        on_features: the encoder's features were computed once; its forward pass is no part of the step.
+
+    Raises:
+        BadInput: `trainable` is none of the known words.
+    """
+    dim, centres = (
+        run.embedder.embedding_dim,
+        classes * run.train.loss.subcenters * run.embedder.embedding_dim,
+    )
+    projection = encoder.width * dim
+    top = 2.0 * (projection + centres)  # FLOPs of head and cosines, forward
+    blocks = trained_blocks(phase, encoder.blocks)
+    head_trained, encoder_trained = phase.trainable != "encoder", phase.trainable != "head"
+    trained = (projection + centres) * head_trained
+    flops = top * (1 + head_trained) + (top if encoder_trained else 2.0 * centres)  # + to the inputs
+    kept = checkpointed = 0.0
+    if not on_features:
+        flops += encoder.flops
+        kept = checkpointed = encoder.forward_elements
+    if encoder_trained:
+        whole = phase.trainable in ("encoder", "all")
+        trained += sum(encoder.block_parameters[encoder.blocks - blocks :]) + encoder.tail_parameters
+        trained += encoder.stem_parameters * whole
+        again = encoder.recomputed_flops * blocks * run.encoder.checkpointing
+        flops += 2 * (blocks * encoder.block_flops + encoder.tail_flops) + encoder.stem_flops * whole + again
+        kept = blocks * encoder.block_elements + encoder.end_elements
+        inputs = (blocks + 3) * encoder.token_elements  # one a block, and the gradient on its way
+        checkpointed = min(kept, inputs + encoder.block_elements + encoder.end_elements)
+    pixels = 0.0 if on_features else 2.0 * 3 * encoder.image_size_px**2
+    return StepCosts(
+        parameters=encoder.parameters + projection + centres,
+        trained_parameters=trained,
+        flops=flops,
+        activation_elements=kept,
+        checkpointed_elements=checkpointed,
+        float32_bytes=4.0 * (pixels + 3.0 * classes * run.train.loss.subcenters),
+    )
+
+
+def trained_blocks(phase: config.Phase, blocks: int) -> int:
+    """How many of the encoder's `blocks` a phase trains, the last ones; 0 for `head`.
+
+    Raises:
+        BadInput: another word, or more blocks than there are.
+    """
+    last = re.fullmatch(r"last (\d+) blocks?", phase.trainable)
+    if not last and phase.trainable not in ("head", "encoder", "all"):
+        raise BadInput(
+            f"phase {phase.name}: trainable: expected head, encoder, all or `last N blocks`, got {phase.trainable!r}"
+        )
+    if last and not 1 <= int(last[1]) <= blocks:
+        raise BadInput(f"phase {phase.name}: {phase.trainable!r}, but the encoder has {blocks} known blocks")
+    return int(last[1]) if last else 0 if phase.trainable == "head" else blocks
+
+
+def memory_bytes(
+    costs: StepCosts, optimizer: config.Optimizer, images: float, checkpointing: bool, compute_bytes: int
+) -> dict[str, float]:
+    """What one replica holds at the peak of a step.
+
+    Args:
+        images: a replica's share of the batch.
+        compute_bytes: of a number in the compute dtype: 2 bfloat16, 4 float32.
+
+    Returns:
+        bytes of weights (float32, and the copy in a smaller compute dtype), gradients, optimizer, activations.
+    """
+    elements = costs.checkpointed_elements if checkpointing else costs.activation_elements
+    pieces = optimizer.accumulate_steps
+    state = OPTIMIZER_BYTES.get(optimizer.name, 8) + (4 if optimizer.ema else 0)
+    return {
+        "weights": costs.parameters * (4.0 if compute_bytes == 4 else 4.0 + compute_bytes),
+        "gradients": 4.0 * costs.trained_parameters * (2 if pieces > 1 else 1),
+        "optimizer": float(state * costs.trained_parameters),
+        "activations": images / pieces * (elements * compute_bytes + costs.float32_bytes),
+    }

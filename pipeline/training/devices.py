@@ -1,0 +1,164 @@
+"""The only module that knows TPUs, GPUs and CPUs: finds them, gives the strategy and the precision."""
+
+import glob
+import json
+import os
+from dataclasses import dataclass
+
+import keras
+import tensorflow as tf
+
+from pipeline import config
+from pipeline.errors import BadInput
+
+PRECISIONS = ("auto", "float32", "mixed_bfloat16")
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the training runs on."""
+
+    strategy: tf.distribute.Strategy
+    kind: str  # tpu | gpu | cpu
+    precision: str  # float32 | mixed_bfloat16
+    description: str  # one line
+    host_index: int = 0
+    hosts: int = 1
+
+    @property
+    def is_chief(self) -> bool:
+        return self.host_index == 0
+
+    def of_all_hosts(self, number: int) -> list[int]:
+        """Each host's `number`; all hosts must ask at the same point."""
+        if self.hosts == 1:
+            return [number]
+        mine = self.strategy.run(lambda: tf.constant([number], tf.int64))
+        return self.strategy.gather(mine, axis=0).numpy().tolist()
+
+    def jit(self, wanted: bool) -> bool:
+        """Whether a replica's function asks XLA for itself: a TPU's strategy compiles all that it runs.
+
+        Not for bfloat16 on a CPU: XLA takes its products in float32, the plain graph in half the time
+        (`tests/benchmarks/bench_encoder.py`).
+        """
+        return wanted and self.kind != "tpu" and (self.kind, self.precision) != ("cpu", "mixed_bfloat16")
+
+
+def connect(options: config.Devices) -> Found:
+    """Finds the devices and sets Keras' precision. Call it before anything else touches TensorFlow.
+
+    Raises:
+        BadInput: the kind asked for is not here.
+    """
+    if options.precision not in PRECISIONS:
+        raise BadInput(
+            f"devices.precision: expected one of {', '.join(PRECISIONS)}, got {options.precision!r}"
+        )
+    if options.rehearse:
+        found = _cpus(options.rehearse, "rehearsal of a TPU on ")
+    elif options.hosts:
+        found = _several_hosts(options)
+    elif options.kind == "tpu" or (options.kind == "auto" and (options.tpu or _tpu_is_likely())):
+        found = _tpu(options)
+    elif options.kind == "gpu" or (options.kind == "auto" and tf.config.list_physical_devices("GPU")):
+        found = _gpus()
+    elif options.kind in ("auto", "cpu"):
+        found = _cpus(options.replicas or 1)
+    else:
+        raise BadInput(f"devices.kind: expected auto, tpu, gpu or cpu, got {options.kind!r}")
+    precision = found.precision if options.precision == "auto" else options.precision
+    keras.config.set_dtype_policy(precision)
+    return Found(
+        **{**found.__dict__, "precision": precision, "description": f"{found.description}, {precision}"}
+    )
+
+
+def _tpu_is_likely() -> bool:
+    attached = glob.glob("/dev/accel*") + glob.glob("/dev/vfio/[0-9]*")
+    return bool(os.environ.get("TPU_NAME") or (attached and os.environ.get("PJRT_DEVICE", "TPU") == "TPU"))
+
+
+def _tpu(options: config.Devices) -> Found:
+    address = options.tpu or os.environ.get("TPU_NAME", "") or "local"
+    refusal = (
+        f"no TPU answers at {address!r}; on a machine without one, `guie train CONFIG devices.rehearse=8` "
+        "rehearses its step on the CPU"
+    )
+    if address == "local" and not _tpu_is_likely():
+        raise BadInput(refusal)
+    try:
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=address)
+        if address != "local":
+            tf.config.experimental_connect_to_cluster(resolver)
+        tf.tpu.experimental.initialize_tpu_system(resolver)
+    except (ValueError, RuntimeError, tf.errors.OpError) as error:
+        raise BadInput(f"{refusal} ({str(error).splitlines()[0]})") from None
+    strategy = tf.distribute.TPUStrategy(resolver)
+    cores = strategy.num_replicas_in_sync
+    return Found(
+        strategy, "tpu", "mixed_bfloat16", f"TPU {address}: {cores} cores on {max(cores // 8, 1)} host(s)",
+    )  # fmt: skip
+
+
+def _gpus() -> Found:
+    gpus = tf.config.list_physical_devices("GPU")
+    if not gpus:
+        raise BadInput(
+            "devices.kind=gpu, but TensorFlow sees no GPU: install tensorflow[and-cuda], or kind=auto"
+        )
+    for gpu in gpus:
+        tf.config.experimental.set_memory_growth(gpu, True)
+    details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
+    has_bfloat16 = all(entry.get("compute_capability", (0, 0)) >= (8, 0) for entry in details)
+    strategy = (
+        tf.distribute.MirroredStrategy() if len(gpus) > 1 else tf.distribute.OneDeviceStrategy("/gpu:0")
+    )
+    return Found(
+        strategy,
+        "gpu",
+        "mixed_bfloat16" if has_bfloat16 else "float32",
+        f"{len(gpus)} GPU(s): {', '.join(entry.get('device_name', '?') for entry in details)}",
+    )
+
+
+def _cpus(replicas: int, what: str = "") -> Found:
+    description = f"{what}{replicas} logical CPU replica(s) on {os.cpu_count()} cores"
+    if replicas == 1:
+        return Found(tf.distribute.OneDeviceStrategy("/cpu:0"), "cpu", "float32", description)
+    _split_cpu(replicas)
+    # Summed on one device: as collectives, logical CPU devices at times meet in another order and fail.
+    sums = tf.distribute.ReductionToOneDevice()
+    strategy = tf.distribute.MirroredStrategy([f"/cpu:{index}" for index in range(replicas)], sums)
+    return Found(strategy, "cpu", "float32", description)
+
+
+def _several_hosts(options: config.Devices) -> Found:
+    if not 0 <= options.host_index < len(options.hosts):
+        raise BadInput(f"devices.host_index: expected 0 … {len(options.hosts) - 1}, got {options.host_index}")
+    os.environ["TF_CONFIG"] = json.dumps(
+        {"cluster": {"worker": options.hosts}, "task": {"type": "worker", "index": options.host_index}}
+    )
+    gpus = tf.config.list_physical_devices("GPU")
+    if not gpus and options.replicas > 1:
+        _split_cpu(options.replicas)
+    strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    return Found(
+        strategy, "gpu" if gpus else "cpu", "float32",
+        f"host {options.host_index} of {len(options.hosts)}, {strategy.num_replicas_in_sync} replicas in all",
+        host_index=options.host_index, hosts=len(options.hosts),
+    )  # fmt: skip
+
+
+def _split_cpu(replicas: int) -> None:
+    """Several logical devices on one CPU; refused once TensorFlow has started with another number."""
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    wanted = [tf.config.LogicalDeviceConfiguration() for _ in range(replicas)]
+    try:
+        tf.config.set_logical_device_configuration(cpu, wanted)
+    except RuntimeError:
+        if len(tf.config.list_logical_devices("CPU")) < replicas:
+            raise BadInput(
+                f"{replicas} CPU replicas asked for after TensorFlow started with "
+                f"{len(tf.config.list_logical_devices('CPU'))}: set devices before anything else runs"
+            ) from None

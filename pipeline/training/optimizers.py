@@ -1,0 +1,96 @@
+"""Keras optimizers with a learning-rate factor a variable, decoupled weight decay, and the phases' schedule."""
+
+import keras
+import tensorflow as tf
+
+from pipeline import config
+from pipeline.errors import BadInput
+from pipeline.training.class_centers import OWN, is_own
+
+OPTIMIZERS = {
+    "adam": keras.optimizers.Adam,
+    "adamw": keras.optimizers.Adam,  # decay is decoupled here for all, see RateFactors
+    "adafactor": keras.optimizers.Adafactor,
+    "sgd": keras.optimizers.SGD,
+}
+
+
+class RateFactors(keras.optimizers.Optimizer):
+    """Mixed into a Keras optimizer: each variable's own learning rate, and weight decay that follows it.
+
+    Keras decays all weights at the full rate; an encoder trained at ×0.001 would be decayed away. Biases, scales and
+    tokens are not decayed. Gradients come summed over replicas (`step.py`): Keras would also sum those
+    of a variable that each replica has for itself.
+    """
+
+    factors: dict  # variable key → (factor, decay)
+
+    def update_step(self, gradient, variable, learning_rate):
+        factor, decay = self.factors[self._var_key(variable)]
+        rate = tf.cast(learning_rate, variable.dtype) * factor
+        if decay:
+            variable.assign_sub(variable * (rate * decay))
+        return super().update_step(gradient, variable, rate)
+
+    def _all_reduce_sum_gradients(self, grads_and_vars):
+        return list(grads_and_vars)
+
+    def add_variable_from_reference(self, reference_variable, name=None, initializer="zeros"):
+        if not is_own(reference_variable):
+            return super().add_variable_from_reference(reference_variable, name, initializer)
+        with keras.name_scope(self.name, caller=self):
+            slot = keras.Variable(
+                initializer, shape=reference_variable.shape, dtype=reference_variable.dtype, trainable=False,
+                name=f"{reference_variable.path.replace('/', '_')}_{name}", **OWN,
+            )  # fmt: skip
+        self._track_variable(slot)
+        return slot
+
+
+def schedule(phase: config.Phase, steps: int, steps_per_epoch: float):
+    """Linear warm-up, then cosine from `learning_rate` to `end_learning_rate` at the phase's last step."""
+    warmup = min(int(phase.warmup_epochs * steps_per_epoch), max(steps - 1, 0))
+    return keras.optimizers.schedules.CosineDecay(
+        initial_learning_rate=0.0 if warmup else phase.learning_rate,
+        decay_steps=max(steps - warmup, 1),
+        alpha=phase.end_learning_rate / phase.learning_rate if phase.learning_rate else 0.0,
+        warmup_target=phase.learning_rate if warmup else None,
+        warmup_steps=warmup,
+    )
+
+
+def build(options: config.Optimizer, learning_rate, variables: list, factors: list[float]):
+    """An optimizer with state for exactly `variables`.
+
+    Args:
+        learning_rate: a float or Keras schedule.
+        variables: trainable Keras variables. factors: of the learning rate, one a variable.
+
+    Raises:
+        BadInput: unknown optimizer, or adafactor for variables that each replica has for itself.
+    """
+    if options.name not in OPTIMIZERS:
+        raise BadInput(f"train.optimizer.name: expected one of {', '.join(OPTIMIZERS)}, got {options.name!r}")
+    if options.name == "adafactor" and any(map(is_own, variables)):
+        raise BadInput(
+            "train.loss.sharded: adafactor keeps sums over all classes, which no replica has; use adamw, adam or sgd"
+        )
+    base = OPTIMIZERS[options.name]
+    own = {"momentum": options.momentum, "nesterov": False} if options.name == "sgd" else {}
+    average = {"use_ema": True, "ema_momentum": options.ema} if options.ema else {}
+    # Named, as checkpoints hold its variables by name: Keras would number the second optimizer of a process.
+    kind = type(base.__name__, (RateFactors, base), {})
+    optimizer = kind(learning_rate=learning_rate, name=options.name, **own, **average)
+    decay = 0.0 if options.name == "adam" else options.weight_decay
+    optimizer.factors = {
+        optimizer._var_key(variable): (factor, decay if _decays(variable) else 0.0)
+        for variable, factor in zip(variables, factors, strict=True)
+    }
+    optimizer.build(variables)
+    return optimizer
+
+
+def _decays(variable: keras.Variable) -> bool:
+    """Whether weight decay is for it: attention's biases have two dimensions, so the name decides."""
+    name = variable.path.rsplit("/", 1)[-1]
+    return name.endswith("kernel") or name in ("embeddings", "class_centers")

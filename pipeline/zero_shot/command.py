@@ -1,0 +1,256 @@
+"""STAGE  guie zero-shot [data-prep | evaluate] CONFIG: CLIP and SigLIP against class prompts.
+
+images in a public layout, class names, prompt templates → run_dir/zero_shot.json, and for each model a CSV
+with a row a class and a picture of what is taken for what. `data-prep` resizes and packs the images once for all
+models; `evaluate` makes each class's embedding (the mean of its normalised prompts, normalised again; Radford
+et al. 2021) and classifies by the largest cosine. Without a step's name both run. What is done is kept: a
+rerun goes on.
+"""
+
+import csv
+import hashlib
+import io
+import os
+import re
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import MISSING
+
+from pipeline import files
+from pipeline.config import Source, from_command_line, to_yaml
+from pipeline.data.labelled import source_root
+from pipeline.data.preprocessing import Preprocess
+from pipeline.errors import BadInput
+from pipeline.models import catalogue, prompts
+from pipeline.models.dual_encoder import FITS, Towers, TwoTowers, batches, identity
+from pipeline.zero_shot import confusion, image_cache
+from tfrecords.sources import Item, list_source
+
+STEPS = ("data-prep", "evaluate")
+TOP = 5
+
+
+@dataclass(frozen=True)
+class ZeroShot:
+    """What `guie zero-shot CONFIG` reads."""
+
+    name: str = ""  # empty: the config file's name
+    run_dir: str = ""  # empty: runs/<name>
+    data_root: str = "${oc.env:GUIE_DATA,''}"
+    source: Source = field(default_factory=lambda: Source(name="images"))
+    models: list[TwoTowers] = MISSING
+    step: str = "all"  # data-prep | evaluate | all
+    templates: str = "80"  # 80 | one | a file with one template a line
+    class_names: str = ""  # a file; empty: the layout's own names
+    first: int = 0  # images; 0: all
+    order: str = "listed"  # which are the first: listed | hashed (spread over the classes)
+    fit: str = (
+        "auto"  # squash | crop (the central square) | auto: as trained, crop for CLIP, squash for SigLIP
+    )
+    batch_size: int = 32
+    images_per_file: int = 256
+    threads: int = 0  # 0: one a core
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is classified: images in order, classes and how they are called."""
+
+    items: list[Item]
+    classes: list[str]
+    names: list[str]
+
+
+def parse(argv: list[str]) -> ZeroShot:
+    step = [f"step={argv[0]}"] if argv and argv[0] in STEPS else []
+    return from_command_line(ZeroShot, [*argv[len(step) :], *step], "zero-shot [data-prep | evaluate]")
+
+
+def main(config: ZeroShot) -> None:
+    check(config)
+    run_dir = Path(config.run_dir)
+    templates = prompts.templates(config.templates)
+    task = list_task(config)
+    print(
+        f"zero-shot: {len(task.items):,} images of {len(task.classes):,} classes, "
+        f"{len(templates)} template(s), {len(config.models)} model(s) → {run_dir}",
+        flush=True,
+    )
+    files.write_text(run_dir / "config.yaml", to_yaml(config))
+    pack_of_model = [pack_of(config, model, task) for model in config.models]
+    if config.step != "evaluate":
+        for folder, pack in {pack.folder: pack for pack in pack_of_model}.items():  # models share sizes
+            print(f"data-prep: {pack.preprocess.image_size_px} px, {pack.fit} → {folder}", flush=True)
+            image_cache.write(pack, config.threads or os.cpu_count() or 1)
+        if config.step == "data-prep":
+            print(f"zero-shot: {len(task.items):,} images prepared in {run_dir / 'packs'}")
+            return
+    rows = [
+        evaluate(config, model, pack, task, templates)
+        for model, pack in zip(config.models, pack_of_model, strict=True)
+    ]
+    files.write_json(run_dir / "zero_shot.json", {"templates": len(templates), "models": rows})
+    print(table(rows))
+    print(f"zero-shot: {len(rows)} model(s), {rows[0]['images']:,} images: {run_dir / 'zero_shot.json'}")
+
+
+def check(config: ZeroShot) -> None:
+    """Raises BadInput for values that no type catches."""
+    if config.step not in (*STEPS, "all"):
+        raise BadInput(f"step: expected {', '.join(STEPS)} or all, got {config.step!r}")
+    if config.order not in ("listed", "hashed"):
+        raise BadInput(f"order: expected listed or hashed, got {config.order!r}")
+    if config.fit not in (*image_cache.FITS, "auto"):
+        raise BadInput(f"fit: expected {', '.join(image_cache.FITS)} or auto, got {config.fit!r}")
+    if min(config.batch_size, config.images_per_file) < 1 or min(config.first, config.threads) < 0:
+        raise BadInput("batch_size and images_per_file must be 1 or more, first and threads 0 or more")
+    if not config.models:
+        raise BadInput("models: expected at least one, such as [{encoder: {name: clip_vit_b_32}}]")
+    titles = [_file_name(model.title) for model in config.models]
+    if len(set(titles)) < len(titles):
+        raise BadInput(f"models: two have the same name in the table, give each a label: {', '.join(titles)}")
+
+
+def list_task(config: ZeroShot) -> Task:
+    """Raises BadInput where the layout does, where nothing is listed and where class names do not fit."""
+    root = source_root(config.source, config.data_root)
+    listing = list_source(config.source.layout, root, dict(config.source.options))
+    items = list(listing.items)
+    if config.order == "hashed":
+        items.sort(key=lambda item: hashlib.sha256(item.key.encode("utf-8", "surrogateescape")).digest())
+    items = items[: config.first or None]
+    if not items:
+        raise BadInput(f"{root}: the layout {config.source.layout} finds no images there")
+    classes = list(listing.classes)
+    if config.class_names:
+        names = prompts.class_names(Path(config.class_names), classes)
+    else:
+        names = [prompts.spoken(listing.names.get(each, each)) for each in classes]
+    return Task(items, classes, names)
+
+
+def pack_of(config: ZeroShot, model: TwoTowers, task: Task) -> image_cache.Pack:
+    """The images as the model wants them; models of the same size share a pack."""
+    entry = catalogue.find(model.encoder.name, model.encoder.architecture)
+    size = model.encoder.image_size_px or entry.image_size_px
+    source = config.source
+    return image_cache.Pack(
+        root=Path(config.run_dir) / "packs",
+        source=[source.layout, str(source_root(source, config.data_root).resolve()), dict(source.options)],
+        items=task.items,
+        labels={name: place for place, name in enumerate(task.classes)},
+        preprocess=Preprocess(size, entry.mean, entry.std, entry.resize),
+        fit=config.fit if config.fit != "auto" else FITS.get(entry.family, "squash"),
+        images_per_file=config.images_per_file,
+    )
+
+
+def evaluate(
+    config: ZeroShot, model: TwoTowers, pack: image_cache.Pack, task: Task, templates: list[str]
+) -> dict[str, Any]:
+    """One row of the table; writes the model's CSV and picture."""
+    run_dir, title = Path(config.run_dir), _file_name(model.title)
+    packed = image_cache.packed_files(pack)
+    towers = Towers(model)
+    if not towers.trained:
+        print(f"{model.title}: random weights, the numbers are chance", flush=True)
+    key = files.fingerprint([identity(model), task.names, templates])
+    started = time.monotonic()
+    classes = prompts.class_embeddings(
+        towers, task.names, templates, run_dir / "classes" / key, config.batch_size
+    )
+    print(f"{model.title}: {len(classes):,} classes in {time.monotonic() - started:.1f} s", flush=True)
+    kept = run_dir / "predictions" / files.fingerprint([key, pack.folder.name])
+    labels, best, seconds, fresh = _classify(
+        towers, classes, packed, kept, config.batch_size, len(task.items)
+    )
+    rejected = [row for path in packed for row in image_cache.rejected(path)]
+    _write_csv(run_dir / "rejects.csv", ["key", "reason"], rejected)
+    if not len(labels):
+        raise BadInput(f"none of the {len(task.items):,} images could be read: see {run_dir / 'rejects.csv'}")
+    hits = best == labels[:, None]  # [N, 5]
+    counts = confusion.matrix(labels, best[:, 0], len(task.classes))
+    _write_csv(run_dir / f"classes-{title}.csv", *_per_class(task, labels, hits, counts))
+    top_1, top_5 = hits[:, 0].mean(), hits.any(axis=1).mean()
+    with files.atomic_path(run_dir / f"confusion-{title}.png") as temporary:
+        heading = f"{model.title}: top-1 {top_1:.1%} of {len(labels):,} images"
+        confusion.picture(counts, task.names, heading).save(temporary, "PNG")
+    return {
+        "model": model.title,
+        "weights": model.encoder.weights,
+        "top-1": round(float(top_1), 6),
+        "top-5": round(float(top_5), 6),
+        "chance top-1": round(1 / len(task.classes), 6),
+        "images": len(labels),
+        "rejected": len(rejected),
+        "classes": len(task.classes),
+        "images/s": round(fresh / seconds, 1) if fresh else None,  # None: nothing was left to encode
+    }
+
+
+def _classify(
+    towers: Towers, classes: np.ndarray, packed: list[Path], kept: Path, batch_size: int, total: int
+) -> tuple[np.ndarray, np.ndarray, float, int]:
+    """(labels int64 [N], the best classes int64 [N, ≤5], seconds of encoding, images encoded now)."""
+    all_labels, best, seconds, fresh, right, seen = [], [], 0.0, 0, 0, 0
+    progress = files.Progress(f"{towers.text.name}: images", total, "images")
+    for file in packed:
+        with np.load(file) as parts:
+            path = kept / f"{file.stem}-{files.fingerprint(parts['keys'].tolist())}.npy"
+            labels, unread = parts["labels"], len(parts["rejected"])
+            images = None if path.is_file() else parts["images"]
+        if images is not None:
+            started = time.monotonic()
+            top = [np.zeros((0, min(TOP, len(classes))), np.int64)]
+            for part in batches(images, batch_size):
+                cosine = towers.encode_images(part) @ classes.T  # [B, C]
+                top.append(np.argsort(-cosine, axis=1, kind="stable")[:, :TOP])
+            seconds, fresh = seconds + time.monotonic() - started, fresh + len(images)
+            with files.atomic_path(path) as temporary, temporary.open("wb") as stream:
+                np.save(stream, np.concatenate(top))
+        all_labels.append(labels)
+        best.append(np.load(path))
+        right, seen = right + int((best[-1][:, 0] == labels).sum()), seen + len(labels)
+        progress.add(len(labels) + unread, f"top-1 so far {right / max(seen, 1):.1%}")
+    return np.concatenate(all_labels), np.concatenate(best), seconds, fresh
+
+
+def _per_class(
+    task: Task, labels: np.ndarray, hits: np.ndarray, counts: np.ndarray
+) -> tuple[list[str], list[list]]:
+    """Header and rows of a model's CSV; a class without images has empty accuracies."""
+    rows = []
+    for place, taken_for in enumerate(confusion.most_confused(counts)):
+        mine = hits[labels == place]
+        accuracies = [f"{mine[:, 0].mean():.4f}", f"{mine.any(axis=1).mean():.4f}"] if len(mine) else ["", ""]
+        other = [task.names[taken_for], counts[place, taken_for]] if taken_for is not None else ["", ""]
+        rows.append([task.classes[place], task.names[place], len(mine), *accuracies, *other])
+    return ["class", "name", "images", "top-1", "top-5", "most taken for", "times"], rows
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The models one below the other."""
+    lines = [
+        f"{'model':<32}{'weights':<14}{'top-1':>8}{'top-5':>8}{'images':>9}{'rejected':>10}{'images/s':>10}"
+    ]
+    for row in rows:
+        speed = "kept" if row["images/s"] is None else f"{row['images/s']:.1f}"
+        lines.append(
+            f"{row['model'][:31]:<32}{row['weights'][:13]:<14}{row['top-1']:>8.2%}{row['top-5']:>8.2%}"
+            f"{row['images']:>9,}{row['rejected']:>10,}{speed:>10}"
+        )
+    return "\n".join([*lines, f"chance: {rows[0]['chance top-1']:.2%}"])
+
+
+def _write_csv(path: Path, header: list[str], rows: list) -> None:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    files.write_text(path, text.getvalue())
+
+
+def _file_name(title: str) -> str:
+    return re.sub(r"[^\w.-]+", "_", title)

@@ -1,0 +1,102 @@
+"""One preprocessing: it decodes as Pillow does, and resizes as the formula says."""
+
+import io
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from pipeline.data.preprocessing import Preprocess, decode, normalize, prepare, resize
+from tests.tfrecords.shard_files import jpeg
+
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+def scene(height, width, seed=0):
+    """Smooth shapes with edges and a little noise, uint8 [H, W, 3]."""
+    random = np.random.default_rng(seed)
+    y, x = np.mgrid[0:height, 0:width]
+    waves = [np.sin(x / random.uniform(5, 40) + y / random.uniform(5, 40)) for _ in range(3)]
+    pixels = 128 + 90 * np.stack(waves, axis=-1) + random.normal(0, 4, (height, width, 3))
+    pixels[height // 3 : height // 2, width // 4 : width // 2] = (250, 20, 60)
+    return pixels.clip(0, 255).astype(np.uint8)
+
+
+def slow_resize(pixels, side, antialias):
+    """Cubic convolution (Keys, a = -0.5 antialiased as Pillow's, pixel centres at halves), one weight at a time."""
+
+    def cubic(t):
+        t, a = abs(t), -0.5
+        if t < 1:
+            return (a + 2) * t**3 - (a + 3) * t**2 + 1
+        return a * t**3 - 5 * a * t**2 + 8 * a * t - 4 * a if t < 2 else 0.0
+
+    def weights(length):
+        matrix, scale = np.zeros((side, length)), length / side
+        spread = max(scale, 1.0) if antialias else 1.0
+        for row in range(side):
+            centre = (row + 0.5) * scale - 0.5
+            for column in range(length):
+                matrix[row, column] = cubic((column - centre) / spread)
+        return matrix / matrix.sum(axis=1, keepdims=True)
+
+    height, width, _ = pixels.shape
+    resized = np.einsum("ih,hwc,jw->ijc", weights(height), pixels.astype(np.float64), weights(width))
+    return resized.clip(0, 255)
+
+
+@pytest.mark.parametrize("options", [{}, {"subsampling": 0}, {"quality": 30}, {"progressive": True}])
+@pytest.mark.parametrize("size", [(40, 61), (8, 8), (1, 3)])
+def test_decoded_pixels_are_pillows(options, size):
+    encoded = jpeg(scene(*size), **options)
+    np.testing.assert_array_equal(decode(encoded), np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB")))
+
+
+def test_grey_and_png_become_rgb():
+    grey = scene(20, 30)[..., 0]
+    assert decode(jpeg(grey)).shape == (20, 30, 3)
+    buffer = io.BytesIO()
+    Image.fromarray(grey).save(buffer, "PNG")
+    np.testing.assert_array_equal(decode(buffer.getvalue()), np.repeat(grey[..., None], 3, axis=2))
+
+
+def test_decode_is_the_same_in_a_graph():
+    encoded = jpeg(scene(33, 47))
+    np.testing.assert_array_equal(tf.function(decode)(tf.constant(encoded)), decode(encoded))
+
+
+@pytest.mark.parametrize("size", [(61, 40), (32, 32), (7, 100), (150, 90)])
+def test_resize_equals_the_formula(size):
+    pixels = scene(*size)
+    got = resize(pixels, Preprocess(32, CLIP_MEAN, CLIP_STD)).numpy()
+    np.testing.assert_allclose(got, slow_resize(pixels, 32, antialias=True), atol=0.02)
+
+
+def test_resize_is_near_pillows_own_which_rounds_to_uint8():
+    pixels = scene(150, 90)
+    pillow = np.asarray(Image.fromarray(pixels).resize((32, 32), Image.Resampling.BICUBIC), np.float32)
+    assert np.abs(resize(pixels, Preprocess(32, CLIP_MEAN, CLIP_STD)).numpy() - pillow).max() <= 1.5
+
+
+def test_overshoot_is_clipped():
+    edge = np.zeros((16, 16, 3), np.uint8)
+    edge[:, 8:] = 255
+    resized = resize(edge, Preprocess(40, CLIP_MEAN, CLIP_STD)).numpy()
+    assert resized.min() == 0.0 and resized.max() == 255.0
+
+
+def test_batch_and_single_image_give_the_same_bits():
+    images = np.stack([scene(50, 70, seed) for seed in range(3)])
+    preprocess = Preprocess(32, CLIP_MEAN, CLIP_STD)
+    singly = np.stack([prepare(image, preprocess) for image in images])
+    np.testing.assert_array_equal(prepare(images, preprocess), singly)
+
+
+def test_normalize_is_the_encoders_scale_and_compiles():
+    preprocess = Preprocess(4, CLIP_MEAN, CLIP_STD)
+    images = scene(4, 4)[None].astype(np.float32)
+    expected = (images / 255.0 - CLIP_MEAN) / CLIP_STD
+    np.testing.assert_allclose(normalize(images, preprocess), expected, atol=1e-5)
+    compiled = tf.function(lambda pixels: normalize(pixels, preprocess), jit_compile=True)
+    np.testing.assert_allclose(compiled(tf.constant(images)), expected, atol=1e-5)

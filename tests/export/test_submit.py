@@ -1,0 +1,218 @@
+"""`guie submit` with the real `kaggle` client against a local server: resumed, nothing twice, faults in one line."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from export import blobs, check, package
+from pipeline import cli
+from tests.export.kaggle_server import TOKEN, KaggleServer
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KaggleServer]:
+    """The client is pointed at the server by its own switch for local sites; only the port is put in."""
+    kagglesdk = pytest.importorskip("kagglesdk.kaggle_env")
+    running = KaggleServer()
+    monkeypatch.setenv("KAGGLE_API_ENVIRONMENT", "LOCALHOST")
+    monkeypatch.setenv("KAGGLE_API_TOKEN", TOKEN)
+    monkeypatch.setenv("KAGGLE_CONFIG_DIR", str(tmp_path / "kaggle"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setitem(kagglesdk._env_to_endpoint, kagglesdk.KaggleEnv.LOCAL, running.url)
+    from kaggle.api.kaggle_api_extended import KaggleApi
+
+    monkeypatch.setattr(KaggleApi, "args", ["--local"])
+    monkeypatch.setattr(KaggleApi, "config_values", {})
+    monkeypatch.setattr(blobs, "FIRST_PAUSE_SECONDS", 0.01)
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run folder with a submission of 300 kB; its check and its wheel are tested elsewhere."""
+    run = tmp_path / "run"
+    (run / "export").mkdir(parents=True)
+    (run / "submission.zip").write_bytes(bytes(range(256)) * 1200)
+    (run / "export" / "fingerprint.json").write_text(json.dumps({"submission_sha256": "x"}))
+    monkeypatch.setattr(check, "main", lambda options: None)
+
+    def wheel(extra: list[str], folder: Path) -> None:
+        (folder / "guie-0.1.0-py3-none-any.whl").write_bytes(b"wheel")
+
+    monkeypatch.setattr(package, "build_wheels", wheel)
+    path = tmp_path / "small.yaml"
+    names = {"dataset": "tester/guie-submission", "kernel": "tester/guie-submit", "poll_seconds": 0.01}
+    path.write_text(
+        yaml.safe_dump(
+            {"name": "small", "run_dir": str(run), "encoder": {"name": "clip_tiny"}, "submit": names}
+        )
+    )
+    return path
+
+
+def submitted(config: Path, *overrides: str) -> int:
+    return cli.main(["submit", str(config), *overrides])
+
+
+def test_everything_is_uploaded_once_and_the_score_is_printed(server, config, capsys):
+    assert submitted(config) == 0
+    said = capsys.readouterr().out
+    assert said.splitlines()[-1] == "submit: google-universal-image-embedding: public 0.65, private 0.66"
+    assert "RUNNING".lower() in said and "blobs_received" in said  # progress while it waits
+    (version,) = server.versions
+    assert set(version) == {
+        "submission.zip", "config.yaml", "model_card.md", "fingerprint.json", "guie-0.1.0-py3-none-any.whl",
+    }  # fmt: skip
+    assert version["submission.zip"] == bytes(range(256)) * 1200
+    assert b"/run" not in version["config.yaml"]  # no path of this machine leaves it
+    (kernel,) = server.kernels
+    assert kernel["datasetDataSources"] == ["tester/guie-submission"] and not kernel["enableInternet"]
+    assert json.loads(kernel["text"])["cells"]
+    (entry,) = server.submissions
+    assert entry["request"]["kernelVersion"] == 1 and entry["request"]["fileName"] == "submission.zip"
+
+    assert submitted(config) == 0  # again: all is there already
+    assert (len(server.versions), len(server.kernels), len(server.submissions)) == (1, 1, 1)
+    assert "submitted already" in capsys.readouterr().out
+
+
+def test_changed_content_becomes_a_version_and_not_a_duplicate(server, config):
+    assert submitted(config) == 0
+    (config.parent / "run" / "submission.zip").write_bytes(b"another model")
+    assert submitted(config) == 0
+    assert [len(version["submission.zip"]) for version in server.versions] == [256 * 1200, 13]
+    assert len(server.kernels) == 2  # it must run again on the new dataset
+    assert len({entry["description"] for entry in server.submissions}) == 2
+    assert server.calls.count("CreateDataset") == 1 and server.calls.count("CreateDatasetVersion") == 1
+
+
+def test_dropped_connections_are_gone_on_with_and_nothing_is_made_twice(server, config):
+    server.faults["PUT"] = [("none",), ("none",), ("none",), ("none",), ("cut", 100_000), ("cut", 50_000)]
+    for call in ("CreateDataset", "SaveKernel", "CreateCodeSubmission"):
+        server.faults[call] = [("drop",), ("drop_after",)]
+    for call in ("GetDatasetStatus", "GetKernelSessionStatus", "StartBlobUpload", "GetDataset"):
+        server.faults[call] = [("drop",)]
+    server.faults["ListSubmissions"] = [("refuse", 503, "try later")]
+    assert submitted(config) == 0
+    assert (len(server.versions), len(server.kernels), len(server.submissions)) == (1, 1, 1)
+    assert server.versions[0]["submission.zip"] == bytes(range(256)) * 1200
+
+
+def test_an_upload_that_was_broken_off_for_good_goes_on_in_the_next_run(server, config, capsys):
+    cuts = [("cut", 40_000)] * blobs.TRIES
+    server.faults["PUT"] = [("none",)] * 4 + cuts  # the zip comes last
+    assert submitted(config) == 2
+    assert "goes on from there" in capsys.readouterr().err
+    state = config.parent / "run" / "submit" / "state.json"
+    assert state.stat().st_mode & 0o077 == 0
+    (zip_blob,) = [blob for blob in server.blobs.values() if blob["name"] == "submission.zip"]
+    assert len(zip_blob["data"]) == 240_000
+    assert submitted(config) == 0
+    assert zip_blob["sent"] == 256 * 1200  # not one byte twice
+    names = [call for call in server.calls if call == "StartBlobUpload"]
+    assert len(names) == 5  # one a file, over both runs
+
+
+def test_an_upload_that_ran_out_on_the_server_is_begun_anew(server, config):
+    server.faults["PUT"] = [("none",)] * 4 + [("gone",)]
+    assert submitted(config) == 0
+    assert server.versions[0]["submission.zip"] == bytes(range(256)) * 1200
+
+
+@pytest.mark.parametrize(
+    ("call", "code", "message", "reason"),
+    [
+        (
+            "CreateCodeSubmission",
+            403,
+            "You must accept this competition's rules first",
+            "rules are not accepted",
+        ),
+        ("CreateCodeSubmission", 400, "The competition's deadline has passed", "closed to submissions"),
+        ("CreateCodeSubmission", 400, "You have exceeded your daily submission limit", "quota is used up"),
+        ("SaveKernel", 400, "Maximum weekly GPU quota of 30 hours reached", "quota is used up"),
+        ("StartBlobUpload", 401, "Unauthenticated", "refuses the token"),
+        ("SaveKernel", 403, "Phone verification is required", "not verified by phone"),
+        ("ListSubmissions", 404, "Not found", "no such thing"),
+        ("CreateDataset", 418, "I am a teapot", "refuses (418)"),
+    ],
+)
+def test_what_is_missing_is_said_in_one_line(server, config, capsys, call, code, message, reason):
+    server.faults[call] = [("refuse", code, f"{message} {TOKEN}")]
+    assert submitted(config) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and reason in error and TOKEN not in error
+
+
+def test_a_failed_notebook_or_submission_ends_it_and_the_next_run_tries_anew(
+    server, config, capsys, monkeypatch
+):
+    failing = {"status": "ERROR", "failureMessage": "out of memory"}
+    with monkeypatch.context() as now:
+        now.setattr(server, "GetKernelSessionStatus", lambda request: (200, failing))
+        assert submitted(config) == 2
+    assert "ended with error: out of memory" in capsys.readouterr().err
+    assert submitted(config) == 0
+    assert (len(server.versions), len(server.kernels)) == (1, 2)  # the notebook runs again, the dataset stays
+    server.submissions[0].update(status="ERROR", errorDescription="64 numbers expected")
+    assert submitted(config) == 0  # a submission that failed is made again
+    assert len(server.submissions) == 2
+
+
+def test_no_token_or_a_wrong_one_is_one_line(server, config, capsys, monkeypatch):
+    monkeypatch.setenv("KAGGLE_API_TOKEN", "KGAT-wrong")
+    assert submitted(config) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "no Kaggle token" in error and "KGAT-wrong" not in error
+    monkeypatch.delenv("KAGGLE_API_TOKEN")
+    assert submitted(config) == 2
+    assert "no Kaggle token" in capsys.readouterr().err
+
+
+def test_the_token_is_never_printed_nor_written(server, config, capsys, monkeypatch):
+    monkeypatch.setenv("VERBOSE", "1")  # with it the client prints its headers
+    server.faults["ListSubmissions"] = [("refuse", 500, TOKEN)]
+    assert submitted(config) == 0
+    said = capsys.readouterr()
+    assert TOKEN not in said.out + said.err
+    for path in config.parent.rglob("*"):
+        assert not path.is_file() or TOKEN.encode() not in path.read_bytes(), path
+
+
+def test_a_dry_run_shows_every_call_and_makes_none(server, config, capsys):
+    assert submitted(config) == 0
+    made = {call for call in server.calls if call not in ("IntrospectToken", "PUT")}
+    before = len(server.calls)
+    capsys.readouterr()
+    assert submitted(config, "--dry-run") == 0
+    said = capsys.readouterr().out
+    assert len(server.calls) == before
+    for call in made - {"GetKernel"}:
+        assert call in said, f"{call} is made and not shown"
+    assert "none was made" in said.splitlines()[-1]
+
+
+def test_names_that_kaggle_refuses_are_refused_here(config, capsys):
+    for name in ("no-owner", "me/short", "me/With-Capitals", "me/" + "x" * 51):
+        assert submitted(config, f"submit.dataset={name}", "--dry-run") == 2
+        assert "submit.dataset: expected OWNER/SLUG" in capsys.readouterr().err
+    (config.parent / "run" / "submission.zip").unlink()
+    assert submitted(config, "--dry-run") == 2
+    assert "run `guie export` first" in capsys.readouterr().err
+
+
+def test_the_head_alone_goes_up_only_where_the_encoder_stayed_as_it_was(config, capsys):
+    model = "submit.encoder_model=keras/clip/keras/tiny/1"
+    phases = "train.phases=[{name: all, trainable: all}]"
+    assert submitted(config, model, phases, "--dry-run") == 2
+    assert "trains the encoder too" in capsys.readouterr().err
+    assert (
+        submitted(config, model, "train.init_from=runs/other/checkpoints/step-9.safetensors", "--dry-run")
+        == 2
+    )
+    error = capsys.readouterr().err
+    assert "train.init_from took the encoder from runs/other" in error and error.count("\n") == 1

@@ -1,0 +1,94 @@
+"""`guie browse`: pages over the vectors of `guie embed`, asked for as a browser would."""
+
+import io
+import threading
+import urllib.error
+import urllib.request
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline import cli
+from pipeline.pages import browse
+
+COLOURS = {"blue & <b>": (20, 30, 220), "red": (220, 20, 20)}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Seven pictures of two classes, and vectors in which each class lies together."""
+    root = tmp_path_factory.mktemp("browse")
+    rows, vectors = ["key,source,class"], []
+    for place, (name, colour) in enumerate(COLOURS.items()):
+        for number in range(3 + place):
+            path = root / "pictures" / name / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (300, 200), colour).save(path)
+            rows.append(f"{name}/{number}.png,pictures,{name}")
+            vectors.append([1.0 - place, float(place), 0.01 * number])
+    (root / "vectors").mkdir()
+    np.save(root / "vectors/embeddings.npy", np.array(vectors, "f"))
+    (root / "vectors/items.csv").write_text("\n".join(rows) + "\n")
+    return root
+
+
+@pytest.fixture(scope="module")
+def get(folders):
+    options = browse.Options(folders / "vectors", str(folders / "pictures"), port=0)
+    with browse.server(options) as listening:
+        threading.Thread(target=listening.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{listening.server_address[1]}"
+
+        def ask(path: str) -> bytes:
+            with urllib.request.urlopen(address + path, timeout=10) as answer:
+                return answer.read()
+
+        yield ask
+        listening.shutdown()
+
+
+def test_the_first_page_lists_every_image_once_and_escapes_names(get):
+    page = get("/").decode()
+    assert [page.count(f'href="/item/{row}"') for row in range(7)] == [1] * 7
+    assert "7 of 7 images" in page and "blue &amp; &lt;b&gt;" in page and "<b>" not in page
+
+
+def test_find_keeps_what_holds_the_words(get):
+    page = get("/?find=RED").decode()
+    assert "4 of 7 images" in page and '"/item/3"' in page and '"/item/0"' not in page
+    assert "0 of 7 images" in get("/?find=%22%3E%3Cscript%3E&page=9").decode()
+
+
+def test_an_item_shows_its_nearest_in_order_and_whose_class_they_are(get):
+    page = get("/item/0").decode()
+    order = [page.index(f'"/item/{row}"') for row in (0, 1, 2, 3)]
+    assert order == sorted(order)
+    assert page.count('class="hit"') == 2 and page.count('class="miss"') == 4
+
+
+def test_pictures_are_small_jpegs_of_the_item(get):
+    with Image.open(io.BytesIO(get("/image/6"))) as image:
+        assert image.format == "JPEG" and max(image.size) == 224
+        assert np.abs(np.asarray(image)[50, 50].astype(int) - COLOURS["red"]).max() < 8
+
+
+@pytest.mark.parametrize("path", ["/item/7", "/item/-1", "/image/99", "/item/x", "/../setup.py", "/nothing"])
+def test_what_is_not_there_is_404(get, path):
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        get(path)
+
+
+def test_bad_input_ends_in_one_line(folders, tmp_path, capsys):
+    pictures = str(folders / "pictures")
+    (tmp_path / "items.csv").write_text("key,source,class\na,b,c\n")
+    np.save(tmp_path / "embeddings.npy", np.zeros((2, 4), "f"))
+    for argv, said in (
+        ([str(tmp_path / "none"), pictures], "guie embed"),
+        ([str(tmp_path), pictures], "a vector a row"),
+        ([str(folders / "vectors"), str(tmp_path / "gone")], "gone"),
+        ([str(folders / "vectors"), pictures, "--port", "99999999"], "--port"),
+    ):
+        assert cli.main(["browse", *argv]) == 2
+        error = capsys.readouterr().err
+        assert said in error and error.count("\n") == 1

@@ -1,0 +1,49 @@
+"""Fast search against sorting every distance."""
+
+import numpy as np
+import pytest
+
+from pipeline.retrieval.search import nearest
+
+
+def slow_nearest(queries, index, k, leave_one_out=False):
+    rows = []
+    for number, query in enumerate(queries):
+        far = [(float(np.linalg.norm(query - each)), i) for i, each in enumerate(index)]
+        rows.append([i for _, i in sorted(far) if not (leave_one_out and i == number)][:k])
+    return np.array(rows)
+
+
+@pytest.mark.parametrize("leave_one_out", [False, True])
+def test_neighbours_are_those_of_a_full_sort(leave_one_out):
+    index = np.random.default_rng(1).normal(size=(300, 16)).astype(np.float32)
+    queries = index if leave_one_out else index[:40] + 0.1
+    ids, distances = nearest(queries, index, 5, leave_one_out)
+    assert np.array_equal(ids, slow_nearest(queries, index, 5, leave_one_out))
+    assert np.allclose(distances, np.linalg.norm(queries[:, None] - index[ids], axis=2), atol=1e-6)
+
+
+def test_ties_go_to_the_smaller_id():
+    index = np.repeat(np.eye(3, dtype=np.float32), 4, axis=0)
+    ids, _ = nearest(index[:1], index, 4)
+    assert ids.tolist() == [[0, 1, 2, 3]]
+
+
+def test_an_image_that_stands_twice_does_not_find_itself():
+    index = np.ones((12, 4), np.float32)  # more copies than neighbours asked for
+    ids, _ = nearest(index, index, 5, leave_one_out=True)
+    assert not (ids == np.arange(12)[:, None]).any() and (ids >= 0).all()
+
+
+def test_a_small_index_leaves_places_empty():
+    ids, distances = nearest(
+        np.zeros((2, 4), np.float32), np.ones((2, 4), np.float32), 5, leave_one_out=False
+    )
+    assert ids.tolist() == [[0, 1, -1, -1, -1]] * 2 and np.isinf(distances[:, 2:]).all()
+
+
+def test_near_duplicates_are_ranked_by_their_true_distance():
+    base = np.full((1, 64), 0.125, np.float32)
+    index = np.concatenate([base + 1e-5 * step for step in (5, 3, 1, 4, 2)])
+    ids, _ = nearest(base, index, 5)
+    assert ids.tolist() == [[2, 4, 1, 3, 0]]

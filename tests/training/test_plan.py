@@ -1,0 +1,260 @@
+"""`guie plan`: its arithmetic against the built step in XLA, against open_clip, and by hand."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline import cli, config
+from pipeline.config import Encoder, Loss, Optimizer, Phase, Run, Train
+from pipeline.errors import BadInput
+from pipeline.models import embedder
+from pipeline.training import class_centers, costs, plan, trainable
+
+ROOT = Path(__file__).parents[2]
+SMALL = {"patch_size": 8, "hidden_dim": 96, "num_layers": 2, "num_heads": 4, "intermediate_dim": 384}
+WIDE = {**SMALL, "hidden_dim": 64, "num_heads": 2, "intermediate_dim": 128}
+CASES = {  # name: (encoder, phase, sub-centres)
+    "clip": ({"name": "clip_vit_b_32", "architecture": SMALL}, {}, 1),
+    "clip, checkpointed": ({"name": "clip_vit_b_32", "architecture": SMALL, "checkpointing": True}, {}, 1),
+    "clip, last block": ({"name": "clip_vit_b_32", "architecture": SMALL}, {"trainable": "last 1 block"}, 1),
+    "clip, head locked": ({"name": "clip_vit_b_32", "architecture": SMALL}, {"trainable": "encoder"}, 1),
+    "clip, head alone": ({"name": "clip_vit_b_32", "architecture": SMALL}, {"trainable": "head"}, 1),
+    "quick-GELU, overlap": (
+        {"name": "clip_vit_b_32_openai", "pooling": "class_token", "architecture": WIDE},
+        {"patch_overlap_px": 4},
+        3,
+    ),
+    "siglip": ({"name": "siglip_base_patch16_224", "architecture": WIDE, "checkpointing": True}, {}, 3),
+    "dinov2, gated": (
+        {
+            "name": "dinov2_with_registers_small",
+            "architecture": {**WIDE, "use_swiglu_ffn": True},
+            "checkpointing": True,
+        },
+        {},
+        1,
+    ),
+    "vit": ({"name": "vit_base_patch16_224_imagenet", "architecture": WIDE, "pooling": "mean"}, {}, 1),
+}
+CLASSES, IMAGES, SIDE = 50, 4, 64
+
+
+@pytest.fixture(scope="module")
+def measured() -> dict[str, dict]:
+    asked = []
+    for encoder, phase, subcenters in CASES.values():
+        run = {"encoder": {**encoder, "image_size_px": SIDE}, "subcenters": subcenters}
+        asked.append((run, {"name": "p", "trainable": "all", **phase}, CLASSES, IMAGES))
+    script = [sys.executable, "-m", "tests.training.built_costs", json.dumps(asked)]
+    done = subprocess.run(script, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return dict(zip(CASES, json.loads(done.stdout.splitlines()[-1]), strict=True))
+
+
+def planned(name: str) -> tuple[costs.StepCosts, bool]:
+    encoder, phase, subcenters = CASES[name]
+    run = Run(
+        encoder=Encoder(**{**encoder, "image_size_px": SIDE}), train=Train(loss=Loss(subcenters=subcenters))
+    )
+    chosen = Phase(**{"name": "p", "trainable": "all", **phase})
+    of_encoder = plan.encoder_costs(run.encoder, chosen.image_size_px, chosen.patch_overlap_px)
+    return costs.step(of_encoder, run, chosen, CLASSES, on_features=False), run.encoder.checkpointing
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_parameters_are_the_built_models(measured, name):
+    step, _ = planned(name)
+    assert (step.parameters, step.trained_parameters) == (
+        measured[name]["parameters"],
+        measured[name]["trained"],
+    )
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_flops_are_those_of_xlas_optimised_graph(measured, name):
+    step, _ = planned(name)
+    assert step.flops * IMAGES == pytest.approx(measured[name]["flops"], rel=0.002)
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name != "clip, head alone"])
+def test_activation_memory_is_within_15_percent_of_xlas_buffers(measured, name):
+    step, checkpointed = planned(name)
+    memory = costs.memory_bytes(step, Optimizer(), IMAGES, checkpointed, compute_bytes=4)
+    pixels = 2 * 4 * 3 * SIDE * SIDE * IMAGES  # arguments there, as read and as normalised
+    assert memory["activations"] - pixels == pytest.approx(measured[name]["temporary"], rel=0.15)
+
+
+def test_optimizer_state_is_the_built_optimizers(measured):
+    for kind, ratio in measured["clip"]["optimizer"].items():
+        # Adafactor's rows and columns are 9 % of a model this narrow, and vanish beside a real one's matrices.
+        near = 0.1 if kind == "adafactor" else 0.05
+        assert costs.OPTIMIZER_BYTES[kind] / 4 == pytest.approx(ratio, rel=near), kind
+
+
+def test_large_towers_have_open_clips_number_of_parameters():
+    from pipeline.models.weights import files
+
+    open_clip = files.import_open_clip()
+    import torch
+
+    for name, theirs in (
+        ("clip_vit_h_14", "ViT-H-14"),
+        ("clip_vit_l_14", "ViT-L-14"),
+        ("siglip_so400m_patch14_384", "ViT-SO400M-14-SigLIP-384"),
+    ):
+        with torch.device("meta"):
+            visual = open_clip.create_model(theirs, device="meta").visual
+        assert plan.encoder_costs(Encoder(name=name)).parameters == sum(
+            p.numel() for p in visual.parameters()
+        )
+
+
+def test_vit_h14_fits_16_gib_only_with_checkpointing():
+    run = config.load(Run, ROOT / "configs/vit_h14_arcface_tpu.yaml")
+    size = plan.SetSize(500_000, 17_691, "given")
+    on_v3 = plan.plan_phase(run, run.train.phases[1], size, 0.35).estimates["v3-8"]
+    assert on_v3.fits
+    plain = config.load(Run, ROOT / "configs/vit_h14_arcface_tpu.yaml", ["encoder.checkpointing=false"])
+    without = plan.plan_phase(plain, plain.train.phases[1], size, 0.35).estimates
+    assert not without["v3-8"].fits and without["v3-8"].other_activations == on_v3.memory["activations"]
+    assert on_v3.hours == pytest.approx(4 * 500_000 / on_v3.images_per_second / 3600, rel=1e-3)
+
+
+def test_half_the_share_takes_twice_the_hours():
+    run = config.load(Run, ROOT / "configs/vit_h14_first_place.yaml")
+    size = plan.SetSize(100_000, 1000, "given")
+    for phase in run.train.phases:
+        whole, half = (plan.plan_phase(run, phase, size, share).estimates["v4-8"] for share in (0.4, 0.2))
+        assert half.hours == pytest.approx(2 * whole.hours)
+
+
+def test_small_classes_drawn_more_often_lengthen_the_epoch():
+    size = plan.SetSize(34, 3, "given", [3, 1, 30])
+    phase = Phase(name="p", trainable="head", epochs=1, batch_size=10, min_images_per_class=20)
+    run = Run(encoder=Encoder(name="clip_tiny"), train=Train(phases=[phase]))
+    found = plan.plan_phase(run, phase, size, 0.35)
+    assert found.drawn == 7 * 3 + 20 * 1 + 30 and found.steps == 7
+
+
+def test_built_records_come_before_known_sizes(tmp_path):
+    config_path = ROOT / "configs/vit_h14_arcface_tpu.yaml"
+    run = config.load(Run, config_path, [f"run_dir={tmp_path}"])
+    size = plan.set_size(run)
+    assert (size.classes, size.images) == (17_691, 50_000 + 141_931 + 350_000)
+    rows = [{"label": i, "train": n, "validation": 0, "test": 1} for i, n in enumerate([4, 0, 6])]
+    (tmp_path / "records").mkdir()
+    (tmp_path / "records/labels.json").write_text(json.dumps({"sources": [], "classes": rows}))
+    size = plan.set_size(run)
+    assert (size.images, size.classes, size.counts) == (10, 2, [4, 6])
+    assert plan.set_size(run, images=7).images == 7
+
+
+def test_any_keras_model_is_planned_from_its_graph(tmp_path):
+    import keras
+
+    inputs = keras.Input([16, 16, 3])
+    x = keras.layers.Conv2D(8, 3, strides=2, padding="same")(inputs)  # [8, 8, 8]
+    x = keras.layers.DepthwiseConv2D(3, padding="same", activation="relu")(x)
+    x = keras.layers.Dense(5)(keras.layers.GlobalAveragePooling2D()(x))
+    keras.Model(inputs, x).save(tmp_path / "small.keras")
+    encoder = Encoder(name=f"keras_file:{tmp_path}/small.keras", mean=[0.5] * 3, std=[0.5] * 3)
+    found = plan.encoder_costs(encoder)
+    assert found.flops == 2 * (64 * 8 * 27 + 64 * 8 * 9 + 8 * 5)
+    assert found.parameters == (27 * 8 + 8) + (9 * 8 + 8) + (8 * 5 + 5) and found.width == 5
+    assert found.end_elements >= 2 * 64 * 8 and found.image_size_px == 16
+    with pytest.raises(BadInput, match="0 known blocks"):  # as `guie train` says
+        costs.step(found, Run(), Phase(name="p", trainable="last 1 block"), CLASSES, on_features=False)
+    everything = costs.step(found, Run(), Phase(name="p", trainable="all"), CLASSES, on_features=False)
+    assert everything.trained_parameters == everything.parameters
+
+
+def test_a_keras_model_of_any_size_costs_what_it_does_at_the_configs(tmp_path):
+    import keras
+
+    found = []
+    for side in (None, 24):
+        inputs = keras.Input([side, side, 3])
+        x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(8, 3, padding="same")(inputs))
+        keras.Model(inputs, x).save(tmp_path / f"{side}.keras")
+        name = f"keras_file:{tmp_path}/{side}.keras"
+        found.append(plan.encoder_costs(Encoder(name=name, mean=[0.5] * 3, std=[0.5] * 3, image_size_px=24)))
+    assert found[0] == found[1] and found[0].flops == 2 * 24 * 24 * 8 * 27
+
+
+def test_last_blocks_of_a_convolutional_network_have_the_parameters_that_training_trains():
+    import tensorflow as tf
+
+    run = Run(encoder=Encoder(name="mobilenet_v3_small_050", image_size_px=32))
+    model = embedder.build(run)
+    centers = class_centers.build(CLASSES, 1, 64, 0, False, tf.distribute.get_strategy())
+    encoder = plan.encoder_costs(run.encoder)
+    whole = costs.built(model.encoder.model, 32, [])
+    assert encoder.blocks == 12 and encoder.parameters == whole.parameters
+    assert encoder.flops == pytest.approx(whole.flops)
+    for word in ("head", "last 1 block", "last 5 blocks", "last 12 blocks", "all"):
+        phase = Phase(name="p", trainable=word)
+        variables, _ = trainable.variables(model, centers, phase)
+        trained = sum(math.prod(variable.shape) for variable in variables)
+        assert costs.step(encoder, run, phase, CLASSES, False).trained_parameters == trained, word
+    with pytest.raises(BadInput, match="12 known blocks"):
+        costs.step(encoder, run, Phase(name="p", trainable="last 13 blocks"), CLASSES, False)
+
+
+@pytest.mark.parametrize(
+    ("layout", "options", "classes", "images"),
+    [
+        ("cub200", {}, 200, 11_788),
+        ("cub200", {"split": "train"}, 200, 5_994),
+        ("imagenet", {"split": "val"}, 1000, 50_000),
+        ("cifar10", {"split": "test"}, 10, 10_000),
+        ("cifar100", {"coarse": True}, 20, 50_000),
+        ("landmarks", {"classes": 50}, 50, 50_000),
+        ("products10k", {"iconic": True}, 9691, 141_931 + 9691),
+        ("drawn", {"classes": 5}, 5, 300),
+    ],
+)
+def test_known_sizes_are_those_of_the_split(layout, options, classes, images):
+    source = config.Source(layout=layout, name="s", options=options)
+    size = plan.set_size(
+        Run(run_dir="nowhere", records=config.Records(sources=[source], cap_per_class=1_000))
+    )
+    capped = min(images, 1_000 * classes)
+    assert (size.classes, size.images) == (classes, capped)
+
+
+def test_oversampling_that_cannot_be_counted_is_said(capsys):
+    path = str(ROOT / "configs/siglip_so400m_probe.yaml")
+    for least, said in ((0, False), (20, True)):
+        assert cli.main(["plan", path, f"train.phases.0.min_images_per_class={least}"]) == 0
+        assert ("min_images_per_class" in capsys.readouterr().out.splitlines()[0]) == said
+
+
+def test_command_names_every_accelerator_and_ends_with_one_line(capsys):
+    assert cli.main(["plan", str(ROOT / "configs/siglip_so400m_probe.yaml"), "--share", "0.5"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].startswith("plan: siglip_so400m_probe") and "17,691 classes" in printed[0]
+    assert "encoder 428,225,600" in printed[1] and "50%" in printed[2]
+    assert printed[-1].startswith("plan: v3-8 ") and "v4-8" in printed[-1] and "v5e-8" in printed[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--share", "0"], "share of the peak"),
+        (["--images", "0"], "--images"),
+        (["train.phases.0.trainable=some"], "last N blocks"),
+        (["train.phases.0.trainable=last 40 blocks"], "27 known blocks"),
+        (["encoder.name=siglip_so400"], "nearest"),
+        (["records.sources.0.layout=folder"], "--images N --classes N"),
+        (["records.sources.0.options.split=test"], "train, val"),
+        (["train.phases=[]"], "at least one phase"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_2(arguments, said, capsys):
+    assert cli.main(["plan", str(ROOT / "configs/siglip_so400m_probe.yaml"), *arguments]) == 2
+    error = capsys.readouterr().err.strip()
+    assert said in error and len(error.splitlines()) == 1
