@@ -13,7 +13,10 @@ EXTRAS = {
     "parquet": ["pyarrow"],  # Hugging Face's shards of ImageNet
     "notebooks": ["jupytext", "nbclient", "ipykernel"],
     "onnx": ["onnxruntime", "tf2onnx"],
-    "dev": ["pytest", "pytest-xdist", "hypothesis", "ruff", "mypy", "types-PyYAML", "scikit-learn", "psutil"],
+    "dev": [
+        *("pytest", "pytest-xdist", "hypothesis", "scikit-learn", "psutil"),
+        *("ruff", "mypy", "types-PyYAML", "types-tqdm", "import-linter>=2.16"),
+    ],
     "bench": ["img2dataset", "scikit-learn", "pytorch-metric-learning"],
 }
 # What `make test` installs: nothing is skipped for want of a package.
@@ -41,6 +44,11 @@ setup(
         "setuptools<81",  # tensorflow-hub and keras-cv still import pkg_resources
         "numpy",
         "omegaconf>=2.3",
+        "click>=8.2",  # the command line
+        "rich>=13",  # tables
+        "tqdm>=4.66",  # progress
+        "jinja2>=3.1",  # pages
+        "matplotlib>=3.9",  # charts
         "pillow>=11",
         "simplejpeg>=1.8",  # libjpeg-turbo at a DCT scale, its warnings as errors
         "opencv-python-headless>=4.9",

@@ -5,8 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pipeline.console import Progress
 from pipeline.errors import BadInput
-from pipeline.files import Progress, file_sha256
+from pipeline.files import file_sha256
 
 TRIES = 6
 FIRST_PAUSE_SECONDS = 1.0  # doubled after every try
@@ -71,7 +72,7 @@ def _send(path: Path, size: int, url: str, progress: Progress) -> bool:
     if asked.status_code != 308:
         asked.raise_for_status()
     there = int(asked.headers["Range"].rpartition("-")[2]) + 1 if "Range" in asked.headers else 0
-    progress.done = progress.first = there // 1000
+    progress.restart(there // 1000)
     with path.open("rb") as file:
         file.seek(there)
         headers = {"Content-Range": f"bytes {there}-{size - 1}/{size}"} if there else {}

@@ -192,20 +192,6 @@ def source_fingerprint(config: Run) -> str | None:
     return fingerprint([state, *parts])
 
 
-def refuse_unknown(config: Run) -> None:
-    """Raises BadInput for an unknown format, crops out of range, or views that the other formats lack."""
-    others = [name for name in config.export.formats if name != "saved_model"]
-    if unknown := sorted(set(others) - set(formats.TOLERANCES)):
-        known = ", ".join(["saved_model", *formats.TOLERANCES])
-        raise BadInput(f"export.formats: {unknown[0]!r} is none of {known}")
-    if not 1 <= config.export.crops <= 1 + len(CROPS):
-        raise BadInput(f"export.crops: expected 1 … {1 + len(CROPS)}, got {config.export.crops}")
-    if others and (config.export.flip_average or config.export.crops > 1):
-        raise BadInput(
-            "export.flip_average and export.crops are for saved_model only; drop the other formats"
-        )
-
-
 def write_formats(
     config: Run, model: keras.Model, preprocess: Preprocess, folder: Path
 ) -> dict[str, dict[str, float | str]]:
@@ -246,7 +232,6 @@ def main(config: Run) -> None:
     folder, submission = run_dir / "export" / "saved_model", run_dir / "submission.zip"
     mark = run_dir / "export" / "fingerprint.json"
     print(f"export: reads {run_dir / 'checkpoints'}, writes {run_dir / 'export'} and {submission}")
-    refuse_unknown(config)
     source = source_fingerprint(config)
     done = mark.is_file() and folder.is_dir() and submission.is_file()
     if done and source and read_json(mark).get("source") == source:

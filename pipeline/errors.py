@@ -1,4 +1,4 @@
-"""The one exception that a user's input can cause."""
+"""The one exception that a user's input can cause, and how other libraries' errors are put into a line."""
 
 
 class BadInput(Exception):
@@ -6,3 +6,13 @@ class BadInput(Exception):
 
     `pipeline.cli` prints it and exits with code 2; a fault of ours keeps its traceback and exits with 1.
     """
+
+
+def reason(error: BaseException, most: int = 200) -> str:
+    """An error as part of a line: its first line that is not blank, at most `most` characters, else its type.
+
+    >>> reason(ValueError("\\n the shape is (3,)\\nat line 7")), reason(KeyError())
+    ('the shape is (3,)', 'KeyError')
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:most] if lines else type(error).__name__

@@ -1,11 +1,13 @@
-"""The run folder: atomic writes, the config as run, metrics, and what is done already."""
+"""Files of a run folder: whole or absent, JSON and CSV, globs, fingerprints."""
 
+import csv
+import glob
 import hashlib
+import io
 import json
 import os
 import shutil
-import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -53,6 +55,19 @@ def read_json(path: Path) -> Any:
         ) from None
 
 
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Writes a CSV with `\\n` at the ends of lines, whole or not at all."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    write_text(path, text.getvalue())
+
+
+def matching(pattern: str | Path) -> list[Path]:
+    """The files and folders that a glob (`**` too) matches, by name; a name with [brackets] in it matches itself."""
+    found = sorted(glob.glob(str(pattern), recursive=True))
+    return [Path(path) for path in found] or [Path(pattern)] * os.path.isfile(pattern)
+
+
 def fingerprint(value: Any) -> str:
     """16 hex digits of a JSON-able value; equal values, equal digits."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
@@ -66,32 +81,6 @@ def file_sha256(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:
         raise BadInput(f"expected {path}, which does not exist: has the stage before it been run?") from None
-
-
-class Progress:
-    """One line on stderr every few seconds: done of total, rate, ETA."""
-
-    def __init__(self, what: str, total: int, unit: str, done: int = 0, every_seconds: float = 5.0):
-        self.what, self.total, self.unit, self.every_seconds = what, total, unit, every_seconds
-        self.first = self.done = done
-        self.started = self.printed = time.monotonic()
-
-    @property
-    def rate(self) -> float:
-        """Units a second since the start."""
-        return (self.done - self.first) / max(time.monotonic() - self.started, 1e-9)
-
-    def add(self, count: int, note: str = "") -> None:
-        self.done += count
-        now = time.monotonic()
-        if now - self.printed >= self.every_seconds:
-            self.printed = now
-            eta = (self.total - self.done) / max(self.rate, 1e-9)
-            print(
-                f"{self.what}: {self.done:,} of {self.total:,} {self.unit}, {self.rate:,.0f}/s, "
-                f"ETA {int(eta // 60)}:{int(eta % 60):02d}{'  ' + note if note else ''}",
-                flush=True,
-            )
 
 
 def _remove(path: Path) -> None:

@@ -56,10 +56,7 @@ def score(run: Run) -> None:
     embedders, scoring, references = (
         import_quietly(f"pipeline.evaluation.{name}") for name in ("embedders", "score", "references")
     )
-    index, queries = (
-        [spec.replace("{run_dir}", run.run_dir) for spec in specs]
-        for specs in (run.score.index, run.score.queries)
-    )
+    index, queries = run.in_run_dir(run.score.index), run.in_run_dir(run.score.queries)
     if not index:
         raise BadInput("score.index: expected at least one DATA to score on")
     result = scoring.score(

@@ -23,8 +23,9 @@ from typing import Any
 import numpy as np
 
 from pipeline.config import Run, from_command_line
+from pipeline.console import Progress
 from pipeline.errors import BadInput
-from pipeline.files import Progress, fingerprint, read_json, write_json, write_text
+from pipeline.files import fingerprint, read_json, write_json, write_text
 from tfrecords import beam, duplicates
 from tfrecords import chunks as chunk_files
 from tfrecords import selection as plans
@@ -49,8 +50,6 @@ def main(config: Run) -> None:
             `records.max_reject_share`.
     """
     records, folder = config.records, Path(config.run_dir) / "records"
-    if records.runner not in ("processes", "beam"):
-        raise BadInput(f"records.runner: expected processes or beam, got {records.runner!r}")
     listings = plans.list_sources(config)
     plan = plans.make(records, listings)
     total = sum(chunk.count for chunk in plan.chunks)

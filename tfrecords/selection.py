@@ -14,7 +14,7 @@ from pipeline.errors import BadInput
 from tfrecords import labels as label_spaces
 from tfrecords.labels import SPLITS, ClassId, LabelSpace
 from tfrecords.sources import Item, Listing, list_source
-from tfrecords.splits import Lowest, check_shares, digest, split_classes, split_item
+from tfrecords.splits import Lowest, digest, split_classes, split_item
 
 
 class Chosen(NamedTuple):
@@ -91,24 +91,9 @@ def make(records: Records, listings: Mapping[str, Listing]) -> Plan:
     """The plan of the first round.
 
     Raises:
-        BadInput: a setting out of its range, split shares that do not sum to 1, a source without images, a bad
-            merge file, a key twice.
+        BadInput: a source without images, a bad merge file, a key twice.
     """
     shares = {split: getattr(records.split, split) for split in SPLITS}
-    check_shares(shares)
-    if records.split.by not in ("class", "item"):
-        raise BadInput(f"records.split.by: expected class or item, got {records.split.by!r}")
-    for name in ("cap_per_class", "images_per_shard", "image_size_px"):
-        if getattr(records, name) < 1:
-            raise BadInput(f"records.{name}: expected at least 1, got {getattr(records, name)}")
-    for one in records.sources:
-        if one.cap_per_class is not None and one.cap_per_class < 1:
-            raise BadInput(
-                f"source {one.name}: cap_per_class: expected at least 1, got {one.cap_per_class}; leave it out "
-                f"to take records.cap_per_class"
-            )
-    if not 1 <= records.jpeg_quality <= 100:
-        raise BadInput(f"records.jpeg_quality: expected 1 to 100, got {records.jpeg_quality}")
     listed = {source: list(listing.classes) for source, listing in listings.items()}
     merged = read_merges(Path(records.merge_classes), listed) if records.merge_classes else {}
     source_caps = {source.name: source.cap_per_class or records.cap_per_class for source in records.sources}

@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 
-from pipeline.errors import BadInput
 from tfrecords.labels import SPLITS
 
 
@@ -12,16 +11,6 @@ def digest(salt: str, text: str) -> int:
     hashes, and one hash for both cap and split would put them all in one split."""
     data = text.encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(data, digest_size=8, person=salt.encode()).digest(), "big")
-
-
-def check_shares(shares: Mapping[str, float]) -> None:
-    """Raises BadInput where a share is negative or they do not sum to 1."""
-    total = sum(shares.values())
-    if min(shares.values()) < 0 or abs(total - 1) > 1e-6:
-        came = ", ".join(f"{name} {share:g}" for name, share in shares.items())
-        raise BadInput(
-            f"expected split shares that are not negative and sum to 1, got {came} (sum {total:g})"
-        )
 
 
 def split_classes(classes: Iterable[str], shares: Mapping[str, float]) -> dict[str, str]:

@@ -18,8 +18,9 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.console import Progress
 from pipeline.errors import BadInput
-from pipeline.files import Progress, read_json
+from pipeline.files import read_json
 from tfrecords import labels as label_spaces
 from tfrecords.pixels import Rejected, decode
 from tfrecords.processes import in_processes

@@ -7,20 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.captions.config import Table
 from pipeline.errors import BadInput
 
 LARGEST_FIELD = 10_000_000  # characters; csv's own limit would refuse a caption of 25,000 words
-
-
-@dataclass(frozen=True)
-class Table:
-    """How the table is written; the section `format` of a config."""
-
-    image_column: str = "image"  # a name in the header; without a header a number, from 0
-    caption_column: str = "caption"
-    header: bool = True
-    delimiter: str = ","
-    encoding: str = "utf-8"  # a byte-order mark is skipped
 
 
 @dataclass(frozen=True)
@@ -47,8 +37,6 @@ def read_pairs(path: Path, table: Table) -> list[Pair]:
     """
     if not path.is_file():
         raise BadInput(f"table: expected a CSV file, {path} does not exist")
-    if len(table.delimiter) != 1:
-        raise BadInput(f"format.delimiter: expected one character, got {table.delimiter!r}")
     lines = [line + "\n" for line in _decoded(path, table.encoding).rstrip("\n").split("\n")]
     rows = _rows(lines, table.delimiter)
     first = next(rows, None)

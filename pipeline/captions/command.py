@@ -10,21 +10,18 @@ import io
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from omegaconf import MISSING
 
 from pipeline import files
-from pipeline.captions.caption_table import Pair, Table, read_pairs
+from pipeline.captions.caption_table import Pair, read_pairs
+from pipeline.captions.config import Captions
 from pipeline.captions.embeddings import encode_images, encode_texts
-from pipeline.captions.fetch import Fetch, networks
 from pipeline.captions.metering import Meter
-from pipeline.config import from_command_line, resolve_data_path, to_yaml
-from pipeline.errors import BadInput
-from pipeline.models.dual_encoder import Towers, TwoTowers, identity
+from pipeline.config import ImageTextModel, from_command_line, resolve_data_path, to_yaml
+from pipeline.models.dual_encoder import DualEncoder, identity
 from pipeline.pages import charts
 from pipeline.retrieval.metrics import recall_at_k
 from pipeline.retrieval.search import nearest
@@ -33,35 +30,18 @@ RANKS = (1, 5, 10)
 HEADER = ["line", "image", "caption", "similarity", "logit", "tokens cut", "reason"]
 
 
-@dataclass(frozen=True)
-class Captions:
-    """What `guie captions CONFIG` reads."""
-
-    name: str = ""  # empty: the config file's name
-    run_dir: str = ""  # empty: runs/<name>
-    data_root: str = "${oc.env:GUIE_DATA,''}"
-    table: str = MISSING  # CSV; as given, or below data_root
-    images: str = ""  # where relative image paths start; empty: the table's folder
-    format: Table = field(default_factory=Table)
-    model: TwoTowers = field(default_factory=TwoTowers)
-    fetch: Fetch = field(default_factory=Fetch)
-    max_megapixels: float = 50.0  # larger images are left out before they are decoded
-    retrieval: bool = True
-
-
 def parse(argv: list[str]) -> Captions:
     return from_command_line(Captions, argv, "captions")
 
 
 def main(config: Captions) -> None:
-    check(config)
     run_dir = Path(config.run_dir)
     path = _place(config.table, config.data_root)
     pairs = read_pairs(path, config.format)
     root = _place(config.images, config.data_root) if config.images else path.parent
     print(f"captions: {len(pairs):,} rows of {path}, images below {root} → {run_dir}", flush=True)
     files.write_text(run_dir / "config.yaml", to_yaml(config))
-    towers = Towers(config.model)
+    towers = DualEncoder(config.model)
     if not towers.trained:
         print(f"{config.model.title}: random weights, the similarities mean nothing", flush=True)
     usable = [pair for pair in pairs if not pair.reason]
@@ -91,18 +71,6 @@ def main(config: Captions) -> None:
     print(f"captions: {len(rows):,} rows, {len(scored):,} scored, {failed:,} not: {run_dir / 'captions.csv'}")
 
 
-def check(config: Captions) -> None:
-    """Raises BadInput for values that no type catches."""
-    networks(config.fetch.allow_networks)
-    fetching = config.fetch
-    if min(fetching.concurrency, fetching.per_host, fetching.max_bytes) < 1:
-        raise BadInput("fetch.concurrency, fetch.per_host and fetch.max_bytes must be 1 or more")
-    if min(fetching.retries, fetching.max_redirects) < 0 or fetching.backoff_seconds < 0:
-        raise BadInput("fetch.retries, fetch.max_redirects and fetch.backoff_seconds must be 0 or more")
-    if fetching.timeout_seconds <= 0 or config.max_megapixels <= 0:
-        raise BadInput("fetch.timeout_seconds and max_megapixels must be above 0")
-
-
 def retrieval(
     pairs: list[Pair], images: dict[str, np.ndarray], texts: dict[str, np.ndarray]
 ) -> dict[str, dict[str, float]]:
@@ -130,7 +98,7 @@ def result_rows(
     reasons: dict[str, str],
     similarity: dict[Pair, float],
     cut: dict[str, int],
-    towers: Towers,
+    towers: DualEncoder,
 ) -> Iterator[list[Any]]:
     """One row a row of the table, as HEADER has it."""
     for pair in pairs:
@@ -154,7 +122,7 @@ def mismatched(pairs: list[Pair], images: dict[str, np.ndarray], texts: dict[str
 
 
 def summarise(
-    model: TwoTowers, rows: list[list[Any]], similarity: np.ndarray, others: np.ndarray, meter: Meter
+    model: ImageTextModel, rows: list[list[Any]], similarity: np.ndarray, others: np.ndarray, meter: Meter
 ) -> dict[str, Any]:
     reasons = Counter(
         re.sub(r"(?<!HTTP )\b\d[\d,.]*", "N", row[-1].split(": /")[0]) for row in rows if row[-1]

@@ -12,9 +12,10 @@ import numpy as np
 from pipeline import files
 from pipeline.captions.fetch import Fetch, Fetched, fetch, is_url
 from pipeline.captions.metering import Meter
+from pipeline.console import Progress
 from pipeline.data.preprocessing import resize_to_square
 from pipeline.data.sources import decode
-from pipeline.models.dual_encoder import Towers
+from pipeline.models.dual_encoder import DualEncoder
 from tfrecords import pixels
 
 BLOCK = 64  # images prepared and encoded at a time; the next as many are fetched meanwhile
@@ -27,7 +28,7 @@ def encode_images(
     root: Path,
     options: Fetch,
     max_megapixels: float,
-    towers: Towers,
+    towers: DualEncoder,
     folder: Path,
     meter: Meter,
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -48,7 +49,7 @@ def encode_images(
     found = {reference: kept[key] for reference, key in keys.items() if key in kept}
     reasons: dict[str, str] = {}
     missing = [reference for reference in unique if reference not in found]
-    progress = files.Progress("captions: images", len(unique), "images", len(found))
+    progress = Progress("captions: images", len(unique), "images", len(found))
     with ThreadPoolExecutor(os.cpu_count() or 1) as workers:
         prepare = partial(_prepared, towers=towers, max_megapixels=max_megapixels)
         for block in _loaded(missing, options, root, meter):
@@ -70,7 +71,7 @@ def encode_images(
 
 
 def encode_texts(
-    captions: list[str], towers: Towers, folder: Path, meter: Meter
+    captions: list[str], towers: DualEncoder, folder: Path, meter: Meter
 ) -> tuple[dict[str, np.ndarray], dict[str, int]]:
     """Each caption once.
 
@@ -86,7 +87,7 @@ def encode_texts(
     kept = _kept(folder, "texts")
     found = {caption: kept[key] for caption, key in keys.items() if key in kept}
     cut: dict[str, int] = {}
-    progress = files.Progress("captions: texts", len(unique), "texts")
+    progress = Progress("captions: texts", len(unique), "texts")
     for start in range(0, len(unique), TEXT_BLOCK):
         block = unique[start : start + TEXT_BLOCK]
         with meter.step("tokenising", len(block)):
@@ -121,7 +122,7 @@ def _loaded(references: list[str], options: Fetch, root: Path, meter: Meter) -> 
             yield done
 
 
-def _prepared(fetched: Fetched, towers: Towers, max_megapixels: float) -> np.ndarray | str:
+def _prepared(fetched: Fetched, towers: DualEncoder, max_megapixels: float) -> np.ndarray | str:
     """uint8 [S, S, 3], or the reason why there is none."""
     if fetched.content is None:
         return fetched.reason
@@ -136,7 +137,7 @@ def _prepared(fetched: Fetched, towers: Towers, max_megapixels: float) -> np.nda
         return "not an image" if reason.startswith("not an image") else f"not a readable image: {reason}"
 
 
-def _encoded(towers: Towers, images: np.ndarray) -> np.ndarray:
+def _encoded(towers: DualEncoder, images: np.ndarray) -> np.ndarray:
     starts = range(0, len(images), BATCH)
     return np.concatenate([towers.encode_images(images[start : start + BATCH]) for start in starts])
 

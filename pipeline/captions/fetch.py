@@ -13,13 +13,13 @@ import re
 import socket
 import stat
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import aiohttp
 
-from pipeline.errors import BadInput
+from pipeline.captions.config import Fetch
 
 RETRIED_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})  # those that may pass
 LONGEST_PAUSE_SECONDS = 30.0  # however long a server asks us to wait
@@ -34,20 +34,6 @@ NEVER_PUBLIC = [  # what `is_global` of some Python 3.11 and 3.12 lets pass
         "192.0.0.0/24",  # of protocols, RFC 6890
     )
 ]
-
-
-@dataclass(frozen=True)
-class Fetch:
-    """How images are fetched; the section `fetch` of a config."""
-
-    timeout_seconds: float = 10.0  # of one attempt: name, connection, redirects and body together
-    max_bytes: int = 10_000_000  # an image with more is left out; counted while it streams
-    retries: int = 2  # attempts after the first, for what may pass (time-outs, 5xx, 429, broken connections)
-    backoff_seconds: float = 0.5  # pause before the first retry; doubles with each, ± half by chance
-    max_redirects: int = 5
-    concurrency: int = 16  # at once
-    per_host: int = 4  # at once at one host
-    allow_networks: list[str] = field(default_factory=list)  # of private ones, for example 127.0.0.1/32
 
 
 @dataclass(frozen=True)
@@ -75,14 +61,6 @@ def is_url(reference: str) -> bool:
     return "://" in reference
 
 
-def networks(allowed: list[str]) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
-    """Raises BadInput for what is not a network."""
-    try:
-        return [ipaddress.ip_network(text) for text in allowed]
-    except ValueError as error:
-        raise BadInput(f"fetch.allow_networks: expected networks such as 10.0.0.0/8, {error}") from None
-
-
 def is_public(address: str) -> bool:
     """Whether an IP address (as text) belongs to the open internet.
 
@@ -106,9 +84,6 @@ def fetch(references: list[str], options: Fetch, root: Path) -> list[Fetched]:
 
     Returns:
         One `Fetched` a reference; nothing about a single image raises. Up to `max_bytes` each in memory.
-
-    Raises:
-        BadInput: `allow_networks` holds something that is no network.
     """
     return asyncio.run(_fetch_all(references, options, root))
 
@@ -116,7 +91,9 @@ def fetch(references: list[str], options: Fetch, root: Path) -> list[Fetched]:
 async def _fetch_all(references: list[str], options: Fetch, root: Path) -> list[Fetched]:
     connector = aiohttp.TCPConnector(
         limit=0,  # the semaphores below limit: in the connector's own queue the time-out would run already
-        socket_factory=functools.partial(_checked_socket, networks(options.allow_networks)),
+        socket_factory=functools.partial(
+            _checked_socket, [ipaddress.ip_network(text) for text in options.allow_networks]
+        ),
     )
     slots = asyncio.Semaphore(options.concurrency)
     hosts: dict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(options.per_host))

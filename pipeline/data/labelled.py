@@ -31,8 +31,6 @@ def labelled_images(sources: Sequence[Source], data_root: str) -> tuple[list[Lab
         if count > 1:
             raise BadInput(f"{count} sources are called {name!r}: images are known by it, give each its own")
     for source in sources:
-        if source.cap_per_class is not None and source.cap_per_class < 1:
-            raise BadInput(f"{source.name}: cap_per_class: expected 1 or more, got {source.cap_per_class}")
         root = source_root(source, data_root)
         listing = list_source(source.layout, root, dict(source.options))
         found = [

@@ -12,8 +12,6 @@ from pipeline.models import embedder
 from pipeline.retrieval.vectors import unit_length
 from pipeline.training import feature_cache, pca
 
-ROWS = ("raw_pixels", "untrained", "raw_features", "pca")
-
 
 class References:
     """Embeds the scored images once with the encoder as it was before training.
@@ -24,9 +22,6 @@ class References:
     """
 
     def __init__(self, run: Run):
-        unknown = sorted(set(run.score.references) - set(ROWS))
-        if unknown:
-            raise BadInput(f"score.references: expected some of {', '.join(ROWS)}, got {', '.join(unknown)}")
         self.run = run
         self.start = embedder.build(run)
         self._principal: tuple[np.ndarray, np.ndarray] | None = None  # mean and axes
@@ -68,9 +63,8 @@ class References:
         )
 
     def _training_features(self) -> np.ndarray | None:
-        globs = [pattern.replace("{run_dir}", self.run.run_dir) for pattern in self.run.train.records]
         try:
-            records = open_records(globs)
+            records = open_records(self.run.in_run_dir(self.run.train.records))
         except BadInput:  # a run that trained on shards that are gone since
             return None
         maker = feature_cache.made_by(self.run, self.start, keras.config.dtype_policy().name)

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline import files
+from pipeline.console import Progress
 from pipeline.data import sources
 from pipeline.data.sources import ImageSet
 from pipeline.errors import BadInput
@@ -184,7 +185,7 @@ def embed_sets(
     items = [(place, item) for place, each in enumerate(sets) for item in each.items]
     names = [each.name for each in sets]
     spaces = [each.label_space or each.name for each in sets]
-    progress = files.Progress(f"score: {what}", len(items), "images")
+    progress = Progress(f"score: {what}", len(items), "images")
     vectors = np.zeros((len(items), submission.embedding_dim), np.float32)
     kept = np.zeros(len(items), bool)
     others: dict[str, dict[int, np.ndarray]] = {}

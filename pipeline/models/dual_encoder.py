@@ -1,14 +1,14 @@
 """An image tower and the text tower beside it: images and texts as unit vectors that can be compared."""
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from pipeline.config import Encoder
+from pipeline.config import ImageTextModel
 from pipeline.data.preprocessing import Preprocess, normalize
 from pipeline.errors import BadInput
 from pipeline.files import fingerprint
@@ -19,22 +19,7 @@ JOINT_POOLING = {"clip": "projection", "siglip": "attention"}  # the features th
 FITS = {"clip": "crop", "siglip": "squash"}  # how images were made square in training, see packs.fitted
 
 
-@dataclass(frozen=True)
-class TwoTowers:
-    """A model of images and texts; an entry of `models` or the section `model` of a config."""
-
-    encoder: Encoder = field(default_factory=Encoder)  # its weights are the text tower's too
-    vocabulary: str = ""  # file or preset's folder; "": the preset's or, for CLIP, open_clip's
-    text_architecture: dict[str, Any] = field(default_factory=dict)  # replaces the catalogue's dimensions
-    label: str = ""  # in tables; "": the encoder's name
-    seed: int = 0  # of random weights
-
-    @property
-    def title(self) -> str:
-        return self.label or self.encoder.name
-
-
-class Towers:
+class DualEncoder:
     """Both towers, ready to run.
 
     Attributes:
@@ -44,7 +29,7 @@ class Towers:
         trained: whether the weights are more than random.
     """
 
-    def __init__(self, model: TwoTowers):
+    def __init__(self, model: ImageTextModel):
         entry = catalogue.find(model.encoder.name, model.encoder.architecture)
         if entry.family not in JOINT_POOLING:
             raise BadInput(f"{model.encoder.name} has no text tower, expected a CLIP or a SigLIP")
@@ -99,7 +84,7 @@ class Towers:
         return _unit(self.image.model(normalize(images, self.preprocess), training=False))
 
 
-def identity(model: TwoTowers) -> str:
+def identity(model: ImageTextModel) -> str:
     """16 hex digits that change whenever the embeddings would: what caches are named after."""
     files = [model.encoder.weights.partition(":")[2], model.vocabulary]
     states = [(path.stat().st_size, path.stat().st_mtime_ns) for path in map(Path, files) if path.is_file()]

@@ -7,7 +7,6 @@ import keras
 
 from pipeline.config import Run
 from pipeline.data.preprocessing import Preprocess
-from pipeline.errors import BadInput
 from pipeline.models import encoders
 from pipeline.models.encoders import ImageEncoder
 
@@ -47,13 +46,9 @@ def build(
         fill: False leaves the encoder's weights random, for a checkpoint that is restored next.
 
     Raises:
-        BadInput: `encoders.build`'s, and an embedding dimension beyond the competition's 64.
+        BadInput: see `encoders.build`.
     """
     width = config.embedder.embedding_dim
-    if not 1 <= width <= LARGEST_DIM:
-        raise BadInput(
-            f"embedder.embedding_dim: expected 1 … {LARGEST_DIM} (the competition's limit), got {width}"
-        )
     options = config.encoder
     if image_size_px is not None:
         options = dataclasses.replace(options, image_size_px=image_size_px)

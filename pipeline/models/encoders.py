@@ -84,10 +84,6 @@ def _catalogued(encoder: config.Encoder, seed: int, fill: bool) -> ImageEncoder:
     if pooling not in catalogue.POOLINGS[entry.family]:
         known = ", ".join(catalogue.POOLINGS[entry.family])
         raise BadInput(f"encoder.pooling: {entry.family} has {known}; got {pooling!r}")
-    if not 0.0 <= encoder.stochastic_depth < 1.0:
-        raise BadInput(
-            f"encoder.stochastic_depth: expected 0 … 1, 1 excluded, got {encoder.stochastic_depth}"
-        )
     _check(entry, encoder, size)
     with _seeded(seed):
         if "patch_size" in entry.architecture:
@@ -142,10 +138,6 @@ def _check(entry: catalogue.Entry, encoder: config.Encoder, size: int) -> None:
             if getattr(encoder, key):
                 raise BadInput(f"encoder.{key}: {entry.family} is no transformer; leave it out")
         return
-    if not 0.0 <= encoder.stochastic_depth < 1.0:
-        raise BadInput(
-            f"encoder.stochastic_depth: expected 0 … 1, 1 excluded, got {encoder.stochastic_depth}"
-        )
     if entry.architecture["hidden_dim"] % entry.architecture["num_heads"]:
         raise BadInput(
             f"encoder.architecture: hidden_dim {entry.architecture['hidden_dim']} is not a multiple of "

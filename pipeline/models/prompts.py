@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from pipeline import files
+from pipeline.console import Progress
 from pipeline.errors import BadInput
-from pipeline.models.dual_encoder import Towers
+from pipeline.models.dual_encoder import DualEncoder
 
 CLASSES_A_FILE = 50  # class embeddings that are kept together: the most that a kill loses
 ONE_TEMPLATE = ["a photo of a {}."]
@@ -174,14 +175,14 @@ def class_names(path: Path, classes: list[str]) -> list[str]:
 
 
 def class_embeddings(
-    towers: Towers, names: list[str], templates: list[str], folder: Path, batch_size: int
+    towers: DualEncoder, names: list[str], templates: list[str], folder: Path, batch_size: int
 ) -> np.ndarray:
     """float32 [C, D], unit length: of each class the mean of its normalised prompts, normalised again.
 
     Kept in `folder`, which must be of these names, templates and towers alone, some classes a file.
     """
     parts = []
-    progress = files.Progress(f"{towers.text.name}: prompts", len(names) * len(templates), "prompts")
+    progress = Progress(f"{towers.text.name}: prompts", len(names) * len(templates), "prompts")
     for start in range(0, len(names), CLASSES_A_FILE):
         path, part = folder / f"{start:06d}.npy", names[start : start + CLASSES_A_FILE]
         if not path.is_file():

@@ -94,7 +94,7 @@ def _curves(path: Path) -> str:
 
 
 def _examples(run: Run, result: dict) -> list[str]:
-    specs = [spec.replace("{run_dir}", run.run_dir) for spec in [*run.score.index, *run.score.queries]]
+    specs = run.in_run_dir([*run.score.index, *run.score.queries])
     try:
         items = {
             (each.name, item.key): item

@@ -2,7 +2,6 @@
 
 import csv
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,23 +11,9 @@ from pipeline.config import Encoder
 from pipeline.data.preprocessing import prepare_all
 from pipeline.errors import BadInput
 from pipeline.models import encoders
+from pipeline.similar.config import CLASS_MEANS, Classifier
 
 KERAS_HUB = "keras_hub:"
-CLASS_MEANS = "class_means"
-
-
-@dataclass(frozen=True)
-class Classifier:
-    """The config's `classifier:` section."""
-
-    name: str = (
-        CLASS_MEANS  # or keras_hub:<preset or folder>, keras_file:<path>; class_means: of the index's own
-    )
-    labels: str = ""  # label map: CSV index,name; or a class a line, in order (LOC_synset_mapping.txt)
-    top_classes: int = 1  # neighbours may come from this many likeliest classes
-    mean: list[float] | None = None  # of a keras_file, as of an encoder
-    std: list[float] | None = None
-    image_size_px: int | None = None
 
 
 def label_map(path: Path, outputs: int) -> list[str]:

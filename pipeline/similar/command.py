@@ -14,13 +14,13 @@ import io
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from pipeline import files
-from pipeline.config import Encoder, Source, load, to_yaml
+from pipeline.config import load, to_yaml
 from pipeline.data.labelled import check_shared_names, labelled_images
 from pipeline.data.sources import LabelledImage
 from pipeline.errors import BadInput
@@ -28,37 +28,15 @@ from pipeline.retrieval.metrics import map_at_k
 from pipeline.retrieval.search import nearest
 from pipeline.retrieval.vectors import class_means
 from pipeline.similar import classifiers, train
-from pipeline.similar.classifiers import Classifier
-from pipeline.similar.crop import Crop, Detector
+from pipeline.similar.config import CLASS_MEANS, Similar
+from pipeline.similar.crop import Detector
 from pipeline.similar.embedding_store import Stored, embed_all
 from pipeline.similar.page import Found, neighbour_rows, write_pictures
-from pipeline.similar.train import Triplets, Vectors
+from pipeline.similar.train import Vectors
 from tfrecords.sources import read_file
 
 ACTIONS = ("train", "search")
-METHODS = ("embedder", "features", "classify")
 MAP_AT = (1, 3, 5)
-
-
-@dataclass(frozen=True)
-class Similar:
-    """What `guie similar` reads from its YAML."""
-
-    name: str = ""  # empty: the config file's name
-    run_dir: str = ""  # empty: runs/<name>
-    data_root: str = "${oc.env:GUIE_DATA,''}"
-    encoder: Encoder = field(default_factory=Encoder)
-    embedding_dim: int = 64
-    seed: int = 0
-    triplets: Triplets = field(default_factory=Triplets)
-    method: str = "features"  # embedder | features | classify
-    classifier: Classifier = field(default_factory=Classifier)
-    crop: Crop = field(default_factory=Crop)
-    index: list[Source] = field(default_factory=list)
-    queries: list[Source] = field(default_factory=list)  # empty: every index image queries all others
-    neighbours: int = 5
-    pictures: int = 40  # queries that get a picture
-    batch_size: int = 32
 
 
 @dataclass(frozen=True)
@@ -88,7 +66,12 @@ def parse(argv: list[str]) -> Command:
 
 def main(command: Command) -> None:
     config = command.config
-    _check(config, command.action)
+    if command.action == "search":
+        if not config.index:
+            raise BadInput(
+                "index: expected at least one source of images to search in, such as {layout: folder, …}"
+            )
+        check_shared_names(config.index, config.queries)
     for path in command.images:
         if not Path(path).is_file():
             raise BadInput(f"expected an image file, {path} does not exist")
@@ -215,7 +198,7 @@ def _allowed(
     detector: Detector | None,
 ) -> Allowed:
     wanted = config.classifier.top_classes
-    if config.classifier.name == classifiers.CLASS_MEANS:
+    if config.classifier.name == CLASS_MEANS:
         known = sorted({image.class_name for image in indexed.images})
         place = {name: number for number, name in enumerate(known)}
         of_index = np.array([place[image.class_name] for image in indexed.images])
@@ -254,16 +237,3 @@ def _write_csv(path: Path, rows: Sequence[Sequence]) -> None:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     files.write_text(path, text.getvalue())
-
-
-def _check(config: Similar, action: str) -> None:
-    if config.method not in METHODS:
-        raise BadInput(f"method: expected {', '.join(METHODS)}, got {config.method!r}")
-    if min(config.neighbours, config.batch_size, config.embedding_dim, config.classifier.top_classes) < 1:
-        raise BadInput("neighbours, batch_size, embedding_dim and classifier.top_classes must be 1 or more")
-    if action == "search":
-        if not config.index:
-            raise BadInput(
-                "index: expected at least one source of images to search in, such as {layout: folder, …}"
-            )
-        check_shared_names(config.index, config.queries)

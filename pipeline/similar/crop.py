@@ -1,24 +1,12 @@
 """Crop first: the box of what a picture is of, from a KerasHub object detector. The choice itself is pure."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from pipeline.errors import BadInput
-
-
-@dataclass(frozen=True)
-class Crop:
-    """The config's `crop:` section."""
-
-    detector: str = ""  # KerasHub's preset (dfine_small_coco, retinanet_resnet50_fpn_coco, …) or its folder
-    padding: float = 0.0  # 0: tight; 0.1: a tenth of the box's width and height is added at every side
-    min_score: float = 0.3
-    centre_share: float = 0.5  # a box counts if its middle lies in this middle share of width and height
-    image_size_px: int = 640  # side of the square the detector sees
-
+from pipeline.similar.config import Crop
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom in px; right and bottom excluded
 
@@ -91,10 +79,6 @@ class Detector:
     def __init__(self, crop: Crop):
         import keras_hub
 
-        if crop.padding < 0 or not 0 < crop.centre_share <= 1 or crop.image_size_px < 32:
-            raise BadInput(
-                "crop: expected padding 0 or more, centre_share in 0 … 1, image_size_px 32 or more"
-            )
         self.crop = crop
         try:
             self.model = keras_hub.models.ObjectDetector.from_preset(crop.detector)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from pipeline import files
+from pipeline.console import Progress
 from pipeline.data.sources import LabelledImage, decode
 from pipeline.similar.crop import Box, Detector, cut
 
@@ -51,7 +52,7 @@ def embed_all(
     boxes: list[Box | None] = []
     rejects: list[tuple[str, str]] = []
     made_by = [made_by, detector and vars(detector.crop)]
-    progress = files.Progress(what, len(images), "images")
+    progress = Progress(what, len(images), "images")
     for start in range(0, len(images), IMAGES_A_FILE):
         readable: list[tuple[LabelledImage, bytes]] = []
         for image in images[start : start + IMAGES_A_FILE]:

@@ -4,7 +4,7 @@ import csv
 import hashlib
 import io
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +13,8 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline import files
-from pipeline.config import Encoder, Source
+from pipeline.config import Encoder
+from pipeline.console import Progress
 from pipeline.data.labelled import labelled_images
 from pipeline.data.preprocessing import prepare_all
 from pipeline.data.sources import LabelledImage, decode, read_decoded
@@ -22,34 +23,12 @@ from pipeline.models import encoders
 from pipeline.retrieval.metrics import map_at_k, neighbour_hits
 from pipeline.retrieval.search import nearest
 from pipeline.retrieval.vectors import unit_length
+from pipeline.similar.config import Triplets
 from pipeline.similar.embedding_store import embed_all
-from pipeline.similar.triplets import MININGS, Trainer, class_batches
+from pipeline.similar.triplets import Trainer, class_batches
 
 STATE = "embedder.npz"
 REJECTS = "train_rejects.csv"  # not rejects.csv: that is the search's, in the same folder
-
-
-@dataclass(frozen=True)
-class TrainingSet:
-    """One set of the course; training goes on from where the set before it ended."""
-
-    name: str = ""
-    train: list[Source] = field(default_factory=list)
-    validation: list[Source] = field(default_factory=list)  # mAP@k, every image against all others
-    epochs: int = 5
-
-
-@dataclass(frozen=True)
-class Triplets:
-    """The config's `triplets:` section."""
-
-    sets: list[TrainingSet] = field(default_factory=list)
-    trainable: str = "head"  # head (the encoder is frozen, its features computed once) | all
-    margin: float = 0.2
-    mining: str = "semihard"  # semihard | hard
-    classes_a_batch: int = 16
-    images_a_class: int = 4
-    learning_rate: float = 1e-3
 
 
 class Vectors:
@@ -111,7 +90,8 @@ def train(
     batch_size: int,
 ) -> None:
     """Trains on each set in turn; killed and run again it goes on after the last whole epoch."""
-    _check(triplets)
+    if not triplets.sets:
+        raise BadInput("triplets.sets: expected at least one set with train and validation sources")
     vectors = Vectors(encoder, embedding_dim, seed, run_dir, trained=False)
     frozen = triplets.trainable == "head"
     trainer = Trainer(
@@ -194,7 +174,7 @@ def _readable(
 ) -> tuple[list[LabelledImage], None]:
     """The images that can be decoded, without features; the others go to `rejects`, so that no epoch meets them."""
     kept = []
-    progress = files.Progress(f"similar train: reading {name}", len(images), "images")
+    progress = Progress(f"similar train: reading {name}", len(images), "images")
     for row, pixels, reason in read_decoded(images):
         if pixels is None:
             rejects.append((images[row].key, " ".join(reason.split())))
@@ -270,16 +250,3 @@ def _table(rows: Sequence[dict]) -> str:
 
 def _epoch_seed(seed: int, place: int, epoch: int) -> int:
     return int(files.fingerprint([seed, place, epoch]), 16) % 2**32
-
-
-def _check(triplets: Triplets) -> None:
-    if not triplets.sets or any(not each.train or not each.validation for each in triplets.sets):
-        raise BadInput("triplets.sets: expected at least one set with train and validation sources")
-    if len({each.name for each in triplets.sets}) < len(triplets.sets) or not all(
-        s.name for s in triplets.sets
-    ):
-        raise BadInput("triplets.sets: every set needs a name of its own")
-    if triplets.mining not in MININGS or triplets.trainable not in ("head", "all"):
-        raise BadInput("triplets: mining is semihard or hard, trainable is head or all")
-    if triplets.classes_a_batch < 2 or triplets.images_a_class < 2 or triplets.margin <= 0:
-        raise BadInput("triplets: classes_a_batch and images_a_class must be 2 or more, margin above 0")

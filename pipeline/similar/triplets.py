@@ -8,9 +8,8 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline import files
+from pipeline.console import Progress
 from pipeline.errors import BadInput
-
-MININGS = ("hard", "semihard")
 
 
 def triplet_loss(
@@ -172,7 +171,7 @@ class Trainer:
         Raises:
             BadInput: the loss is no longer finite.
         """
-        progress = files.Progress(what, sum(map(len, batches)), "images")
+        progress = Progress(what, sum(map(len, batches)), "images")
         losses = []
         for rows in batches:
             losses.append(float(self.step(take(rows), labels[rows])))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-NEVER = 2.0  # a threshold that no agreement reaches: the stage is passed by
+from pipeline.staged.config import NEVER
 
 
 @dataclass(frozen=True)

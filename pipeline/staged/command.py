@@ -15,53 +15,26 @@ import difflib
 import hashlib
 import io
 import os
-import re
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline import files
-from pipeline.config import Encoder, Source, load, to_yaml
+from pipeline.config import ImageTextModel, load, to_yaml
+from pipeline.console import Progress
 from pipeline.data.labelled import check_shared_names, labelled_images
 from pipeline.data.sources import LabelledImage, decode
 from pipeline.errors import BadInput
 from pipeline.models import prompts
-from pipeline.models.dual_encoder import TwoTowers
 from pipeline.staged import perf
-from pipeline.staged.retriever import STAGES, Answer, Asked, Retriever, check_thresholds, looked_up
+from pipeline.staged.config import STAGES, Staged
+from pipeline.staged.retriever import Answer, Asked, Retriever, looked_up
 from pipeline.staged.vector_database import VectorDatabase
 
 DEFAULT_CONFIG = "configs/staged_cifar10.yaml"
 ACTIONS = ("build", "predict", "perf")
-
-
-@dataclass(frozen=True)
-class Staged:
-    """What `guie staged` reads from its YAML."""
-
-    name: str = ""  # empty: the config file's name
-    run_dir: str = ""  # empty: runs/<name>
-    data_root: str = "${oc.env:GUIE_DATA,''}"
-    encoder: Encoder = field(default_factory=Encoder)
-    vocabulary: str = ""  # of the text tower, see two_towers.py
-    text_architecture: dict[str, Any] = field(default_factory=dict)
-    origin: str = "auto"  # auto: zero-shot with a text tower | encoder: never zero-shot
-    templates: str = "80"  # of zero-shot: 80 | one | a file
-    seed: int = 0  # of random weights
-    index: list[Source] = field(default_factory=list)  # fill the database
-    queries: list[Source] = field(default_factory=list)  # the test set of `perf`
-    taps: dict[str, str] = field(default_factory=dict)  # second, third → a layer; empty: by place
-    pixels_px: int = 32
-    neighbours: int = 10
-    thresholds: dict[str, float] = field(
-        default_factory=lambda: {"first": 1.0, "second": 0.9, "third": 0.8}
-    )  # of the cascade: share of the neighbours that must agree; 2 passes a stage by
-    database: str = ""  # a path ending in .db, or the URI of a cluster; empty: <run_dir>/vectors.db
-    token: str = "${oc.env:MILVUS_TOKEN,''}"
-    collection: str = "guie"
-    batch_size: int = 32
 
 
 @dataclass(frozen=True)
@@ -113,7 +86,7 @@ def parse(argv: list[str]) -> Command:
 
 def main(command: Command) -> None:
     config = command.config
-    _check(config)
+    check_shared_names(config.index, config.queries)
     for path in command.images:
         if not Path(path).is_file():
             raise BadInput(f"expected an image file, {path} does not exist")
@@ -122,7 +95,7 @@ def main(command: Command) -> None:
         raise BadInput(f"expected the vector database {database}: run `guie staged build` first")
     with VectorDatabase(database, config.token) as opened:
         retriever = Retriever(
-            TwoTowers(config.encoder, config.vocabulary, config.text_architecture, seed=config.seed),
+            ImageTextModel(config.encoder, config.vocabulary, config.text_architecture, seed=config.seed),
             config.taps,
             config.pixels_px,
             config.neighbours,
@@ -161,7 +134,7 @@ def build(config: Staged, retriever: Retriever) -> None:
         rows[retriever.collections["origin"]] = _write_classes(config, retriever, classes, names)
     stages = [stage for stage in STAGES if not (stage == "origin" and retriever.zero_shot)]
     collections = [retriever.collections[stage] for stage in stages]
-    progress = files.Progress("staged build", len(images), "images")
+    progress = Progress("staged build", len(images), "images")
     rejects: list[tuple[str, str]] = []
     added = 0
     for start in range(0, len(images), config.batch_size):
@@ -271,16 +244,3 @@ def _write_classes(
         f"staged build: prompts of {len(classes)} classes in {time.monotonic() - started:.1f} s", flush=True
     )
     return set(keys)
-
-
-def _check(config: Staged) -> None:
-    if config.origin not in ("auto", "encoder"):
-        raise BadInput(f"origin: expected auto or encoder, got {config.origin!r}")
-    if min(config.neighbours, config.batch_size, config.pixels_px) < 1 or config.pixels_px > 104:
-        raise BadInput(
-            "neighbours and batch_size must be 1 or more, pixels_px 1 … 104 (Milvus holds 32,768 numbers)"
-        )
-    if not re.fullmatch(r"[A-Za-z_]\w{0,200}", config.collection):
-        raise BadInput(f"collection: expected letters, digits and underscores, got {config.collection!r}")
-    check_thresholds(config.thresholds)
-    check_shared_names(config.index, config.queries)

@@ -13,8 +13,9 @@ from pipeline import files
 from pipeline.data.sources import LabelledImage, read_decoded
 from pipeline.errors import BadInput
 from pipeline.staged import cascade
+from pipeline.staged.config import STAGES
 from pipeline.staged.perf_page import report, table
-from pipeline.staged.retriever import STAGES, Answer, Asked, Retriever, Tested, looked_up
+from pipeline.staged.retriever import Answer, Asked, Retriever, Tested, looked_up
 
 
 @dataclass(frozen=True)

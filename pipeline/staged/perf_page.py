@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from pipeline.pages import charts
 from pipeline.staged import cascade
-from pipeline.staged.retriever import STAGES, Tested
+from pipeline.staged.config import NEVER, STAGES
+from pipeline.staged.retriever import Tested
 
 
 def report(tested: Sequence[Tested], result: dict, points: Sequence[cascade.Point]) -> str:
@@ -109,7 +110,7 @@ def _curve_table(points: Sequence[cascade.Point]) -> tuple[list[str], list[list[
     header = [*(f"{stage} answers from" for stage in STAGES[:-1]), "accuracy %", "ms"]
     return [*header, *(f"by {stage} %" for stage in STAGES)], [
         [
-            *("passed by" if value >= cascade.NEVER else value for value in point.thresholds),
+            *("passed by" if value >= NEVER else value for value in point.thresholds),
             100 * point.accuracy,
             point.milliseconds,
             *(100 * share for share in point.answered),

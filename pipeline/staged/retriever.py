@@ -12,14 +12,13 @@ import tensorflow as tf
 from PIL import Image
 
 from pipeline import files
+from pipeline.config import ImageTextModel
 from pipeline.data.preprocessing import prepare_all
-from pipeline.errors import BadInput
 from pipeline.models import encoders, intermediate_layers
-from pipeline.models.dual_encoder import JOINT_POOLING, Towers, TwoTowers, identity
-from pipeline.staged.cascade import NEVER, vote
+from pipeline.models.dual_encoder import JOINT_POOLING, DualEncoder, identity
+from pipeline.staged.cascade import vote
+from pipeline.staged.config import STAGES
 from pipeline.staged.vector_database import Neighbour, VectorDatabase
-
-STAGES = ("first", "second", "third", "origin")  # from shallow to deep
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ class Retriever:
 
     def __init__(
         self,
-        model: TwoTowers,
+        model: ImageTextModel,
         given_taps: Mapping[str, str],
         pixels_px: int,
         neighbours: int,
@@ -92,9 +91,9 @@ class Retriever:
         origin_is_encoder: bool = False,
     ):
         self.pixels_px, self.neighbours, self.database = pixels_px, neighbours, database
-        self.towers: Towers | None = None
+        self.towers: DualEncoder | None = None
         if _has_text(model) and not origin_is_encoder:
-            self.towers = Towers(model)
+            self.towers = DualEncoder(model)
         self.encoder = self.towers.image if self.towers else encoders.build(model.encoder, seed=model.seed)
         layers = intermediate_layers.choose_layers(self.encoder, given_taps)
         self.stepped = intermediate_layers.SteppedEncoder(
@@ -199,17 +198,6 @@ def pixel_vectors(images: Sequence[np.ndarray], side_px: int) -> np.ndarray:
     return (np.stack(small) / 127.5 - 1.0).reshape(len(small), -1)
 
 
-def check_thresholds(thresholds: Mapping[str, float]) -> None:
-    """Raises BadInput for a stage without a threshold or a number out of range."""
-    for stage, value in thresholds.items():
-        if stage not in STAGES[:-1]:
-            raise BadInput(f"thresholds: expected {', '.join(STAGES[:-1])}; got {stage!r}")
-        if not 0 <= value <= NEVER:
-            raise BadInput(
-                f"thresholds.{stage}: expected 0 … 1, or {NEVER} to pass the stage by; got {value}"
-            )
-
-
 def _digest(model: keras.Model) -> str:
     """16 hex digits of the weights."""
     weights = hashlib.sha256()
@@ -218,7 +206,7 @@ def _digest(model: keras.Model) -> str:
     return weights.hexdigest()[:16]
 
 
-def _has_text(model: TwoTowers) -> bool:
+def _has_text(model: ImageTextModel) -> bool:
     from pipeline.models import catalogue
 
     if model.encoder.name.startswith(encoders.KERAS_FILE):

@@ -9,9 +9,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from pipeline.console import Progress
 from pipeline.data.batches import Positions, RecordSet, eval_batches
 from pipeline.data.preprocessing import Preprocess, normalize
-from pipeline.files import Progress, atomic_path, file_sha256, fingerprint
+from pipeline.files import atomic_path, file_sha256, fingerprint
 from pipeline.models.encoders import KERAS_FILE
 
 

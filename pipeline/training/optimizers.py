@@ -67,10 +67,8 @@ def build(options: config.Optimizer, learning_rate, variables: list, factors: li
         variables: trainable Keras variables. factors: of the learning rate, one a variable.
 
     Raises:
-        BadInput: unknown optimizer, or adafactor for variables that each replica has for itself.
+        BadInput: adafactor for variables that each replica has for itself.
     """
-    if options.name not in OPTIMIZERS:
-        raise BadInput(f"train.optimizer.name: expected one of {', '.join(OPTIMIZERS)}, got {options.name!r}")
     if options.name == "adafactor" and any(map(is_own, variables)):
         raise BadInput(
             "train.loss.sharded: adafactor keeps sums over all classes, which no replica has; use adamw, adam or sgd"

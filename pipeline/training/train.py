@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from pipeline import config, files
 from pipeline.config import Run
+from pipeline.console import Progress
 from pipeline.data.batches import RecordSet, damage_is_bad_input, open_records
 from pipeline.errors import BadInput
 from pipeline.retrieval.metrics import mean_precision_at_5, neighbour_hits
@@ -50,7 +51,7 @@ def main(run: Run) -> None:
             f"the hosts' newest checkpoints are of different steps ({', '.join(map(str, steps))}): run_dir must be one "
             "folder that all hosts see, or hold the same checkpoint everywhere"
         )
-    records = open_records(_globs(run.train.records, run))
+    records = open_records(run.in_run_dir(run.train.records))
     classes, labels = np.unique(records.labels, return_inverse=True)
     validation = _open_validation(run)
     print(
@@ -91,7 +92,7 @@ def run_phase(
     done, before = resumed.get("phase_step", 0), resumed.get("step_before", log.step)
     iterator = iter(phase.batches(done))
     validate_every = max(1, round(train.validate_every_epochs * phase.steps_per_epoch))
-    progress = files.Progress(
+    progress = Progress(
         f"train {phase.options.name}", phase.steps * phase.batch_size, "images", done * phase.batch_size
     )
     while done < phase.steps:
@@ -169,12 +170,8 @@ def rehearse(setting: Setting) -> None:
     )
 
 
-def _globs(patterns: list[str], run: Run) -> list[str]:
-    return [pattern.replace("{run_dir}", run.run_dir) for pattern in patterns]
-
-
 def _open_validation(run: Run) -> RecordSet | None:
-    globs = _globs(run.train.validation, run)
+    globs = run.in_run_dir(run.train.validation)
     if not any(any(Path().glob(g) if not Path(g).is_absolute() else Path("/").glob(g[1:])) for g in globs):
         return None
     return open_records(globs)

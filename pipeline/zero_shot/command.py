@@ -11,49 +11,26 @@ import csv
 import hashlib
 import io
 import os
-import re
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from omegaconf import MISSING
 
 from pipeline import files
-from pipeline.config import Source, from_command_line, to_yaml
+from pipeline.config import ImageTextModel, from_command_line, to_yaml
+from pipeline.console import Progress
 from pipeline.data.labelled import source_root
 from pipeline.data.preprocessing import Preprocess
 from pipeline.errors import BadInput
 from pipeline.models import catalogue, prompts
-from pipeline.models.dual_encoder import FITS, Towers, TwoTowers, batches, identity
+from pipeline.models.dual_encoder import FITS, DualEncoder, batches, identity
 from pipeline.zero_shot import confusion, image_cache
+from pipeline.zero_shot.config import STEPS, ZeroShot, file_name
 from tfrecords.sources import Item, list_source
 
-STEPS = ("data-prep", "evaluate")
 TOP = 5
-
-
-@dataclass(frozen=True)
-class ZeroShot:
-    """What `guie zero-shot CONFIG` reads."""
-
-    name: str = ""  # empty: the config file's name
-    run_dir: str = ""  # empty: runs/<name>
-    data_root: str = "${oc.env:GUIE_DATA,''}"
-    source: Source = field(default_factory=lambda: Source(name="images"))
-    models: list[TwoTowers] = MISSING
-    step: str = "all"  # data-prep | evaluate | all
-    templates: str = "80"  # 80 | one | a file with one template a line
-    class_names: str = ""  # a file; empty: the layout's own names
-    first: int = 0  # images; 0: all
-    order: str = "listed"  # which are the first: listed | hashed (spread over the classes)
-    fit: str = (
-        "auto"  # squash | crop (the central square) | auto: as trained, crop for CLIP, squash for SigLIP
-    )
-    batch_size: int = 32
-    images_per_file: int = 256
-    threads: int = 0  # 0: one a core
 
 
 @dataclass(frozen=True)
@@ -71,7 +48,6 @@ def parse(argv: list[str]) -> ZeroShot:
 
 
 def main(config: ZeroShot) -> None:
-    check(config)
     run_dir = Path(config.run_dir)
     templates = prompts.templates(config.templates)
     task = list_task(config)
@@ -98,23 +74,6 @@ def main(config: ZeroShot) -> None:
     print(f"zero-shot: {len(rows)} model(s), {rows[0]['images']:,} images: {run_dir / 'zero_shot.json'}")
 
 
-def check(config: ZeroShot) -> None:
-    """Raises BadInput for values that no type catches."""
-    if config.step not in (*STEPS, "all"):
-        raise BadInput(f"step: expected {', '.join(STEPS)} or all, got {config.step!r}")
-    if config.order not in ("listed", "hashed"):
-        raise BadInput(f"order: expected listed or hashed, got {config.order!r}")
-    if config.fit not in (*image_cache.FITS, "auto"):
-        raise BadInput(f"fit: expected {', '.join(image_cache.FITS)} or auto, got {config.fit!r}")
-    if min(config.batch_size, config.images_per_file) < 1 or min(config.first, config.threads) < 0:
-        raise BadInput("batch_size and images_per_file must be 1 or more, first and threads 0 or more")
-    if not config.models:
-        raise BadInput("models: expected at least one, such as [{encoder: {name: clip_vit_b_32}}]")
-    titles = [_file_name(model.title) for model in config.models]
-    if len(set(titles)) < len(titles):
-        raise BadInput(f"models: two have the same name in the table, give each a label: {', '.join(titles)}")
-
-
 def list_task(config: ZeroShot) -> Task:
     """Raises BadInput where the layout does, where nothing is listed and where class names do not fit."""
     root = source_root(config.source, config.data_root)
@@ -133,7 +92,7 @@ def list_task(config: ZeroShot) -> Task:
     return Task(items, classes, names)
 
 
-def pack_of(config: ZeroShot, model: TwoTowers, task: Task) -> image_cache.Pack:
+def pack_of(config: ZeroShot, model: ImageTextModel, task: Task) -> image_cache.Pack:
     """The images as the model wants them; models of the same size share a pack."""
     entry = catalogue.find(model.encoder.name, model.encoder.architecture)
     size = model.encoder.image_size_px or entry.image_size_px
@@ -150,12 +109,12 @@ def pack_of(config: ZeroShot, model: TwoTowers, task: Task) -> image_cache.Pack:
 
 
 def evaluate(
-    config: ZeroShot, model: TwoTowers, pack: image_cache.Pack, task: Task, templates: list[str]
+    config: ZeroShot, model: ImageTextModel, pack: image_cache.Pack, task: Task, templates: list[str]
 ) -> dict[str, Any]:
     """One row of the table; writes the model's CSV and picture."""
-    run_dir, title = Path(config.run_dir), _file_name(model.title)
+    run_dir, title = Path(config.run_dir), file_name(model.title)
     packed = image_cache.packed_files(pack)
-    towers = Towers(model)
+    towers = DualEncoder(model)
     if not towers.trained:
         print(f"{model.title}: random weights, the numbers are chance", flush=True)
     key = files.fingerprint([identity(model), task.names, templates])
@@ -193,11 +152,11 @@ def evaluate(
 
 
 def _classify(
-    towers: Towers, classes: np.ndarray, packed: list[Path], kept: Path, batch_size: int, total: int
+    towers: DualEncoder, classes: np.ndarray, packed: list[Path], kept: Path, batch_size: int, total: int
 ) -> tuple[np.ndarray, np.ndarray, float, int]:
     """(labels int64 [N], the best classes int64 [N, ≤5], seconds of encoding, images encoded now)."""
     all_labels, best, seconds, fresh, right, seen = [], [], 0.0, 0, 0, 0
-    progress = files.Progress(f"{towers.text.name}: images", total, "images")
+    progress = Progress(f"{towers.text.name}: images", total, "images")
     for file in packed:
         with np.load(file) as parts:
             path = kept / f"{file.stem}-{files.fingerprint(parts['keys'].tolist())}.npy"
@@ -250,7 +209,3 @@ def _write_csv(path: Path, header: list[str], rows: list) -> None:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([header, *rows])
     files.write_text(path, text.getvalue())
-
-
-def _file_name(title: str) -> str:
-    return re.sub(r"[^\w.-]+", "_", title)

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from pipeline import files
+from pipeline.console import Progress
 from pipeline.data.preprocessing import Preprocess, resize_to_square
 from pipeline.data.sources import decode
 from pipeline.errors import BadInput
@@ -81,7 +82,7 @@ def write(pack: Pack, threads: int) -> None:
 
         missing = {path: items for path, items in pack.parts.items() if not is_whole(path, items)}
         done = len(pack.items) - sum(map(len, missing.values()))
-        progress = files.Progress("data-prep", len(pack.items), "images", done)
+        progress = Progress("data-prep", len(pack.items), "images", done)
         for path, items in missing.items():
             _write_file(path, items, list(pool.map(prepare, items)), pack)
             progress.add(len(items))

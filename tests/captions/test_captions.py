@@ -17,7 +17,7 @@ from pipeline.captions import command
 from pipeline.captions.caption_table import Pair, Table, read_pairs
 from pipeline.captions.metering import Meter
 from pipeline.errors import BadInput
-from pipeline.models.dual_encoder import Towers
+from pipeline.models.dual_encoder import DualEncoder
 from tests.captions.faulty_server import faulty_server
 from tests.models.tiny_dual_encoder import MODEL, clip_tiny
 
@@ -43,9 +43,9 @@ def towers_built_once(monkeypatch):
     """Building them takes seconds and is test_text's business."""
 
     def build(model):
-        return clip_tiny() if model == MODEL else Towers(model)
+        return clip_tiny() if model == MODEL else DualEncoder(model)
 
-    monkeypatch.setattr(command, "Towers", build)
+    monkeypatch.setattr(command, "DualEncoder", build)
 
 
 def run(tmp_path: Path, table: str) -> tuple[int, list[dict[str, str]], dict]:

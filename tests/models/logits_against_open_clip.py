@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import sentencepiece
 
-from pipeline.config import Encoder
+from pipeline.config import Encoder, ImageTextModel
 from pipeline.data.preprocessing import normalize
 from pipeline.models import catalogue
-from pipeline.models.dual_encoder import Towers, TwoTowers
+from pipeline.models.dual_encoder import DualEncoder
 from pipeline.models.weights import files
 
 TEXTS = [
@@ -31,19 +31,19 @@ TEXTS = [
 NARROW_TEXT = {"hidden_dim": 32, "num_layers": 2, "num_heads": 2, "intermediate_dim": 128}
 
 
-def narrow_clip(open_clip: Any) -> tuple[Any, TwoTowers]:
+def narrow_clip(open_clip: Any) -> tuple[Any, ImageTextModel]:
     """(open_clip's model, ours without weights) with two blocks a tower."""
     image = {"image_size": 32, "layers": 2, "width": 64, "head_width": 32, "patch_size": 8}
     text = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
     sizes = {"patch_size": 8, "hidden_dim": 64, "num_layers": 2, "num_heads": 2, "intermediate_dim": 256}
-    ours = TwoTowers(
+    ours = ImageTextModel(
         Encoder(name="clip_vit_b_32", image_size_px=32, architecture={**sizes, "projection_dim": 48}),
         text_architecture={**NARROW_TEXT, "projection_dim": 48},
     )
     return open_clip.CLIP(embed_dim=48, vision_cfg=image, text_cfg=text), ours
 
 
-def narrow_siglip(open_clip: Any, vocabulary: Path) -> tuple[Any, TwoTowers]:
+def narrow_siglip(open_clip: Any, vocabulary: Path) -> tuple[Any, ImageTextModel]:
     """Likewise; both text towers with the activation that SigLIP was trained with."""
     import timm
 
@@ -66,7 +66,7 @@ def narrow_siglip(open_clip: Any, vocabulary: Path) -> tuple[Any, TwoTowers]:
     ours: dict[str, Any] = {"patch_size": 8, "hidden_dim": 64, "num_layers": 2, "num_heads": 2}
     # timm has the exact GELU where the model was trained with the approximate one; here both must have the same.
     ours |= {"intermediate_dim": 256, "activation": "gelu"}
-    towers = TwoTowers(
+    towers = ImageTextModel(
         Encoder(name="siglip_base_patch16_224", image_size_px=32, architecture=ours),
         vocabulary=str(vocabulary),
         text_architecture={**NARROW_TEXT, "vocabulary_size": 64, "projection_dim": 64},
@@ -74,13 +74,13 @@ def narrow_siglip(open_clip: Any, vocabulary: Path) -> tuple[Any, TwoTowers]:
     return model, towers
 
 
-def whole_clip(open_clip: Any, name: str) -> tuple[Any, TwoTowers]:
-    return open_clip.create_model(catalogue.find(name).open_clip, pretrained=None), TwoTowers(
+def whole_clip(open_clip: Any, name: str) -> tuple[Any, ImageTextModel]:
+    return open_clip.create_model(catalogue.find(name).open_clip, pretrained=None), ImageTextModel(
         Encoder(name=name)
     )
 
 
-def compare(peer: Any, ours: TwoTowers, folder: Path) -> tuple[np.ndarray, np.ndarray]:
+def compare(peer: Any, ours: ImageTextModel, folder: Path) -> tuple[np.ndarray, np.ndarray]:
     """(ours, open_clip's) logits float32 [images, texts]; ours come through the import of a checkpoint."""
     import torch
     from safetensors.torch import save_file
@@ -92,7 +92,7 @@ def compare(peer: Any, ours: TwoTowers, folder: Path) -> tuple[np.ndarray, np.nd
     checkpoint = folder / "open_clip.safetensors"
     save_file({key: value.contiguous() for key, value in peer.state_dict().items()}, checkpoint)
     encoder = dataclasses.replace(ours.encoder, weights=f"open_clip:{checkpoint}")
-    towers = Towers(dataclasses.replace(ours, encoder=encoder))
+    towers = DualEncoder(dataclasses.replace(ours, encoder=encoder))
     side = towers.preprocess.image_size_px
     images = np.random.default_rng(0).integers(0, 256, (4, side, side, 3), dtype=np.uint8)
     tokens = open_clip_tokens(ours)
@@ -106,7 +106,7 @@ def compare(peer: Any, ours: TwoTowers, folder: Path) -> tuple[np.ndarray, np.nd
     return towers.logits(towers.encode_images(images) @ towers.encode_texts(TEXTS).T), theirs.numpy()
 
 
-def open_clip_tokens(ours: TwoTowers) -> np.ndarray:
+def open_clip_tokens(ours: ImageTextModel) -> np.ndarray:
     """int [N, L] of TEXTS, by open_clip's own tokenizer, or by SentencePiece and its rule for SigLIP."""
     open_clip = files.import_open_clip()
     if not ours.vocabulary:

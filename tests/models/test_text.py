@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import sentencepiece
 
-from pipeline.config import Encoder
+from pipeline.config import Encoder, ImageTextModel
 from pipeline.errors import BadInput
 from pipeline.models import text, tokenizers
-from pipeline.models.dual_encoder import Towers, TwoTowers, identity
+from pipeline.models.dual_encoder import DualEncoder, identity
 from pipeline.models.weights import files
 from tests import logits_against_open_clip as logits
 from tests.models.tiny_dual_encoder import clip_tiny
@@ -247,7 +247,7 @@ def test_files_that_are_no_vocabulary_are_bad_input(tmp_path):
 
 def test_images_and_texts_of_different_widths_are_bad_input():
     with pytest.raises(BadInput, match="agree"):
-        Towers(TwoTowers(Encoder(name="clip_tiny"), text_architecture={"projection_dim": 32}))
+        DualEncoder(ImageTextModel(Encoder(name="clip_tiny"), text_architecture={"projection_dim": 32}))
 
 
 def test_both_towers_give_unit_vectors_of_the_same_width():
@@ -263,9 +263,9 @@ def test_both_towers_give_unit_vectors_of_the_same_width():
 def test_cache_name_changes_with_the_model_and_its_files_but_not_with_its_label(tmp_path):
     file = tmp_path / "w"
     file.write_bytes(b"1")
-    model = TwoTowers(Encoder(name="clip_tiny", weights=f"file:{file}"))
+    model = ImageTextModel(Encoder(name="clip_tiny", weights=f"file:{file}"))
     first = identity(model)
-    assert identity(TwoTowers(model.encoder, label="x")) == first
-    assert identity(TwoTowers(model.encoder, seed=1)) != first
+    assert identity(ImageTextModel(model.encoder, label="x")) == first
+    assert identity(ImageTextModel(model.encoder, seed=1)) != first
     file.write_bytes(b"22")
     assert identity(model) != first

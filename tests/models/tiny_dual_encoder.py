@@ -2,12 +2,12 @@
 
 import functools
 
-from pipeline.config import Encoder
-from pipeline.models.dual_encoder import Towers, TwoTowers
+from pipeline.config import Encoder, ImageTextModel
+from pipeline.models.dual_encoder import DualEncoder
 
-MODEL = TwoTowers(Encoder(name="clip_tiny"))
+MODEL = ImageTextModel(Encoder(name="clip_tiny"))
 
 
 @functools.cache
-def clip_tiny() -> Towers:
-    return Towers(MODEL)
+def clip_tiny() -> DualEncoder:
+    return DualEncoder(MODEL)

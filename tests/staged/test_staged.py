@@ -10,12 +10,12 @@ import pytest
 from PIL import Image
 
 from pipeline import cli
-from pipeline.config import Encoder
+from pipeline.config import Encoder, ImageTextModel
 from pipeline.data.preprocessing import prepare_all
 from pipeline.data.sources import decode
 from pipeline.errors import BadInput
 from pipeline.models import encoders, intermediate_layers, tokenizers
-from pipeline.models.dual_encoder import Towers, TwoTowers
+from pipeline.models.dual_encoder import DualEncoder
 from pipeline.staged import cascade, command, retriever
 from pipeline.staged.vector_database import VectorDatabase
 
@@ -250,7 +250,7 @@ def test_cascade_takes_each_image_as_far_as_needed_and_no_further(built: str, im
     parsed = command.parse(["perf", built])
     with VectorDatabase(str(Path(built).parent / "run" / "vectors.db")) as database:
         found = retriever.Retriever(
-            TwoTowers(parsed.config.encoder), parsed.config.taps, 4, 3, "guie", database
+            ImageTextModel(parsed.config.encoder), parsed.config.taps, 4, 3, "guie", database
         )
         found.open_collections(create=False)
         pixels = [decode(p.read_bytes()) for p in sorted((images / "test").rglob("*.png"))]
@@ -372,7 +372,7 @@ def test_with_a_text_tower_origin_is_zero_shot(tmp_path: Path, images: Path, cap
     path = images / "test" / "green" / "1.png"
     lines = run(capsys, "predict", str(path), "--config", config, "--stage", "origin")
     shown = next(line for line in lines if line.startswith("origin")).split()
-    towers = Towers(TwoTowers(Encoder(name="clip_tiny")))
+    towers = DualEncoder(ImageTextModel(Encoder(name="clip_tiny")))
     image = prepare_all([decode(path.read_bytes())], towers.preprocess)
     features = towers.image.model(image).numpy()
     texts = towers.encode_texts([f"a photo of a {name}." for name in COLOURS])

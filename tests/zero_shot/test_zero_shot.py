@@ -16,11 +16,11 @@ import tensorflow as tf
 from PIL import Image
 
 from pipeline import cli
-from pipeline.config import load
+from pipeline.config import ImageTextModel, load
 from pipeline.data.preprocessing import Preprocess, prepare, resize_to_square
 from pipeline.errors import BadInput
 from pipeline.models import prompts
-from pipeline.models.dual_encoder import TwoTowers, identity
+from pipeline.models.dual_encoder import identity
 from pipeline.zero_shot import command, confusion, image_cache
 from tests.models.tiny_dual_encoder import MODEL, clip_tiny
 from tfrecords.sources import Item, read_file
@@ -53,11 +53,11 @@ def picture(colour: tuple[int, int, int], width: int, height: int) -> bytes:
 
 
 class ColourTowers:
-    """Towers that know colours: what they should answer is known without them."""
+    """DualEncoder that know colours: what they should answer is known without them."""
 
     trained = True
 
-    def __init__(self, model: TwoTowers):
+    def __init__(self, model: ImageTextModel):
         self.text = type("Text", (), {"name": "colours"})
         self.calls = {"images": 0, "texts": 0}
 
@@ -95,7 +95,7 @@ def colour_towers(monkeypatch):
         made.append(ColourTowers(model))
         return made[-1]
 
-    monkeypatch.setattr(command, "Towers", build)
+    monkeypatch.setattr(command, "DualEncoder", build)
     return made
 
 
@@ -241,7 +241,7 @@ def test_other_templates_and_names_make_other_class_embeddings(folder, colour_to
 def test_classifier_is_the_slow_definition(folder):
     """Real towers, packs and batches against one image and one prompt at a time."""
     config = load(command.ZeroShot, folder / "config.yaml", [f"run_dir={folder / 'run'}", "step=all"])
-    model = TwoTowers(MODEL.encoder, label="first")
+    model = ImageTextModel(MODEL.encoder, label="first")
     task = command.list_task(config)
     pack = command.pack_of(config, model, task)
     image_cache.write(pack, 2)

@@ -1,0 +1,237 @@
+"""The keys of a run's YAML (`configs/*.yaml`), each with its default and its range.
+
+The four older systems keep theirs in their own rooms (`zero_shot/config.py` …) and share the sections here.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+from pipeline.config.keys import key
+
+LOSSES = ("arcface",)  # the names of training.losses.LOSSES
+REFERENCES = ("raw_pixels", "untrained", "raw_features", "pca")
+
+
+@dataclass(frozen=True)
+class Source:
+    """One image set in a public layout. `options` are the layout's own, see `tfrecords/sources/`."""
+
+    layout: str = MISSING  # a name in tfrecords.sources.LAYOUTS
+    name: str = MISSING  # goes into shard names, labels.json, the score table's domains
+    root: str = ""  # relative paths are taken from `data_root`
+    cap_per_class: int | None = key(None, least=1)  # None: records.cap_per_class
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Shares of the splits; they must sum to 1. Chosen by hash, so a rerun and a larger set choose the same."""
+
+    # class: whole classes, so validation and test classes are never trained on.
+    by: str = key("class", one_of=("class", "item"))
+    train: float = key(1.0, least=0)
+    validation: float = key(0.0, least=0)
+    test: float = key(0.0, least=0)
+
+    def rules(self) -> Iterator[tuple[str, str]]:
+        shares = {name: getattr(self, name) for name in ("train", "validation", "test")}
+        if abs(sum(shares.values()) - 1) > 1e-6:
+            came = ", ".join(f"{name} {share:g}" for name, share in shares.items())
+            yield "train", f"expected shares that sum to 1, got {came} (sum {sum(shares.values()):g})"
+
+
+@dataclass(frozen=True)
+class Records:
+    sources: list[Source] = field(default_factory=list)
+    split: Split = field(default_factory=Split)
+    cap_per_class: int = key(50, least=1)
+    min_per_class: int = 2  # a class with one image has no neighbour to find
+    image_size_px: int = key(384, least=1)  # the shorter side of a stored image is at most this
+    jpeg_quality: int = key(95, least=1, most=100)
+    images_per_shard: int = key(1024, least=1)
+    workers: int = 0  # 0: one process a core
+    max_reject_share: float = 0.05  # more rejects than this share of the images fail the build
+    merge_classes: str = ""  # CSV `source,class,into_source,into_class`: classes that are the same thing
+    near_duplicates: bool = False  # also report near-duplicates across splits (perceptual hash)
+    runner: str = key("processes", one_of=("processes", "beam"))  # beam: Apache Beam, over several machines
+    beam_options: list[str] = field(default_factory=list)  # Beam's own flags, e.g. --runner=FlinkRunner
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """What turns pixels into features; `pipeline/models/catalogue.py` lists the names."""
+
+    name: str = ""  # a catalogue name, or keras_file:<path>; records alone need none
+    weights: str = "none"  # preset | open_clip:<tag or file> | file:<path> | none (random)
+    image_size_px: int | None = key(None, least=1)  # None: the encoder's own
+    pooling: str | None = None  # None: the encoder's own
+    mean: list[float] | None = None  # of pixels scaled to [0, 1]; None: the encoder's own
+    std: list[float] | None = None
+    patch_overlap_px: int = key(0, least=0)
+    stochastic_depth: float = key(0.0, least=0, most=0.999)
+    checkpointing: bool = False  # recompute activations in the backward pass
+    architecture: dict[str, Any] = field(default_factory=dict)  # dimensions that replace the catalogue's
+
+
+@dataclass(frozen=True)
+class Embedder:
+    embedding_dim: int = key(64, least=1, most=64)  # at most the competition's 64
+    dropout: float = key(0.2, least=0, most=0.999)
+    # Pca: of the frozen encoder's features, when the first phase runs on those
+    init: str = key("random", one_of=("random", "pca"))
+
+
+@dataclass(frozen=True)
+class Loss:
+    name: str = key("arcface", one_of=LOSSES)  # triplets are `guie similar train`'s
+    scale: float = key(30.0, above=0)
+    margin_radians: float = 0.3
+    subcenters: int = key(1, least=1)
+    sharded: bool = False  # class centres split over the replicas: pays from some 100,000 classes on
+    # Dynamic margin: of the smallest class; margin_radians of the largest
+    largest_margin_radians: float | None = None
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    name: str = key("adamw", one_of=("adam", "adamw", "sgd", "adafactor"))
+    weight_decay: float = 1e-4
+    momentum: float = 0.9  # sgd
+    clip_norm: float | None = key(None, above=0)
+    accumulate_steps: int = key(1, least=1)
+    # Decay of the averaged weights that are validated and exported
+    ema: float | None = key(None, least=0, most=0.9999999)
+
+
+@dataclass(frozen=True)
+class Augment:
+    flip: bool = False
+    # Random resized crop: smallest share of the area; 1.0 is none
+    crop_scale_min: float = key(1.0, above=0, most=1)
+    crop_aspect_max: float = key(1.33, least=1)
+    color_jitter: float = key(0.0, least=0, most=1)
+    rand_augment: float = key(0.0, least=0, most=1)  # magnitude
+    cutout: float = key(0.0, least=0, most=1)  # side of the cut square as a share of the image's
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One stretch of training. A phase whose encoder is frozen and unaugmented runs on features computed once."""
+
+    name: str = MISSING
+    trainable: str = "head"  # head | encoder | all | last N blocks
+    epochs: float = key(1.0, above=0)
+    batch_size: int = key(128, least=1)  # global, over all replicas
+    learning_rate: float = key(1e-3, least=0)
+    end_learning_rate: float = key(0.0, least=0)
+    warmup_epochs: float = key(0.0, least=0)
+    encoder_rate_factor: float = key(1.0, least=0)
+    layer_decay: float = key(1.0, least=0)
+    margin_radians: float | None = None  # at the start of the phase; None: loss.margin_radians
+    end_margin_radians: float | None = None  # None: the margin stays
+    image_size_px: int | None = None  # None: encoder.image_size_px
+    patch_overlap_px: int | None = None  # None: encoder.patch_overlap_px
+    min_images_per_class: int = 0  # classes with fewer are drawn more often
+    augment: Augment = field(default_factory=Augment)
+
+
+@dataclass(frozen=True)
+class Train:
+    phases: list[Phase] = field(default_factory=list)
+    loss: Loss = field(default_factory=Loss)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    seed: int = key(0, least=0, most=2**31 - 1)
+    compile: bool = False  # XLA (always on a TPU)
+    log_every_steps: int = key(20, least=1)
+    checkpoint_every_steps: int = key(500, least=1)
+    checkpoints_kept: int = key(2, least=1)
+    validate_every_epochs: float = key(1.0, above=0)
+    init_from: str = ""  # a checkpoint of another run
+    records: list[str] = field(default_factory=lambda: ["{run_dir}/records/*-train-*.tfrec"])  # globs
+    validation: list[str] = field(default_factory=lambda: ["{run_dir}/records/*-validation-*.tfrec"])
+
+
+@dataclass(frozen=True)
+class Devices:
+    kind: str = key("auto", one_of=("auto", "tpu", "gpu", "cpu"))
+    tpu: str = ""  # name or grpc address of a remote TPU; empty: the local one
+    hosts: list[str] = field(default_factory=list)  # host:port of every host, this one is `host_index`
+    host_index: int = 0
+    replicas: int = key(0, least=0)  # logical CPU devices; 0: one
+    precision: str = key("auto", one_of=("auto", "float32", "mixed_bfloat16"))
+    # N: the step of the TPU run on N logical CPU replicas under XLA, for a few steps
+    rehearse: int = key(0, least=0)
+    rehearse_steps: int = key(5, least=1)
+
+
+@dataclass(frozen=True)
+class Export:
+    formats: list[str] = key(["saved_model"], one_of=("saved_model", "torchscript", "onnx", "litert"))
+    flip_average: bool = False
+    crops: int = key(1, least=1, most=6)  # the whole, the centre, the corners
+
+    def rules(self) -> Iterator[tuple[str, str]]:
+        if set(self.formats) - {"saved_model"} and (self.flip_average or self.crops > 1):
+            yield "formats", "flip_average and crops are for saved_model only; drop the other formats"
+
+
+@dataclass(frozen=True)
+class Score:
+    # DATA, as `guie score`
+    index: list[str] = field(default_factory=lambda: ["{run_dir}/records/*-test-*.tfrec"])
+    queries: list[str] = field(default_factory=list)  # empty: leave-one-out over the index
+    references: list[str] = key(["raw_pixels", "untrained"], one_of=REFERENCES)
+    batch_size: int = key(64, least=1)
+
+
+@dataclass(frozen=True)
+class Submit:
+    competition: str = "google-universal-image-embedding"
+    dataset: str = ""  # owner/slug
+    kernel: str = ""  # owner/slug
+    message: str = ""
+    encoder_model: str = ""  # owner/model/framework/variation/version: attach it and upload the head alone
+    # Owner/slug of shards, for the training notebook
+    records_datasets: list[str] = field(default_factory=list)
+    extra_wheels: list[str] = field(default_factory=list)  # what the notebook's image lacks, as pip names it
+    poll_seconds: float = 30.0
+    timeout_hours: float = 12.0
+
+
+@dataclass(frozen=True)
+class Run:
+    """A whole run: what `guie run CONFIG` reads."""
+
+    name: str = ""  # empty: the config file's name
+    run_dir: str = ""  # empty: runs/<name>
+    data_root: str = "${oc.env:GUIE_DATA,''}"
+    records: Records = field(default_factory=Records)
+    encoder: Encoder = field(default_factory=Encoder)
+    embedder: Embedder = field(default_factory=Embedder)
+    train: Train = field(default_factory=Train)
+    devices: Devices = field(default_factory=Devices)
+    export: Export = field(default_factory=Export)
+    score: Score = field(default_factory=Score)
+    submit: Submit = field(default_factory=Submit)
+
+    def in_run_dir(self, patterns: list[str]) -> list[str]:
+        """Globs or DATA of the config with `{run_dir}` replaced: the one place that does it."""
+        return [pattern.replace("{run_dir}", self.run_dir) for pattern in patterns]
+
+
+@dataclass(frozen=True)
+class ImageTextModel:
+    """A CLIP or SigLIP with both towers; an entry of `models` or the section `model` of a config."""
+
+    encoder: Encoder = field(default_factory=Encoder)  # its weights are the text tower's too
+    vocabulary: str = ""  # file or preset's folder; "": the preset's or, for CLIP, open_clip's
+    text_architecture: dict[str, Any] = field(default_factory=dict)  # replaces the catalogue's dimensions
+    label: str = ""  # in tables; "": the encoder's name
+    seed: int = 0  # of random weights
+
+    @property
+    def title(self) -> str:
+        return self.label or self.encoder.name

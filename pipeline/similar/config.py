@@ -1,0 +1,83 @@
+"""The keys of `guie similar … CONFIG`."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from pipeline.config import Encoder, Source, key
+
+CLASS_MEANS = "class_means"
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """One set of the course; training goes on from where the set before it ended."""
+
+    name: str = ""
+    train: list[Source] = field(default_factory=list)
+    validation: list[Source] = field(default_factory=list)  # mAP@k, every image against all others
+    epochs: int = 5
+
+
+@dataclass(frozen=True)
+class Triplets:
+    """The section `triplets`."""
+
+    sets: list[TrainingSet] = field(default_factory=list)
+    # Head: the encoder is frozen, its features computed once
+    trainable: str = key("head", one_of=("head", "all"))
+    margin: float = key(0.2, above=0)
+    mining: str = key("semihard", one_of=("semihard", "hard"))
+    classes_a_batch: int = key(16, least=2)
+    images_a_class: int = key(4, least=2)
+    learning_rate: float = 1e-3
+
+    def rules(self) -> Iterator[tuple[str, str]]:
+        if any(not each.train or not each.validation for each in self.sets):
+            yield "sets", "expected train and validation sources in each"
+        if len({each.name for each in self.sets}) < len(self.sets) or not all(
+            each.name for each in self.sets
+        ):
+            yield "sets", "every set needs a name of its own"
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """The section `classifier`."""
+
+    name: str = CLASS_MEANS  # of the index's own classes; or keras_hub:<preset or folder>, keras_file:<path>
+    labels: str = ""  # label map: CSV index,name; or a class a line, in order (LOC_synset_mapping.txt)
+    top_classes: int = key(1, least=1)  # neighbours may come from this many likeliest classes
+    mean: list[float] | None = None  # of a keras_file, as of an encoder
+    std: list[float] | None = None
+    image_size_px: int | None = None
+
+
+@dataclass(frozen=True)
+class Crop:
+    """The section `crop`."""
+
+    detector: str = ""  # KerasHub's preset (dfine_small_coco, retinanet_resnet50_fpn_coco, …) or its folder
+    # 0: tight; 0.1: a tenth of the box's width and height is added at every side
+    padding: float = key(0.0, least=0)
+    min_score: float = 0.3
+    centre_share: float = key(0.5, above=0, most=1)  # a box counts if its middle lies in this middle share
+    image_size_px: int = key(640, least=32)  # side of the square the detector sees
+
+
+@dataclass(frozen=True)
+class Similar:
+    name: str = ""  # empty: the config file's name
+    run_dir: str = ""  # empty: runs/<name>
+    data_root: str = "${oc.env:GUIE_DATA,''}"
+    encoder: Encoder = field(default_factory=Encoder)
+    embedding_dim: int = key(64, least=1)
+    seed: int = 0
+    triplets: Triplets = field(default_factory=Triplets)
+    method: str = key("features", one_of=("embedder", "features", "classify"))
+    classifier: Classifier = field(default_factory=Classifier)
+    crop: Crop = field(default_factory=Crop)
+    index: list[Source] = field(default_factory=list)
+    queries: list[Source] = field(default_factory=list)  # empty: every index image queries all others
+    neighbours: int = key(5, least=1)
+    pictures: int = 40  # queries that get a picture
+    batch_size: int = key(32, least=1)
