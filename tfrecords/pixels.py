@@ -50,8 +50,8 @@ WHITE = (255, 255, 255)
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # MAX_PIXELS is checked instead
 
 
-class Rejected(Exception):
-    """An image that cannot be stored; the message is the reason, for rejects.csv."""
+class Rejected(ValueError):
+    """An image that cannot be read or stored; the message is the reason, for rejects.csv."""
 
 
 class Stored(NamedTuple):
@@ -77,6 +77,8 @@ def transcode(data: bytes, size_px: int, quality: int) -> Stored:
         pixels = _upright(image)
         height, width = pixels.shape[:2]
         return Stored(_encode(shrink(pixels, *shrunk_size(width, height, size_px)), quality, "444"), False)
+    except Rejected:
+        raise
     except DECODER_ERRORS as error:
         raise Rejected(f"damaged {image.format}: {error or type(error).__name__}") from None
 
@@ -96,6 +98,8 @@ def read(data: bytes) -> np.ndarray:
             _refuse_many_scans(data)
             return np.ascontiguousarray(_turn(_decode(data, image, "RGB", 1), _orientation(image)))
         pixels = _upright(image)
+    except Rejected:
+        raise
     except DECODER_ERRORS as error:
         raise Rejected(f"damaged {image.format}: {error}") from None
     return np.ascontiguousarray(pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2))
@@ -115,6 +119,8 @@ def opened(data: bytes) -> Image.Image:
         raise Rejected(f"decompression bomb: its header says more than {MAX_PIXELS:,} pixels") from None
     except Image.UnidentifiedImageError:
         raise Rejected(f"not an image ({_what(data)})") from None
+    except Rejected:
+        raise
     except DECODER_ERRORS as error:
         raise Rejected(f"damaged header: {error}") from None
     if image.width * image.height > MAX_PIXELS:
@@ -160,6 +166,8 @@ def decode(encoded: bytes) -> np.ndarray:
             raise Rejected(f"damaged JPEG: {error}") from None
     try:
         return np.asarray(Image.open(io.BytesIO(encoded), formats=FORMATS).convert("RGB"))
+    except Rejected:
+        raise
     except DECODER_ERRORS as error:
         raise Rejected(f"damaged JPEG: {error}") from None
 

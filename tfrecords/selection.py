@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.config import Records, Run, resolve_data_path
+from pipeline.config import Records, Run
 from pipeline.errors import BadInput
 from tfrecords import labels as label_spaces
 from tfrecords.labels import SPLITS, ClassId, LabelSpace
-from tfrecords.sources import Item, Listing, list_source
+from tfrecords.sources import Item, Listing, list_configured
 from tfrecords.splits import Lowest, digest, split_classes, split_item
 
 
@@ -82,8 +82,7 @@ def list_sources(config: Run) -> dict[str, Listing]:
             )
         if source.name in listings:
             raise BadInput(f"two sources are called {source.name!r}: names must differ")
-        root = resolve_data_path(source.root, config.data_root) if source.root else Path()
-        listings[source.name] = list_source(source.layout, root, dict(source.options))
+        listings[source.name] = list_configured(source, config.data_root)
     return listings
 
 

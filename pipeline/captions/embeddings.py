@@ -14,7 +14,6 @@ from pipeline.captions.fetch import Fetch, Fetched, fetch, is_url
 from pipeline.captions.metering import Meter
 from pipeline.console import Progress
 from pipeline.data.preprocessing import resize_to_square
-from pipeline.data.sources import decode
 from pipeline.models.dual_encoder import DualEncoder
 from tfrecords import pixels
 
@@ -131,7 +130,7 @@ def _prepared(fetched: Fetched, towers: DualEncoder, max_megapixels: float) -> n
         megapixels = image.width * image.height / 1e6
         if megapixels > max_megapixels:
             return f"{megapixels:.1f} megapixels, more than max_megapixels {max_megapixels:g}"
-        return resize_to_square(decode(fetched.content), towers.preprocess, towers.fit)
+        return resize_to_square(pixels.read(fetched.content), towers.preprocess, towers.fit)
     except (pixels.Rejected, ValueError, OSError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         return "not an image" if reason.startswith("not an image") else f"not a readable image: {reason}"

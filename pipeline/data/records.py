@@ -4,7 +4,6 @@ A `RecordSet` knows of every record its shard, offset, length and label, so that
 arithmetic (`pipeline/data/batches.py`): any record can be read at any time, and resuming needs no replay.
 """
 
-import glob
 import mmap
 import os
 import threading
@@ -17,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.errors import BadInput
+from pipeline.files import matching
 from tfrecords.schema import LABEL, label_of, parse
 from tfrecords.shards import FOOTER_BYTES, HEADER_BYTES, masked_crc, shard_index
 
@@ -111,13 +111,10 @@ def open_records(patterns: Sequence[str | Path]) -> RecordSet:
     """
     shards: dict[Path, None] = {}
     for pattern in patterns:
-        found = sorted(glob.glob(str(pattern), recursive=True)) or [
-            str(pattern)
-            for _ in range(Path(pattern).is_file())  # a name with [brackets] in it
-        ]
+        found = matching(pattern)
         if not found:
             raise BadInput(f"expected shards (*.tfrec), none match {pattern}: has `guie tfrecords` been run?")
-        shards.update(dict.fromkeys(Path(path) for path in found))
+        shards.update(dict.fromkeys(found))
     if not shards:
         raise BadInput("expected shards (*.tfrec), no path was given")
     with ThreadPoolExecutor(8) as pool:  # waiting for disks, mostly

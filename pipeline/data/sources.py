@@ -1,36 +1,32 @@
-"""DATA on the command line: a folder of class folders, a glob of shards, or LAYOUT:ROOT → labelled images."""
+"""Labelled images, from the command line's DATA or a config's sources; each is a `tfrecords.sources.Item`."""
 
-import glob
-from collections.abc import Callable, Iterator
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from pipeline.config import Source
 from pipeline.errors import BadInput
-from pipeline.files import file_sha256
+from pipeline.files import file_sha256, matching
 from tfrecords import pixels, schema, shards
-from tfrecords.sources import LAYOUTS
+from tfrecords.sources import LAYOUTS, Item, list_configured
 from tfrecords.sources.items import as_text
+from tfrecords.sources.shards import read_record
 
 SPLIT_NAMES = ("train", "test", "val", "validation", "index", "query", "queries", "images")
 
 
 @dataclass(frozen=True)
-class LabelledImage:
-    """`read` opens nothing before it is called; it gives the image file's bytes."""
-
-    key: str
-    class_name: str
-    read: Callable[[], bytes]
-
-
-@dataclass(frozen=True)
 class ImageSet:
-    """One domain of the score table: its classes are told apart by name, and from those of every other label space.
+    """One domain of the score table. Classes of two label spaces differ, whatever they are called.
 
     Attributes:
         label_space: the same for all sets of one records folder, where a class may be in several (`merge_classes`);
@@ -38,7 +34,7 @@ class ImageSet:
     """
 
     name: str
-    items: list[LabelledImage]
+    items: list[Item]
     label_space: str = ""
 
 
@@ -71,20 +67,8 @@ def open_data(spec: str) -> list[ImageSet]:
     return [_listed(name, "folder", folder)]
 
 
-def decode(encoded: bytes) -> np.ndarray:
-    """uint8 [H, W, 3] of any image that the records take, by the same rules: `tfrecords.pixels.read`.
-
-    Raises:
-        ValueError: not an image, damaged, or too large to be decoded safely.
-    """
-    try:
-        return pixels.read(encoded)
-    except pixels.Rejected as error:
-        raise ValueError(str(error)) from None
-
-
 def read_decoded(
-    items: list[LabelledImage], threads: int = 4, window: int = 256
+    items: Sequence[Item], threads: int = 4, window: int = 256
 ) -> Iterator[tuple[int, np.ndarray | None, str]]:
     """Decodes in threads, a bounded number ahead: yields (row, uint8 [H, W, 3] or None, reason), in order."""
     rows = iter(enumerate(items))
@@ -97,35 +81,35 @@ def read_decoded(
             yield row, image, reason
 
 
-def _read_one(item: LabelledImage) -> tuple[np.ndarray | None, str]:
+def _read_one(item: Item) -> tuple[np.ndarray | None, str]:
     try:
-        return decode(item.read()), ""
+        return pixels.read(item.read()), ""
     except (ValueError, OSError) as error:
         return None, as_text(str(error))
 
 
 def _listed(name: str, layout: str, root: Path) -> ImageSet:
     listing = LAYOUTS[layout](root)
-    items = [LabelledImage(item.key, item.class_name, item.read) for item in listing.items]
+    items = list(listing.items)
     if not items:
         raise BadInput(f"{root}: no images found in the layout {layout!r}")
     return ImageSet(name, items)
 
 
 def _from_shards(pattern: str) -> list[ImageSet]:
-    paths = sorted(glob.glob(pattern))
+    paths = matching(pattern)
     if not paths:
         raise BadInput(f"{pattern}: no shard matches; expected <source>-<split>-<NN>-<count>.tfrec files")
-    folders = dict.fromkeys(Path(path).parent for path in paths)
+    folders = dict.fromkeys(path.parent for path in paths)
     spaces = {folder: _label_space(folder) for folder in folders}
-    found: dict[tuple[str, str], list[LabelledImage]] = {}  # (label space, source) → its images
-    for path in map(Path, paths):
+    found: dict[tuple[str, str], list[Item]] = {}  # (label space, source) → its images
+    for path in paths:
         offsets = shards.shard_index(path)
         for (offset, length), record in zip(offsets.tolist(), schema.read_shard(path), strict=True):
             source = record.source or path.name.split("-")[0]
             key = record.key or f"{path.name}@{offset}"
-            read = partial(_read_record, path, offset, length)
-            image = LabelledImage(key, str(record.label), read)
+            read = partial(read_record, str(path), offset, length)
+            image = Item(key, str(record.label), read)
             found.setdefault((spaces[path.parent], source), []).append(image)
     return [ImageSet(source, items, space) for (space, source), items in found.items()]
 
@@ -136,8 +120,63 @@ def _label_space(folder: Path) -> str:
     return file_sha256(path) if path.is_file() else ""
 
 
-def _read_record(path: Path, offset: int, length: int) -> bytes:
-    with path.open("rb") as file:
-        file.seek(offset)
-        framed = file.read(length)
-    return bytes(schema.parse(framed[12:-4]).encoded)
+def list_images(sources: Sequence[Source], data_root: str) -> tuple[list[Item], dict[str, str]]:
+    """Lists sources; `cap_per_class` of each holds.
+
+    Returns:
+        (images in the order of their keys' hashes, so that the first N are a fair sample and a larger cap only
+        adds; keys are `source/key`), (class → what a human calls it).
+
+    Raises:
+        BadInput: the layout's, two sources of one name, and where a source has no images.
+    """
+    images: list[Item] = []
+    names: dict[str, str] = {}
+    for name, count in Counter(source.name for source in sources).items():
+        if count > 1:
+            raise BadInput(f"{count} sources are called {name!r}: images are known by it, give each its own")
+    for source in sources:
+        listing = list_configured(source, data_root)
+        found = [Item(f"{source.name}/{item.key}", item.class_name, item.read) for item in listing.items]
+        if not found:
+            raise BadInput(
+                f"source {source.name}: the layout {source.layout} finds no images in {source.root}"
+            )
+        names.update({each: listing.names.get(each, each) for each in listing.classes})
+        seen: Counter[str] = Counter()
+        for image in sorted(found, key=hash_order):
+            if source.cap_per_class is None or seen[image.class_name] < source.cap_per_class:
+                seen[image.class_name] += 1
+                images.append(image)
+    return sorted(images, key=hash_order), names
+
+
+def check_shared_names(index: Sequence[Source], queries: Sequence[Source]) -> None:
+    """A query's own image in the index is found by source and key, so one name must stand for one place.
+
+    Raises:
+        BadInput: a name of both lists has another layout, root or options. Another `split` is the same place: a
+            set's keys are of the whole set.
+    """
+    of_index = {source.name: _place(source) for source in index}
+    for source in queries:
+        here = of_index.get(source.name, _place(source))
+        if here != _place(source):
+            raise BadInput(
+                f"index and queries both have a source {source.name!r}, of {_shown(here)} and of "
+                f"{_shown(_place(source))}: their images would be taken for each other, rename one"
+            )
+
+
+def _place(source: Source) -> tuple[str, str, dict[str, Any]]:
+    options = {key: value for key, value in source.options.items() if key != "split"}
+    return source.layout, os.path.normpath(source.root), options
+
+
+def _shown(place: tuple[str, str, dict[str, Any]]) -> str:
+    return ":".join([*place[:2], *(f"{key}={value}" for key, value in place[2].items())])
+
+
+def hash_order(item: Item) -> bytes:
+    """Sorts images in an order that only their keys decide, so that the first N are a fair sample of all."""
+    return hashlib.sha256(item.key.encode("utf-8", "surrogateescape")).digest()

@@ -22,6 +22,8 @@ from pipeline.data import sources
 from pipeline.errors import BadInput
 from pipeline.pages.report import STYLE
 from pipeline.retrieval.search import nearest
+from tfrecords import pixels
+from tfrecords.sources import Item
 
 GRID = "figure { vertical-align: top } figcaption { max-width: 120px; overflow-wrap: anywhere }"
 ITEMS_A_PAGE, NEIGHBOURS, THUMBNAIL_PX = 60, 24, 224
@@ -46,7 +48,7 @@ class Gallery:
 
     vectors: np.ndarray
     rows: list[tuple[str, str, str]]
-    images: dict[tuple[str, str], sources.LabelledImage]
+    images: dict[tuple[str, str], Item]
 
 
 def parse(argv: list[str]) -> Options:
@@ -137,10 +139,10 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @lru_cache(maxsize=4096)
-def thumbnail(item: sources.LabelledImage) -> bytes | None:
+def thumbnail(item: Item) -> bytes | None:
     """JPEG of at most 224 px, None where the image cannot be read any more."""
     try:
-        image = Image.fromarray(sources.decode(item.read()))
+        image = Image.fromarray(pixels.read(item.read()))
     except (OSError, ValueError):
         return None
     image.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))

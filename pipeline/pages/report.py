@@ -17,6 +17,7 @@ from pipeline.config import Run
 from pipeline.data import sources
 from pipeline.errors import BadInput
 from pipeline.pages import charts
+from tfrecords import pixels
 
 THUMBNAIL_PX = 112
 STYLE = """
@@ -119,7 +120,7 @@ def _figure(items: dict, entry: dict, caption: str, kind: str) -> str:
     item = items.get((entry["domain"], entry["key"]))
     if item is None:
         return f'<figure class="{kind}"><figcaption>{html.escape(entry["key"])}</figcaption></figure>'
-    image = Image.fromarray(sources.decode(item.read()))
+    image = Image.fromarray(pixels.read(item.read()))
     image.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
     jpeg = io.BytesIO()
     image.save(jpeg, "JPEG", quality=85)

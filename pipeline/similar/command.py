@@ -21,8 +21,7 @@ import numpy as np
 
 from pipeline import files
 from pipeline.config import load, to_yaml
-from pipeline.data.labelled import check_shared_names, labelled_images
-from pipeline.data.sources import LabelledImage
+from pipeline.data.sources import check_shared_names, list_images
 from pipeline.errors import BadInput
 from pipeline.retrieval.metrics import map_at_k
 from pipeline.retrieval.search import nearest
@@ -33,7 +32,7 @@ from pipeline.similar.crop import Detector
 from pipeline.similar.embedding_store import Stored, embed_all
 from pipeline.similar.page import Found, neighbour_rows, write_pictures
 from pipeline.similar.train import Vectors
-from tfrecords.sources import read_file
+from tfrecords.sources import Item, read_file
 
 ACTIONS = ("train", "search")
 MAP_AT = (1, 3, 5)
@@ -87,11 +86,11 @@ def main(command: Command) -> None:
 def search(config: Similar, paths: list[str]) -> None:
     """Finds, pictures and, where the queries are labelled, scores."""
     run_dir = Path(config.run_dir)
-    index_images, names = labelled_images(config.index, config.data_root)
+    index_images, names = list_images(config.index, config.data_root)
     if paths:
-        queries = [LabelledImage(path, "", _reader(path)) for path in paths]
+        queries = [Item(path, "", _reader(path)) for path in paths]
     elif config.queries:
-        queries, more = labelled_images(config.queries, config.data_root)
+        queries, more = list_images(config.queries, config.data_root)
         names = {**more, **names}
     else:
         queries = index_images
@@ -99,7 +98,7 @@ def search(config: Similar, paths: list[str]) -> None:
     detector = Detector(config.crop) if config.crop.detector else None
     folder = run_dir / "embedded"
 
-    def stored(images: Sequence[LabelledImage], what: str) -> Stored:
+    def stored(images: Sequence[Item], what: str) -> Stored:
         kept = embed_all(images, vectors.embed, vectors.made_by, folder, detector, config.batch_size, what)
         return replace(kept, vectors=vectors.finish(kept.vectors))
 

@@ -10,8 +10,9 @@ import numpy as np
 
 from pipeline import files
 from pipeline.console import Progress
-from pipeline.data.sources import LabelledImage, decode
 from pipeline.similar.crop import Box, Detector, cut
+from tfrecords import pixels
+from tfrecords.sources import Item
 
 IMAGES_A_FILE = 256
 
@@ -25,14 +26,14 @@ class Stored:
         rejects: (key, reason) of the others.
     """
 
-    images: list[LabelledImage]
+    images: list[Item]
     vectors: np.ndarray
     boxes: list[Box | None]
     rejects: list[tuple[str, str]]
 
 
 def embed_all(
-    images: Sequence[LabelledImage],
+    images: Sequence[Item],
     embed: Callable[[list[np.ndarray]], np.ndarray],
     made_by: Any,
     folder: Path,
@@ -47,14 +48,14 @@ def embed_all(
         made_by: JSON-able, changes when the vectors would.
         detector: crops first.
     """
-    kept: list[LabelledImage] = []
+    kept: list[Item] = []
     vectors: list[np.ndarray] = []
     boxes: list[Box | None] = []
     rejects: list[tuple[str, str]] = []
     made_by = [made_by, detector and vars(detector.crop)]
     progress = Progress(what, len(images), "images")
     for start in range(0, len(images), IMAGES_A_FILE):
-        readable: list[tuple[LabelledImage, bytes]] = []
+        readable: list[tuple[Item, bytes]] = []
         for image in images[start : start + IMAGES_A_FILE]:
             try:
                 readable.append((image, image.read()))
@@ -91,9 +92,9 @@ def _write(
     for each in encoded:
         box = None
         try:
-            pixels = decode(each)
-            box = detector.box(pixels) if detector else None
-            waiting.append(cut(pixels, box))
+            picture = pixels.read(each)
+            box = detector.box(picture) if detector else None
+            waiting.append(cut(picture, box))
             reasons.append("")
         except ValueError as error:
             reasons.append(" ".join(str(error).split()) or "unreadable")

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline import files
-from pipeline.data.sources import LabelledImage, decode
 from pipeline.pages import charts
 from pipeline.similar.crop import Box
 from pipeline.similar.embedding_store import Stored
+from tfrecords import pixels
+from tfrecords.sources import Item
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,8 @@ def write_pictures(
 ) -> Path:
     """One PNG a query and similar.html with all of them."""
 
-    def tile(image: LabelledImage, text: str, box: Box | None, right: bool | None) -> charts.Tile:
-        return charts.Tile(decode(image.read()), text, right, box)
+    def tile(image: Item, text: str, box: Box | None, right: bool | None) -> charts.Tile:
+        return charts.Tile(pixels.read(image.read()), text, right, box)
 
     pieces = []
     for row in shown:

@@ -15,9 +15,8 @@ import tensorflow as tf
 from pipeline import files
 from pipeline.config import Encoder
 from pipeline.console import Progress
-from pipeline.data.labelled import labelled_images
 from pipeline.data.preprocessing import prepare_all
-from pipeline.data.sources import LabelledImage, decode, read_decoded
+from pipeline.data.sources import list_images, read_decoded
 from pipeline.errors import BadInput
 from pipeline.models import encoders
 from pipeline.retrieval.metrics import map_at_k, neighbour_hits
@@ -26,6 +25,8 @@ from pipeline.retrieval.vectors import unit_length
 from pipeline.similar.config import Triplets
 from pipeline.similar.embedding_store import embed_all
 from pipeline.similar.triplets import Trainer, class_batches
+from tfrecords import pixels
+from tfrecords.sources import Item
 
 STATE = "embedder.npz"
 REJECTS = "train_rejects.csv"  # not rejects.csv: that is the search's, in the same folder
@@ -111,8 +112,8 @@ def train(
         if place < at_set or (first >= each.epochs and old and old["after"]):
             print(f"similar train: {each.name} is done", flush=True)
             continue
-        images, _ = labelled_images(each.train, data_root)
-        validation, _ = labelled_images(each.validation, data_root)
+        images, _ = list_images(each.train, data_root)
+        validation, _ = list_images(each.validation, data_root)
         rejects: list[tuple[str, str]] = []
         read = partial(_features, vectors, run_dir, batch_size) if frozen else _readable
         images, features = read(images, each.name, rejects)
@@ -130,7 +131,7 @@ def train(
             if features is not None:
                 return features[rows]
             return prepare_all(
-                [decode(images[row].read()) for row in rows], vectors.encoder.preprocess
+                [pixels.read(images[row].read()) for row in rows], vectors.encoder.preprocess
             ).numpy()
 
         loss = float("nan")
@@ -169,14 +170,12 @@ def map_table(vectors: np.ndarray, class_names: Sequence[str]) -> dict[str, floa
     return {f"mAP@{k}": map_at_k(hits, matches, k) for k in (1, 3, 5)}
 
 
-def _readable(
-    images: list[LabelledImage], name: str, rejects: list[tuple[str, str]]
-) -> tuple[list[LabelledImage], None]:
+def _readable(images: list[Item], name: str, rejects: list[tuple[str, str]]) -> tuple[list[Item], None]:
     """The images that can be decoded, without features; the others go to `rejects`, so that no epoch meets them."""
     kept = []
     progress = Progress(f"similar train: reading {name}", len(images), "images")
-    for row, pixels, reason in read_decoded(images):
-        if pixels is None:
+    for row, picture, reason in read_decoded(images):
+        if picture is None:
             rejects.append((images[row].key, " ".join(reason.split())))
         else:
             kept.append(images[row])
@@ -202,10 +201,10 @@ def _features(
     vectors: Vectors,
     run_dir: Path,
     batch_size: int,
-    images: list[LabelledImage],
+    images: list[Item],
     name: str,
     rejects: list[tuple[str, str]],
-) -> tuple[list[LabelledImage], np.ndarray]:
+) -> tuple[list[Item], np.ndarray]:
     """(images that could be read, their features); the others go to `rejects`."""
     stored = embed_all(
         images, vectors.embed, vectors.made_by, run_dir / "embedded", None, batch_size, f"features of {name}"
@@ -220,7 +219,7 @@ def _features(
 
 def _validate(
     vectors: Vectors,
-    images: Sequence[LabelledImage],
+    images: Sequence[Item],
     features: np.ndarray | None,
     batch_size: int,
 ) -> dict[str, float]:
@@ -230,7 +229,7 @@ def _validate(
     else:
         parts = []
         for start in range(0, len(images), batch_size):
-            part = [decode(image.read()) for image in images[start : start + batch_size]]
+            part = [pixels.read(image.read()) for image in images[start : start + batch_size]]
             parts.append(vectors.model(prepare_all(part, vectors.encoder.preprocess), training=False).numpy())
         embedded = np.concatenate(parts)
     return map_table(unit_length(embedded), [image.class_name for image in images])

@@ -24,14 +24,15 @@ from typing import Any
 from pipeline import files
 from pipeline.config import ImageTextModel, load, to_yaml
 from pipeline.console import Progress
-from pipeline.data.labelled import check_shared_names, labelled_images
-from pipeline.data.sources import LabelledImage, decode
+from pipeline.data.sources import check_shared_names, list_images
 from pipeline.errors import BadInput
 from pipeline.models import prompts
 from pipeline.staged import perf
 from pipeline.staged.config import STAGES, Staged
 from pipeline.staged.retriever import Answer, Asked, Retriever, looked_up
 from pipeline.staged.vector_database import VectorDatabase
+from tfrecords import pixels
+from tfrecords.sources import Item
 
 DEFAULT_CONFIG = "configs/staged_cifar10.yaml"
 ACTIONS = ("build", "predict", "perf")
@@ -113,7 +114,7 @@ def main(command: Command) -> None:
             predict(config, retriever, command.images, command.stage)
         else:
             retriever.open_collections(create=False)
-            images, _ = labelled_images(config.queries, config.data_root)
+            images, _ = list_images(config.queries, config.data_root)
             perf.perf(retriever, images, command.options, config.thresholds, Path(config.run_dir))
 
 
@@ -124,7 +125,7 @@ def build(config: Staged, retriever: Retriever) -> None:
     """
     if not config.index:
         raise BadInput("index: expected at least one source of labelled images, such as {layout: folder, …}")
-    images, names = labelled_images(config.index, config.data_root)
+    images, names = list_images(config.index, config.data_root)
     run_dir, database = Path(config.run_dir), retriever.database
     files.write_text(run_dir / "config.yaml", to_yaml(config))
     retriever.open_collections(create=True)
@@ -141,10 +142,10 @@ def build(config: Staged, retriever: Retriever) -> None:
         batch = images[start : start + config.batch_size]
         there = [database.digests(name, [image.key for image in batch]) for name in collections]
         new, pictures, digests = [], [], []
-        for image, digest, pixels in _read(batch, there, rejects):
+        for image, digest, picture in _read(batch, there, rejects):
             new.append(image)
             digests.append(digest)
-            pictures.append(pixels)
+            pictures.append(picture)
         if new:
             keys, labels = [image.key for image in new], [image.class_name for image in new]
             asked = Asked(pictures, keys)
@@ -174,15 +175,15 @@ def predict(config: Staged, retriever: Retriever, paths: list[str], stage: str) 
     """Prints what each stage says of each image."""
     stages = looked_up(stage, config.thresholds)
     retriever.open_collections(False, stages)
-    pixels = []
+    decoded = []
     for path in paths:
         try:
-            pixels.append(decode(Path(path).read_bytes()))
+            decoded.append(pixels.read(Path(path).read_bytes()))
         except (ValueError, OSError) as error:
             raise BadInput(f"{path}: {error}") from None
     retriever.warm_up(stages, 1)
     last = ""
-    for path, image in zip(paths, pixels, strict=True):
+    for path, image in zip(paths, decoded, strict=True):
         asked = Asked([image], [path])
         if stage == "cascade":
             answers = retriever.cascade(asked, config.thresholds)[0]
@@ -209,8 +210,8 @@ def describe(answers: list[Answer], zero_shot: bool) -> str:
 
 
 def _read(
-    batch: list[LabelledImage], there: list[dict[str, str]], rejects: list[tuple[str, str]]
-) -> Iterator[tuple[LabelledImage, str, Any]]:
+    batch: list[Item], there: list[dict[str, str]], rejects: list[tuple[str, str]]
+) -> Iterator[tuple[Item, str, Any]]:
     """The images of a batch that some collection lacks, or holds from other bytes or as of another class.
 
     Yields:
@@ -222,7 +223,7 @@ def _read(
             digest = hashlib.sha256(encoded + image.class_name.encode()).hexdigest()[:32]
             if all(known.get(image.key) == digest for known in there):
                 continue
-            yield image, digest, decode(encoded)
+            yield image, digest, pixels.read(encoded)
         except (ValueError, OSError) as error:
             rejects.append((image.key, " ".join(str(error).split())))
 

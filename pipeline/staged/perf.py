@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from pipeline import files
-from pipeline.data.sources import LabelledImage, read_decoded
+from pipeline.data.sources import read_decoded
 from pipeline.errors import BadInput
 from pipeline.staged import cascade
 from pipeline.staged.config import STAGES
 from pipeline.staged.perf_page import report, table
 from pipeline.staged.retriever import Answer, Asked, Retriever, Tested, looked_up
+from tfrecords.sources import Item
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Options:
 
 def perf(
     retriever: Retriever,
-    images: list[LabelledImage],
+    images: list[Item],
     options: Options,
     thresholds: Mapping[str, float],
     run_dir: Path,

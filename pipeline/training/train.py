@@ -172,7 +172,7 @@ def rehearse(setting: Setting) -> None:
 
 def _open_validation(run: Run) -> RecordSet | None:
     globs = run.in_run_dir(run.train.validation)
-    if not any(any(Path().glob(g) if not Path(g).is_absolute() else Path("/").glob(g[1:])) for g in globs):
+    if not any(map(files.matching, globs)):
         return None
     return open_records(globs)
 

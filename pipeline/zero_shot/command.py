@@ -8,7 +8,6 @@ rerun goes on.
 """
 
 import csv
-import hashlib
 import io
 import os
 import time
@@ -21,14 +20,14 @@ import numpy as np
 from pipeline import files
 from pipeline.config import ImageTextModel, from_command_line, to_yaml
 from pipeline.console import Progress
-from pipeline.data.labelled import source_root
 from pipeline.data.preprocessing import Preprocess
+from pipeline.data.sources import hash_order
 from pipeline.errors import BadInput
 from pipeline.models import catalogue, prompts
 from pipeline.models.dual_encoder import FITS, DualEncoder, batches, identity
 from pipeline.zero_shot import confusion, image_cache
 from pipeline.zero_shot.config import STEPS, ZeroShot, file_name
-from tfrecords.sources import Item, list_source
+from tfrecords.sources import Item, list_configured
 
 TOP = 5
 
@@ -76,14 +75,15 @@ def main(config: ZeroShot) -> None:
 
 def list_task(config: ZeroShot) -> Task:
     """Raises BadInput where the layout does, where nothing is listed and where class names do not fit."""
-    root = source_root(config.source, config.data_root)
-    listing = list_source(config.source.layout, root, dict(config.source.options))
+    listing = list_configured(config.source, config.data_root)
     items = list(listing.items)
     if config.order == "hashed":
-        items.sort(key=lambda item: hashlib.sha256(item.key.encode("utf-8", "surrogateescape")).digest())
+        items.sort(key=hash_order)
     items = items[: config.first or None]
     if not items:
-        raise BadInput(f"{root}: the layout {config.source.layout} finds no images there")
+        raise BadInput(
+            f"source {config.source.name}: the layout {config.source.layout} finds no images in {config.source.root}"
+        )
     classes = list(listing.classes)
     if config.class_names:
         names = prompts.class_names(Path(config.class_names), classes)
@@ -99,7 +99,7 @@ def pack_of(config: ZeroShot, model: ImageTextModel, task: Task) -> image_cache.
     source = config.source
     return image_cache.Pack(
         root=Path(config.run_dir) / "packs",
-        source=[source.layout, str(source_root(source, config.data_root).resolve()), dict(source.options)],
+        source=[source.layout, source.root, dict(source.options)],
         items=task.items,
         labels={name: place for place, name in enumerate(task.classes)},
         preprocess=Preprocess(size, entry.mean, entry.std, entry.resize),

@@ -19,8 +19,8 @@ import numpy as np
 from pipeline import files
 from pipeline.console import Progress
 from pipeline.data.preprocessing import Preprocess, resize_to_square
-from pipeline.data.sources import decode
 from pipeline.errors import BadInput
+from tfrecords import pixels
 from tfrecords.sources import Item
 from tfrecords.sources.arrays import Batch
 
@@ -130,7 +130,7 @@ def _file_of(item: Item) -> str:
 
 def _prepared(item: Item, preprocess: Preprocess, fit: str) -> np.ndarray | str:
     try:
-        return resize_to_square(decode(item.read()), preprocess, fit)
+        return resize_to_square(pixels.read(item.read()), preprocess, fit)
     except (ValueError, OSError) as error:
         return str(error) or type(error).__name__
 

@@ -17,6 +17,7 @@ from pipeline.errors import BadInput
 from pipeline.evaluation import embedders, references
 from pipeline.retrieval.metrics import hits_of_predictions, mean_precision_at_5
 from tests.tfrecords import shard_files
+from tfrecords import pixels
 from tfrecords.shards import ShardWriter, index_path
 
 
@@ -333,13 +334,12 @@ def _unsigned(folder):
 
 
 def test_16_bit_and_upright_turning_are_done_on_purpose():
-    from pipeline.data.sources import decode
 
     file = io.BytesIO()
     Image.fromarray(np.full((4, 6), 65535, np.uint16)).save(file, "PNG")
-    assert decode(file.getvalue()).min() == 255
+    assert pixels.read(file.getvalue()).min() == 255
     file = io.BytesIO()
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (6, 4)).save(file, "JPEG", exif=exif)
-    assert decode(file.getvalue()).shape == (6, 4, 3)
+    assert pixels.read(file.getvalue()).shape == (6, 4, 3)

@@ -15,13 +15,13 @@ from PIL import Image
 
 from pipeline import cli
 from pipeline.config import Source
-from pipeline.data.labelled import check_shared_names
-from pipeline.data.sources import LabelledImage
+from pipeline.data.sources import check_shared_names
 from pipeline.errors import BadInput
 from pipeline.retrieval.vectors import class_means
 from pipeline.similar import classifiers, command, crop, triplets
 from pipeline.similar.embedding_store import Stored, embed_all
 from pipeline.similar.train import build_head, map_table
+from tfrecords.sources import Item
 
 COLOURS = {"blue": (90, 100, 160), "green": (85, 150, 100), "grey": (130, 130, 130), "red": (165, 90, 100)}
 
@@ -199,7 +199,7 @@ def test_a_detectors_boxes_are_scaled_from_its_square_to_the_picture(detector_fo
 
 
 def stored(vectors, classes, prefix="i") -> Stored:
-    images = [LabelledImage(f"{prefix}{i}", name, lambda: b"") for i, name in enumerate(classes)]
+    images = [Item(f"{prefix}{i}", name, lambda: b"") for i, name in enumerate(classes)]
     return Stored(images, np.array(vectors, np.float32), [None] * len(images), [])
 
 
@@ -255,9 +255,9 @@ def test_embeddings_are_computed_once_by_content_and_a_broken_image_is_named(tmp
     def image(key: str, value: int):
         path = tmp_path / key
         Image.new("RGB", (4, 4), (value, 0, 0)).save(path, "PNG")
-        return LabelledImage(key, "c", path.read_bytes)
+        return Item(key, "c", path.read_bytes)
 
-    images = [image("a.png", 10), LabelledImage("bad", "c", lambda: b"no image"), image("b.png", 20)]
+    images = [image("a.png", 10), Item("bad", "c", lambda: b"no image"), image("b.png", 20)]
     for _ in range(2):
         found = embed_all(images, embed, "model", tmp_path / "store", None, 2, "test")
         assert [each.key for each in found.images] == ["a.png", "b.png"] and found.rejects[0][0] == "bad"

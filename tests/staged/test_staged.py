@@ -12,12 +12,12 @@ from PIL import Image
 from pipeline import cli
 from pipeline.config import Encoder, ImageTextModel
 from pipeline.data.preprocessing import prepare_all
-from pipeline.data.sources import decode
 from pipeline.errors import BadInput
 from pipeline.models import encoders, intermediate_layers, tokenizers
 from pipeline.models.dual_encoder import DualEncoder
 from pipeline.staged import cascade, command, retriever
 from pipeline.staged.vector_database import VectorDatabase
+from tfrecords import pixels
 
 pytest.importorskip("milvus_lite", reason="needs the extra vectordb")
 # Imported here, not within a test: pymilvus resets logging, whereby absl's handler closes a stderr that is no
@@ -199,7 +199,7 @@ def test_perf_accuracies_equal_a_brute_force_vote_on_the_same_features(built: st
 
     def load(split):
         paths = sorted((images / split).rglob("*.png"))
-        return [decode(path.read_bytes()) for path in paths], [path.parent.name for path in paths]
+        return [pixels.read(path.read_bytes()) for path in paths], [path.parent.name for path in paths]
 
     index, queries = load("train"), load("test")
     for row, layer in zip(result["stages"], (None, "a", "d", "pool"), strict=True):
@@ -253,7 +253,7 @@ def test_cascade_takes_each_image_as_far_as_needed_and_no_further(built: str, im
             ImageTextModel(parsed.config.encoder), parsed.config.taps, 4, 3, "guie", database
         )
         found.open_collections(create=False)
-        pixels = [decode(p.read_bytes()) for p in sorted((images / "test").rglob("*.png"))]
+        pixels = [pixels.read(p.read_bytes()) for p in sorted((images / "test").rglob("*.png"))]
         thresholds = {"first": 1.0, "second": 1.0, "third": 1.0}
         together = found.cascade(retriever.Asked(pixels, [""] * len(pixels)), thresholds)
         assert len({len(answers) for answers in together}) > 1  # some early, some late
@@ -373,7 +373,7 @@ def test_with_a_text_tower_origin_is_zero_shot(tmp_path: Path, images: Path, cap
     lines = run(capsys, "predict", str(path), "--config", config, "--stage", "origin")
     shown = next(line for line in lines if line.startswith("origin")).split()
     towers = DualEncoder(ImageTextModel(Encoder(name="clip_tiny")))
-    image = prepare_all([decode(path.read_bytes())], towers.preprocess)
+    image = prepare_all([pixels.read(path.read_bytes())], towers.preprocess)
     features = towers.image.model(image).numpy()
     texts = towers.encode_texts([f"a photo of a {name}." for name in COLOURS])
     cosine = (features / np.linalg.norm(features)) @ texts.T

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pipeline.config import Source, resolve_data_path
 from pipeline.errors import BadInput
 from tfrecords.sources.cifar import cifar10, cifar100
 from tfrecords.sources.csv_table import csv_table
@@ -20,7 +21,7 @@ from tfrecords.sources.parquet import parquet
 from tfrecords.sources.products10k import products10k
 from tfrecords.sources.shards import existing_shards
 
-__all__ = ["LAYOUTS", "Item", "Listing", "list_source", "read_file"]
+__all__ = ["LAYOUTS", "Item", "Listing", "list_configured", "list_source", "read_file"]
 
 LAYOUTS: dict[str, Callable[..., Listing]] = {
     "folder": folder,
@@ -37,6 +38,8 @@ LAYOUTS: dict[str, Callable[..., Listing]] = {
     "csv": csv_table,
     "tfrecords": existing_shards,
 }
+
+ROOTLESS = ("drawn",)  # layouts with nothing on disk
 
 
 def list_source(layout: str, root: Path, options: dict[str, Any] | None = None) -> Listing:
@@ -66,3 +69,13 @@ def list_source(layout: str, root: Path, options: dict[str, Any] | None = None) 
         return LAYOUTS[layout](root, **(options or {}))
     except OSError as error:  # permissions, a disk that goes
         raise BadInput(f"layout {layout}: {root} cannot be listed: {error}") from None
+
+
+def list_configured(source: Source, data_root: str) -> Listing:
+    """Lists a source of a config: its root, unless absolute, lies below `data_root`.
+
+    Raises:
+        BadInput: as `list_source` and `resolve_data_path`.
+    """
+    root = Path() if source.layout in ROOTLESS else resolve_data_path(source.root, data_root)
+    return list_source(source.layout, root, dict(source.options))
