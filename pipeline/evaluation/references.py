@@ -67,6 +67,5 @@ class References:
             records = open_records(self.run.in_run_dir(self.run.train.records))
         except BadInput:  # a run that trained on shards that are gone since
             return None
-        maker = feature_cache.made_by(self.run, self.start, keras.config.dtype_policy().name)
-        path = feature_cache.kept_path(self.run, maker, records, "train")
-        return np.load(path) if path.exists() else None
+        cache = feature_cache.open_cache(self.run, self.start.encoder, keras.config.dtype_policy().name)
+        return None if cache.missing([records.digest]) else cache.get([records.digest])["features"][0]

@@ -17,7 +17,7 @@ from pipeline import config, files
 from pipeline.config import Phase, Run
 from pipeline.errors import BadInput
 from pipeline.models import catalogue
-from pipeline.training import costs, recipe
+from pipeline.training import checkpoints, costs
 from pipeline.training.costs import EncoderCosts, StepCosts
 from tfrecords.sources import LAYOUTS, list_source
 
@@ -122,7 +122,7 @@ def main(options: Options) -> None:
         BadInput: no phases; sizes that are neither built, known nor given; an encoder that is not there.
     """
     run = options.run
-    recipe.check(run)
+    checkpoints.expect_phases(run)
     size = set_size(run, options.images, options.classes)
     encoder = encoder_costs(run.encoder)
     oversampled = any(phase.min_images_per_class > 1 for phase in run.train.phases)
@@ -262,7 +262,7 @@ def _options(source: config.Source) -> dict[str, Any]:
 
 
 def _drawn(size: SetSize, min_images_per_class: int) -> int:
-    """Images an epoch, small classes drawn more often; see `phases._sampling`."""
+    """Images an epoch, small classes drawn more often; see `train.plan_phase`."""
     if size.counts is None:
         return size.images
     return sum(max(-(-min_images_per_class // count), 1) * count for count in size.counts)
