@@ -25,10 +25,6 @@ from pipeline.training import checkpoints, devices, phases, recipe
 from pipeline.training.phases import Setting
 
 
-def parse(argv: list[str]) -> Run:
-    return config.from_command_line(Run, argv, "train")
-
-
 @damage_is_bad_input()
 def main(run: Run) -> None:
     """Trains every phase that is not done yet.

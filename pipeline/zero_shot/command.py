@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from pipeline import files
-from pipeline.config import ImageTextModel, from_command_line, to_yaml
+from pipeline.config import ImageTextModel, to_yaml
 from pipeline.console import Progress
 from pipeline.data.preprocessing import Preprocess
 from pipeline.data.sources import hash_order
@@ -26,7 +26,7 @@ from pipeline.errors import BadInput
 from pipeline.models import catalogue, prompts
 from pipeline.models.dual_encoder import FITS, DualEncoder, batches, identity
 from pipeline.zero_shot import confusion, image_cache
-from pipeline.zero_shot.config import STEPS, ZeroShot, file_name
+from pipeline.zero_shot.config import ZeroShot, file_name
 from tfrecords.sources import Item, list_configured
 
 TOP = 5
@@ -39,11 +39,6 @@ class Task:
     items: list[Item]
     classes: list[str]
     names: list[str]
-
-
-def parse(argv: list[str]) -> ZeroShot:
-    step = [f"step={argv[0]}"] if argv and argv[0] in STEPS else []
-    return from_command_line(ZeroShot, [*argv[len(step) :], *step], "zero-shot [data-prep | evaluate]")
 
 
 def main(config: ZeroShot) -> None:
