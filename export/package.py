@@ -18,8 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import click
+
 from export import card, head
-from pipeline.config import Run, from_command_line, to_yaml
+from pipeline.command_line import SETTINGS, Command, run, takes_config
+from pipeline.config import Run, to_yaml
 from pipeline.errors import BadInput
 from pipeline.files import atomic_path, file_sha256, fingerprint, write_json, write_text
 
@@ -194,11 +197,8 @@ def _link(source: Path, target: Path) -> None:
         shutil.copy(source, target)
 
 
-def parse(argv: list[str]) -> Run:
-    return from_command_line(Run, argv, "package")
-
-
 def main(config: Run) -> None:
+    """Packs what is pushed to Kaggle: datasets and kernels below <run_dir>/submit/."""
     for folder in build_training(config):
         print(f"package: {folder}")
     if not (Path(config.run_dir) / "submission.zip").is_file():
@@ -209,7 +209,5 @@ def main(config: Run) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(parse(sys.argv[1:]))
-    except BadInput as error:
-        sys.exit(f"package: {error}")
+    package = click.command(cls=Command, context_settings=SETTINGS)(takes_config("pipeline.config:Run")(main))
+    sys.exit(run(package, "package", sys.argv[1:]))

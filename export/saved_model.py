@@ -19,7 +19,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 from export import card, formats
-from pipeline.config import Run, from_command_line
+from pipeline.config import Run
 from pipeline.data.preprocessing import Preprocess, prepare
 from pipeline.errors import BadInput
 from pipeline.evaluation.submission_zip import zip_submission
@@ -221,10 +221,6 @@ def write_formats(
         report[name] = {"file": path.name, "largest_difference": difference, "tolerance": tolerance}
         print(f"export: {path}, differs from the SavedModel by at most {difference:.1e}", flush=True)
     return report
-
-
-def parse(argv: list[str]) -> Run:
-    return from_command_line(Run, argv, "export")
 
 
 def main(config: Run) -> None:

@@ -15,10 +15,6 @@ from pipeline.training import checkpoints
 from tfrecords import contact_sheet
 
 
-def parse(argv: list[str]) -> Run:
-    return config.from_command_line(Run, argv, "run")
-
-
 def main(run: Run) -> None:
     """Runs each stage by its own `main`; each skips what it has done."""
     folder = Path(run.run_dir)

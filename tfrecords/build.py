@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.config import Run, from_command_line
+from pipeline.config import Run
 from pipeline.console import Progress
 from pipeline.errors import BadInput
 from pipeline.files import fingerprint, read_json, write_json, write_text
@@ -36,10 +36,6 @@ from tfrecords.processes import cores, in_processes
 from tfrecords.selection import Chunk, Plan
 
 FORMAT = 1  # of the records; a change of pixels or order must raise it, so old and new shards never mix
-
-
-def parse(argv: list[str]) -> Run:
-    return from_command_line(Run, argv, "tfrecords")
 
 
 def main(config: Run) -> None:

@@ -8,7 +8,6 @@ warning. Prints every problem with its shard and offset. Shards without a manife
 checked for all but the hash and the labels.
 """
 
-import argparse
 import hashlib
 import re
 from collections.abc import Iterator
@@ -44,16 +43,6 @@ class Expected:
     sha256: str | None = None
     source: str | None = None
     labels: int | None = None  # labels are below this
-
-
-def parse(argv: list[str]) -> Config:
-    parser = argparse.ArgumentParser(
-        prog="guie verify", description="Reread every shard of a records folder."
-    )
-    parser.add_argument("records", type=Path, help="a run's records folder, or any folder of .tfrec shards")
-    parser.add_argument("--workers", type=int, default=0, help="processes; 0: one a core")
-    given = parser.parse_args(argv)
-    return Config(given.records, given.workers)
 
 
 def main(config: Config) -> None:

@@ -19,7 +19,7 @@ from pipeline.captions.caption_table import Pair, read_pairs
 from pipeline.captions.config import Captions
 from pipeline.captions.embeddings import encode_images, encode_texts
 from pipeline.captions.metering import Meter
-from pipeline.config import ImageTextModel, from_command_line, resolve_data_path, to_yaml
+from pipeline.config import ImageTextModel, resolve_data_path, to_yaml
 from pipeline.data.array_cache import ArrayCache
 from pipeline.models.dual_encoder import DualEncoder, identity
 from pipeline.pages import charts
@@ -28,10 +28,6 @@ from pipeline.retrieval.search import nearest
 
 RANKS = (1, 5, 10)
 HEADER = ["line", "image", "caption", "similarity", "logit", "tokens cut", "reason"]
-
-
-def parse(argv: list[str]) -> Captions:
-    return from_command_line(Captions, argv, "captions")
 
 
 def main(config: Captions) -> None:

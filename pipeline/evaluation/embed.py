@@ -4,7 +4,6 @@ guie embed EMBEDDER DATA --out DIR
 → DIR/embeddings.npy [N, 64] float32, DIR/items.csv: key,source,class (row n is vector n), DIR/rejects.csv
 """
 
-import argparse
 import csv
 import io
 from collections.abc import Sequence
@@ -25,19 +24,6 @@ class Options:
     data: str
     out: str
     batch_size: int = 64
-
-
-def parse(argv: list[str]) -> Options:
-    parser = argparse.ArgumentParser(
-        "guie embed", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("embedder", help="SavedModel folder, submission.zip or Hub handle")
-    parser.add_argument("data", metavar="DATA", help="folder of class folders, shards, or LAYOUT:ROOT")
-    parser.add_argument("--out", required=True, metavar="DIR")
-    parser.add_argument(
-        "--batch-size", type=int, default=64, help="images of one size that are embedded together"
-    )
-    return Options(**vars(parser.parse_args(argv)))
 
 
 def main(options: Options) -> None:

@@ -7,7 +7,6 @@ Without --queries every image queries all others. Several --index merge into one
 domain (searched in its own index) and the whole (searched in the merged one).
 """
 
-import argparse
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -54,27 +53,6 @@ class Embedded:
     labels: np.ndarray
     keys: list[str]
     rejects: list[tuple[str, str, str]]
-
-
-def parse(argv: list[str]) -> Options:
-    parser = argparse.ArgumentParser(
-        "guie score", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument(
-        "embedder", help="SavedModel folder, submission.zip or Hub handle; with --solution, embeddings"
-    )
-    parser.add_argument(
-        "--index", action="append", default=[], metavar="DATA", help="folder, shards or LAYOUT:ROOT"
-    )
-    parser.add_argument(
-        "--queries", action="append", default=[], metavar="DATA", help="in the order of --index"
-    )
-    parser.add_argument("--out", default="", help="metrics.json to write")
-    parser.add_argument(
-        "--batch-size", type=int, default=64, help="images of one size that are embedded together"
-    )
-    parser.add_argument("--solution", default="", help="CSV of the competition: id, index ids, Usage")
-    return Options(**vars(parser.parse_args(argv)))
 
 
 def main(options: Options) -> None:

@@ -4,7 +4,6 @@ guie browse VECTORS_DIR DATA [--host 127.0.0.1] [--port 8000]
 VECTORS_DIR/embeddings.npy, VECTORS_DIR/items.csv and the images they came from → http://127.0.0.1:8000/
 """
 
-import argparse
 import csv
 import html
 import io
@@ -49,17 +48,6 @@ class Gallery:
     vectors: np.ndarray
     rows: list[tuple[str, str, str]]
     images: dict[tuple[str, str], Item]
-
-
-def parse(argv: list[str]) -> Options:
-    parser = argparse.ArgumentParser(
-        "guie browse", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("vectors", metavar="VECTORS_DIR", type=Path, help="what `guie embed --out` wrote")
-    parser.add_argument("data", metavar="DATA", help="the DATA that `guie embed` was given")
-    parser.add_argument("--host", default=Options.host, help="0.0.0.0 shows it to the whole network")
-    parser.add_argument("--port", type=int, default=Options.port, help="0 takes a free one")
-    return Options(**vars(parser.parse_args(argv)))
 
 
 def main(options: Options) -> None:

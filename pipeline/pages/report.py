@@ -31,10 +31,6 @@ pre { background: #f6f6f6; padding: 1rem; overflow: auto; font-size: 12px } img.
 """
 
 
-def parse(argv: list[str]) -> Run:
-    return config.from_command_line(Run, argv, "report")
-
-
 def main(run: Run) -> None:
     """Raises BadInput where the run has no metrics.json yet."""
     folder = Path(run.run_dir)

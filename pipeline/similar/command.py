@@ -11,8 +11,6 @@ and 5 in metrics.json.
 
 import csv
 import io
-import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline import files
-from pipeline.config import load, to_yaml
+from pipeline.config import to_yaml
 from pipeline.data.sources import check_shared_names, list_images
 from pipeline.errors import BadInput
 from pipeline.retrieval.metrics import map_at_k
@@ -34,7 +32,6 @@ from pipeline.similar.page import Found, neighbour_rows, write_pictures
 from pipeline.similar.train import Vectors
 from tfrecords.sources import Item, read_file
 
-ACTIONS = ("train", "search")
 MAP_AT = (1, 3, 5)
 
 
@@ -43,24 +40,6 @@ class Command:
     action: str
     config: Similar
     images: list[str]
-
-
-def parse(argv: list[str]) -> Command:
-    if not argv or argv[0] in ("-h", "--help"):
-        print(__doc__)
-        sys.exit(0 if argv else 2)
-    action, *words = argv
-    if action not in ACTIONS:
-        raise BadInput(f"expected train or search, got {action!r}")
-    if not words or not words[0].endswith((".yaml", ".yml")):
-        raise BadInput(
-            f"guie similar {action}: expected a CONFIG, a YAML file such as configs/similar_cub200.yaml"
-        )
-    overrides = [word for word in words[1:] if "=" in word and not os.path.exists(word)]
-    images = [word for word in words[1:] if word not in overrides]
-    if images and action == "train":
-        raise BadInput(f"guie similar train takes KEY=VALUE after the config, got {images[0]!r}")
-    return Command(action, load(Similar, words[0], overrides), images)
 
 
 def main(command: Command) -> None:

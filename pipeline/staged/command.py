@@ -9,12 +9,9 @@ zero-shot with a text tower, the whole encoder without; `all` in sequence; `casc
 whose neighbours agree. Without a CONFIG, predict and perf read configs/staged_cifar10.yaml.
 """
 
-import argparse
 import csv
-import difflib
 import hashlib
 import io
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import files
-from pipeline.config import ImageTextModel, load, to_yaml
+from pipeline.config import ImageTextModel, to_yaml
 from pipeline.console import Progress
 from pipeline.data.sources import check_shared_names, list_images
 from pipeline.errors import BadInput
@@ -34,9 +31,6 @@ from pipeline.staged.vector_database import VectorDatabase
 from tfrecords import pixels
 from tfrecords.sources import Item
 
-DEFAULT_CONFIG = "configs/staged_cifar10.yaml"
-ACTIONS = ("build", "predict", "perf")
-
 
 @dataclass(frozen=True)
 class Command:
@@ -45,44 +39,6 @@ class Command:
     images: list[str]
     stage: str
     options: "perf.Options"
-
-
-def parse(argv: list[str]) -> Command:
-    parser = argparse.ArgumentParser(
-        "guie staged", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("action", metavar="build|predict|perf")
-    parser.add_argument("words", nargs="*", metavar="CONFIG, IMAGE or KEY=VALUE")
-    parser.add_argument("--config", default="", help=f"the YAML file (default {DEFAULT_CONFIG})")
-    parser.add_argument("--stage", default="all", help=f"{', '.join(STAGES)}, all or cascade (default all)")
-    parser.add_argument("--num", type=int, default=0, help="perf: batches to test (default: the whole set)")
-    parser.add_argument("--batch-size", type=int, default=0, help="perf: images a batch (default: config)")
-    parser.add_argument("--display-freq", type=int, default=10, help="perf: batches between lines")
-    parser.add_argument("--time", action="store_true", help="perf: encoder and query time apart")
-    known = parser.parse_intermixed_args(argv)
-    if known.action not in ACTIONS:
-        raise BadInput(f"expected build, predict or perf, got {known.action!r}")
-    configs = [word for word in known.words if word.endswith((".yaml", ".yml"))]
-    rest = [word for word in known.words if word not in configs]
-    overrides = [word for word in rest if "=" in word and not os.path.exists(word)]
-    images = [word for word in rest if word not in overrides]
-    if len(configs) + bool(known.config) > 1:
-        raise BadInput(f"expected one config, got {', '.join([known.config, *configs])}")
-    if images and known.action != "predict":
-        raise BadInput(f"guie staged {known.action} takes a CONFIG and KEY=VALUE, got {images[0]!r}")
-    if not images and known.action == "predict":
-        raise BadInput("guie staged predict: expected the path of an image")
-    stages = (*STAGES, "all", "cascade")
-    if known.stage not in stages:
-        near = difflib.get_close_matches(known.stage, stages, n=2, cutoff=0.4) or stages
-        raise BadInput(f"unknown stage {known.stage!r}; nearest: {', '.join(near)}")
-    if min(known.num, known.batch_size) < 0 or known.display_freq < 1:
-        raise BadInput("--num and --batch-size must be 0 or more, --display-freq 1 or more")
-    config = load(Staged, known.config or (configs or [DEFAULT_CONFIG])[0], overrides)
-    options = perf.Options(
-        known.stage, known.num, known.batch_size or config.batch_size, known.display_freq, known.time
-    )
-    return Command(known.action, config, images, known.stage, options)
 
 
 def main(command: Command) -> None:

@@ -7,7 +7,6 @@ Nothing is built and nothing is downloaded. Peaks are the makers' bfloat16 figur
 taken to reach. Not counted: validation, checkpoints, reading records, padding of tiles on the device.
 """
 
-import argparse
 import inspect
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -94,25 +93,6 @@ class PhasePlan:
     drawn: int  # images an epoch
     steps: int
     estimates: dict[str, Estimate]
-
-
-def parse(argv: list[str]) -> Options:
-    parser = argparse.ArgumentParser(
-        prog="guie plan", description=__doc__.splitlines()[0].removeprefix("STAGE  ")
-    )
-    parser.add_argument("config", metavar="CONFIG")
-    parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*")
-    parser.add_argument("--share", type=float, default=Options.share, help="of the peak that a step reaches")
-    parser.add_argument("--images", type=int, help="training images, where records are not built")
-    parser.add_argument("--classes", type=int, help="training classes, where records are not built")
-    given = parser.parse_intermixed_args(argv)
-    if not 0.0 < given.share <= 1.0:
-        raise BadInput(f"--share: expected a share of the peak, 0 … 1, got {given.share}")
-    for name in ("images", "classes"):
-        if getattr(given, name) is not None and getattr(given, name) < 1:
-            raise BadInput(f"--{name}: expected at least 1, got {getattr(given, name)}")
-    run = config.load(Run, given.config, given.overrides)
-    return Options(run, given.share, given.images, given.classes)
 
 
 def main(options: Options) -> None:

@@ -53,10 +53,6 @@ class Data:
     validation: RecordSet | None
 
 
-def parse(argv: list[str]) -> Run:
-    return config.from_command_line(Run, argv, "train")
-
-
 @damage_is_bad_input()
 def main(run: Run) -> None:
     """Trains every phase that is not done yet.

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from pipeline import console, files
-from pipeline.config import ImageTextModel, from_command_line, to_yaml
+from pipeline.config import ImageTextModel, to_yaml
 from pipeline.data.array_cache import ArrayCache
 from pipeline.data.image_cache import CachedImages, cache_images
 from pipeline.data.preprocessing import Preprocess, resize_to_square
@@ -27,7 +27,7 @@ from pipeline.errors import BadInput
 from pipeline.models import catalogue, prompts
 from pipeline.models.dual_encoder import FITS, DualEncoder, batches, identity
 from pipeline.zero_shot import confusion
-from pipeline.zero_shot.config import STEPS, ZeroShot, file_name
+from pipeline.zero_shot.config import ZeroShot, file_name
 from tfrecords.sources import Item, list_configured
 
 TOP = 5
@@ -48,11 +48,6 @@ class Prepared:
 
     cache: ArrayCache
     found: CachedImages
-
-
-def parse(argv: list[str]) -> ZeroShot:
-    step = [f"step={argv[0]}"] if argv and argv[0] in STEPS else []
-    return from_command_line(ZeroShot, [*argv[len(step) :], *step], "zero-shot [data-prep | evaluate]")
 
 
 def main(config: ZeroShot) -> None:

@@ -10,12 +10,13 @@ import pytest
 from PIL import Image
 
 from pipeline import cli
-from pipeline.config import Encoder, ImageTextModel
+from pipeline.config import Encoder, ImageTextModel, load
 from pipeline.data.preprocessing import prepare_all
 from pipeline.errors import BadInput
 from pipeline.models import encoders, intermediate_layers, tokenizers
 from pipeline.models.dual_encoder import DualEncoder
-from pipeline.staged import cascade, command, retriever
+from pipeline.staged import cascade, retriever
+from pipeline.staged.config import Staged
 from pipeline.staged.vector_database import VectorDatabase
 from tfrecords import pixels
 
@@ -208,7 +209,7 @@ def test_perf_accuracies_equal_a_brute_force_vote_on_the_same_features(built: st
             if layer is None:
                 raw = retriever.pixel_vectors(pictures, 4)
             else:
-                model = command.load(command.Staged, built).encoder
+                model = load(Staged, built).encoder
                 encoder = encoders.build(model)
                 part = keras.Model(encoder.model.inputs, encoder.model.get_layer(layer).output)
                 raw = part(prepare_all(pictures, encoder.preprocess)).numpy()
@@ -247,11 +248,9 @@ def test_cascade_answers_as_the_stage_its_thresholds_point_to(
 
 
 def test_cascade_takes_each_image_as_far_as_needed_and_no_further(built: str, images: Path, capsys):
-    parsed = command.parse(["perf", built])
+    config = load(Staged, built)
     with VectorDatabase(str(Path(built).parent / "run" / "vectors.db")) as database:
-        found = retriever.Retriever(
-            ImageTextModel(parsed.config.encoder), parsed.config.taps, 4, 3, "guie", database
-        )
+        found = retriever.Retriever(ImageTextModel(config.encoder), config.taps, 4, 3, "guie", database)
         found.open_collections(create=False)
         pixels = [pixels.read(p.read_bytes()) for p in sorted((images / "test").rglob("*.png"))]
         thresholds = {"first": 1.0, "second": 1.0, "third": 1.0}
@@ -346,7 +345,7 @@ def test_bad_input_is_one_line(built: str, tmp_path: Path, capsys):
     no_image = tmp_path / "x.png"
     no_image.write_text("hello")
     for argv, expected in (
-        (["perf", built, "--stage", "thrid"], "unknown stage 'thrid'; nearest: third"),
+        (["perf", built, "--stage", "thrid"], "got 'thrid'; nearest: third"),
         (["predict", "nowhere.png", "--config", built], "nowhere.png does not exist"),
         (["predict", str(no_image), "--config", built], "x.png: not a"),
         (["predict", "--config", built], "expected the path of an image"),

@@ -56,7 +56,7 @@ def train(drawn, run_dir: Path, *overrides: str) -> dict[str, np.ndarray]:
         ("train.log_every_steps=0", "expected 1 or more, got 0"),
         ("train.checkpoint_every_steps=0", "expected 1 or more, got 0"),
         ("train.optimizer.accumulate_steps=0", "expected 1 or more, got 0"),
-        ("train.optimizer.ema=1.5", "train.optimizer.ema: expected 0 … 1, got 1.5"),
+        ("train.optimizer.ema=1.5", "train.optimizer.ema: expected 0 … 0.9999999, got 1.5"),
         ("train.loss.subcenters=0", "expected 1 or more, got 0"),
         ("embedder.dropout=1.0", "embedder.dropout: expected 0 … 0.999, got 1"),
         ("train.phases.0.epochs=0", "train.phases.0.epochs: expected above 0, got 0"),
