@@ -6,7 +6,7 @@ import textwrap
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from markupsafe import Markup
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 BLUE, ORANGE, GREEN, PURPLE, RED, GREY = "#2f6db5", "#e08a1e", "#3a9a5b", "#8e5bb5", "#c0392b", "#6b7280"
 COLOURS = (BLUE, ORANGE, GREEN, PURPLE, RED, GREY)
 SIZE_INCHES = (4.5, 3.0)
-STYLE = {
+STYLE: Any = {  # matplotlib types each key of its own
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "guie",  # the same chart, the same ids
     "font.sans-serif": ["DejaVu Sans", "Verdana"],

@@ -65,5 +65,5 @@ def picture(counts: np.ndarray, names: list[str], title: str) -> Image.Image:
         box = figure.get_tightbbox().padded(MARGIN_PX / DPI)
         edges_px = [np.floor(DPI * box.x0), np.floor(DPI * box.y0), side_px + 90, np.ceil(DPI * box.y1)]
         png = io.BytesIO()
-        figure.savefig(png, format="png", bbox_inches=Bbox.from_extents(np.array(edges_px) / DPI))
+        figure.savefig(png, format="png", bbox_inches=Bbox.from_extents(*(edge / DPI for edge in edges_px)))
     return Image.open(png).convert("RGB")
