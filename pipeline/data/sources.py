@@ -17,7 +17,7 @@ from pipeline.config import Source
 from pipeline.errors import BadInput
 from pipeline.files import file_sha256, matching
 from tfrecords import pixels, schema, shards
-from tfrecords.sources import LAYOUTS, Item, list_configured
+from tfrecords.sources import LAYOUTS, Item, list_configured, list_source
 from tfrecords.sources.items import as_text
 from tfrecords.sources.shards import read_record
 
@@ -93,8 +93,7 @@ def _read_one(item: Item) -> tuple[np.ndarray | None, str]:
 
 
 def _listed(name: str, layout: str, root: Path) -> ImageSet:
-    listing = LAYOUTS[layout](root)
-    items = list(listing.items)
+    items = list(list_source(layout, root).items)
     if not items:
         raise BadInput(f"{root}: no images found in the layout {layout!r}")
     return ImageSet(name, items)

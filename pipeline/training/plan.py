@@ -7,10 +7,8 @@ Nothing is built and nothing is downloaded. Peaks are the makers' bfloat16 figur
 taken to reach. Not counted: validation, checkpoints, reading records, padding of tiles on the device.
 """
 
-import inspect
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from pipeline import config, files
 from pipeline.config import Phase, Run
@@ -18,7 +16,7 @@ from pipeline.errors import BadInput
 from pipeline.models import catalogue
 from pipeline.training import checkpoints, costs
 from pipeline.training.costs import EncoderCosts, StepCosts
-from tfrecords.sources import LAYOUTS, list_source
+from tfrecords.sources import find_layout
 
 GIB = 2.0**30
 HEADROOM = 0.95  # of HBM; the runtime keeps some for itself
@@ -35,19 +33,6 @@ ACCELERATORS = {
     "v3-8": Accelerator(8, 16.0, 61.5e12),  # a replica is a core, two a chip
     "v4-8": Accelerator(4, 32.0, 275e12),  # a replica is a chip
     "v5e-8": Accelerator(8, 16.0, 197e12),
-}
-
-CIFAR = {"train": 50_000, "test": 10_000, "all": 60_000}
-MNIST = {"train": 60_000, "test": 10_000, "all": 70_000}
-KNOWN_SETS = {  # layout: (classes, images of each split) of the whole public set, as published
-    "imagenet": (1000, {"train": 1_281_167, "val": 50_000}),
-    "products10k": (9691, {"train": 141_931, "test": 55_376}),
-    "landmarks": (81_313, {"train": 1_580_470}),
-    "cub200": (200, {"all": 11_788, "train": 5_994, "test": 5_794}),
-    "cifar10": (10, CIFAR),
-    "cifar100": (100, CIFAR),
-    "mnist": (10, MNIST),
-    "fashion_mnist": (10, MNIST),
 }
 
 
@@ -203,42 +188,18 @@ def set_size(run: Run, images: int | None = None, classes: int | None = None) ->
         raise BadInput("records.sources is empty and no records are built: give --images N --classes N")
     split, total_images, total_classes = run.records.split, 0.0, 0.0
     for source in run.records.sources:
-        of_source, each = _known(source)
+        published = find_layout(source.layout).size(source.options)
+        if published is None:
+            raise BadInput(
+                f"source {source.name}: the size of a {source.layout!r} is known only once its records are built: run "
+                "`guie tfrecords`, or give --images N --classes N"
+            )
         cap = run.records.cap_per_class if source.cap_per_class is None else source.cap_per_class
-        total_classes += of_source * (split.train if split.by == "class" else 1.0)
-        total_images += min(each, cap * of_source) * split.train
+        total_classes += published.classes * (split.train if split.by == "class" else 1.0)
+        total_images += min(published.images, cap * published.classes) * split.train
     return SetSize(
         images or round(total_images), classes or round(total_classes), f"{given}at most, by known sizes"
     )
-
-
-def _known(source: config.Source) -> tuple[int, int]:
-    """(classes, images) of a source, of the split that it takes."""
-    if source.layout == "drawn":
-        classes = len(list_source("drawn", Path(), dict(source.options)).classes)
-        return classes, classes * _options(source)["images_per_class"]
-    if source.layout not in KNOWN_SETS:
-        raise BadInput(
-            f"source {source.name}: the size of a {source.layout!r} is known only once its records are built: run "
-            "`guie tfrecords`, or give --images N --classes N"
-        )
-    (classes, images), options = KNOWN_SETS[source.layout], _options(source)
-    split = options.get("split", "train")
-    if split not in images:
-        raise BadInput(
-            f"source {source.name}: layout {source.layout}: option split expects {', '.join(images)}, got {split!r}"
-        )
-    if options.get("coarse"):
-        classes = 20
-    if source.layout == "landmarks":
-        classes = min(classes, options["classes"])
-    return classes, images[split] + (classes if options.get("iconic") else 0)
-
-
-def _options(source: config.Source) -> dict[str, Any]:
-    """The source's options, and the layout's defaults for the others."""
-    known = inspect.signature(LAYOUTS[source.layout]).parameters
-    return {name: parameter.default for name, parameter in known.items()} | dict(source.options)
 
 
 def _drawn(size: SetSize, min_images_per_class: int) -> int:

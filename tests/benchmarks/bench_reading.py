@@ -191,12 +191,12 @@ class PillowDataset:
         import numpy as np
         from PIL import Image, ImageOps
 
-        from tfrecords.schema import parse
+        from tfrecords.schema import parse_record
 
         path, offset, length = self.places[item]
         with path.open("rb") as file:
             file.seek(offset)
-            encoded = parse(file.read(length)[12:-4]).encoded
+            encoded = parse_record(file.read(length)[12:-4]).encoded
         image = Image.open(io.BytesIO(encoded)).convert("RGB")
         area = image.width * image.height * random.uniform(SMALLEST_SHARE, 1.0)
         aspect = random.uniform(1 / LARGEST_ASPECT, LARGEST_ASPECT)

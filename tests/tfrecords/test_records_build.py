@@ -13,7 +13,7 @@ import pytest
 from pipeline import cli
 from pipeline.config import Records, Source
 from tests.tfrecords.damage import encoded, photograph, png_bomb
-from tfrecords import selection as plans
+from tfrecords import selection
 from tfrecords.build import table
 from tfrecords.labels import SPLITS
 from tfrecords.schema import read_shard
@@ -170,17 +170,17 @@ def test_the_missions_three_sets_get_the_public_label_ranges():
 
     listings = {"imagenet1k-mini": listing(1000), "products10k": listing(9691), "glr2021mini": listing(7000)}
     records = Records(sources=[Source("folder", name) for name in listings])
-    plan = plans.make(records, listings)
-    assert plan.space.ranges() == {
+    selected = selection.select(records, listings)
+    assert selected.space.ranges() == {
         "imagenet1k-mini": (0, 1000),
         "products10k": (1000, 9691),
         "glr2021mini": (10691, 7000),
     }
-    labels = plan.space.labels()
+    labels = selected.space.labels()
     assert sorted(labels.values()) == list(range(17_691))
     assert labels["products10k", "00000"] == 1000 and labels["products10k", "09690"] == 10690
     assert labels["glr2021mini", "00000"] == 10691 and labels["glr2021mini", "06999"] == 17690
-    assert {label for chunk in plan.chunks for _, label in chunk.items()} == set(range(17_691))
+    assert {label for chunk in selected.chunks for _, label in chunk.items()} == set(range(17_691))
 
 
 def test_merged_classes_share_a_label_a_split_and_a_cap(tmp_path: Path):
@@ -311,8 +311,8 @@ def test_too_many_rejects_fail_the_build_and_keep_the_list(tmp_path: Path, capsy
         ({"layout": "foldr"}, "nearest known: folder"),
         ({"name": "a/b"}, "source name"),
         ({"name": "cifar10-train"}, "read as train.*cifar10_train"),
-        ({"cap_per_class": 0}, "source birds: cap_per_class: expected at least 1, got 0"),
-        ({"cap_per_class": -1}, "expected at least 1, got -1"),
+        ({"cap_per_class": 0}, "records.sources.0.cap_per_class: expected 1 or more, got 0"),
+        ({"cap_per_class": -1}, "expected 1 or more, got -1"),
     ],
 )
 def test_a_bad_source_is_one_line_and_leaves_nothing(
@@ -336,8 +336,8 @@ def test_a_bad_source_is_one_line_and_leaves_nothing(
     [
         ("records.split.train=0.5", "sum to 1"),
         ("records.split.by=family", "class or item"),
-        ("records.cap_per_class=0", "at least 1"),
-        ("records.jpeg_quality=101", "1 to 100"),
+        ("records.cap_per_class=0", "expected 1 or more"),
+        ("records.jpeg_quality=101", "1 … 100"),
         ("records.min_per_class=100", "no class has"),
         ("records.runner=spark", "processes or beam"),
         ("records.merge_classes=nowhere.csv", "nowhere.csv"),

@@ -100,7 +100,7 @@ def test_a_build_reports_both_kinds(tmp_path: Path, capsys):
         ("near", train, validation),
     }
     out = capsys.readouterr().out
-    assert "1 images stand in two splits (exact" in out and "1 images stand in two splits (near" in out
+    assert "1 images are in two splits (exact" in out and "1 images are in two splits (near" in out
 
 
 def test_beam_makes_the_same_shards(tmp_path: Path):
