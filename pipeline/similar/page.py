@@ -8,7 +8,7 @@ from pathlib import Path
 from pipeline import files
 from pipeline.pages import charts
 from pipeline.similar.crop import Box
-from pipeline.similar.embedding_store import Stored
+from pipeline.similar.embedder import Stored
 from tfrecords import pixels
 from tfrecords.sources import Item
 

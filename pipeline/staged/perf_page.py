@@ -66,25 +66,6 @@ def curve_chart(rows: Sequence[dict], points: Sequence[cascade.Point]) -> str:
     )
 
 
-def table(result: dict, with_time: bool) -> str:
-    """The stages one below the other; times where they were asked for."""
-    head = f"{'stage':<10}{'images':>8}{'accuracy':>10}{'d right':>9}{'d wrong':>9}"
-    lines = [head + (f"{'encode ms':>11}{'query ms':>10}{'alone ms':>10}" if with_time else "")]
-    for row in result["stages"]:
-        line = f"{row['stage']:<10}{row['images']:>8,}{row['accuracy']:>10.2%}"
-        line += f"{row['distance_correct']:>9.3f}{row['distance_incorrect']:>9.3f}"
-        if with_time:
-            line += f"{row['encode_ms']:>11.2f}{row['query_ms']:>10.2f}{row['alone_ms']:>10.2f}"
-        lines.append(line)
-        if "answered" in row:
-            shares = ", ".join(f"{name} {share:.0%}" for name, share in row["answered"].items())
-            lines.append(f"          answered by: {shares}")
-    for point in result.get("cascade", []):
-        settings = " ".join(f"{name} {value:g}" for name, value in point["thresholds"].items())
-        lines.append(f"cascade   {point['accuracy']:>18.2%}{point['ms']:>10.2f} ms   {settings}")
-    return "\n".join(lines)
-
-
 def _histogram(tested: Sequence[Tested], stage: str) -> str:
     groups: dict[str, list[float]] = {"correct": [], "incorrect": []}
     for one in tested:
