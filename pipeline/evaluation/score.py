@@ -34,8 +34,6 @@ class Options:
     solution: str = ""
 
 
-
-
 def main(options: Options) -> None:
     if options.solution:
         result = solution.score(options.embedder, options.solution)

@@ -73,7 +73,9 @@ def bars(title: str, rows: Mapping[str, Mapping[str, float]], y_label: str) -> s
             axes.bar(range(len(rows)), values, 0.6, heights, color=colour, label=part)
             heights += values
         for position, height in enumerate(heights):
-            axes.annotate(f"{height:.3g}", (position, height), (0, 3), textcoords="offset points", ha="center")
+            axes.annotate(
+                f"{height:.3g}", (position, height), (0, 3), textcoords="offset points", ha="center"
+            )
         axes.set_xticks(range(len(rows)), list(rows))
         axes.margins(y=0.12)
         axes.set_ylim(0, None if heights.any() else 1)
@@ -121,7 +123,9 @@ def drawing() -> Iterator[None]:
     import matplotlib
 
     with matplotlib.rc_context(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from")  # the viewer's fonts draw it, or a box stands there
+        warnings.filterwarnings(
+            "ignore", "Glyph .* missing from"
+        )  # the viewer's fonts draw it, or a box stands there
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(STYLE)
         yield
@@ -139,7 +143,9 @@ def _chart(title: str, x_label: str, y_label: str, draw: "Callable[[Axes], None]
         if len(labels) > 1:
             figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
         text = io.StringIO()
-        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))  # no metadata: the same chart, the same bytes
+        nothing = dict.fromkeys(
+            ("Creator", "Date", "Format", "Type")
+        )  # no metadata: the same chart, the same bytes
         figure.savefig(text, format="svg", metadata=nothing)
     svg = text.getvalue()
     # Without the prolog, which a page may not hold, and the groups' ids, which every chart has.

@@ -9,7 +9,7 @@ from pipeline import files
 from pipeline.pages.pictures import Tile, as_jpeg, data_url, neighbour_picture
 from pipeline.pages.render import render
 from pipeline.similar.crop import Box
-from pipeline.similar.embedding_store import Stored
+from pipeline.similar.embedder import Stored
 from tfrecords import pixels
 from tfrecords.sources import Item
 

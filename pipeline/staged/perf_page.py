@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from pipeline import console
 from pipeline.pages import charts
 from pipeline.pages.render import render
 from pipeline.staged import cascade
@@ -51,29 +50,6 @@ def curve_chart(rows: Sequence[dict], points: Sequence[cascade.Point]) -> str:
         lines=["cascade"],
         names={"one stage alone": [row["stage"] for row in rows]},
     )
-
-
-def table(result: dict, with_time: bool) -> str:
-    """The stages as text, with times where `--time` asks for them, then the cascade."""
-    header = ["stage", "images", "accuracy", "d right", "d wrong"]
-    rows = []
-    for row in result["stages"]:
-        distances = [f"{row['distance_correct']:.3f}", f"{row['distance_incorrect']:.3f}"]
-        times = [f"{row[name]:.2f}" for name in ("encode_ms", "query_ms", "alone_ms")] if with_time else []
-        rows.append([row["stage"], f"{row['images']:,}", f"{row['accuracy']:.2%}", *distances, *times])
-    parts = [console.table([*header, *(["encode ms", "query ms", "alone ms"] if with_time else [])], rows)]
-    for row in result["stages"]:
-        if "answered" in row:
-            shares = ", ".join(f"{name} {share:.0%}" for name, share in row["answered"].items())
-            parts.append(f"answered by: {shares}")
-    if points := result.get("cascade"):
-        rows = [
-            [" ".join(f"{name} {value:g}" for name, value in point["thresholds"].items()),
-             f"{point['accuracy']:.2%}", f"{point['ms']:.2f}"]
-            for point in points
-        ]  # fmt: skip
-        parts.append(console.table(["cascade", "accuracy", "ms"], rows))
-    return "\n".join(parts)
 
 
 def _answers(tested: Sequence[Tested], stage: str) -> dict[str, list[Answer]]:

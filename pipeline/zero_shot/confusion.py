@@ -52,7 +52,9 @@ def picture(counts: np.ndarray, names: list[str], title: str) -> Image.Image:
         shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
         norm = PowerNorm(0.5, 0, 1)  # the square root lifts small shares out of the white
         colours = LinearSegmentedColormap.from_list("shares", COLOURS)
-        image = axes.imshow(shares, colours, norm, interpolation="nearest", zorder=3)  # above the frame's inner half
+        image = axes.imshow(
+            shares, colours, norm, interpolation="nearest", zorder=3
+        )  # above the frame's inner half
         axes.grid(False)
         axes.spines[:].set(visible=True, color="#888888")
         axes.set(xlabel="predicted class", ylabel="true class")
