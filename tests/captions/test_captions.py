@@ -230,6 +230,28 @@ def test_table_of_bad_rows_alone_ends_well(tmp_path):
     assert code == 0 and len(rows) == 2 and summary["scored"] == 0 and summary["similarity"] == {}
 
 
+def test_reasons_that_differ_in_numbers_and_paths_alone_are_counted_together():
+    reasons = [
+        "HTTP 503 (2 attempts)",
+        "HTTP 503 (3 attempts)",
+        "HTTP 404",
+        "no such file: /a/b",
+        "no such file: /c",
+        "1.2 megapixels, more than max_megapixels 1",
+        "13.5 megapixels, more than max_megapixels 1",
+        "",
+    ]
+    rows = [[2, "a", "b", "", "", "", reason] for reason in reasons]
+    with Meter() as meter:
+        nothing = np.zeros(0, np.float32)
+        assert command.summarise(MODEL, rows, nothing, nothing, meter)["reasons"] == {
+            "HTTP 503 (N attempts)": 2,
+            "no such file": 2,
+            "N megapixels, more than max_megapixels N": 2,
+            "HTTP 404": 1,
+        }
+
+
 def test_retrieval_counts_what_the_slow_way_counts():
     random = np.random.default_rng(0)
     names = [f"i{n}" for n in range(30)]
@@ -384,3 +406,6 @@ def test_meter_counts_overlapping_threads_once_and_sees_memory_come_and_go():
     rows = {row["step"]: row for row in meter.rows()}
     assert 0.2 <= rows["threads"]["seconds"] < 0.4 and rows["threads"]["items"] == 3
     assert rows["large"]["peak MB"] - rows["small"]["peak MB"] > 30
+    header, first, *_ = meter.table().splitlines()
+    assert header.split() == ["step", "items", "seconds", "items/s", "peak", "MB", "above", "start"]
+    assert first.split()[:3] == ["threads", "3", f"{rows['threads']['seconds']:.2f}"]

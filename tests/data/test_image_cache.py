@@ -79,7 +79,7 @@ def test_unreadable_images_are_rejects_with_a_reason_and_are_tried_again(shades)
     broken = [
         item("damaged", encoded(1)[:40]),
         item("text", b"no image"),
-        Item("refused", "class", lambda: refuse("two\nlines")),
+        Item("refused", "class", lambda: refuse("\udcff two\nlines")),
         Item("absent", "class", lambda: Path("/none/\udcff").read_bytes()),
     ]
     good = [item("a", encoded(1)), item("b", encoded(2))]
@@ -88,7 +88,7 @@ def test_unreadable_images_are_rejects_with_a_reason_and_are_tried_again(shades)
         assert found.items == good and shades.rows(found) == [1, 2]
         assert [key for key, _ in found.rejects] == ["damaged", "text", "refused", "absent"]
         reasons = [why for _, why in found.rejects]
-        assert all(reasons) and reasons[2] == "two" and "".join(reasons).encode().count(b"\n") == 0
+        assert all(reasons) and reasons[2] == "\\xff two" and "".join(reasons).encode().count(b"\n") == 0
     mended = [good[0], item("damaged", encoded(5)), good[1]]
     found, batches = shades.run(mended)
     assert batches == [[5]] and found.rejects == [] and shades.rows(found) == [1, 5, 2]

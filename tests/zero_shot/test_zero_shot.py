@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from pipeline import cli
+from pipeline import cli, console
 from pipeline.config import ImageTextModel, load
 from pipeline.data.preprocessing import Preprocess, prepare, resize_to_square
 from pipeline.errors import BadInput
@@ -188,8 +188,30 @@ def test_models_of_one_size_share_their_images_and_another_size_has_its_own(fold
     sides = {np.load(path).shape[1:] for path in (folder / "run" / "images").rglob("images.npy")}
     assert sides == {(64, 64, 3), (48, 48, 3)}
     assert len(list((folder / "run" / "images").iterdir())) == 2
-    assert run(folder, "fit=squash") == 0  # another fit
+    assert run(folder) == 0
+    assert run(folder, "fit=squash") == 0
     assert len(list((folder / "run" / "images").iterdir())) == 3
+    assert encoders[-1].calls == {"images": 10, "texts": 0}  # other pixels, other predictions
+
+
+def test_predictions_are_those_of_the_encoder_s_own_scaling(folder, encoders, monkeypatch):
+    assert run(folder) == 0
+    monkeypatch.setattr(ColourEncoder, "preprocess", Preprocess(64, (0.4,) * 3, (0.5,) * 3))
+    assert run(folder) == 0
+    assert encoders[-1].calls == {"images": 10, "texts": 0}
+
+
+def test_accuracy_so_far_stands_in_the_progress_note(folder, encoders, monkeypatch):
+    notes = []
+
+    class Recorded(console.Progress):
+        def add(self, count: int, note: str = "") -> None:
+            notes.append((count, note))
+
+    monkeypatch.setattr(console, "Progress", Recorded)
+    assert run(folder) == 0
+    parts = [(4, "top-1 so far 100.0%"), (4, "top-1 so far 100.0%"), (2, "top-1 so far 90.0%")]
+    assert notes == parts * 2  # of two models; the wrong one is the last image
 
 
 def test_images_none_of_which_can_be_read_are_one_line(folder, encoders, capsys):
