@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from pipeline import cli
-from pipeline.config import Encoder, ImageTextModel, load
+from pipeline.config import Encoder, ImageTextModel
+from pipeline.config import load as load_config
 from pipeline.data.preprocessing import prepare_all
 from pipeline.errors import BadInput
 from pipeline.models import encoders, intermediate_layers, tokenizers
@@ -209,7 +210,7 @@ def test_perf_accuracies_equal_a_brute_force_vote_on_the_same_features(built: st
             if layer is None:
                 raw = retriever.pixel_vectors(pictures, 4)
             else:
-                model = load(Staged, built).encoder
+                model = load_config(Staged, built).encoder
                 encoder = encoders.build(model)
                 part = keras.Model(encoder.model.inputs, encoder.model.get_layer(layer).output)
                 raw = part(prepare_all(pictures, encoder.preprocess)).numpy()
@@ -248,7 +249,7 @@ def test_cascade_answers_as_the_stage_its_thresholds_point_to(
 
 
 def test_cascade_takes_each_image_as_far_as_needed_and_no_further(built: str, images: Path, capsys):
-    config = load(Staged, built)
+    config = load_config(Staged, built)
     with VectorDatabase(str(Path(built).parent / "run" / "vectors.db")) as database:
         found = retriever.Retriever(ImageTextModel(config.encoder), config.taps, 4, 3, "guie", database)
         found.open_collections(create=False)
