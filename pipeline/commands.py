@@ -4,7 +4,6 @@ Each docstring is the help text. The first sentence stands in `guie --help`; the
 """
 
 import re
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,8 @@ Completion of commands, options and files in the shell:
 def _version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
     if not asked or ctx.resilient_parsing:
         return
+    from importlib import metadata  # slow to import
+
     try:
         version = metadata.version("guie")
     except metadata.PackageNotFoundError:  # a checkout that is not installed
