@@ -61,7 +61,7 @@ def label_map(path: Path, outputs: int) -> list[str]:
         names = [_without_wnid(line.strip()) for line in lines]
     if len(names) != outputs:
         raise BadInput(
-            f"{path} names {len(names):,} classes, the classifier has {outputs:,} outputs: use the map it was trained with"
+            f"{path} names {len(names):,} classes, the classifier has {outputs:,} outputs: use its map"
         )
     return names
 
