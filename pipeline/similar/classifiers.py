@@ -61,7 +61,7 @@ def label_map(path: Path, outputs: int) -> list[str]:
         names = [_without_wnid(line.strip()) for line in lines]
     if len(names) != outputs:
         raise BadInput(
-            f"{path} names {len(names):,} classes, the classifier has {outputs:,} outputs: use its own map"
+            f"{path} names {len(names):,} classes, the classifier has {outputs:,} outputs: use its map"
         )
     return names
 
@@ -93,7 +93,7 @@ def load(classifier: Classifier) -> Loaded:
         preset = classifier.name.removeprefix(KERAS_HUB)
         try:
             hub = keras_hub.models.ImageClassifier.from_preset(preset)
-        except Exception as error:  # KerasHub, Kaggle and requests raise their own
+        except Exception as error:  # KerasHub's, Kaggle's and those of requests
             raise BadInput(f"classifier.name {classifier.name!r}: {reason(error)}") from None
         rows, columns = hub.preprocessor.image_converter.image_size
 

@@ -45,7 +45,7 @@ class Triplets:
 class Classifier:
     """The section `classifier`."""
 
-    name: str = CLASS_MEANS  # of the index's own classes; or keras_hub:<preset or folder>, keras_file:<path>
+    name: str = CLASS_MEANS  # of the index's classes; or keras_hub:<preset or folder>, keras_file:<path>
     labels: str = ""  # label map: CSV index,name; or a class a line, in order (LOC_synset_mapping.txt)
     top_classes: int = key(1, least=1)  # neighbours may come from this many likeliest classes
     mean: list[float] | None = None  # of a keras_file, as of an encoder

@@ -87,7 +87,7 @@ class Detector:
         self.crop = crop
         try:
             self.model = keras_hub.models.ObjectDetector.from_preset(crop.detector)
-        except Exception as error:  # KerasHub, Kaggle and requests raise their own
+        except Exception as error:  # KerasHub's, Kaggle's and those of requests
             local = "" if Path(crop.detector).exists() else "; expected a KerasHub preset or its folder"
             raise BadInput(f"crop.detector {crop.detector!r}: {reason(error)}{local}") from None
         self.made_by = [asdict(crop), weights_digest(self.model.weights)]

@@ -59,34 +59,28 @@ def train(config: Similar) -> None:
     if (run_dir / METRICS).exists() and (last_set or epochs_of_last):
         rows = {row["set"]: row for row in files.read_json(run_dir / METRICS)["sets"]}
 
-    for index, each in enumerate(triplets.sets):
-        old = rows.get(each.name, {})
+    for index, part in enumerate(triplets.sets):
+        row = rows.get(part.name, {})
         epochs_done = epochs_of_last if index == last_set else 0
-        if index < last_set or (epochs_done >= each.epochs and old.get("after")):
-            print(f"similar train: {each.name} is done", flush=True)
+        if index < last_set or (epochs_done >= part.epochs and row.get("after")):
+            print(f"similar train: {part.name} is done", flush=True)
             continue
         rejects: list[tuple[str, str]] = []
-        images = _read_images(embedder, each.train, each.name, config, rejects)
-        validation = _read_images(embedder, each.validation, f"{each.name}, validation", config, rejects)
-        _write_rejects(run_dir / REJECTS, each.name, rejects)
+        images = _read_images(embedder, part.train, part.name, config, rejects)
+        validation = _read_images(embedder, part.validation, f"{part.name}, validation", config, rejects)
+        _write_rejects(run_dir / REJECTS, part.name, rejects)
 
-        row = {"set": each.name, "images": len(images.items), "before": old.get("before"), "after": None}
-        rows.pop(each.name, None)
-        rows[each.name] = row  # the last one
+        row = {"set": part.name, "images": len(images.items), "before": row.get("before"), "after": None}
         if epochs_done == 0:
             row["before"] = validate(embedder, validation, config.batch_size)
-        files.write_json(
-            run_dir / METRICS, {"sets": list(rows.values())}
-        )  # a resumed run reads `before` here
+        rows[part.name] = row
+        # Written before training too: a resumed run finds `before` here.
+        files.write_json(run_dir / METRICS, {"sets": list(rows.values())})
 
-        for epoch in range(epochs_done, each.epochs):
-            batches = class_batches(
-                images.labels,
-                triplets.classes_a_batch,
-                triplets.images_a_class,
-                _epoch_seed(config.seed, index, epoch),
-            )
-            what = f"similar train: {each.name}, epoch {epoch + 1} of {each.epochs}"
+        for epoch in range(epochs_done, part.epochs):
+            seed = _epoch_seed(config.seed, index, epoch)
+            batches = class_batches(images.labels, triplets.classes_a_batch, triplets.images_a_class, seed)
+            what = f"similar train: {part.name}, epoch {epoch + 1} of {part.epochs}"
             loss = train_epoch(trainer, embedder, images, batches, what)
             trainer.save(index, epoch + 1)
             print(f"{what}: loss {loss:.4f}", flush=True)
@@ -94,8 +88,8 @@ def train(config: Similar) -> None:
         row["after"] = validate(embedder, validation, config.batch_size)
         files.write_json(run_dir / METRICS, {"sets": list(rows.values())})
     print(_table(list(rows.values())))
-    last = list(rows.values())[-1]
-    print(f"similar train: {last['set']} mAP@5 {last['after']['mAP@5']:.4f} → {run_dir / STATE}")
+    last = triplets.sets[-1].name
+    print(f"similar train: {last} mAP@5 {rows[last]['after']['mAP@5']:.4f} → {run_dir / STATE}")
 
 
 def train_epoch(
@@ -137,7 +131,7 @@ def map_scores(vectors: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 
 
 def _inputs(embedder: Embedder, images: LabelledImages, rows: np.ndarray) -> np.ndarray:
-    """What the trained part is given of some images: features [B, width], or prepared pixels [B, S, S, 3]."""
+    """What the trained model sees of some images: features [B, width], or prepared pixels [B, S, S, 3]."""
     if images.features is not None:
         return images.features[rows]
     pictures = [pixels.read(images.items[row].read()) for row in rows]

@@ -5,7 +5,7 @@ guie staged predict IMAGE … [--stage all]          class, neighbours, distance
 guie staged perf    [--stage third --num 2 --batch-size 3 --display-freq 1 --time]   accuracy over the test set
 
 Stages: `first` the pixels alone; `second` half the encoder; `third` nearly all of it; `origin` the whole encoder,
-zero-shot where it has a text tower. `--stage all` asks them in sequence, `--stage cascade` stops at the first one
+zero-shot where it has a text tower. `--stage all` queries them in sequence, `--stage cascade` stops at the first one
 whose neighbours agree. Without a CONFIG, predict and perf read configs/staged_cifar10.yaml.
 """
 

@@ -13,7 +13,7 @@ from pipeline.console import table
 from pipeline.data.sources import read_decoded
 from pipeline.errors import BadInput
 from pipeline.staged import cascade
-from pipeline.staged.config import STAGES
+from pipeline.staged.config import NEVER, STAGES
 from pipeline.staged.perf_page import report
 from pipeline.staged.retriever import Answer, Retriever, Tested, queried_stages
 from pipeline.staged.stages import Batch
@@ -174,7 +174,7 @@ def cascade_curve(tested: Sequence[Tested], neighbours: int) -> list[cascade.Poi
 
 
 def result_tables(result: dict[str, Any], with_time: bool) -> str:
-    """The stages as a table, with times where they were asked for; below it the cascade's curve, where there is one."""
+    """The stages as a table; below it the cascade's curve, where there is one."""
     header = ["stage", "images", "accuracy", "d right", "d wrong"]
     rows = []
     for row in result["stages"]:
@@ -186,14 +186,16 @@ def result_tables(result: dict[str, Any], with_time: bool) -> str:
     if answered := result["stages"][-1].get("answered"):
         text += "\nanswered by: " + ", ".join(f"{stage} {share:.0%}" for stage, share in answered.items())
     if points := result.get("cascade"):
-        thresholds = [[f"{value:g}" for value in point["thresholds"].values()] for point in points]
-        text += "\n\n" + table(
-            ["cascade", "ms", *STAGES[:-1]],
+        settings = [
             [
-                [f"{point['accuracy']:.2%}", f"{point['ms']:.2f}", *values]
-                for point, values in zip(points, thresholds, strict=True)
-            ],
-        )
+                f"{point['accuracy']:.2%}",
+                f"{point['ms']:.2f}",
+                *map("{:g}".format, point["thresholds"].values()),
+            ]
+            for point in points
+        ]
+        text += f"\n\ncascade, by the thresholds of its stages ({NEVER:g} skips a stage)\n"
+        text += table(["accuracy", "ms", *STAGES[:-1]], settings, left=0)
     return text
 
 

@@ -52,7 +52,7 @@ class VectorDatabase:
         ]
         if missing:
             raise BadInput(f"the vector database needs {missing[0]}: pip install 'guie[vectordb]'")
-        os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # else it complains of its own keep-alive pings
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # else it complains of its keep-alive pings
         from pymilvus import MilvusClient
 
         for name in ("pymilvus", "milvus_lite"):  # they log tracebacks of errors that we report in one line
@@ -71,7 +71,7 @@ class VectorDatabase:
         try:
             self.client = MilvusClient(uri=uri, token=token, timeout=20)
             self.client.list_collections()
-        except Exception as error:  # pymilvus raises its own, grpc's and ValueError
+        except Exception as error:  # pymilvus's, grpc's and ValueError
             message = reason(
                 Exception(getattr(error, "message", error))
             )  # str() of a MilvusException is its repr

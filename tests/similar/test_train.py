@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import cli
 from pipeline.similar import train
 from pipeline.similar.embedder import build_head
 
@@ -52,7 +51,7 @@ def test_killed_training_ends_where_an_unbroken_one_does(config_file: str, tmp_p
         return real(*arguments)
 
     monkeypatch.setattr(train, "train_epoch", killed_in_the_fourth)
-    assert cli.main(["similar", "train", config_file, *short, f"run_dir={tmp_path / 'again'}"]) == 130
+    run("train", config_file, *short, f"run_dir={tmp_path / 'again'}", code=130)
     run("train", config_file, *short, f"run_dir={tmp_path / 'again'}")
     assert len(calls) == 4 + 2  # one whole epoch of the second set was kept
     resumed = dict(np.load(tmp_path / "again" / "embedder.npz"))
@@ -75,10 +74,10 @@ def test_a_set_killed_before_its_validation_is_validated_and_no_epoch_is_repeate
         return real(*arguments)
 
     monkeypatch.setattr(train, "validate", killed_in_the_fourth)
-    assert cli.main(["similar", "train", config_file, *short]) == 130
+    run("train", config_file, *short, code=130)
     state = (tmp_path / "run" / "embedder.npz").read_bytes()
     lines = run("train", config_file, *short)
-    assert "similar train: one is done" in lines and not any("epoch" in line for line in lines)
+    assert "similar train: one is done" in lines and not any(", epoch " in line for line in lines)
     assert len(calls) == 4 + 1 and state == (tmp_path / "run" / "embedder.npz").read_bytes()
     sets = json.loads((tmp_path / "run" / "train_metrics.json").read_text())["sets"]
     assert [row["set"] for row in sets] == ["one", "two"]

@@ -8,7 +8,6 @@ import keras
 import numpy as np
 import pytest
 
-from pipeline import cli
 from pipeline.config import Encoder, ImageTextModel, load
 from pipeline.data.preprocessing import prepare_all
 from pipeline.models import tokenizers
@@ -21,8 +20,8 @@ from tests.staged.conftest import COLOURS
 from tfrecords import pixels
 
 pytest.importorskip("milvus_lite", reason="needs the extra vectordb")
-# Imported here, not within a test: pymilvus resets logging, whereby absl's handler closes a stderr that is no
-# longer the current one, pytest's own.
+# Imported here, not within a test: pymilvus resets logging, and absl's handler then closes a stderr that is no longer
+# the current one, which is pytest's.
 pytest.importorskip("pymilvus", reason="needs the extra vectordb")
 
 
@@ -96,7 +95,7 @@ def test_an_interrupted_build_goes_on_and_a_rerun_adds_nothing(config: str, run,
         real(self, *arguments)
 
     monkeypatch.setattr(VectorDatabase, "insert", killed_at_the_seventh)
-    assert cli.main(["staged", "build", config]) == 130
+    run("build", config, code=130)
     monkeypatch.setattr(VectorDatabase, "insert", real)
     assert "24 images (19 new or changed, 0 rejected), 24 in 4" in run("build", config)[-1]
     assert "24 images (0 new or changed, 0 rejected), 24 in 4" in run("build", config)[-1]
@@ -186,10 +185,10 @@ def test_with_a_text_tower_origin_is_zero_shot(tmp_path: Path, images: Path, run
     path = images / "test" / "green" / "1.png"
     lines = run("predict", str(path), "--config", config, "--stage", "origin")
     shown = next(line for line in lines if line.startswith("origin")).split()
-    towers = DualEncoder(ImageTextModel(Encoder(name="clip_tiny")))
-    image = prepare_all([pixels.read(path.read_bytes())], towers.preprocess)
-    features = towers.image.model(image).numpy()
-    texts = towers.encode_texts([f"a photo of a {name}." for name in COLOURS])
+    model = DualEncoder(ImageTextModel(Encoder(name="clip_tiny")))
+    image = prepare_all([pixels.read(path.read_bytes())], model.preprocess)
+    features = model.image.model(image).numpy()
+    texts = model.encode_texts([f"a photo of a {name}." for name in COLOURS])
     cosine = (features / np.linalg.norm(features)) @ texts.T
     assert shown[1] == list(COLOURS)[int(cosine.argmax())]
     assert float(shown[3]) == pytest.approx(np.sqrt(2 - 2 * cosine.max()), abs=2e-3)
