@@ -7,7 +7,6 @@ Loads each submission in a clean process. `--scorer kaggle` does so again under 
 environment of its own, and compares the embeddings of the two versions.
 """
 
-import argparse
 import json
 import subprocess
 import sys
@@ -41,33 +40,6 @@ class CheckConfig:
     memory_gb: float = 13.0
     timeout_seconds: float = 3600.0
     out: str = ""
-
-
-def parse(argv: list[str]) -> CheckConfig:
-    parser = argparse.ArgumentParser(
-        prog="guie check", description="Holds submissions against the competition's contract."
-    )
-    parser.add_argument(
-        "submissions", nargs="+", metavar="SUBMISSION", help="submission.zip or SavedModel folder"
-    )
-    parser.add_argument(
-        "--scorer",
-        choices=("here", "kaggle"),
-        default="here",
-        help="kaggle: also under TensorFlow 2.6.4 or PyTorch 1.11.0, in an environment that is made once",
-    )
-    parser.add_argument("--images", type=int, default=20, help="how many are timed (20)")
-    parser.add_argument("--budget-hours", type=float, default=9.0, help="for 205,000 images (9)")
-    parser.add_argument(
-        "--max-seconds-per-image",
-        type=float,
-        help="fail above this; without it a CPU's time is a warning, for the scorer has a GPU",
-    )
-    parser.add_argument("--memory-gb", type=float, default=13.0, help="fail above this peak (13)")
-    parser.add_argument("--timeout-seconds", type=float, default=3600.0, help="of the whole check (3600)")
-    parser.add_argument("--out", default="", help="the report as JSON")
-    arguments = vars(parser.parse_args(argv))
-    return CheckConfig(**{**arguments, "submissions": tuple(arguments["submissions"])})
 
 
 def main(config: CheckConfig) -> None:

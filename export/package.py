@@ -15,8 +15,11 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
+
 from export import card, head, subprocesses
-from pipeline.config import Run, from_command_line, to_yaml
+from pipeline.command_line import SETTINGS, Command, run, takes_config
+from pipeline.config import Run, to_yaml
 from pipeline.errors import BadInput
 from pipeline.files import atomic_path, file_sha256, fingerprint, read_json, write_json, write_text
 
@@ -180,11 +183,8 @@ def _link(source: Path, target: Path) -> None:
         shutil.copy(source, target)
 
 
-def parse(argv: list[str]) -> Run:
-    return from_command_line(Run, argv, "package")
-
-
 def main(config: Run) -> None:
+    """Packs what is pushed to Kaggle: datasets and kernels below <run_dir>/submit/."""
     for folder in build_training(config):
         print(f"package: {folder}")
     if not (Path(config.run_dir) / "submission.zip").is_file():
@@ -195,7 +195,5 @@ def main(config: Run) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(parse(sys.argv[1:]))
-    except BadInput as error:
-        sys.exit(f"package: {error}")
+    package = click.command(cls=Command, context_settings=SETTINGS)(takes_config("pipeline.config:Run")(main))
+    sys.exit(run(package, "package", sys.argv[1:]))

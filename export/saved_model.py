@@ -21,7 +21,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from export import card, formats
 from export.contract_probe import KEY
-from pipeline.config import Run, from_command_line
+from pipeline.config import Run
 from pipeline.data.preprocessing import Preprocess, prepare
 from pipeline.evaluation.submission_zip import zip_submission
 from pipeline.files import atomic_path, file_sha256, fingerprint, read_json, write_json
@@ -220,10 +220,6 @@ def write_formats(
         report[name] = {"file": path.name, "largest_difference": difference, "tolerance": tolerance}
         print(f"export: {path}, differs from the SavedModel by at most {difference:.1e}", flush=True)
     return report
-
-
-def parse(argv: list[str]) -> Run:
-    return from_command_line(Run, argv, "export")
 
 
 def main(config: Run) -> None:

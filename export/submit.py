@@ -9,7 +9,6 @@ the same command continues from there, and a dataset or notebook gets a new vers
 Signs in as the `kaggle` client does: KAGGLE_API_TOKEN, or ~/.kaggle/kaggle.json. The token is never printed or stored.
 """
 
-import argparse
 import dataclasses
 import json
 import os
@@ -21,7 +20,7 @@ from typing import Any
 
 from export import check, package
 from export.kaggle_client import Kaggle
-from pipeline.config import Run, load
+from pipeline.config import Run
 from pipeline.errors import BadInput
 from pipeline.files import atomic_path, fingerprint, read_json
 
@@ -102,20 +101,6 @@ class State:
                 descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT, 0o600)
                 with os.fdopen(descriptor, "w") as file:
                     json.dump(self.values, file, indent=2)
-
-
-def parse(argv: list[str]) -> SubmitConfig:
-    parser = argparse.ArgumentParser(
-        prog="guie submit",
-        description="Package, check, upload, wait for the score.",
-        usage="guie submit CONFIG …",
-    )
-    parser.add_argument("config", metavar="CONFIG")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
-    parser.add_argument("--dry-run", action="store_true", help="show every call, make none")
-    parser.add_argument("--scorer", choices=("here", "kaggle"), default="here", help="as in `guie check`")
-    given = parser.parse_intermixed_args(argv)
-    return SubmitConfig(load(Run, given.config, given.overrides), given.dry_run, given.scorer)
 
 
 def main(config: SubmitConfig) -> None:

@@ -11,19 +11,15 @@ from pipeline import config, files
 from pipeline.config import Run
 from pipeline.errors import BadInput
 from pipeline.quiet import import_quietly
-from pipeline.training import recipe
+from pipeline.training import checkpoints
 from tfrecords import contact_sheet
-
-
-def parse(argv: list[str]) -> Run:
-    return config.from_command_line(Run, argv, "run")
 
 
 def main(run: Run) -> None:
     """Runs each stage by its own `main`; each skips what it has done."""
     folder = Path(run.run_dir)
-    recipe.check(run)
-    recipe.state_of(run)  # refuses another recipe before anything is written
+    checkpoints.expect_phases(run)
+    checkpoints.state_of(run)  # refuses another recipe before anything is written
     if run.records.sources:
         import_quietly("tfrecords.build").main(run)
         sheet = folder / "contact_sheet.jpg"

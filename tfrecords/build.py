@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from pipeline import console
-from pipeline.config import Run, from_command_line
+from pipeline.config import Run
 from pipeline.errors import BadInput
 from pipeline.files import fingerprint, read_json, write_csv, write_json
 from tfrecords import beam, chunks, duplicates, selection
@@ -31,13 +31,8 @@ from tfrecords.labels import SPLITS, ClassId, LabelSpace
 from tfrecords.processes import cores, in_processes
 from tfrecords.selection import Chunk, Selection
 
-FORMAT = (
-    1  # of the records; raise it with any change of pixels or order, so that old and new shards never mix
-)
-
-
-def parse(argv: list[str]) -> Run:
-    return from_command_line(Run, argv, "tfrecords")
+# Of the records: raise it with any change of pixels or order, so that old and new shards never mix.
+FORMAT = 1
 
 
 def main(config: Run) -> None:

@@ -1,6 +1,5 @@
 """A picture of a records folder: a row a class, its images side by side, read back from the shards."""
 
-import argparse
 import io
 import textwrap
 from dataclasses import dataclass
@@ -73,23 +72,6 @@ def write(records_dir: Path, out_path: Path) -> None:
         sheet.save(temporary, "JPEG", quality=90)
 
 
-def parse(argv: list[str]) -> Config:
-    parser = argparse.ArgumentParser("python -m tfrecords.contact_sheet", description=__doc__)
-    parser.add_argument("records_dir", type=Path)
-    parser.add_argument("out_path", type=Path)
-    return Config(**vars(parser.parse_args(argv)))
-
-
 def main(config: Config) -> None:
     write(config.records_dir, config.out_path)
     print(f"contact sheet: {config.out_path}")
-
-
-if __name__ == "__main__":
-    import sys
-
-    try:
-        main(parse(sys.argv[1:]))
-    except BadInput as error:
-        print(f"contact_sheet: {error}", file=sys.stderr)
-        sys.exit(2)

@@ -8,7 +8,6 @@ every record parses, its label is in labels.json and its source is the shard's; 
 warning. Shards without a manifest (the public guie-* sets) are checked for all but hashes, labels and sources.
 """
 
-import argparse
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -43,16 +42,6 @@ class Expected:
     sha256: str | None = None
     source: str | None = None
     labels: int | None = None  # labels are below this
-
-
-def parse(argv: list[str]) -> Config:
-    parser = argparse.ArgumentParser(
-        prog="guie verify", description="Reread every shard of a records folder."
-    )
-    parser.add_argument("records", type=Path, help="a run's records folder, or any folder of .tfrec shards")
-    parser.add_argument("--workers", type=int, default=0, help="processes; 0: one a core")
-    given = parser.parse_args(argv)
-    return Config(given.records, given.workers)
 
 
 def main(config: Config) -> None:

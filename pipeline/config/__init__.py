@@ -1,7 +1,7 @@
 """YAML and dotted overrides → frozen dataclasses: the keys, their ranges, and how a file is read."""
 
 from pipeline.config.keys import check, key
-from pipeline.config.loading import from_command_line, load, resolve_data_path, to_yaml
+from pipeline.config.loading import load, resolve_data_path, to_yaml
 from pipeline.config.schema import (
     Augment,
     Devices,
@@ -39,7 +39,6 @@ __all__ = [
     "Submit",
     "Train",
     "check",
-    "from_command_line",
     "key",
     "load",
     "resolve_data_path",

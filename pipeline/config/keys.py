@@ -12,11 +12,13 @@ RANGE = "range"  # of a field's metadata
 
 @dataclass(frozen=True)
 class Range:
-    """What a value may be; None and the items of a list or mapping are checked one by one.
+    """The values that a key takes: words (`one_of`), or numbers with a lower bound (`least` or `above`).
 
     Attributes:
-        least: the smallest value. above: the value must be larger than this. most: the largest value.
-        one_of: the words that are known.
+        least: the smallest value.
+        above: the value must be larger than this.
+        most: the largest value.
+        one_of: the known words.
     """
 
     least: float | None = None
@@ -39,13 +41,12 @@ class Range:
         ('0 … 1', 'above 0', '1 or more', 'a or b')
         """
         if self.one_of:
-            return " or ".join(
-                [", ".join(self.one_of[:-1]), self.one_of[-1]] if self.one_of[1:] else self.one_of
-            )
-        first = f"above {self.above:g}" if self.above is not None else f"{self.least:g}"
-        if self.most is not None:
-            return f"{first} … {self.most:g}"
-        return first if self.above is not None else f"{first} or more"
+            *others, last = self.one_of
+            return f"{', '.join(others)} or {last}" if others else last
+        if self.above is None and self.most is None:
+            return f"{self.least} or more"
+        first = f"{self.least}" if self.above is None else f"above {self.above}"
+        return first if self.most is None else f"{first} … {self.most}"
 
 
 def key(
@@ -56,7 +57,10 @@ def key(
     most: float | None = None,
     one_of: Sequence[str] = (),
 ) -> Any:
-    """A dataclass field with its default and its range; a list or dict is copied for each config."""
+    """A dataclass field with its default and its range, see `Range`.
+
+    None is in every range. Each item of a list or dict must be in the range; the default is copied for each config.
+    """
     metadata = {RANGE: Range(least, above, most, tuple(one_of))}
     if isinstance(default, list | dict):
         return field(default_factory=default.copy, metadata=metadata)
@@ -82,15 +86,15 @@ def check(config: Any, where: str = "", path: str = "") -> None:
             if dataclasses.is_dataclass(item):
                 check(item, where, f"{at}.")
             elif allowed and item is not None and not allowed.holds(item):
-                shown = f"{item:g}" if isinstance(item, float) else repr(item)
-                raise BadInput(f"{said}{at}: expected {allowed}, got {shown}")
+                raise BadInput(f"{said}{at}: expected {allowed}, got {item!r}")
     for name, wrong in config.rules() if hasattr(config, "rules") else ():
         raise BadInput(f"{said}{path}{name}: {wrong}")
 
 
 def _items(name: str, value: Any) -> list[tuple[str, Any]]:
+    """The values under a key, each with its dotted name."""
     if isinstance(value, list):
-        return [(f"{name}.{place}", item) for place, item in enumerate(value)]
+        return [(f"{name}.{index}", item) for index, item in enumerate(value)]
     if isinstance(value, dict):
         return [(f"{name}.{inner}", item) for inner, item in value.items()]
     return [(name, value)]

@@ -4,7 +4,6 @@ the run. Types are OmegaConf's to check, ranges stand beside the keys (`keys.key
 
 import dataclasses
 import difflib
-import sys
 import typing
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,7 +28,8 @@ def load(schema: type[Schema], path: str | Path, overrides: list[str] | None = N
     """
     path = Path(path)
     if not path.is_file():
-        raise BadInput(f"expected a config file, {path} does not exist{_near_files(path)}")
+        came = "is a folder" if path.is_dir() else f"does not exist{_near_files(path)}"
+        raise BadInput(f"expected a config file, {path} {came}")
     try:
         given = OmegaConf.load(path)
     except Exception as error:  # PyYAML's errors share no base with OmegaConf's
@@ -55,16 +55,6 @@ def load(schema: type[Schema], path: str | Path, overrides: list[str] | None = N
         raise BadInput(f"{path}: {f'key {where}: ' if where else ''}{reason(error)}") from None
     check(config, str(path))
     return typing.cast(Schema, config)
-
-
-def from_command_line(schema: type[Schema], argv: list[str], command: str) -> Schema:
-    """`guie COMMAND CONFIG [KEY=VALUE …]` → config. `--help` prints the usage and exits."""
-    if not argv or argv[0] in ("-h", "--help"):
-        print(
-            f"usage: guie {command} CONFIG [KEY=VALUE …]\n\nCONFIG is a YAML file (configs/ holds some); KEY is dotted."
-        )
-        sys.exit(0 if argv else 2)
-    return load(schema, argv[0], argv[1:])
 
 
 def to_yaml(config: Any) -> str:
@@ -144,5 +134,5 @@ def _dataclass_nodes(node: Any) -> list[Any]:
 def _near_files(path: Path) -> str:
     if not path.parent.is_dir():
         return ""
-    near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], n=3, cutoff=0.3)
+    near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.y*ml")], n=3, cutoff=0.3)
     return f"; nearest: {', '.join(near)}" if near else ""

@@ -71,7 +71,7 @@ class Encoder:
     mean: list[float] | None = None  # of pixels scaled to [0, 1]; None: the encoder's own
     std: list[float] | None = None
     patch_overlap_px: int = key(0, least=0)
-    stochastic_depth: float = key(0.0, least=0, most=0.999)
+    stochastic_depth: float = key(0.0, least=0, most=0.9999999)
     checkpointing: bool = False  # recompute activations in the backward pass
     architecture: dict[str, Any] = field(default_factory=dict)  # dimensions that replace the catalogue's
 
@@ -99,7 +99,7 @@ class Loss:
 class Optimizer:
     name: str = key("adamw", one_of=("adam", "adamw", "sgd", "adafactor"))
     weight_decay: float = 1e-4
-    momentum: float = 0.9  # sgd
+    momentum: float = key(0.9, least=0, most=1)  # sgd
     clip_norm: float | None = key(None, above=0)
     accumulate_steps: int = key(1, least=1)
     # Decay of the averaged weights that are validated and exported
@@ -132,7 +132,7 @@ class Phase:
     layer_decay: float = key(1.0, least=0)
     margin_radians: float | None = None  # at the start of the phase; None: loss.margin_radians
     end_margin_radians: float | None = None  # None: the margin stays
-    image_size_px: int | None = None  # None: encoder.image_size_px
+    image_size_px: int | None = key(None, least=1)  # None: encoder.image_size_px
     patch_overlap_px: int | None = None  # None: encoder.patch_overlap_px
     min_images_per_class: int = 0  # classes with fewer are drawn more often
     augment: Augment = field(default_factory=Augment)
@@ -197,7 +197,7 @@ class Submit:
     # Owner/slug of shards, for the training notebook
     records_datasets: list[str] = field(default_factory=list)
     extra_wheels: list[str] = field(default_factory=list)  # what the notebook's image lacks, as pip names it
-    poll_seconds: float = 30.0
+    poll_seconds: float = key(30.0, least=0)
     timeout_hours: float = 12.0
 
 

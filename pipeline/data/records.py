@@ -4,6 +4,7 @@ A `RecordSet` knows of every record its shard, offset, length and label, so that
 arithmetic (`pipeline/data/batches.py`): any record can be read at any time, and resuming needs no replay.
 """
 
+import hashlib
 import os
 import threading
 from collections import OrderedDict
@@ -17,7 +18,7 @@ import numpy as np
 from pipeline.errors import BadInput
 from pipeline.files import matching
 from tfrecords.schema import LABEL, label_of, parse_record
-from tfrecords.shards import mapped_payloads, shard_index, unframed
+from tfrecords.shards import FOOTER_BYTES, mapped_payloads, shard_index, unframed
 
 OPEN_FILES = 128  # a process may hold about a thousand; large sets have more shards than that
 
@@ -54,6 +55,14 @@ class RecordSet:
     def _names(self) -> list[tuple[str, str]]:
         records = (parse_record(self.payload(item)) for item in range(len(self)))
         return [(record.key, record.source) for record in records]
+
+    @cached_property
+    def digest(self) -> str:
+        """32 hex digits of every record's length and checksum: other images, labels or keys, other digits."""
+        found = hashlib.sha256(self.spans[:, 1].tobytes())
+        for item, (offset, length) in enumerate(self.spans.tolist()):
+            found.update(self._pread(int(self.shard[item]), offset + length - FOOTER_BYTES, FOOTER_BYTES))
+        return found.hexdigest()[:32]
 
     def read(self, items: np.ndarray) -> list[bytes]:
         """The encoded images of `items` ([B] integers), checksums checked.

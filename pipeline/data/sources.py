@@ -37,6 +37,10 @@ class ImageSet:
     items: list[Item]
     label_space: str = ""
 
+    def class_of(self, class_name: str) -> tuple[str, str]:
+        """(label space, class): two images match where this is equal. Scores and `guie browse` go by it."""
+        return self.label_space or self.name, class_name
+
 
 def open_data(spec: str) -> list[ImageSet]:
     """The image sets that `spec` names; `NAME=SPEC` gives a name of one's own.

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from pipeline.data.stateless_rng import mixed
+from pipeline.data.stateless_rng import random_bits
 from pipeline.models.backbones import Parts
 
 _randomness = threading.local()  # replicas are traced in threads of their own
@@ -68,7 +68,7 @@ class Residual(keras.layers.Layer):
             )
         seed, first = current
         images = first + tf.range(batch)
-        bits = mixed([tf.cast(seed, tf.int32)[0], tf.cast(seed, tf.int32)[1], self.index, images])
+        bits = random_bits([tf.cast(seed, tf.int32)[0], tf.cast(seed, tf.int32)[1], self.index, images])
         bits = tf.bitwise.right_shift(bits, tf.constant(8, tf.uint32))
         uniform = tf.cast(bits, tf.float32) / 2.0**24  # 24 bits are exact in float32
         return tf.cast(uniform >= self.drop_rate, tf.float32)[:, None, None]

@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from pipeline.config import Encoder, Source, key
 
 CLASS_MEANS = "class_means"
+MAP_AT = (1, 3, 5)  # the ranks of mAP
 
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """One set of the course; training goes on from where the set before it ended."""
+    """One of the sets that are trained on in turn; each goes on from where the one before ended."""
 
     name: str = ""
     train: list[Source] = field(default_factory=list)
@@ -37,7 +38,7 @@ class Triplets:
         if len({each.name for each in self.sets}) < len(self.sets) or not all(
             each.name for each in self.sets
         ):
-            yield "sets", "every set needs a name of its own"
+            yield "sets", "every set needs a name that no other has"
 
 
 @dataclass(frozen=True)

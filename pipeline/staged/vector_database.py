@@ -1,9 +1,8 @@
-"""Labelled vectors in Milvus: an embedded file (Milvus Lite) or a cluster, told apart by the URI alone.
+"""Labelled vectors in Milvus: a file (Milvus Lite) or a cluster; the URI says which.
 
-Vectors are stored at unit length and compared by cosine; the distance given back is the Euclidean
-distance of the unit vectors, sqrt(2 − 2·cos): 0 the same, 1.41 unrelated, 2 opposite. The index is FLAT, so
-the search is exact.
-Needs the extra `vectordb`.
+Vectors are stored at unit length and compared by cosine. The distance given back is the Euclidean distance of
+the unit vectors, sqrt(2 − 2·cos): 0 the same, 1.41 unrelated, 2 opposite. The index is FLAT, so the search is
+exact. Needs the extra `vectordb`.
 """
 
 import hashlib
@@ -18,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.errors import BadInput
+from pipeline.errors import BadInput, reason
 from pipeline.retrieval.vectors import unit_length
 
-KEY_BYTES = 1024  # of a key, a class name: Milvus wants a bound
-FETCH = 256  # keys asked for, rows written or deleted in one request
+KEY_BYTES = 1024  # of a key or a class name: Milvus wants a bound
+FETCH = 256  # keys queried, rows written or deleted in one request
 PAGE = 4096  # ids listed in one request; a cluster gives 16,384 at most
 
 
@@ -73,8 +72,11 @@ class VectorDatabase:
             self.client = MilvusClient(uri=uri, token=token, timeout=20)
             self.client.list_collections()
         except Exception as error:  # pymilvus raises its own, grpc's and ValueError
-            reason = "is it open in another process?" if embedded else _one_line(error)
-            raise BadInput(f"could not open the vector database {uri}: {reason}") from None
+            message = reason(
+                Exception(getattr(error, "message", error))
+            )  # str() of a MilvusException is its repr
+            why = "is it open in another process?" if embedded else message
+            raise BadInput(f"could not open the vector database {uri}: {why}") from None
 
     def __enter__(self) -> "VectorDatabase":
         return self
@@ -87,10 +89,10 @@ class VectorDatabase:
 
         Args:
             made_by: what the vectors depend on (encoder, layer, …); stored with the collection.
-            create: False raises where the collection does not exist.
+            create: False: a missing collection is an error.
 
         Raises:
-            BadInput: something else than `made_by` filled the collection; it is missing and not `create`.
+            BadInput: the collection was filled by another `made_by`; it is missing and `create` is False.
         """
         from pymilvus import DataType
 
@@ -135,7 +137,7 @@ class VectorDatabase:
         digests: Sequence[str],
         vectors: np.ndarray,
     ) -> None:
-        """Writes rows; a key that is there already is replaced. vectors: float32 [N, width]."""
+        """Writes rows; the row of a key that is there already is replaced. vectors: float32 [N, width]."""
         for text in (*keys, *class_names):
             if len(text.encode()) > KEY_BYTES:
                 raise BadInput(f"keys and class names hold at most {KEY_BYTES} bytes, got {text[:60]!r}…")
@@ -167,7 +169,7 @@ class VectorDatabase:
         return len(others)
 
     def finish(self, name: str) -> None:
-        """Makes what was written durable and indexed; a search before it is correct, but slow."""
+        """Makes the rows durable and indexed. A search before it is correct, but slow."""
         self.client.flush(name)
         self.client.load_collection(name)
 
@@ -195,7 +197,7 @@ class VectorDatabase:
 
 
 def row_id(key: str) -> str:
-    """The primary key: a hash, because pymilvus does not escape quotes in the ids it asks for."""
+    """The primary key: a hash, because pymilvus does not escape quotes in the ids it queries."""
     return hashlib.sha256(key.encode()).hexdigest()[:32]
 
 
@@ -224,7 +226,3 @@ def _difference(stored: str, wanted: str) -> str:
         for key in sorted({*was, *now})
         if was.get(key) != now.get(key)
     )
-
-
-def _one_line(error: Exception) -> str:
-    return str(getattr(error, "message", error)).splitlines()[0]

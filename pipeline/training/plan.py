@@ -7,7 +7,6 @@ Nothing is built and nothing is downloaded. Peaks are the makers' bfloat16 figur
 taken to reach. Not counted: validation, checkpoints, reading records, padding of tiles on the device.
 """
 
-import argparse
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from pipeline import config, files
 from pipeline.config import Phase, Run
 from pipeline.errors import BadInput
 from pipeline.models import catalogue
-from pipeline.training import costs, recipe
+from pipeline.training import checkpoints, costs
 from pipeline.training.costs import EncoderCosts, StepCosts
 from tfrecords.sources import find_layout
 
@@ -81,25 +80,6 @@ class PhasePlan:
     estimates: dict[str, Estimate]
 
 
-def parse(argv: list[str]) -> Options:
-    parser = argparse.ArgumentParser(
-        prog="guie plan", description=__doc__.splitlines()[0].removeprefix("STAGE  ")
-    )
-    parser.add_argument("config", metavar="CONFIG")
-    parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*")
-    parser.add_argument("--share", type=float, default=Options.share, help="of the peak that a step reaches")
-    parser.add_argument("--images", type=int, help="training images, where records are not built")
-    parser.add_argument("--classes", type=int, help="training classes, where records are not built")
-    given = parser.parse_intermixed_args(argv)
-    if not 0.0 < given.share <= 1.0:
-        raise BadInput(f"--share: expected a share of the peak, 0 … 1, got {given.share}")
-    for name in ("images", "classes"):
-        if getattr(given, name) is not None and getattr(given, name) < 1:
-            raise BadInput(f"--{name}: expected at least 1, got {getattr(given, name)}")
-    run = config.load(Run, given.config, given.overrides)
-    return Options(run, given.share, given.images, given.classes)
-
-
 def main(options: Options) -> None:
     """Prints the plan.
 
@@ -107,7 +87,7 @@ def main(options: Options) -> None:
         BadInput: no phases; sizes that are neither built, known nor given; an encoder that is not there.
     """
     run = options.run
-    recipe.check(run)
+    checkpoints.expect_phases(run)
     size = set_size(run, options.images, options.classes)
     encoder = encoder_costs(run.encoder)
     oversampled = any(phase.min_images_per_class > 1 for phase in run.train.phases)
@@ -223,7 +203,7 @@ def set_size(run: Run, images: int | None = None, classes: int | None = None) ->
 
 
 def _drawn(size: SetSize, min_images_per_class: int) -> int:
-    """Images an epoch, small classes drawn more often; see `phases._sampling`."""
+    """Images an epoch, small classes drawn more often; see `train.plan_phase`."""
     if size.counts is None:
         return size.images
     return sum(max(-(-min_images_per_class // count), 1) * count for count in size.counts)

@@ -88,7 +88,7 @@ def test_time_is_judged_by_the_nine_hours_on_a_gpu_and_noted_on_a_cpu():
         return {"check": "seconds per image", "ok": None, "detail": {"seconds": seconds, "device": device}}
 
     limit = 9 * 3600 / 205_000
-    config = check.parse(["any.zip"])
+    config = check.CheckConfig(("any.zip",))
     assert check.judged(row(limit * 0.99, "gpu"), config)["ok"] is True
     assert check.judged(row(limit * 1.01, "gpu"), config)["ok"] is False
     assert check.judged(row(limit * 1.01, "cpu"), config)["ok"] is None  # the scorer has a GPU

@@ -85,7 +85,7 @@ def test_bad_input_ends_in_one_line(folders, tmp_path, capsys):
     np.save(tmp_path / "embeddings.npy", np.zeros((2, 4), "f"))
     for argv, said in (
         ([str(tmp_path / "none"), pictures], "guie embed"),
-        ([str(tmp_path), pictures], "a vector a row"),
+        ([str(tmp_path), pictures], "one vector for each row"),
         ([str(folders / "vectors"), str(tmp_path / "gone")], "gone"),
         ([str(folders / "vectors"), pictures, "--port", "99999999"], "--port"),
     ):

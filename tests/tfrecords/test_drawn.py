@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline import cli
 from pipeline.errors import BadInput
 from tfrecords import contact_sheet
 from tfrecords.schema import Record, serialize
@@ -160,7 +161,7 @@ def test_contact_sheet_shows_a_row_a_class(tmp_path, capsys):
         )
     space = {"sources": [{"name": "s", "first": 0, "count": 3}], "classes": rows}
     (records / "labels.json").write_text(json.dumps(space))
-    contact_sheet.main(contact_sheet.parse([str(records), str(tmp_path / "sheet.jpg")]))
+    assert cli.main(["contact-sheet", str(records), str(tmp_path / "sheet.jpg")]) == 0
     assert "sheet.jpg" in capsys.readouterr().out
     sheet = np.asarray(Image.open(tmp_path / "sheet.jpg")).astype(int)
     step, left = 66, contact_sheet.NAME_PX

@@ -22,7 +22,7 @@ import tensorflow as tf  # noqa: E402
 
 from pipeline import config  # noqa: E402
 from pipeline.models import embedder  # noqa: E402
-from pipeline.training import class_centers, losses, optimizers, phases, trainable  # noqa: E402
+from pipeline.training import class_centers, losses, optimizers, phases  # noqa: E402
 
 UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
@@ -34,7 +34,7 @@ def measure(name: str, run: config.Run, phase: config.Phase, classes: int, image
     centers = class_centers.build(
         classes, loss.subcenters, run.embedder.embedding_dim, 1, loss.sharded, tf.distribute.get_strategy()
     )
-    variables, _ = trainable.variables(model, centers, phase)
+    variables, _ = optimizers.trained_variables(model, centers, phase)
     values = [variable.value for variable in variables]
 
     def gradients(pixels, labels):

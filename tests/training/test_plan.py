@@ -12,7 +12,7 @@ from pipeline import cli, config
 from pipeline.config import Encoder, Loss, Optimizer, Phase, Run, Train
 from pipeline.errors import BadInput
 from pipeline.models import embedder
-from pipeline.training import class_centers, costs, plan, trainable
+from pipeline.training import class_centers, costs, optimizers, plan
 
 ROOT = Path(__file__).parents[2]
 SMALL = {"patch_size": 8, "hidden_dim": 96, "num_layers": 2, "num_heads": 4, "intermediate_dim": 384}
@@ -197,7 +197,7 @@ def test_last_blocks_of_a_convolutional_network_have_the_parameters_that_trainin
     assert encoder.flops == pytest.approx(whole.flops)
     for word in ("head", "last 1 block", "last 5 blocks", "last 12 blocks", "all"):
         phase = Phase(name="p", trainable=word)
-        variables, _ = trainable.variables(model, centers, phase)
+        variables, _ = optimizers.trained_variables(model, centers, phase)
         trained = sum(math.prod(variable.shape) for variable in variables)
         assert costs.step(encoder, run, phase, CLASSES, False).trained_parameters == trained, word
     with pytest.raises(BadInput, match="12 known blocks"):

@@ -78,10 +78,10 @@ def test_classes_sharded_over_replicas_train_as_whole_ones(runs):
 def test_dropout_keeps_its_share_and_its_scale():
     import tensorflow as tf
 
-    from pipeline.training.step import drop_features
+    from pipeline.data.stateless_rng import dropout
 
-    kept = drop_features(tf.ones([64, 512]), 0.3, 1, 5, 0).numpy()
+    kept = dropout(tf.ones([64, 512]), 0.3, 1, 5, 0).numpy()
     assert set(np.unique(kept)) == {0.0, np.float32(1 / 0.7)}
     assert abs((kept > 0).mean() - 0.7) < 0.01
     assert abs((kept > 0).mean(axis=0) - 0.7).max() < 0.3 and (kept[0] != kept[1]).any()
-    assert (kept != drop_features(tf.ones([64, 512]), 0.3, 1, 6, 0).numpy()).mean() > 0.3
+    assert (kept != dropout(tf.ones([64, 512]), 0.3, 1, 6, 0).numpy()).mean() > 0.3

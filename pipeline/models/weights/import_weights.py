@@ -7,7 +7,6 @@ A run then names the file: `encoder: {name: NAME, weights: file:FILE.safetensors
 open_clip, converts them, and prints how far the two implementations differ on the same pixels and tokens.
 """
 
-import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,37 +31,6 @@ class Config:
     out: str
     parity: tuple[str, ...]
     compare: bool
-
-
-def parse(argv: list[str]) -> Config:
-    parser = argparse.ArgumentParser(
-        prog="guie import-weights",
-        description="An open_clip checkpoint → a local weights file (weights: file:FILE).",
-    )
-    parser.add_argument(
-        "checkpoint", nargs="?", default="", help="safetensors or torch file, or a tag of open_clip"
-    )
-    parser.add_argument("--encoder", default="", help="name in the catalogue, such as clip_vit_h_14")
-    parser.add_argument("--out", default="", help="file to write, .safetensors")
-    parser.add_argument(
-        "--parity",
-        nargs="*",
-        metavar="NAME",
-        help="compare with open_clip on random weights instead; some minutes",
-    )
-    options = parser.parse_args(argv)
-    if options.parity is None:
-        if not options.checkpoint or not options.encoder or not options.out:
-            parser.error("expected CHECKPOINT --encoder NAME --out FILE, or --parity")
-        if Path(options.out).suffix != ".safetensors":
-            raise BadInput(f"--out: expected a .safetensors file, got {options.out}")
-    return Config(
-        options.checkpoint,
-        options.encoder,
-        options.out,
-        tuple(options.parity or ()),
-        options.parity is not None,
-    )
 
 
 def main(config: Config) -> None:
