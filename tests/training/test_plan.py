@@ -250,7 +250,7 @@ def test_command_names_every_accelerator_and_ends_with_one_line(capsys):
         (["train.phases.0.trainable=last 40 blocks"], "27 known blocks"),
         (["encoder.name=siglip_so400"], "nearest"),
         (["records.sources.0.layout=folder"], "--images N --classes N"),
-        (["records.sources.0.options.split=test"], "train, val"),
+        (["records.sources.0.options.split=test"], "train or val"),
         (["train.phases=[]"], "at least one phase"),
     ],
 )
