@@ -9,7 +9,6 @@ It scales, resizes and normalises the images itself. TensorFlow 2.6.4, the compe
 """
 
 import dataclasses
-import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from pipeline.config import Run
 from pipeline.data.preprocessing import Preprocess, prepare
 from pipeline.evaluation.submission_zip import zip_submission
 from pipeline.files import atomic_path, file_sha256, fingerprint, read_json, write_json
+from pipeline.models.weights.variables import weights_digest
 from pipeline.training import checkpoints
 
 CROP_SHARE = 0.875  # side of a crop as a share of the image's
@@ -165,16 +165,6 @@ def make_loadable_by_scorer(saved_model_dir: Path) -> int:
     return removed
 
 
-def weights_sha256(model: keras.Model) -> str:
-    """Hex digest of every weight, in order: equal digests, equal embedder."""
-    digest = hashlib.sha256()
-    for weight in model.weights:
-        value = weight.numpy()
-        digest.update(f"{value.dtype}{value.shape}".encode())
-        digest.update(value.tobytes())
-    return digest.hexdigest()
-
-
 def source_fingerprint(config: Run) -> str | None:
     """Cache key of an export: the newest checkpoint and the parts of the config that shape the graph.
 
@@ -251,7 +241,7 @@ def main(config: Run) -> None:
         mark,
         {
             "source": source,
-            "weights_sha256": weights_sha256(embedder.model),
+            "weights_sha256": weights_digest(embedder.model.weights),
             "submission_sha256": file_sha256(submission),
             "embedding_dim": int(embedder.model.output_shape[-1]),
             "parameters": int(embedder.model.count_params()),

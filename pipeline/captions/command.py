@@ -8,7 +8,6 @@ what is new and tries images again that could not be had.
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from pipeline.captions.embeddings import encode_images, encode_texts
 from pipeline.captions.metering import Meter
 from pipeline.config import ImageTextModel, resolve_data_path, to_yaml
 from pipeline.data.array_cache import ArrayCache
-from pipeline.models.dual_encoder import DualEncoder, identity
+from pipeline.models.dual_encoder import DualEncoder
 from pipeline.pages import charts
 from pipeline.retrieval.metrics import recall_at_k
 from pipeline.retrieval.search import nearest
@@ -41,8 +40,8 @@ def main(config: Captions) -> None:
     if not encoder.trained:
         print(f"{config.model.title}: random weights, the similarities mean nothing", flush=True)
     usable = [pair for pair in pairs if not pair.reason]
-    model, folder = identity(config.model), run_dir / "embeddings"
-    of_images = ArrayCache(folder, ["images", model, asdict(encoder.preprocess), encoder.fit])
+    model, folder = encoder.identity, run_dir / "embeddings"
+    of_images = ArrayCache(folder, ["images", model, encoder.fit])
     of_texts = ArrayCache(folder, ["texts", model])
     with Meter() as meter:
         images, reasons = encode_images(

@@ -12,8 +12,8 @@ from pipeline.console import Progress
 from pipeline.data.array_cache import content_key
 from pipeline.data.sources import list_images
 from pipeline.errors import BadInput, reason
-from pipeline.models import prompts
-from pipeline.models.dual_encoder import DualEncoder
+from pipeline.models.dual_encoder import DualEncoder, class_embeddings
+from pipeline.models.text import prompts
 from pipeline.staged.config import STAGES, Staged
 from pipeline.staged.retriever import Retriever
 from pipeline.staged.stages import Batch
@@ -100,8 +100,8 @@ def _insert_classes(
     templates = prompts.templates(config.templates)
     digest = files.fingerprint([retriever.encoder.stages["origin"].made_by, spoken, templates])
     started = time.monotonic()
-    folder = Path(config.run_dir) / "classes" / digest
-    vectors = prompts.class_embeddings(model, spoken, templates, folder, config.batch_size)
+    folder = Path(config.run_dir) / "classes"
+    vectors = class_embeddings(model, spoken, templates, folder, config.batch_size)
     keys = [f"class/{name}" for name in classes]
     collection = retriever.collections["origin"]
     retriever.database.insert(collection, keys, classes, [digest] * len(classes), vectors)

@@ -14,11 +14,10 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from pipeline import files
 from pipeline.config import ImageTextModel
 from pipeline.data.preprocessing import prepare_all
 from pipeline.models import catalogue, encoders, intermediate_layers
-from pipeline.models.dual_encoder import JOINT_POOLING, DualEncoder, identity
+from pipeline.models.dual_encoder import DualEncoder
 from pipeline.models.weights.variables import weights_digest
 
 
@@ -97,8 +96,7 @@ class StagedEncoder:
                 name, self._stepped.width(name), {**made_by, "layer": layer or "output"}
             )
         if self.dual_encoder:
-            text_tower = [identity(model), weights_digest(self.dual_encoder.text.model.weights)]
-            of_origin = {**made_by, "layer": "classes", "text_tower": files.fingerprint(text_tower)}
+            of_origin = {**made_by, "layer": "classes", "text_tower": self.dual_encoder.identity}
             self.stages["origin"] = replace(self.stages["origin"], made_by=of_origin, zero_shot=True)
 
     def features(self, stage: str, batch: Batch) -> np.ndarray:
@@ -122,4 +120,4 @@ def pixel_vectors(images: Sequence[np.ndarray], side_px: int) -> np.ndarray:
 def _has_text_tower(model: ImageTextModel) -> bool:
     if model.encoder.name.startswith(encoders.KERAS_FILE):
         return False
-    return catalogue.find(model.encoder.name, model.encoder.architecture).family in JOINT_POOLING
+    return catalogue.find(model.encoder.name, model.encoder.architecture).facts.joint_pooling != ""

@@ -1,6 +1,5 @@
 """Features of every record, in order; a frozen encoder's are computed once and kept on disk."""
 
-import hashlib
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,14 +15,8 @@ from pipeline.data.preprocessing import Preprocess, normalize
 from pipeline.files import file_sha256
 from pipeline.models.embedder import Embedder
 from pipeline.models.encoders import KERAS_FILE, ImageEncoder
+from pipeline.models.weights.variables import weights_digest
 from pipeline.training.devices import Found
-
-
-def weights_digest(variables: list) -> str:
-    digest = hashlib.sha256()
-    for variable in variables:
-        digest.update(np.ascontiguousarray(variable).tobytes())
-    return digest.hexdigest()
 
 
 def encode(

@@ -24,8 +24,9 @@ from pipeline.data.image_cache import CachedImages, cache_images
 from pipeline.data.preprocessing import Preprocess, resize_to_square
 from pipeline.data.sources import hash_order
 from pipeline.errors import BadInput
-from pipeline.models import catalogue, prompts
-from pipeline.models.dual_encoder import FITS, DualEncoder, batches, identity
+from pipeline.models import catalogue
+from pipeline.models.dual_encoder import DualEncoder, batches, class_embeddings
+from pipeline.models.text import prompts
 from pipeline.zero_shot import confusion
 from pipeline.zero_shot.config import ZeroShot, file_name
 from tfrecords.sources import Item, list_configured
@@ -120,8 +121,8 @@ def _resizing(config: ZeroShot, model: ImageTextModel) -> tuple[Preprocess, str]
     """(preprocessing, fit) of a model's images."""
     entry = catalogue.find(model.encoder.name, model.encoder.architecture)
     size_px = model.encoder.image_size_px or entry.image_size_px
-    fit = config.fit if config.fit != "auto" else FITS.get(entry.family, "squash")
-    return Preprocess(size_px, entry.mean, entry.std, entry.resize), fit
+    fit = config.fit if config.fit != "auto" else entry.facts.fit
+    return Preprocess(size_px, entry.facts.mean, entry.facts.std, entry.facts.resize), fit
 
 
 def _resized(
@@ -146,9 +147,9 @@ def evaluate(
     encoder = DualEncoder(model)
     if not encoder.trained:
         print(f"{model.title}: random weights, the numbers are chance", flush=True)
-    made_by = [identity(model), task.names, templates]
+    made_by = [encoder.identity, task.names, templates]
     started = time.monotonic()
-    classes = prompts.class_embeddings(
+    classes = class_embeddings(
         encoder, task.names, templates, run_dir / "classes" / files.fingerprint(made_by), config.batch_size
     )
     print(f"{model.title}: {len(classes):,} classes in {time.monotonic() - started:.1f} s", flush=True)

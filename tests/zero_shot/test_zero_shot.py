@@ -54,6 +54,7 @@ class ColourEncoder:
 
     def __init__(self, model: ImageTextModel):
         self.text = type("Text", (), {"name": "colours"})
+        self.identity = f"colours {model.seed}"
         self.calls = {"images": 0, "texts": 0}
 
     def encode_images(self, images: np.ndarray) -> np.ndarray:
