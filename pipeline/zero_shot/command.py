@@ -150,7 +150,7 @@ def evaluate(
     made_by = [encoder.identity, task.names, templates]
     started = time.monotonic()
     classes = class_embeddings(
-        encoder, task.names, templates, run_dir / "classes" / files.fingerprint(made_by), config.batch_size
+        encoder, task.names, templates, run_dir / "classes", config.batch_size
     )
     print(f"{model.title}: {len(classes):,} classes in {time.monotonic() - started:.1f} s", flush=True)
     label_of = {name: label for label, name in enumerate(task.classes)}
