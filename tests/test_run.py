@@ -143,7 +143,9 @@ def test_another_recipe_in_the_same_folder_is_refused(whole, config, capsys):
 def test_the_report_is_one_page_with_the_scores_and_the_pictures(whole):
     page = (whole[0] / "report.html").read_text()
     assert "raw_pixels" in page and page.count("<figure") >= 6 * 10
-    assert not re.search(r"""(?:src|href)=["'](?!data:|#)""", page)  # "#": a mark that the chart itself defines
+    assert not re.search(
+        r"""(?:src|href)=["'](?!data:|#)""", page
+    )  # "#": a mark that the chart itself defines
 
 
 @pytest.mark.parametrize(

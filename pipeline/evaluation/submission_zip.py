@@ -67,7 +67,8 @@ def inspect(zip_path: Path) -> str:
             entries = archive.infolist()
     except (zipfile.BadZipFile, struct.error, OSError, NotImplementedError) as error:
         raise BadInput(
-            f"{zip_path}: expected a submission.zip or a SavedModel folder, this is not a whole zip file ({reason(error)})"
+            f"{zip_path}: expected a submission.zip or a SavedModel folder, this is not a whole zip file "
+            f"({reason(error)})"
         ) from None
     if len(entries) > MAX_ENTRIES:
         raise BadInput(f"{zip_path}: {len(entries):,} entries; a submission has a handful: refused as a bomb")

@@ -55,13 +55,14 @@ def curve_chart(rows: Sequence[dict], points: Sequence[cascade.Point]) -> str:
 
 def table(result: dict, with_time: bool) -> str:
     """The stages as text, with times where `--time` asks for them, then the cascade."""
-    header = ["stage", "images", "accuracy", "d right", "d wrong"]
-    rows = []
+    header, rows = ["stage", "images", "accuracy", "d right", "d wrong"], []
+    if with_time:
+        header += ["encode ms", "query ms", "alone ms"]
     for row in result["stages"]:
         distances = [f"{row['distance_correct']:.3f}", f"{row['distance_incorrect']:.3f}"]
         times = [f"{row[name]:.2f}" for name in ("encode_ms", "query_ms", "alone_ms")] if with_time else []
         rows.append([row["stage"], f"{row['images']:,}", f"{row['accuracy']:.2%}", *distances, *times])
-    parts = [console.table([*header, *(["encode ms", "query ms", "alone ms"] if with_time else [])], rows)]
+    parts = [console.table(header, rows)]
     for row in result["stages"]:
         if "answered" in row:
             shares = ", ".join(f"{name} {share:.0%}" for name, share in row["answered"].items())
@@ -99,22 +100,23 @@ def _spread(stage: str, groups: dict[str, list[Answer]]) -> str:
     return charts.scatter(stage, points, "distance of the nearest", "agreement", colours=COLOURS)
 
 
-def _stage_table(rows: Sequence[dict]) -> tuple[list[str], list[list[object]]]:
+def _stage_table(rows: Sequence[dict]) -> tuple[list[str], list[list[str]]]:
     header = ["stage", "images", "accuracy %", "encode ms", "query ms", "alone ms"]
-    times = ("encode_ms", "query_ms", "alone_ms")
+    numbers = [[100 * row["accuracy"], row["encode_ms"], row["query_ms"], row["alone_ms"]] for row in rows]
     return header, [
-        [row["stage"], row["images"], 100 * row["accuracy"], *(row[name] for name in times)] for row in rows
+        [row["stage"], f"{row['images']:,}", *(f"{number:.2f}" for number in each)]
+        for row, each in zip(rows, numbers, strict=True)
     ]
 
 
-def _cascade_table(points: Sequence[cascade.Point]) -> tuple[list[str], list[list[object]]]:
+def _cascade_table(points: Sequence[cascade.Point]) -> tuple[list[str], list[list[str]]]:
     header = [*(f"{stage} answers from" for stage in STAGES[:-1]), "accuracy %", "ms"]
     return [*header, *(f"by {stage} %" for stage in STAGES)], [
         [
-            *("passed by" if value >= NEVER else value for value in point.thresholds),
-            100 * point.accuracy,
-            point.milliseconds,
-            *(100 * share for share in point.answered),
+            *("passed by" if value >= NEVER else f"{value:g}" for value in point.thresholds),
+            f"{100 * point.accuracy:.2f}",
+            f"{point.milliseconds:.2f}",
+            *(f"{100 * share:.1f}" for share in point.answered),
         ]
         for point in points
     ]
