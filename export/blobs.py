@@ -48,9 +48,7 @@ def upload(
         state["done"] = True
         remember()
         return state["token"]
-    raise BadInput(
-        f"the connection drops on {path.name} every time; run the same command again, it goes on from there"
-    )
+    raise BadInput(f"the connection drops on {path.name} every time; run the same command again, it goes on from there")
 
 
 def pause(number: int, what: str, error: Exception) -> None:

@@ -57,9 +57,7 @@ def _data(config: Run, manifest: dict[str, Any]) -> list[str]:
         counts[key] = counts.get(key, 0) + int(shard["count"])
     if counts:
         return [f"- {source}, {split}: {count:,} images" for (source, split), count in sorted(counts.items())]
-    return [f"- {source.name} (layout {source.layout})" for source in config.records.sources] or [
-        "- none named"
-    ]
+    return [f"- {source.name} (layout {source.layout})" for source in config.records.sources] or ["- none named"]
 
 
 def _score(metrics: dict[str, Any]) -> list[str]:
@@ -68,12 +66,9 @@ def _score(metrics: dict[str, Any]) -> list[str]:
     rows = [f"- mP@5, all domains: {metrics['mP@5']:.4f}"]
     for name, domain in metrics.get("domains", {}).items():
         rows.append(
-            f"- mP@5, {name}: {domain['mP@5']:.4f} "
-            f"({domain['queries']:,} queries, {domain['index']:,} index images)"
+            f"- mP@5, {name}: {domain['mP@5']:.4f} ({domain['queries']:,} queries, {domain['index']:,} index images)"
         )
-    rows += [
-        f"- for comparison, {name}: {value:.4f}" for name, value in metrics.get("references", {}).items()
-    ]
+    rows += [f"- for comparison, {name}: {value:.4f}" for name, value in metrics.get("references", {}).items()]
     return rows
 
 

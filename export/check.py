@@ -76,9 +76,7 @@ def main(config: CheckConfig) -> None:
     print(f"check: {', '.join(reports)}: all of {sum(map(len, reports.values()))} checks passed{scorer}")
 
 
-def probe(
-    python: Path | str, folders: list[str], images: int, timeout_seconds: float
-) -> dict[str, list[Row]]:
+def probe(python: Path | str, folders: list[str], images: int, timeout_seconds: float) -> dict[str, list[Row]]:
     """Runs contract_probe.py in a clean process; returns each folder's rows.
 
     Where the process dies or runs out of time, the folder that it was at and those after it get a failed row
@@ -131,11 +129,7 @@ def judged(row: Row, config: CheckConfig) -> Row:
         limit = config.max_seconds_per_image or config.budget_hours * 3600 / SCORED_IMAGES
         strict = config.max_seconds_per_image is not None or device != "cpu"
         ok = True if seconds <= limit else (False if strict else None)
-        note = (
-            ""
-            if ok
-            else f", limit {limit:.4f} s" + ("" if strict else "; the scorer has a GPU, this is a CPU")
-        )
+        note = "" if ok else f", limit {limit:.4f} s" + ("" if strict else "; the scorer has a GPU, this is a CPU")
         text = f"{seconds:.4f} s, {hours:.1f} h for {SCORED_IMAGES:,} images on this {device}"
         return {**row, "ok": ok, "detail": text + note if ok else f"too slow: {text}{note}"}
     if row["check"] == "peak memory":
@@ -162,8 +156,7 @@ def _probe_all(config: CheckConfig, kind: str, named: dict[str, str], reports: d
     embeddings: dict[str, list[dict[str, list[float]]]] = {folder: [] for folder in named}
     for prefix, python in environments.items():
         print(
-            f"check: {len(named)} {kind} submission{'s' if len(named) > 1 else ''} in a process of {python}",
-            flush=True,
+            f"check: {len(named)} {kind} submission{'s' if len(named) > 1 else ''} in a process of {python}", flush=True
         )
         for folder, rows in probe(python, list(named), config.images, config.timeout_seconds).items():
             for row in rows:

@@ -114,9 +114,7 @@ class TorchSubmission:
         """Checks the arguments and the output's dtype; returns them as text."""
         arguments = [a.name for a in self.module.forward.schema.arguments if a.name != "self"]
         required = [
-            a.name
-            for a in self.module.forward.schema.arguments
-            if a.name != "self" and not a.has_default_value()
+            a.name for a in self.module.forward.schema.arguments if a.name != "self" and not a.has_default_value()
         ]
         if len(required) > 1 or not arguments:
             raise Refused(f"expected forward(images), it takes {arguments}")
@@ -184,11 +182,7 @@ def run_checks(folder, images_timed):
         return
     dims = {len(row) for row in outputs.values()}
     wrong_dim = len(dims) > 1 or max(dims) > MAX_DIM or max(dims) == 0
-    yield (
-        "dimensions",
-        not wrong_dim,
-        f"{sorted(dims)} numbers" + (f", expected 1 … {MAX_DIM}" if wrong_dim else ""),
-    )
+    yield ("dimensions", not wrong_dim, f"{sorted(dims)} numbers" + (f", expected 1 … {MAX_DIM}" if wrong_dim else ""))
 
     fails = None
     for name, image in extremes().items():

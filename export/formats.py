@@ -77,10 +77,7 @@ def write_onnx(model: keras.Model, preprocess: Preprocess, path: Path) -> Embed:
         return {KEY: unit_embeddings(model, pixels)}
 
     encoder, _ = tf2onnx.convert.from_function(
-        encode,
-        input_signature=encode.input_signature,
-        opset=ONNX_OPSET,
-        custom_op_handlers={"Erfc": (_erfc, [])},
+        encode, input_signature=encode.input_signature, opset=ONNX_OPSET, custom_op_handlers={"Erfc": (_erfc, [])}
     )
     unknown = sorted({n.op_type for n in encoder.graph.node if not onnx.defs.has(n.op_type, n.domain)})
     if unknown:
@@ -136,9 +133,7 @@ def _onnx_preprocessing(preprocess: Preprocess, ir_version: int) -> Any:
         [helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", "height", "width", 3])],
         [helper.make_tensor_value_info("prepared", TensorProto.FLOAT, ["batch", side, side, 3])],
         initializer=[
-            helper.make_tensor(
-                name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape, value.ravel().tolist()
-            )
+            helper.make_tensor(name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape, value.ravel().tolist())
             for name, value in constants.items()
         ],
     )

@@ -40,17 +40,13 @@ class Kaggle:
 
         request = ApiGetDatasetRequest()
         request.owner_slug, request.dataset_slug = name.split("/")
-        found = self._call(
-            f"looks for the dataset {name}", self._datasets("get_dataset", request), absent=True
-        )
+        found = self._call(f"looks for the dataset {name}", self._datasets("get_dataset", request), absent=True)
         return None if found is None else int(found.current_version_number or 1)
 
     def dataset_status(self, name: str) -> str:
         return self._call(f"asks for {name}", lambda: self.api.dataset_status(name))
 
-    def upload_dataset(
-        self, metadata: dict[str, Any], files: list[Path], note: str, version: int | None
-    ) -> int:
+    def upload_dataset(self, metadata: dict[str, Any], files: list[Path], note: str, version: int | None) -> int:
         """Sends the files, makes the dataset (`version` None) or its next version; returns the version."""
         from kagglesdk.datasets.types import dataset_api_service as types
 
@@ -127,9 +123,7 @@ class Kaggle:
         """Submits the output of a notebook's version, with `message` as the description."""
         self._call(
             f"submits version {version} of {kernel}",
-            lambda: self.api.competition_submit_code(
-                "submission.zip", message, competition, kernel, version, True
-            ),
+            lambda: self.api.competition_submit_code("submission.zip", message, competition, kernel, version, True),
             lambda: self.submission(competition, message),
         )
 
@@ -159,11 +153,7 @@ class Kaggle:
         return call
 
     def _call(
-        self,
-        what: str,
-        call: Callable[[], Any],
-        arrived: Callable[[], Any] | None = None,
-        absent: bool = False,
+        self, what: str, call: Callable[[], Any], arrived: Callable[[], Any] | None = None, absent: bool = False
     ) -> Any:
         """Makes a call; tries again when the connection drops or the server fails.
 
@@ -189,20 +179,14 @@ class Kaggle:
                 if code < 500:
                     raise BadInput(explained(what, code, self._hidden(str(error)))) from None
                 failure: Exception = error
-            except (
-                requests.ConnectionError,
-                requests.Timeout,
-                requests.exceptions.ChunkedEncodingError,
-            ) as error:
+            except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
                 failure = error
             except ValueError as error:  # the client's own refusals
                 raise BadInput(f"guie {what}, but the client says: {self._hidden(str(error))}") from None
             blobs.pause(number, what, failure)
             if arrived is not None and (answer := arrived()):
                 return answer
-        raise BadInput(
-            f"guie {what}, but Kaggle cannot be reached; run the same command again, it goes on from there"
-        )
+        raise BadInput(f"guie {what}, but Kaggle cannot be reached; run the same command again, it goes on from there")
 
     def _hidden(self, text: str) -> str:
         for secret in self.secrets:

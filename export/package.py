@@ -146,10 +146,7 @@ def build_wheels(extra: list[str], folder: Path) -> None:
             subprocesses.run(
                 [*pip, *isolation, "--wheel-dir", str(folder), requirement],
                 f"the wheel of {Path(requirement).name} cannot be built",
-                {
-                    **os.environ,
-                    "SOURCE_DATE_EPOCH": "315532800",
-                },  # a zip's earliest date: always the same bytes
+                {**os.environ, "SOURCE_DATE_EPOCH": "315532800"},  # a zip's earliest date: always the same bytes
             )
 
 
@@ -164,9 +161,7 @@ def checked_name(name: str, key: str) -> str:
     owner, slash, slug = name.partition("/")
     plain = owner.replace("-", "").replace("_", "").isalnum() and slug.replace("-", "").isalnum()
     if not (slash and plain and slug == slug.lower() and 6 <= len(slug) <= 50):
-        raise BadInput(
-            f"submit.{key}: expected OWNER/SLUG with a slug of 6 … 50 letters, digits, -; got {name!r}"
-        )
+        raise BadInput(f"submit.{key}: expected OWNER/SLUG with a slug of 6 … 50 letters, digits, -; got {name!r}")
     return name
 
 

@@ -198,15 +198,11 @@ def write_formats(
     for name in wanted:
         path, embed, sizes = formats.write(name, config, model, preprocess, folder.parent)
         difference = formats.largest_difference(
-            lambda images: served.signatures["serving_default"](images=tf.constant(images))[KEY].numpy(),
-            embed,
-            sizes,
+            lambda images: served.signatures["serving_default"](images=tf.constant(images))[KEY].numpy(), embed, sizes
         )
         tolerance = formats.TOLERANCES[name]
         if not difference <= tolerance:
-            raise RuntimeError(
-                f"{path} differs from the SavedModel by {difference:.1e}, more than {tolerance:g}"
-            )
+            raise RuntimeError(f"{path} differs from the SavedModel by {difference:.1e}, more than {tolerance:g}")
         report[name] = {"file": path.name, "largest_difference": difference, "tolerance": tolerance}
         print(f"export: {path}, differs from the SavedModel by at most {difference:.1e}", flush=True)
     return report

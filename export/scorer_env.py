@@ -38,10 +38,7 @@ def python_of(kind: str) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)  # a second check waits for the first one's environment
         mark = folder / "requirements.txt"
         if not (mark.is_file() and mark.read_text() == wanted):
-            print(
-                f"check: makes the scorer's environment in {folder}: {' '.join(REQUIREMENTS[kind])}",
-                flush=True,
-            )
+            print(f"check: makes the scorer's environment in {folder}: {' '.join(REQUIREMENTS[kind])}", flush=True)
             with atomic_path(folder) as temporary:
                 _make(temporary, REQUIREMENTS[kind])
                 (temporary / "requirements.txt").write_text(wanted)
@@ -67,9 +64,7 @@ def _make(folder: Path, requirements: list[str]) -> None:
 def find_python() -> Path | None:
     """A Python 3.9 that starts (a pyenv shim may not): GUIE_PYTHON39, else python3.9 on PATH, else pyenv's."""
     candidates = [os.environ.get("GUIE_PYTHON39"), shutil.which(f"python{PYTHON}")]
-    candidates += [
-        str(path) for path in Path("~/.pyenv/versions").expanduser().glob(f"{PYTHON}.*/bin/python")
-    ]
+    candidates += [str(path) for path in Path("~/.pyenv/versions").expanduser().glob(f"{PYTHON}.*/bin/python")]
     for candidate in filter(None, candidates):
         asked = [candidate, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
         try:

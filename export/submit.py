@@ -42,14 +42,10 @@ class Rehearsal:
         _would(f"GetDataset {name}: is there one already?")
         return None
 
-    def upload_dataset(
-        self, metadata: dict[str, Any], files: list[Path], note: str, version: int | None
-    ) -> int:
+    def upload_dataset(self, metadata: dict[str, Any], files: list[Path], note: str, version: int | None) -> int:
         for path in files:
             _would(f"StartBlobUpload {path.name}, then PUT {path.stat().st_size:,} bytes")
-        _would(
-            f"CreateDataset {metadata['id']} (CreateDatasetVersion if it is there), private, note {note!r}"
-        )
+        _would(f"CreateDataset {metadata['id']} (CreateDatasetVersion if it is there), private, note {note!r}")
         return 1
 
     def dataset_status(self, name: str) -> str:
@@ -174,9 +170,7 @@ def run_kernel(kaggle: Any, run: Run, packed: package.Package, dataset_version: 
         status, message = kaggle.kernel_status(name)
         if status in ("error", "cancel_requested", "cancel_acknowledged"):
             state.set(kernel=None)
-            raise BadInput(
-                f"the notebook {name} version {pushed[3]} ended with {status}: {message or 'see its log'}"
-            )
+            raise BadInput(f"the notebook {name} version {pushed[3]} ended with {status}: {message or 'see its log'}")
         return status == "complete", f"{name} version {pushed[3]}: {status}"
 
     wait(through, run)
@@ -225,9 +219,7 @@ def wait(finished: Callable[[], tuple[bool, str]], run: Run) -> None:
         if done:
             return
         if waited > run.submit.timeout_hours * 3600:
-            raise BadInput(
-                f"{status} after {run.submit.timeout_hours:g} h: run the same command again to wait longer"
-            )
+            raise BadInput(f"{status} after {run.submit.timeout_hours:g} h: run the same command again to wait longer")
         time.sleep(run.submit.poll_seconds)
 
 

@@ -94,9 +94,7 @@ def attention(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False,
     scores = query @ key.transpose(-2, -1) * (scale if scale is not None else query.shape[-1] ** -0.5)
     if attn_mask is not None:
         bias = torch.zeros_like(scores)
-        scores = scores + (
-            bias.masked_fill(~attn_mask, float("-inf")) if attn_mask.dtype == torch.bool else attn_mask
-        )
+        scores = scores + (bias.masked_fill(~attn_mask, float("-inf")) if attn_mask.dtype == torch.bool else attn_mask)
     return scores.softmax(-1) @ value
 
 

@@ -44,11 +44,7 @@ subprocess.run([sys.executable, "-m", *install], check=True)
 sys.path.insert(0, packages)
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 warnings.filterwarnings("ignore", message="IProgress|pkg_resources")
-print(
-    "\n".join(
-        f"{path.stat().st_size:>14,}  {path.name}" for path in sorted(package.rglob("*")) if path.is_file()
-    )
-)
+print("\n".join(f"{path.stat().st_size:>14,}  {path.name}" for path in sorted(package.rglob("*")) if path.is_file()))
 
 # %% [markdown]
 # ## 2. The submission
@@ -96,9 +92,7 @@ else:
         shutil.copytree(unpacked[0] / "variables", folder / "variables")
         zip_submission(folder, submission)
     found = file_sha256(submission)
-    assert found == mark["submission_sha256"], (
-        f"damaged on the way: {found}, expected {mark['submission_sha256']}"
-    )
+    assert found == mark["submission_sha256"], f"damaged on the way: {found}, expected {mark['submission_sha256']}"
     print(f"the packed submission, sha256 {found[:16]}…")
 print(f"{submission}: {submission.stat().st_size / 1e6:,.1f} MB")
 

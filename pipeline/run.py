@@ -40,11 +40,7 @@ def score(run: Run) -> None:
     path, archive = folder / "metrics.json", folder / "submission.zip"
     # What the numbers hang on: the submission, and the records they are counted over.
     asked = files.fingerprint(
-        [
-            dataclasses.asdict(run.score),
-            files.file_sha256(archive),
-            _optional_sha256(folder / "records/manifest.json"),
-        ]
+        [dataclasses.asdict(run.score), files.file_sha256(archive), _optional_sha256(folder / "records/manifest.json")]
     )
     if path.exists() and files.read_json(path).get("asked") == asked:
         print(f"score: done already, {path}")

@@ -78,11 +78,7 @@ def rehearsals(records) -> dict[str, str]:
     keras_file = small_keras_file(records / "small.keras")
     asked = {}
     for name in TRAINING:
-        own = [
-            f"train.records=[{records}/records/*.tfrec]",
-            "train.validation=[]",
-            f"run_dir={records}/{name}",
-        ]
+        own = [f"train.records=[{records}/records/*.tfrec]", "train.validation=[]", f"run_dir={records}/{name}"]
         two = ["devices.rehearse=2", "devices.rehearse_steps=2"]
         asked[str(CONFIGS[name])] = [*narrowed(name, keras_file), *own, *two]
     script = [sys.executable, "-m", "tests.training.rehearsals", json.dumps(asked)]
@@ -96,9 +92,7 @@ def commands_in_the_head(text: str) -> list[str]:
     """The `guie` commands of a config's head: lines that are indented by three spaces, up to an explanation."""
     head = text.split("\n", 1)[1].split("\nrecords:")[0]
     lines = [line for line in head.splitlines() if line.startswith("#   ")]
-    parts = [
-        part for line in lines for part in re.split(r" && |\s{4,}|\(then: |\)$", line.removeprefix("#   "))
-    ]
+    parts = [part for line in lines for part in re.split(r" && |\s{4,}|\(then: |\)$", line.removeprefix("#   "))]
     return [part[part.index("guie ") :].strip() for part in parts if re.match(r"(\S+=\S+ )?guie ", part)]
 
 

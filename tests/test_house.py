@@ -18,9 +18,7 @@ def test_no_import_runs_back_up_and_there_is_no_circle():
 
 def test_a_room_holds_about_a_dozen_files():
     """tfrecords/sources has a file a public layout, so it may hold more."""
-    sizes = Counter(
-        path.parent.relative_to(ROOT).as_posix() for path in SOURCES if path.name != "__init__.py"
-    )
+    sizes = Counter(path.parent.relative_to(ROOT).as_posix() for path in SOURCES if path.name != "__init__.py")
     assert not {room: count for room, count in sizes.items() if count > 14 and room != "tfrecords/sources"}
 
 

@@ -51,8 +51,7 @@ RUN = {
         f"models.0.{TINY_TEXT} models.0.encoder.image_size_px=32"
     ),
     "guie captions configs/captions.yaml": (
-        f"captions configs/captions.yaml model.encoder.{TINY_CLIP} model.{TINY_TEXT} "
-        "model.encoder.image_size_px=32"
+        f"captions configs/captions.yaml model.encoder.{TINY_CLIP} model.{TINY_TEXT} model.encoder.image_size_px=32"
     ),
     "guie staged build configs/staged_cifar10.yaml": "staged build configs/staged_cifar10.yaml index.0.cap_per_class=5",
     "guie staged predict IMAGE --stage all": "staged predict IMAGE --stage all",

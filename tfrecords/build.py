@@ -51,17 +51,11 @@ def main(config: Run) -> None:
         f"{total:,} images of {sum(selected.listed.values()):,} taken → {folder}",
         flush=True,
     )
-    identity = {
-        "format": FORMAT,
-        "config": _config_fingerprint(config),
-        "listing": _listing_fingerprint(selected),
-    }
+    identity = {"format": FORMAT, "config": _config_fingerprint(config), "listing": _listing_fingerprint(selected)}
     _claim(folder, identity)
     made = list(selected.chunks)
     marks = build_chunks(config, folder, made)
-    while new := selection.select_replacements(
-        records, listings, selected, _kept(selected.space, marks), made
-    ):
+    while new := selection.select_replacements(records, listings, selected, _kept(selected.space, marks), made):
         count = sum(chunk.count for chunk in new)
         print(f"tfrecords: {count:,} more images replace rejected ones", flush=True)
         made += new
@@ -98,21 +92,16 @@ def main(config: Run) -> None:
         write_csv(folder / "duplicates.csv", duplicates.COLUMNS, rows)
         write_json(folder / "manifest.json", manifest)
     print(table(space, ordered))
-    short = [
-        class_id for class_id in space.classes if sum(space.counts[class_id]) < max(records.min_per_class, 1)
-    ]
+    short = [class_id for class_id in space.classes if sum(space.counts[class_id]) < max(records.min_per_class, 1)]
     if short:
         print(f"warning: {len(short)} classes fell below records.min_per_class by rejects, e.g. {short[0]}")
     if selected.too_small:
         print(
-            f"left out: {len(selected.too_small)} images of classes below records.min_per_class="
-            f"{records.min_per_class}"
+            f"left out: {len(selected.too_small)} images of classes below records.min_per_class={records.min_per_class}"
         )
     with (folder / "duplicates.csv").open(encoding="utf-8", newline="") as file:
         for kind, count in Counter(row["kind"] for row in csv.DictReader(file)).items():
-            print(
-                f"warning: {count} images are in two splits ({kind} duplicates): {folder / 'duplicates.csv'}"
-            )
+            print(f"warning: {count} images are in two splits ({kind} duplicates): {folder / 'duplicates.csv'}")
     print(
         f"records: {images:,} images in {len(shards)} shards, {len(space.classes):,} classes, {len(rejects):,} rejects "
         f"→ {folder}"
@@ -131,9 +120,7 @@ def build_chunks(config: Run, folder: Path, todo: list[Chunk]) -> dict[str, dict
     if records.runner == "beam":
         beam.make_shards(folder, missing, jpeg, records.beam_options)
         return {chunk.stem: _mark_by_beam(folder, chunk) for chunk in todo}
-    progress = console.Progress(
-        "tfrecords", total, "images", done=total - sum(chunk.count for chunk in missing)
-    )
+    progress = console.Progress("tfrecords", total, "images", done=total - sum(chunk.count for chunk in missing))
     rejected = sum(len(mark["rejects"]) for mark in marks.values())
     workers = min(records.workers if records.workers > 0 else cores(), max(len(missing), 1))
     for chunk, mark in in_processes(partial(chunks.make_shard, folder, jpeg), missing, workers):
@@ -178,10 +165,7 @@ def table(space: LabelSpace, marks: list[dict[str, Any]]) -> str:
     if len(rows) > 1:
         names.append("all")
         rows.append([sum(column) for column in zip(*rows, strict=True)])
-    texts = [
-        [name, *(f"{count:,}" for count in [*row, sum(row[1:])])]
-        for name, row in zip(names, rows, strict=True)
-    ]
+    texts = [[name, *(f"{count:,}" for count in [*row, sum(row[1:])])] for name, row in zip(names, rows, strict=True)]
     return console.table(["source", "classes", *SPLITS, "total"], texts)
 
 
@@ -192,11 +176,7 @@ def _claim(folder: Path, identity: dict[str, Any]) -> None:
         before = read_json(claim)
         if before != identity:
             what = next(key for key in ("format", "config", "listing") if before.get(key) != identity[key])
-            why = {
-                "format": "of another version of guie",
-                "config": "of another config",
-                "listing": "of other images",
-            }
+            why = {"format": "of another version of guie", "config": "of another config", "listing": "of other images"}
             raise BadInput(f"{folder} holds records {why[what]}: remove it, or choose another run_dir")
     elif folder.is_dir() and any(folder.glob("*.tfrec")):
         raise BadInput(f"{folder} holds shards that guie tfrecords did not make: choose another run_dir")

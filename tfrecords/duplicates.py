@@ -22,9 +22,7 @@ from tfrecords.schema import read_shard
 
 MAX_DISTANCE = 4  # bits of 64
 FLAT_SIGNS = 8  # with fewer differences than this that are not zero a picture counts as flat
-BANDS = tuple(
-    np.array_split(np.arange(64), MAX_DISTANCE + 1)
-)  # hashes ≤ 4 bits apart agree on one of five bands
+BANDS = tuple(np.array_split(np.arange(64), MAX_DISTANCE + 1))  # hashes ≤ 4 bits apart agree on one of five bands
 
 
 class Image(NamedTuple):
@@ -86,9 +84,7 @@ def near(images: Sequence[Image], hashes: np.ndarray) -> list[Pair]:
                 candidate = (int(distances[nearest]), int(before[nearest]))
                 if candidate < best.get(int(image), (MAX_DISTANCE + 1, -1)):
                     best[int(image)] = candidate
-    return [
-        Pair("near", distance, images[one], images[other]) for other, (distance, one) in sorted(best.items())
-    ]
+    return [Pair("near", distance, images[one], images[other]) for other, (distance, one) in sorted(best.items())]
 
 
 def perceptual_hash(encoded: bytes) -> int:

@@ -47,8 +47,7 @@ class LabelSpace:
     def to_json(self) -> dict[str, Any]:
         return {
             "sources": [
-                {"name": name, "first": first, "count": count}
-                for name, (first, count) in self.ranges().items()
+                {"name": name, "first": first, "count": count} for name, (first, count) in self.ranges().items()
             ],
             "classes": [
                 {
@@ -87,10 +86,7 @@ def build(
     merged = merged or {}
     without = set(left_out) | set(merged)
     classes = tuple(
-        class_id
-        for source in listed
-        for name in listed[source]
-        if (class_id := (source, name)) not in without
+        class_id for source in listed for name in listed[source] if (class_id := (source, name)) not in without
     )
     return LabelSpace(tuple(listed), classes, names or {}, merged)
 
@@ -109,10 +105,7 @@ def read(path: Path) -> LabelSpace:
             tuple(source["name"] for source in value["sources"]),
             tuple(of_class),
             {class_id: row["name"] for class_id, row in of_class.items() if row["name"] != row["class"]},
-            {
-                (row["source"], row["class"]): (row["into_source"], row["into_class"])
-                for row in value.get("merged", [])
-            },
+            {(row["source"], row["class"]): (row["into_source"], row["into_class"]) for row in value.get("merged", [])},
             {class_id: (row["train"], row["validation"], row["test"]) for class_id, row in of_class.items()},
         )
     except (KeyError, TypeError) as error:

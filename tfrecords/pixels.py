@@ -178,9 +178,7 @@ def shrunk_size(width: int, height: int, size_px: int) -> tuple[int, int]:
     return max(1, round(width * factor)), max(1, round(height * factor))
 
 
-def shrink(
-    pixels: np.ndarray, width: int, height: int, original: tuple[float, float] | None = None
-) -> np.ndarray:
+def shrink(pixels: np.ndarray, width: int, height: int, original: tuple[float, float] | None = None) -> np.ndarray:
     """uint8 `[H, W]` or `[H, W, 3]` → `[height, width]` or `[height, width, 3]`, antialiased.
 
     A Gaussian removes the frequencies that the smaller grid cannot hold, then cubic interpolation samples it: 45 to
@@ -255,11 +253,7 @@ def reduced_by(original: tuple[int, int], target: tuple[int, int]) -> int:
     >>> reduced_by((1000, 800), (480, 384)), reduced_by((700, 500), (538, 384))
     (2, 1)
     """
-    return max(
-        by
-        for by in (1, 2, 4, 8)
-        if by == 1 or all(o >= by * t for o, t in zip(original, target, strict=True))
-    )
+    return max(by for by in (1, 2, 4, 8) if by == 1 or all(o >= by * t for o, t in zip(original, target, strict=True)))
 
 
 def _decode_jpeg(data: bytes, image: Image.Image, colorspace: str, by: int) -> np.ndarray:

@@ -31,9 +31,7 @@ class Record(NamedTuple):
 @cache
 def _example_pb2() -> ModuleType:
     """`tfrecord.example_pb2` without torch, which the package imports where it is installed (2 s, 200 MB)."""
-    if (
-        "tensorflow" in sys.modules
-    ):  # a process registers a message type once; TensorFlow's is the same message
+    if "tensorflow" in sys.modules:  # a process registers a message type once; TensorFlow's is the same message
         return importlib.import_module("tensorflow.core.example.example_pb2")
     missing = object()
     before = sys.modules.get("tfrecord.torch", missing)
@@ -57,9 +55,7 @@ def serialize(record: Record) -> bytes:
     feature[LABEL].int64_list.value.append(record.label)
     feature[KEY].bytes_list.value.append(record.key.encode())
     feature[SOURCE].bytes_list.value.append(record.source.encode())
-    return example.SerializeToString(
-        deterministic=True
-    )  # the order of a map's entries is undefined otherwise
+    return example.SerializeToString(deterministic=True)  # the order of a map's entries is undefined otherwise
 
 
 def parse_record(payload: bytes | memoryview, image: bool = True) -> Record:

@@ -67,9 +67,7 @@ def list_sources(config: Run) -> dict[str, Listing]:
     listings: dict[str, Listing] = {}
     for source in config.records.sources:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", source.name):
-            raise BadInput(
-                f"source name {source.name!r}: expected letters, digits, '_', '.' and '-' (it names files)"
-            )
+            raise BadInput(f"source name {source.name!r}: expected letters, digits, '_', '.' and '-' (it names files)")
         if splits := [split for split in SPLITS if split in source.name.split("-")[1:]]:
             raise BadInput(
                 f"source name {source.name!r}: all its shards would be read as {splits[0]}, whose glob is "
@@ -105,13 +103,9 @@ def select(records: Records, listings: Mapping[str, Listing]) -> Selection:
         if candidates.seen < max(records.min_per_class, 1):
             left_out.add(class_id)
             reason = f"class of {candidates.seen} images, records.min_per_class is {records.min_per_class}"
-            too_small += [
-                (item.key, source, item.class_name, reason) for _, (source, item) in candidates.taken()
-            ]
+            too_small += [(item.key, source, item.class_name, reason) for _, (source, item) in candidates.taken()]
     names = {
-        (source, name): readable
-        for source, listing in listings.items()
-        for name, readable in listing.names.items()
+        (source, name): readable for source, listing in listings.items() for name, readable in listing.names.items()
     }
     space = label_spaces.build(classes, left_out, merged, names)
     if not space.classes:
@@ -241,9 +235,7 @@ def read_merges(path: Path, classes: Mapping[str, Iterable[str]]) -> dict[ClassI
     """
     known = {(source, name) for source, names in classes.items() for name in names}
     merged: dict[ClassId, ClassId] = {}
-    for source, name, into_source, into_name in file_rows(
-        path, ("source", "class", "into_source", "into_class")
-    ):
+    for source, name, into_source, into_name in file_rows(path, ("source", "class", "into_source", "into_class")):
         one, into = (source, name), (into_source, into_name)
         for given in (one, into):
             if given not in known:
@@ -253,9 +245,7 @@ def read_merges(path: Path, classes: Mapping[str, Iterable[str]]) -> dict[ClassI
         merged[one] = into
     for one, into in merged.items():
         if into in merged:
-            raise BadInput(
-                f"{path}: {one[1]!r} is merged into {into[1]!r}, which is merged itself: name the last one"
-            )
+            raise BadInput(f"{path}: {one[1]!r} is merged into {into[1]!r}, which is merged itself: name the last one")
     return merged
 
 

@@ -32,9 +32,7 @@ def masked_crc(data: bytes) -> int:
 def frame(payload: bytes) -> bytes:
     """One framed record: `len(payload) + FRAME_BYTES` bytes."""
     length = struct.pack("<Q", len(payload))
-    return b"".join(
-        (length, struct.pack("<I", masked_crc(length)), payload, struct.pack("<I", masked_crc(payload)))
-    )
+    return b"".join((length, struct.pack("<I", masked_crc(length)), payload, struct.pack("<I", masked_crc(payload))))
 
 
 def unframed(framed: bytes, length: int) -> bytes:
@@ -103,9 +101,7 @@ def read_payloads(path: Path) -> Iterator[tuple[int, bytes]]:
     for file, offset, length in _frames(path):
         payload, footer = file.read(length), file.read(FOOTER_BYTES)
         if int.from_bytes(footer, "little") != masked_crc(payload):
-            raise BadInput(
-                f"{path}: record at offset {offset} has a wrong CRC: the shard is damaged, build it again"
-            )
+            raise BadInput(f"{path}: record at offset {offset} has a wrong CRC: the shard is damaged, build it again")
         yield offset, payload
 
 

@@ -78,9 +78,7 @@ def expectations(folder: Path) -> list[Expected]:
         classes = len(label_spaces.read(folder / "labels.json").classes)
         try:
             return [
-                Expected(
-                    folder / row["file"], row["count"], row["bytes"], row["sha256"], row["source"], classes
-                )
+                Expected(folder / row["file"], row["count"], row["bytes"], row["sha256"], row["source"], classes)
                 for row in manifest["shards"]
             ]
         except (KeyError, TypeError):
@@ -92,9 +90,7 @@ def expectations(folder: Path) -> list[Expected]:
         raise BadInput(f"{folder} holds no shards (*.tfrec)")
     print(f"no manifest.json in {folder}: hashes, labels and sources are not checked")
     counts = [re.search(r"-(\d+)\.tfrec$", path.name) for path in shards]
-    return [
-        Expected(path, int(match[1]) if match else None) for path, match in zip(shards, counts, strict=True)
-    ]
+    return [Expected(path, int(match[1]) if match else None) for path, match in zip(shards, counts, strict=True)]
 
 
 def check_shard(shard: Expected) -> tuple[int, list[str]]:
@@ -112,9 +108,7 @@ def check_shard(shard: Expected) -> tuple[int, list[str]]:
     try:
         for offset, payload in read_payloads(path):
             spans.append((offset, len(payload) + FRAME_BYTES))
-            problems += [
-                f"{path}: record at offset {offset}: {what}" for what in _check_record(payload, shard)
-            ]
+            problems += [f"{path}: record at offset {offset}: {what}" for what in _check_record(payload, shard)]
     except BadInput as error:
         problems.append(str(error))  # names the shard and the offset; the records after it cannot be found
         return len(spans), problems
@@ -151,6 +145,4 @@ def _check_record(payload: bytes, shard: Expected) -> Iterator[str]:
 def _unlisted(folder: Path, expected: list[Expected]) -> list[str]:
     """Shards that the manifest does not name; a glob would find them and train on them."""
     named = {shard.path.name for shard in expected}
-    return [
-        f"{path}: not in the manifest" for path in sorted(folder.glob("*.tfrec")) if path.name not in named
-    ]
+    return [f"{path}: not in the manifest" for path in sorted(folder.glob("*.tfrec")) if path.name not in named]

@@ -43,14 +43,10 @@ def read_pairs(path: Path, table: Table) -> list[Pair]:
     if first is None:
         raise BadInput(f"{path}: expected a table of images and captions, the file is empty")
     if table.header:
-        columns = [
-            _column(path, first[1], name, table) for name in (table.image_column, table.caption_column)
-        ]
+        columns = [_column(path, first[1], name, table) for name in (table.image_column, table.caption_column)]
         width = len(first[1])
     else:
-        columns = [
-            _column_number(path, first[1], name) for name in (table.image_column, table.caption_column)
-        ]
+        columns = [_column_number(path, first[1], name) for name in (table.image_column, table.caption_column)]
         width = len(first[1])
         rows = _rows(lines, table.delimiter)
     pairs = [_pair(line, fields, reason, columns, width) for line, fields, reason in rows]
@@ -88,9 +84,7 @@ def _rows(lines: list[str], delimiter: str) -> Iterator[tuple[int, list[str], st
                 first, end = end, start + reader.line_num
                 if fields is None:
                     yield first + 1, [], f"a field of more than {LARGEST_FIELD:,} characters"
-                elif end - first > 1 and (
-                    (width and len(fields) != width) or _misquoted(lines[first:end], delimiter)
-                ):
+                elif end - first > 1 and ((width and len(fields) != width) or _misquoted(lines[first:end], delimiter)):
                     yield first + 1, lines[first].rstrip("\n").split(delimiter), "a quote is never closed"
                     end = first + 1
                     break
@@ -125,10 +119,7 @@ def _misquoted(lines: list[str], delimiter: str) -> bool:
 def _decoded(path: Path, encoding: str) -> str:
     content = path.read_bytes()
     try:
-        if encoding.lower().replace("_", "-") in ("utf-8", "utf8") and content[:2] in (
-            b"\xff\xfe",
-            b"\xfe\xff",
-        ):
+        if encoding.lower().replace("_", "-") in ("utf-8", "utf8") and content[:2] in (b"\xff\xfe", b"\xfe\xff"):
             raise BadInput(f"{path} begins like UTF-16: set format.encoding=utf-16")
         text = content.decode(encoding)
     except LookupError:

@@ -44,16 +44,12 @@ def main(config: Captions) -> None:
     of_images = ArrayCache(folder, ["images", model, encoder.fit])
     of_texts = ArrayCache(folder, ["texts", model])
     with Meter() as meter:
-        images, reasons = encode_images(
-            [pair.image for pair in usable], root, config, encoder, of_images, meter
-        )
+        images, reasons = encode_images([pair.image for pair in usable], root, config, encoder, of_images, meter)
         texts, cut = encode_texts([pair.caption for pair in usable], encoder, of_texts, meter)
     scored = [pair for pair in usable if pair.image in images]
     similarity = np.array([images[pair.image] @ texts[pair.caption] for pair in scored], np.float32)
     others = mismatched(scored, images, texts)
-    rows = list(
-        result_rows(pairs, reasons, dict(zip(scored, similarity.tolist(), strict=True)), cut, encoder)
-    )
+    rows = list(result_rows(pairs, reasons, dict(zip(scored, similarity.tolist(), strict=True)), cut, encoder))
     summary = summarise(config.model, rows, similarity, others, meter)
     if config.retrieval and len(images) > 1:
         summary["retrieval"] = retrieval(scored, images, texts)
@@ -91,11 +87,7 @@ def retrieval(
 
 
 def result_rows(
-    pairs: list[Pair],
-    reasons: dict[str, str],
-    similarity: dict[Pair, float],
-    cut: dict[str, int],
-    encoder: DualEncoder,
+    pairs: list[Pair], reasons: dict[str, str], similarity: dict[Pair, float], cut: dict[str, int], encoder: DualEncoder
 ) -> Iterator[list[Any]]:
     """The columns of HEADER, for each row of the table."""
     for pair in pairs:
@@ -121,9 +113,7 @@ def mismatched(pairs: list[Pair], images: dict[str, np.ndarray], texts: dict[str
 def summarise(
     model: ImageTextModel, rows: list[list[Any]], similarity: np.ndarray, others: np.ndarray, meter: Meter
 ) -> dict[str, Any]:
-    reasons = Counter(
-        re.sub(r"(?<!HTTP )\b\d[\d,.]*", "N", row[-1].split(": /")[0]) for row in rows if row[-1]
-    )
+    reasons = Counter(re.sub(r"(?<!HTTP )\b\d[\d,.]*", "N", row[-1].split(": /")[0]) for row in rows if row[-1])
     return {
         "model": model.title,
         "weights": model.encoder.weights,
@@ -163,6 +153,5 @@ def _spread(values: np.ndarray) -> dict[str, float]:
     shares = np.quantile(values.astype(np.float64), (0, 0.05, 0.5, 0.95, 1))
     spread = {"mean": float(values.mean(dtype=np.float64)), "std": float(values.std(dtype=np.float64))}
     return {
-        key: round(value, 6)
-        for key, value in {**spread, **dict(zip(names, map(float, shares), strict=True))}.items()
+        key: round(value, 6) for key, value in {**spread, **dict(zip(names, map(float, shares), strict=True))}.items()
     }

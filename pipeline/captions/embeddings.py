@@ -24,12 +24,7 @@ BATCH = 32
 
 
 def encode_images(
-    references: list[str],
-    root: Path,
-    config: Captions,
-    encoder: DualEncoder,
-    cache: ArrayCache,
-    meter: Meter,
+    references: list[str], root: Path, config: Captions, encoder: DualEncoder, cache: ArrayCache, meter: Meter
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Encodes the images that the cache lacks, equal ones once.
 

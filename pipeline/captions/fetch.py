@@ -105,11 +105,7 @@ async def _fetch_all(references: list[str], options: Fetch, root: Path) -> list[
     async with aiohttp.ClientSession(
         connector=connector,
         # A compressed body would pass the size limit small and unpack large: none is asked for or unpacked.
-        headers={
-            "User-Agent": "guie/0.1",
-            "Accept": "image/*,*/*;q=0.1",
-            "Accept-Encoding": "identity",
-        },
+        headers={"User-Agent": "guie/0.1", "Accept": "image/*,*/*;q=0.1", "Accept-Encoding": "identity"},
         auto_decompress=False,
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=False,  # a proxy would connect in our place, past the check
@@ -163,9 +159,7 @@ async def _get(session: aiohttp.ClientSession, url: str, options: Fetch) -> byte
     except aiohttp.ClientConnectorError as error:
         if refused := re.search(r"refused: \S+ is not[^,]*", str(error.os_error)):
             raise Unfetchable(refused.group()) from None
-        raise Unfetchable(
-            f"no connection: {error.os_error.strerror or error.os_error}", passing=True
-        ) from None
+        raise Unfetchable(f"no connection: {error.os_error.strerror or error.os_error}", passing=True) from None
     except aiohttp.ClientPayloadError:
         raise Unfetchable("the body broke off", passing=True) from None
     # A redirect may hold such a URL too.

@@ -87,9 +87,7 @@ def cache_images(
     return found
 
 
-def _read_ahead(
-    items: Sequence[Item], cache: ArrayCache, threads: int
-) -> Iterator[tuple[str, np.ndarray | None, str]]:
+def _read_ahead(items: Sequence[Item], cache: ArrayCache, threads: int) -> Iterator[tuple[str, np.ndarray | None, str]]:
     """(key, picture, reason) of each, in order; no picture where the cache has the key."""
 
     def read(item: Item) -> tuple[str, np.ndarray | None, str]:

@@ -51,9 +51,7 @@ def open_data(spec: str) -> list[ImageSet]:
     own_name, equals, rest = spec.partition("=")
     if equals and not Path(spec).exists() and "/" not in own_name:
         sets = open_data(rest)
-        return [
-            replace(each, name=own_name if len(sets) == 1 else f"{own_name}/{each.name}") for each in sets
-        ]
+        return [replace(each, name=own_name if len(sets) == 1 else f"{own_name}/{each.name}") for each in sets]
     folder = Path(spec)
     layout, colon, root = spec.partition(":")
     if colon and layout in LAYOUTS:
@@ -142,9 +140,7 @@ def list_images(sources: Sequence[Source], data_root: str) -> tuple[list[Item], 
         listing = list_configured(source, data_root)
         found = [Item(f"{source.name}/{item.key}", item.class_name, item.read) for item in listing.items]
         if not found:
-            raise BadInput(
-                f"source {source.name}: the layout {source.layout} finds no images in {source.root}"
-            )
+            raise BadInput(f"source {source.name}: the layout {source.layout} finds no images in {source.root}")
         names.update({each: listing.names.get(each, each) for each in listing.classes})
         seen: Counter[str] = Counter()
         for image in sorted(found, key=hash_order):

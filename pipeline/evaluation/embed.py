@@ -123,9 +123,7 @@ def embed_sets(
     if references:
         stacked = references.finish(stacked)
     chosen = [items[row] for row in kept]
-    found = [
-        labels.setdefault(sets[domain].class_of(item.class_name), len(labels)) for domain, item in chosen
-    ]
+    found = [labels.setdefault(sets[domain].class_of(item.class_name), len(labels)) for domain, item in chosen]
     return Embedded(
         names=[each.name for each in sets],
         vectors={"embedder": vectors[kept], **stacked},

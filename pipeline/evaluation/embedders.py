@@ -51,9 +51,7 @@ def load(handle: str) -> Submission:
         if not (path / "saved_model.pb").exists():
             raise BadInput(f"{handle}: expected a SavedModel folder, it holds no saved_model.pb")
     elif "://" not in handle:
-        raise BadInput(
-            f"{handle}: expected a SavedModel folder, a submission.zip or a Hub handle; nothing is there"
-        )
+        raise BadInput(f"{handle}: expected a SavedModel folder, a submission.zip or a Hub handle; nothing is there")
     embed = _saved_model(str(path) if path.exists() else handle, handle)
     return _tried(embed, handle, _fingerprint(path) if path.exists() else handle)
 
@@ -67,9 +65,7 @@ def _saved_model(location: str, handle: str) -> Embed:
         raise BadInput(f"{handle}: not a SavedModel that loads ({reason(error)})") from None
     signatures = getattr(model, "signatures", {})
     if "serving_default" not in signatures:
-        raise BadInput(
-            f"{handle}: expected the signature serving_default, it has {sorted(signatures) or 'none'}"
-        )
+        raise BadInput(f"{handle}: expected the signature serving_default, it has {sorted(signatures) or 'none'}")
     signature = signatures["serving_default"]
     names = list(signature.structured_input_signature[1])
     if len(names) != 1:
@@ -89,9 +85,7 @@ def _torchscript(path: Path, handle: str) -> Embed:
     try:
         import torch
     except ImportError:
-        raise BadInput(
-            f"{handle} is a TorchScript submission: pip install 'guie[clip]' to score it"
-        ) from None
+        raise BadInput(f"{handle} is a TorchScript submission: pip install 'guie[clip]' to score it") from None
     try:
         model = torch.jit.load(str(path), map_location="cpu").eval()
     except Exception as error:
@@ -100,10 +94,7 @@ def _torchscript(path: Path, handle: str) -> Embed:
     def embed(images: np.ndarray) -> np.ndarray:
         with torch.inference_mode():  # the contract gives one image at a time: [1, 3, H, W]
             return np.stack(
-                [
-                    model(torch.from_numpy(image.transpose(2, 0, 1)[None].copy())).numpy().reshape(-1)
-                    for image in images
-                ]
+                [model(torch.from_numpy(image.transpose(2, 0, 1)[None].copy())).numpy().reshape(-1) for image in images]
             )
 
     return embed
@@ -131,9 +122,7 @@ def _checked_dim(embed: Embed, handle: str) -> int:
     except Exception as error:
         raise BadInput(f"{handle}: does not take uint8 [B, H, W, 3] of any size ({reason(error)})") from None
     if output.ndim != 2 or output.shape[0] != 1 or not 1 <= output.shape[1] <= LARGEST_DIM:
-        raise BadInput(
-            f"{handle}: expected embeddings [1, ≤{LARGEST_DIM}] of one image, got {list(output.shape)}"
-        )
+        raise BadInput(f"{handle}: expected embeddings [1, ≤{LARGEST_DIM}] of one image, got {list(output.shape)}")
     if not np.isfinite(output).all():
         raise BadInput(f"{handle}: gives NaN or infinity for a grey image")
     return int(output.shape[1])

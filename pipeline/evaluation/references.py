@@ -61,9 +61,7 @@ class References:
         return rows
 
     def _features(self, images):
-        return tf.cast(
-            self.start.encoder.model(prepare(images, self.start.preprocess), training=False), tf.float32
-        )
+        return tf.cast(self.start.encoder.model(prepare(images, self.start.preprocess), training=False), tf.float32)
 
     def _training_features(self) -> np.ndarray | None:
         try:

@@ -39,13 +39,9 @@ def main(options: Options) -> None:
         result = solution.score(options.embedder, options.solution)
     else:
         if not options.index:
-            raise BadInput(
-                "expected at least one --index DATA: a folder of class folders, shards, or LAYOUT:ROOT"
-            )
+            raise BadInput("expected at least one --index DATA: a folder of class folders, shards, or LAYOUT:ROOT")
         submission = embedders.load(options.embedder)
-        print(
-            f"score: {options.embedder} ({submission.embedding_dim} dimensions) on {', '.join(options.index)}"
-        )
+        print(f"score: {options.embedder} ({submission.embedding_dim} dimensions) on {', '.join(options.index)}")
         result = score(submission, options.index, options.queries, options.batch_size)
     if options.out:
         files.write_json(Path(options.out), result)
@@ -80,9 +76,7 @@ def score(
     if not np.isin(queried.labels, indexed.labels).any() or (
         leave_one_out and len(np.unique(indexed.labels)) == len(indexed.labels)
     ):
-        raise BadInput(
-            "no query has an image of its class in the index: expected classes with at least two images"
-        )
+        raise BadInput("no query has an image of its class in the index: expected classes with at least two images")
     rows = {row: _mp5(row, queried, indexed, leave_one_out) for row in indexed.vectors}
     rejects = indexed.rejects if leave_one_out else [*indexed.rejects, *queried.rejects]
     result = {
@@ -117,8 +111,7 @@ def _mp5(row: str, queried: Embedded, indexed: Embedded, leave_one_out: bool) ->
         return mean_precision_at_5(*neighbour_hits(neighbours, *labels, leave_one_out))
 
     scores = {
-        name: value(queried.domains == domain, indexed.domains == domain)
-        for domain, name in enumerate(indexed.names)
+        name: value(queried.domains == domain, indexed.domains == domain) for domain, name in enumerate(indexed.names)
     }
     if len(scores) == 1:
         return {**scores, "": next(iter(scores.values()))}

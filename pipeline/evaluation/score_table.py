@@ -6,7 +6,7 @@ from pipeline import console
 
 
 def header_and_rows(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """What `guie score` prints and `guie report` shows; of several indexes the last row is the merged one."""
+    """The table that `guie score` prints and `guie report` shows; with several domains its last row is the whole."""
     header = ["mP@5", "queries", "index", "embedder", *result["references"]]
     domains = result["domains"]
     rows = [_row(name, domain["queries"], domain["index"], domain) for name, domain in domains.items()]

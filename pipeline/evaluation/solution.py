@@ -108,9 +108,7 @@ def read_solution(path: Path) -> tuple[dict[str, list[str]], dict[str, str]]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise BadInput(f"{path}: expected the competition's solution CSV ({reason(error)})") from None
     if len(rows) < 2 or len(rows[0]) not in (2, 3) or rows[0][0].strip().lower() != "id":
-        raise BadInput(
-            f"{path}: expected the columns id, index ids, Usage; got {rows[0] if rows else 'an empty file'}"
-        )
+        raise BadInput(f"{path}: expected the columns id, index ids, Usage; got {rows[0] if rows else 'an empty file'}")
     solution, usage = {}, {}
     for number, row in enumerate(rows[1:], 2):
         if len(row) != len(rows[0]):

@@ -48,9 +48,7 @@ def kind_of(names: list[str], where: str) -> str:
     if "variables/variables.index" not in names:
         raise BadInput(f"{where}: variables/variables.index is missing beside saved_model.pb")
     if not any(name.startswith("variables/variables.data-") for name in names):
-        raise BadInput(
-            f"{where}: variables/variables.data-00000-of-00001 is missing: the model has no weights"
-        )
+        raise BadInput(f"{where}: variables/variables.data-00000-of-00001 is missing: the model has no weights")
     return TENSORFLOW
 
 
@@ -67,7 +65,8 @@ def inspect(zip_path: Path) -> str:
             entries = archive.infolist()
     except (zipfile.BadZipFile, struct.error, OSError, NotImplementedError) as error:
         raise BadInput(
-            f"{zip_path}: expected a submission.zip or a SavedModel folder, this is not a whole zip ({reason(error)})"
+            f"{zip_path}: expected a submission.zip or a SavedModel folder, this is not a whole zip file "
+            f"({reason(error)})"
         ) from None
     if len(entries) > MAX_ENTRIES:
         raise BadInput(f"{zip_path}: {len(entries):,} entries; a submission has a handful: refused as a bomb")

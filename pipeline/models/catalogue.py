@@ -131,10 +131,7 @@ def _clip(
 ) -> Entry:
     """`text`: (width, layers, heads). Images are projected to that width; open_clip's name says the activation."""
     width, layers, heads = text
-    shared = {
-        "activation": "quick_gelu" if open_clip.endswith("quickgelu") else "gelu",
-        "projection_dim": width,
-    }
+    shared = {"activation": "quick_gelu" if open_clip.endswith("quickgelu") else "gelu", "projection_dim": width}
     of_text = {
         "vocabulary_size": 49408,
         "hidden_dim": width,
@@ -143,9 +140,7 @@ def _clip(
         "intermediate_dim": 4 * width,
         "sequence_length": 77,
     }
-    return Entry(
-        "clip", {**vision, **shared}, preset=preset, open_clip=open_clip, text={**of_text, **shared}, **more
-    )
+    return Entry("clip", {**vision, **shared}, preset=preset, open_clip=open_clip, text={**of_text, **shared}, **more)
 
 
 def _siglip(architecture: dict[str, Any], image_size_px: int, preset: str, open_clip: str = "") -> Entry:

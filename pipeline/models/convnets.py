@@ -19,11 +19,7 @@ _MBCONV = {  # EfficientNet B0 (Tan and Le 2019, table 1) as KerasHub's class sp
 EFFICIENTNET: dict[str, tuple[str, dict[str, Any], int, str]] = {
     f"efficientnet_{size}": (
         "efficientnet",
-        {
-            **_MBCONV,
-            "stackwise_width_coefficients": [wide] * 7,
-            "stackwise_depth_coefficients": [deep] * 7,
-        },
+        {**_MBCONV, "stackwise_width_coefficients": [wide] * 7, "stackwise_depth_coefficients": [deep] * 7},
         px,
         preset,
     )

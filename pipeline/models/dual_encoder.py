@@ -59,9 +59,7 @@ class DualEncoder:
         self.trained = model.encoder.weights != "none"
         side = self.preprocess.image_size_px
         self._encode_images = tf.function(
-            self._images,
-            input_signature=[tf.TensorSpec([None, side, side, 3], tf.float32)],
-            autograph=False,
+            self._images, input_signature=[tf.TensorSpec([None, side, side, 3], tf.float32)], autograph=False
         )
         self._encode_texts = tf.function(
             lambda ids: _unit(self.text.model(ids, training=False)),
@@ -77,12 +75,7 @@ class DualEncoder:
         activation and the overlap of patches, counts as the config says it.
         """
         encoder, tokenizer = self.config.encoder, self.text.tokenizer
-        network = [
-            encoder.name,
-            encoder.architecture,
-            encoder.patch_overlap_px,
-            self.config.text_architecture,
-        ]
+        network = [encoder.name, encoder.architecture, encoder.patch_overlap_px, self.config.text_architecture]
         weights = weights_digest([*self.image.model.weights, *self.text.model.weights])
         tokens = [tokenizer.digest, tokenizer.length, tokenizer.pad]
         return fingerprint([network, weights, asdict(self.preprocess), tokens])

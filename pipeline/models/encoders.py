@@ -49,9 +49,7 @@ class ImageEncoder:
     positions: PositionTable | None = None
 
 
-def build(
-    encoder: config.Encoder, seed: int = 0, fill: bool = True, train_batch_norm: bool = False
-) -> ImageEncoder:
+def build(encoder: config.Encoder, seed: int = 0, fill: bool = True, train_batch_norm: bool = False) -> ImageEncoder:
     """Builds the encoder that the config names and fills in its weights.
 
     Random weights depend on `seed` alone: nothing that was built before changes them, and Python's random numbers
@@ -85,12 +83,7 @@ def _catalogued(encoder: config.Encoder, seed: int, fill: bool) -> ImageEncoder:
     with backbones.seeded(seed):
         if family.transformer:
             network = vit.transformer(
-                entry,
-                size,
-                pooling,
-                encoder.patch_overlap_px,
-                encoder.stochastic_depth,
-                encoder.checkpointing,
+                entry, size, pooling, encoder.patch_overlap_px, encoder.stochastic_depth, encoder.checkpointing
             )
         else:
             network = backbones.convolutional(entry, size)
@@ -141,9 +134,7 @@ def _check(entry: catalogue.Entry, encoder: config.Encoder, size: int) -> None:
     if size < patch:
         raise BadInput(f"encoder.image_size_px: expected at least one patch of {patch} px, got {size}")
     if not 0 <= overlap < patch:
-        raise BadInput(
-            f"encoder.patch_overlap_px: expected 0 … {patch - 1} with patches of {patch} px, got {overlap}"
-        )
+        raise BadInput(f"encoder.patch_overlap_px: expected 0 … {patch - 1} with patches of {patch} px, got {overlap}")
 
 
 def _from_keras_file(encoder: config.Encoder) -> ImageEncoder:
@@ -163,9 +154,7 @@ def _from_keras_file(encoder: config.Encoder) -> ImageEncoder:
     try:
         model = keras.models.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises whatever the broken part raises
-        raise BadInput(
-            f"encoder.name: {path} is not a Keras model that loads safely: {reason(error)}"
-        ) from None
+        raise BadInput(f"encoder.name: {path} is not a Keras model that loads safely: {reason(error)}") from None
     if not isinstance(model, keras.Model) or len(model.inputs) != 1 or len(model.outputs) != 1:
         raise BadInput(f"encoder.name: expected a Keras model with one input and one output in {path}")
     given, features = tuple(model.inputs[0].shape), tuple(model.outputs[0].shape)
@@ -179,9 +168,7 @@ def _from_keras_file(encoder: config.Encoder) -> ImageEncoder:
     if size is None:
         raise BadInput(f"encoder.image_size_px: {path} takes any size; say which")
     if given[1] not in (None, size) or given[2] not in (None, size):
-        raise BadInput(
-            f"encoder.image_size_px: {path} takes {given[1]} × {given[2]} px, the config says {size}"
-        )
+        raise BadInput(f"encoder.image_size_px: {path} takes {given[1]} × {given[2]} px, the config says {size}")
     if model.outputs[0].dtype != "float32":
         features_layer = keras.layers.Activation("linear", dtype="float32", name="float32_features")
         model = keras.Model(model.inputs, features_layer(model.outputs[0]))

@@ -40,9 +40,7 @@ def main(config: Config) -> None:
         return
     entry = catalogue.find(config.encoder)
     if not entry.text:
-        raise BadInput(
-            f"--encoder: expected a CLIP or SigLIP of the catalogue, {config.encoder} is {entry.family}'s"
-        )
+        raise BadInput(f"--encoder: expected a CLIP or SigLIP of the catalogue, {config.encoder} is {entry.family}'s")
     print(f"import-weights: reads {config.checkpoint} as {config.encoder}; writes {config.out}", flush=True)
     image = from_open_clip(config.checkpoint, entry, "image")
     text = from_open_clip(config.checkpoint, entry, "text")

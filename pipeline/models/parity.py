@@ -120,9 +120,7 @@ def compare(name: str, images: int = 2, narrowed: Narrowed | None = None) -> lis
         return [image, _compare_text(name, entry, checkpoint, text_sizes, reference)]
 
 
-def _compare_image(
-    name: str, entry: catalogue.Entry, spec: str, sizes: dict[str, Any], reference: Reference
-) -> Row:
+def _compare_image(name: str, entry: catalogue.Entry, spec: str, sizes: dict[str, Any], reference: Reference) -> Row:
     encoder = encoders.build(
         config.Encoder(
             name=name,
@@ -152,9 +150,7 @@ def _compare_text(
     return _row(name, "text", len(float_variables(tower)), ours, reference.text)
 
 
-def _row(
-    name: str, tower: str, tensors: int, ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]
-) -> Row:
+def _row(name: str, tower: str, tensors: int, ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> Row:
     errors = {key: relative_error(ours[key], theirs[key]) for key in theirs}
     where = max(errors, key=lambda key: errors[key])
     return Row(name, tower, tensors, len(theirs) - 1, errors[where], where)
@@ -167,9 +163,7 @@ def relative_error(ours: np.ndarray, theirs: np.ndarray) -> float:
     return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
 
 
-def _run_open_clip(
-    entry: catalogue.Entry, images: int, narrowed: Narrowed | None, checkpoint: Path
-) -> Reference:
+def _run_open_clip(entry: catalogue.Entry, images: int, narrowed: Narrowed | None, checkpoint: Path) -> Reference:
     open_clip = files.import_open_clip()
     import torch
     from safetensors.torch import save_file

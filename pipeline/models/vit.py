@@ -121,9 +121,7 @@ class Residual(keras.layers.Layer):
         """float32 [B, 1, 1], 1 where the block stays."""
         current = getattr(_randomness, "current", None)
         if current is None:
-            raise ValueError(
-                "stochastic depth in training needs a seed: call the model inside `vit.step_seed`"
-            )
+            raise ValueError("stochastic depth in training needs a seed: call the model inside `vit.step_seed`")
         seed, first = current
         images = first + tf.range(batch)
         bits = random_bits([tf.cast(seed, tf.int32)[0], tf.cast(seed, tf.int32)[1], self.index, images])

@@ -70,9 +70,7 @@ def server(options: Options) -> ThreadingHTTPServer:
     try:
         return ThreadingHTTPServer((options.host, options.port), handler)
     except (OSError, OverflowError) as error:
-        raise BadInput(
-            f"cannot listen on {options.host}:{options.port} ({error}): choose another --port"
-        ) from None
+        raise BadInput(f"cannot listen on {options.host}:{options.port} ({error}): choose another --port") from None
 
 
 def open_gallery(folder: Path, spec: str) -> Gallery:
@@ -92,9 +90,7 @@ def open_gallery(folder: Path, spec: str) -> Gallery:
     sets = sources.open_data(spec)
     images = {(each.name, item.key): item for each in sets for item in each.items}
     spaces = {each.name: each for each in sets}
-    classes = [
-        spaces[source].class_of(name) if source in spaces else (source, name) for _, source, name in rows
-    ]
+    classes = [spaces[source].class_of(name) if source in spaces else (source, name) for _, source, name in rows]
     return Gallery(vectors, rows, classes, images)
 
 
@@ -165,10 +161,7 @@ def item_page(gallery: Gallery, row: int) -> str:
         for other, distance in near[:NEIGHBOURS]
     ]
     return render(
-        "browse_item.html",
-        title=f"{name} · {source} · {key}",
-        query=_figure(gallery, row, name),
-        neighbours=neighbours,
+        "browse_item.html", title=f"{name} · {source} · {key}", query=_figure(gallery, row, name), neighbours=neighbours
     )
 
 

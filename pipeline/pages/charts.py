@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 BLUE, ORANGE, GREEN, PURPLE, RED, GREY = "#2f6db5", "#e08a1e", "#3a9a5b", "#8e5bb5", "#c0392b", "#6b7280"
 COLOURS = (BLUE, ORANGE, GREEN, PURPLE, RED, GREY)
 SIZE_INCHES = (4.5, 3.0)
-STYLE: Any = {  # matplotlib types each key of its own
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "guie",  # the same chart, the same ids
     "font.sans-serif": ["DejaVu Sans", "Verdana"],
@@ -57,6 +57,7 @@ def histogram(
             counts, _ = np.histogram(drawn, edges)
             axes.stairs(counts, edges, fill=True, color=colour, alpha=0.55, label=f"{name} ({len(values):,})")
         axes.set_ylim(0, None if len(everything) else 1)
+        axes.locator_params(axis="x", nbins=6)
         axes.locator_params(axis="y", integer=True)
 
     return _chart(title, x_label, "images", draw)
@@ -73,10 +74,8 @@ def bars(title: str, rows: Mapping[str, Mapping[str, float]], y_label: str) -> s
             axes.bar(range(len(rows)), values, 0.6, heights, color=colour, label=part)
             heights += values
         for position, height in enumerate(heights):
-            axes.annotate(
-                f"{height:.3g}", (position, height), (0, 3), textcoords="offset points", ha="center"
-            )
-        axes.set_xticks(range(len(rows)), list(rows))
+            axes.annotate(f"{height:.3g}", (position, height), (0, 3), textcoords="offset points", ha="center")
+        axes.set_xticks(range(len(rows)), [textwrap.fill(name, 16) for name in rows])
         axes.margins(y=0.12)
         axes.set_ylim(0, None if heights.any() else 1)
 
@@ -108,11 +107,14 @@ def scatter(
             colour = (colours or {}).get(name, COLOURS[number % len(COLOURS)])
             style = "o-" if joined else "o"
             axes.plot(x, y, style, color=colour, markersize=4.5, alpha=0.75, markeredgewidth=0, label=name)
-            for point, text in zip(points, (names or {}).get(name, ()), strict=False):
-                axes.annotate(text, point, (6, -3), textcoords="offset points")
         axes.margins(0.08)
-        if all(float(x).is_integer() for points in series.values() for x, _ in points):
-            axes.locator_params(axis="x", integer=True)  # steps
+        middle = sum(axes.get_xlim()) / 2
+        for name, texts in (names or {}).items():
+            for point, text in zip(series[name], texts, strict=True):
+                shift, side = ((6, -3), "left") if point[0] < middle else ((-6, -3), "right")
+                axes.annotate(text, point, shift, textcoords="offset points", ha=side).set_in_layout(False)
+        whole = all(float(x).is_integer() for points in series.values() for x, _ in points)  # such as steps
+        axes.locator_params(axis="x", nbins=6, integer=whole)
 
     return _chart(title, x_label, y_label, draw)
 
@@ -123,9 +125,8 @@ def drawing() -> Iterator[None]:
     import matplotlib
 
     with matplotlib.rc_context(), warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", "Glyph .* missing from"
-        )  # the viewer's fonts draw it, or a box stands there
+        # The viewer of an SVG has the letter, or a box stands for it.
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(STYLE)
         yield
@@ -138,15 +139,14 @@ def _chart(title: str, x_label: str, y_label: str, draw: "Callable[[Axes], None]
         figure = Figure(SIZE_INCHES, layout="constrained")
         axes = figure.add_subplot()
         draw(axes)
-        axes.set(title=textwrap.fill(title, 60), xlabel=x_label, ylabel=y_label)
+        axes.set(title=textwrap.fill(title, 46), xlabel=x_label, ylabel=y_label)
         handles, labels = axes.get_legend_handles_labels()
         if len(labels) > 1:
             figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
         text = io.StringIO()
-        nothing = dict.fromkeys(
-            ("Creator", "Date", "Format", "Type")
-        )  # no metadata: the same chart, the same bytes
-        figure.savefig(text, format="svg", metadata=nothing)
+        # No date and no version: the same chart, the same bytes.
+        no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(text, format="svg", metadata=no_metadata)
     svg = text.getvalue()
-    # Without the prolog, which a page may not hold, and the groups' ids, which every chart has.
+    # Without the prolog, which no page may hold, and the ids of groups, which every chart has.
     return Markup(re.sub(r'<g id="[^"]*">', "<g>", svg[svg.index("<svg") :]))

@@ -105,6 +105,7 @@ def _fitted(image: np.ndarray) -> tuple[Image.Image, float]:
 def _shortened(text: str, font) -> str:
     if font.getlength(text) <= TILE_PX:
         return text
+    text = text[:TILE_PX]  # a letter is at least a pixel wide
     while text and font.getlength(text + "…") > TILE_PX:
         text = text[:-1]
     return text + "…"

@@ -74,9 +74,7 @@ def _example(items: dict[tuple[str, str], Item], example: dict[str, Any]) -> lis
     return [_figure(items, example, "query"), *neighbours]
 
 
-def _figure(
-    items: dict[tuple[str, str], Item], entry: dict[str, Any], caption: str, kind: str = ""
-) -> Figure:
+def _figure(items: dict[tuple[str, str], Item], entry: dict[str, Any], caption: str, kind: str = "") -> Figure:
     item = items.get((entry["domain"], entry["key"]))
     source = data_url(thumbnail(item, THUMBNAIL_PX)) if item else ""
     return Figure(source, f"{entry['domain']} {entry['key']}", caption, kind)

@@ -50,9 +50,7 @@ def label_map(path: Path, outputs: int) -> list[str]:
         named: dict[int, str] = {}
         for number, row in enumerate(csv.reader(lines[1:]), 2):
             if len(row) < 2 or not row[0].strip().isdecimal() or int(row[0]) in named:
-                raise BadInput(
-                    f"{path}: line {number} should be a new index and a name, got {','.join(row)[:60]!r}"
-                )
+                raise BadInput(f"{path}: line {number} should be a new index and a name, got {','.join(row)[:60]!r}")
             named[int(row[0])] = row[1].strip()
         if sorted(named) != list(range(len(named))):
             raise BadInput(f"{path}: expected the indices 0 … {len(named) - 1}, some are missing")
@@ -60,9 +58,7 @@ def label_map(path: Path, outputs: int) -> list[str]:
     else:
         names = [_without_wnid(line.strip()) for line in lines]
     if len(names) != outputs:
-        raise BadInput(
-            f"{path} names {len(names):,} classes, the classifier has {outputs:,} outputs: use its map"
-        )
+        raise BadInput(f"{path} names {len(names):,} classes, the classifier has {outputs:,} outputs: use its map")
     return names
 
 
@@ -73,10 +69,7 @@ def load(classifier: Classifier) -> Loaded:
     """
     if classifier.name.startswith(encoders.KERAS_FILE):
         options = Encoder(
-            name=classifier.name,
-            mean=classifier.mean,
-            std=classifier.std,
-            image_size_px=classifier.image_size_px,
+            name=classifier.name, mean=classifier.mean, std=classifier.std, image_size_px=classifier.image_size_px
         )
         try:
             built = encoders.build(options)
@@ -99,9 +92,7 @@ def load(classifier: Classifier) -> Loaded:
 
         def scores(pictures: list[np.ndarray]) -> np.ndarray:
             squares = [
-                np.asarray(
-                    Image.fromarray(each).resize((columns, rows), Image.Resampling.BICUBIC), np.float32
-                )
+                np.asarray(Image.fromarray(each).resize((columns, rows), Image.Resampling.BICUBIC), np.float32)
                 for each in pictures
             ]
             return np.asarray(hub.predict(np.stack(squares), verbose=0), np.float32)

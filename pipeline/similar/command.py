@@ -32,9 +32,7 @@ def main(command: Command) -> None:
     config = command.config
     if command.action == "search":
         if not config.index:
-            raise BadInput(
-                "index: expected at least one source of images to search in, such as {layout: folder, …}"
-            )
+            raise BadInput("index: expected at least one source of images to search in, such as {layout: folder, …}")
         check_shared_names(config.index, config.queries)
     for path in command.images:
         if not Path(path).is_file():

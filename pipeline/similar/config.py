@@ -35,9 +35,7 @@ class Triplets:
     def rules(self) -> Iterator[tuple[str, str]]:
         if any(not each.train or not each.validation for each in self.sets):
             yield "sets", "expected train and validation sources in each"
-        if len({each.name for each in self.sets}) < len(self.sets) or not all(
-            each.name for each in self.sets
-        ):
+        if len({each.name for each in self.sets}) < len(self.sets) or not all(each.name for each in self.sets):
             yield "sets", "every set needs a name that no other has"
 
 

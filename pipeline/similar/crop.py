@@ -102,9 +102,7 @@ class Detector:
 
         height, width = image.shape[:2]
         rows, columns = self.sides
-        square = np.asarray(
-            Image.fromarray(image).resize((columns, rows), Image.Resampling.BILINEAR), np.float32
-        )
+        square = np.asarray(Image.fromarray(image).resize((columns, rows), Image.Resampling.BILINEAR), np.float32)
         found = self.model.predict(square[None], verbose=0)
         count = int(np.asarray(found["num_detections"])[0])
         corners = np.asarray(
@@ -118,6 +116,4 @@ class Detector:
         )[0, :count]
         scaled = corners * np.array([width / columns, height / rows] * 2, np.float32)
         scores = np.asarray(found["confidence"])[0, :count]
-        return choose_box(
-            scaled, scores, height, width, self.crop.min_score, self.crop.centre_share, self.crop.padding
-        )
+        return choose_box(scaled, scores, height, width, self.crop.min_score, self.crop.centre_share, self.crop.padding)

@@ -81,9 +81,7 @@ class Embedder:
         with np.load(path) as state:
             part = parts.get(str(state["identity"]))
             if part is None:
-                raise BadInput(
-                    f"{path} is of another encoder or embedding: name the config it was trained with"
-                )
+                raise BadInput(f"{path} is of another encoder or embedding: name the config it was trained with")
             assign(part.weights, state, "model")
         return part
 
@@ -109,12 +107,7 @@ def assign(variables: Iterable[keras.Variable], state: Mapping[str, np.ndarray],
 
 
 def embed_images(
-    items: Sequence[Item],
-    embedder: Embedder,
-    detector: Detector | None,
-    run_dir: Path,
-    batch_size: int,
-    what: str,
+    items: Sequence[Item], embedder: Embedder, detector: Detector | None, run_dir: Path, batch_size: int, what: str
 ) -> Stored:
     """Reads, crops and embeds; a rerun, or one after a kill, computes only what is missing.
 
@@ -126,10 +119,7 @@ def embed_images(
     def compute(pictures: list[np.ndarray]) -> dict[str, np.ndarray]:
         boxes = [detector.find_box(picture) if detector else None for picture in pictures]
         cropped = [crop_image(picture, box) for picture, box in zip(pictures, boxes, strict=True)]
-        return {
-            "vectors": embedder.features(cropped),
-            "boxes": np.array([box or WHOLE for box in boxes], np.int64),
-        }
+        return {"vectors": embedder.features(cropped), "boxes": np.array([box or WHOLE for box in boxes], np.int64)}
 
     cache = ArrayCache(run_dir / CACHE, [embedder.made_by, detector and detector.made_by])
     found = cache_images(cache, items, compute, what, batch_size)

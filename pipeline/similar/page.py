@@ -71,9 +71,7 @@ def write_pictures(
     return page
 
 
-def neighbour_rows(
-    indexed: Stored, queried: Stored, found: Sequence[Found], names: dict[str, str]
-) -> list[tuple]:
+def neighbour_rows(indexed: Stored, queried: Stored, found: Sequence[Found], names: dict[str, str]) -> list[tuple]:
     """Header and rows of neighbours.csv: one row a query and neighbour."""
     rows: list[tuple] = [("query", "query_class", "rank", "key", "class", "name", "distance", "within")]
     for image, result in zip(queried.images, found, strict=True):

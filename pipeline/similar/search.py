@@ -86,9 +86,7 @@ def search(config: Similar, paths: list[str]) -> None:
         metrics = score(indexed, queried, found)
         files.write_json(run_dir / "metrics.json", {"method": config.method, **metrics})
         line = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items() if name.startswith("mAP"))
-        print(
-            f"similar search: {line} of {len(queried.images):,} queries among {len(indexed.images):,} images"
-        )
+        print(f"similar search: {line} of {len(queried.images):,} queries among {len(indexed.images):,} images")
     print(f"similar search: {len(shown)} queries with their top {config.neighbours} → {page}")
 
 

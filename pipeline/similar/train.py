@@ -139,11 +139,7 @@ def _inputs(embedder: Embedder, images: LabelledImages, rows: np.ndarray) -> np.
 
 
 def _read_images(
-    embedder: Embedder,
-    sources: Sequence[Source],
-    name: str,
-    config: Similar,
-    rejects: list[tuple[str, str]],
+    embedder: Embedder, sources: Sequence[Source], name: str, config: Similar, rejects: list[tuple[str, str]]
 ) -> LabelledImages:
     """Lists and reads once, so that no epoch meets a broken image; (key, reason) of those goes to `rejects`."""
     listed, _ = list_images(sources, config.data_root)

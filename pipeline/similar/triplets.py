@@ -12,9 +12,7 @@ from pipeline.similar.config import Triplets
 from pipeline.similar.embedder import assign
 
 
-def triplet_loss(
-    embeddings: tf.Tensor, labels: tf.Tensor, margin: float, mining: str = "semihard"
-) -> tf.Tensor:
+def triplet_loss(embeddings: tf.Tensor, labels: tf.Tensor, margin: float, mining: str = "semihard") -> tf.Tensor:
     """Triplet loss of a batch, on Euclidean distances.
 
         max(0, d(a, p) − d(a, n) + margin)
@@ -143,9 +141,7 @@ class Trainer:
             return 0, 0
         with np.load(self.path) as state:
             if str(state["identity"]) != self.identity:
-                raise BadInput(
-                    f"{self.path} is of another encoder or embedding: name another run_dir, or remove it"
-                )
+                raise BadInput(f"{self.path} is of another encoder or embedding: name another run_dir, or remove it")
             assign(self.model.weights, state, "model")
             assign(self.optimizer.variables, state, "optimizer")
             return int(state["set"]), int(state["epochs"])

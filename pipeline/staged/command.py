@@ -80,10 +80,7 @@ def predict(config: Staged, retriever: Retriever, paths: list[str], choice: str)
 
 def describe(answers: list[Answer], zero_shot: bool) -> str:
     """The answers to one image as a table, and under each its neighbours."""
-    numbers = [
-        (f"{a.agreement:.0%}", f"{a.distance:.3f}", f"{a.encode_ms:.1f}", f"{a.query_ms:.1f}")
-        for a in answers
-    ]
+    numbers = [(f"{a.agreement:.0%}", f"{a.distance:.3f}", f"{a.encode_ms:.1f}", f"{a.query_ms:.1f}") for a in answers]
     header, *rows = table(
         ["stage", "class", "agree", "distance", "encode ms", "query ms"],
         [[a.stage, a.class_name, *row] for a, row in zip(answers, numbers, strict=True)],

@@ -34,11 +34,7 @@ class Options:
 
 
 def measure(
-    retriever: Retriever,
-    items: list[Item],
-    options: Options,
-    thresholds: Mapping[str, float],
-    run_dir: Path,
+    retriever: Retriever, items: list[Item], options: Options, thresholds: Mapping[str, float], run_dir: Path
 ) -> None:
     """Tests a stage, all of them in sequence, or the cascade; writes perf-<stage>.json, .csv and .html."""
     if not items:
@@ -54,10 +50,7 @@ def measure(
         batch = items[(number - 1) * options.batch_size : number * options.batch_size]
         tested.extend(_test(retriever, batch, options.stage, thresholds, rejects))
         if number % options.display_freq == 0 or number == batches:
-            print(
-                f"batch {number} of {batches}, {len(tested):,} images: {_accuracies(tested, options)}",
-                flush=True,
-            )
+            print(f"batch {number} of {batches}, {len(tested):,} images: {_accuracies(tested, options)}", flush=True)
     if not tested:
         raise BadInput(f"none of the {len(items):,} test images could be read, such as {rejects[0]}")
     result: dict[str, Any] = {
@@ -115,9 +108,7 @@ def stage_rows(tested: Sequence[Tested], choice: str) -> list[dict[str, Any]]:
         judged: list[tuple[Answer, bool]] = []
         times: list[tuple[float, float, float]] = []
         for image in tested:
-            encoder_ms = (
-                0.0  # of the stages before this one; the pixels of `first` are no part of the encoder
-            )
+            encoder_ms = 0.0  # of the stages before this one; the pixels of `first` are no part of the encoder
             for answer in image.answers:
                 if answer.stage == stage:
                     judged.append((answer, answer.class_name == image.class_name))
@@ -135,10 +126,7 @@ def stage_rows(tested: Sequence[Tested], choice: str) -> list[dict[str, Any]]:
             times.append((encode_ms, query_ms, encode_ms + query_ms))
         last = [image.answers[-1].stage for image in tested]
         rows.append(
-            {
-                **_row("cascade", judged, times),
-                "answered": {stage: last.count(stage) / len(tested) for stage in STAGES},
-            }
+            {**_row("cascade", judged, times), "answered": {stage: last.count(stage) / len(tested) for stage in STAGES}}
         )
     return rows
 
@@ -187,11 +175,7 @@ def result_tables(result: dict[str, Any], with_time: bool) -> str:
         text += "\nanswered by: " + ", ".join(f"{stage} {share:.0%}" for stage, share in answered.items())
     if points := result.get("cascade"):
         settings = [
-            [
-                f"{point['accuracy']:.2%}",
-                f"{point['ms']:.2f}",
-                *map("{:g}".format, point["thresholds"].values()),
-            ]
+            [f"{point['accuracy']:.2%}", f"{point['ms']:.2f}", *map("{:g}".format, point["thresholds"].values())]
             for point in points
         ]
         text += f"\n\ncascade, by the thresholds of its stages ({NEVER:g} skips a stage)\n"

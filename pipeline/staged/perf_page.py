@@ -1,4 +1,4 @@
-"""Page and table of `guie staged perf`."""
+"""The page of `guie staged perf`."""
 
 from collections.abc import Sequence
 
@@ -69,28 +69,28 @@ def _histogram(stage: str, groups: dict[str, list[Answer]]) -> str:
 
 def _spread(stage: str, groups: dict[str, list[Answer]]) -> str:
     points = {
-        name: [(answer.distance, answer.agreement) for answer in groups[name]]
-        for name in ("incorrect", "correct")
+        name: [(answer.distance, answer.agreement) for answer in groups[name]] for name in ("incorrect", "correct")
     }
     return charts.scatter(stage, points, "distance of the nearest", "agreement", colours=COLOURS)
 
 
-def _stage_table(rows: Sequence[dict]) -> tuple[list[str], list[list[object]]]:
+def _stage_table(rows: Sequence[dict]) -> tuple[list[str], list[list[str]]]:
     header = ["stage", "images", "accuracy %", "encode ms", "query ms", "alone ms"]
-    times = ("encode_ms", "query_ms", "alone_ms")
+    numbers = [[100 * row["accuracy"], row["encode_ms"], row["query_ms"], row["alone_ms"]] for row in rows]
     return header, [
-        [row["stage"], row["images"], 100 * row["accuracy"], *(row[name] for name in times)] for row in rows
+        [row["stage"], f"{row['images']:,}", *(f"{number:.2f}" for number in each)]
+        for row, each in zip(rows, numbers, strict=True)
     ]
 
 
-def _cascade_table(points: Sequence[cascade.Point]) -> tuple[list[str], list[list[object]]]:
+def _cascade_table(points: Sequence[cascade.Point]) -> tuple[list[str], list[list[str]]]:
     header = [*(f"{stage} answers from" for stage in STAGES[:-1]), "accuracy %", "ms"]
     return [*header, *(f"by {stage} %" for stage in STAGES)], [
         [
-            *("passed by" if value >= NEVER else value for value in point.thresholds),
-            100 * point.accuracy,
-            point.milliseconds,
-            *(100 * share for share in point.answered),
+            *("skipped" if value >= NEVER else f"{value:g}" for value in point.thresholds),
+            f"{100 * point.accuracy:.2f}",
+            f"{point.milliseconds:.2f}",
+            *(f"{100 * share:.1f}" for share in point.answered),
         ]
         for point in points
     ]

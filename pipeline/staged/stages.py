@@ -72,17 +72,10 @@ class StagedEncoder:
         stages: name → stage, from shallow to deep.
     """
 
-    def __init__(
-        self, model: ImageTextModel, taps: Mapping[str, str], pixels_px: int, zero_shot: bool = True
-    ):
+    def __init__(self, model: ImageTextModel, taps: Mapping[str, str], pixels_px: int, zero_shot: bool = True):
         self.dual_encoder = DualEncoder(model) if zero_shot and _has_text_tower(model) else None
-        self.image = (
-            self.dual_encoder.image if self.dual_encoder else encoders.build(model.encoder, seed=model.seed)
-        )
-        self.layers = {
-            **intermediate_layers.choose_layers(self.image, taps),
-            "origin": intermediate_layers.OUTPUT,
-        }
+        self.image = self.dual_encoder.image if self.dual_encoder else encoders.build(model.encoder, seed=model.seed)
+        self.layers = {**intermediate_layers.choose_layers(self.image, taps), "origin": intermediate_layers.OUTPUT}
         self.pixels_px = pixels_px
         self._stepped = intermediate_layers.SteppedEncoder(self.image.model, self.layers)
         made_by = {
@@ -92,9 +85,7 @@ class StagedEncoder:
         }
         self.stages = {"first": Stage("first", 3 * pixels_px**2, {"pixels_px": pixels_px})}
         for name, layer in self.layers.items():
-            self.stages[name] = Stage(
-                name, self._stepped.width(name), {**made_by, "layer": layer or "output"}
-            )
+            self.stages[name] = Stage(name, self._stepped.width(name), {**made_by, "layer": layer or "output"})
         if self.dual_encoder:
             of_origin = {**made_by, "layer": "classes", "text_tower": self.dual_encoder.identity}
             self.stages["origin"] = replace(self.stages["origin"], made_by=of_origin, zero_shot=True)

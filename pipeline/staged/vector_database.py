@@ -59,22 +59,16 @@ class VectorDatabase:
             logging.getLogger(name).setLevel(logging.CRITICAL)
         if embedded:
             if not uri.endswith(".db"):
-                raise BadInput(
-                    f"database: expected a path that ends in .db, or http://host:port; got {uri!r}"
-                )
+                raise BadInput(f"database: expected a path that ends in .db, or http://host:port; got {uri!r}")
             if Path(uri).is_file():
-                raise BadInput(
-                    f"database: {uri} is a file, not a database that Milvus Lite made; name another"
-                )
+                raise BadInput(f"database: {uri} is a file, not a database that Milvus Lite made; name another")
             Path(uri).parent.mkdir(parents=True, exist_ok=True)
         self.uri = uri
         try:
             self.client = MilvusClient(uri=uri, token=token, timeout=20)
             self.client.list_collections()
         except Exception as error:  # pymilvus's, grpc's and ValueError
-            message = reason(
-                Exception(getattr(error, "message", error))
-            )  # str() of a MilvusException is its repr
+            message = reason(Exception(getattr(error, "message", error)))  # str() of a MilvusException is its repr
             why = "is it open in another process?" if embedded else message
             raise BadInput(f"could not open the vector database {uri}: {why}") from None
 
@@ -130,28 +124,15 @@ class VectorDatabase:
         return found
 
     def insert(
-        self,
-        name: str,
-        keys: Sequence[str],
-        class_names: Sequence[str],
-        digests: Sequence[str],
-        vectors: np.ndarray,
+        self, name: str, keys: Sequence[str], class_names: Sequence[str], digests: Sequence[str], vectors: np.ndarray
     ) -> None:
         """Writes rows; the row of a key that is there already is replaced. vectors: float32 [N, width]."""
         for text in (*keys, *class_names):
             if len(text.encode()) > KEY_BYTES:
                 raise BadInput(f"keys and class names hold at most {KEY_BYTES} bytes, got {text[:60]!r}…")
         rows = [
-            {
-                "id": row_id(key),
-                "key": key,
-                "class_name": class_name,
-                "digest": digest,
-                "vector": vector,
-            }
-            for key, class_name, digest, vector in zip(
-                keys, class_names, digests, with_direction(vectors), strict=True
-            )
+            {"id": row_id(key), "key": key, "class_name": class_name, "digest": digest, "vector": vector}
+            for key, class_name, digest, vector in zip(keys, class_names, digests, with_direction(vectors), strict=True)
         ]
         for start in range(0, len(rows), FETCH):
             self.client.upsert(name, rows[start : start + FETCH])
@@ -187,9 +168,7 @@ class VectorDatabase:
         )
         return [
             [
-                Neighbour(
-                    hit["entity"]["key"], hit["entity"]["class_name"], cosine_to_distance(hit["distance"])
-                )
+                Neighbour(hit["entity"]["key"], hit["entity"]["class_name"], cosine_to_distance(hit["distance"]))
                 for hit in hits
             ]
             for hits in found

@@ -43,9 +43,7 @@ def read_state(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise BadInput(f"expected a checkpoint, {path} does not exist") from None
     except (SafetensorError, KeyError, json.JSONDecodeError, OSError) as error:
-        raise BadInput(
-            f"{path} is not a whole checkpoint of guie ({error}): remove it to start before it"
-        ) from None
+        raise BadInput(f"{path} is not a whole checkpoint of guie ({error}): remove it to start before it") from None
 
 
 def expect_phases(run: Run) -> None:
@@ -122,9 +120,7 @@ def load_trained(config: Run) -> "Embedder":
     Raises:
         BadInput: no checkpoint, or one of another architecture.
     """
-    from pipeline.models import (
-        embedder as embedders,
-    )  # TensorFlow: who only asks what is done needs none of it
+    from pipeline.models import embedder as embedders  # TensorFlow: who only asks what is done needs none of it
 
     folder = folder_of(config.run_dir)
     path = newest(folder)
@@ -133,9 +129,7 @@ def load_trained(config: Run) -> "Embedder":
     state = read_state(path)
     embedder = embedders.build(config, state.get("image_size_px"), state.get("patch_overlap_px"), fill=False)
     restore(path, embedder.variables)
-    if state.get(
-        "phase_step"
-    ):  # within a phase the averages stand beside the weights, as the optimizer names them
+    if state.get("phase_step"):  # within a phase the averages stand beside the weights, as the optimizer names them
         prefix = f"optimizer/{config.train.optimizer.name}/"
         averages = {f"{prefix}{v.path.replace('/', '_')}_average": v for v in embedder.model.variables}
         held = names(path)

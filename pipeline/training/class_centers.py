@@ -50,18 +50,11 @@ class ClassCenters:
         centers = self.variable.value
         if not self.sharded:
             return losses.LOSSES[loss.name](embeddings, labels, centers, loss.scale, margin_radians)
-        return _sharded_arcface(
-            embeddings, labels, centers, self.classes, loss.scale, margin_radians, compiled
-        )
+        return _sharded_arcface(embeddings, labels, centers, self.classes, loss.scale, margin_radians, compiled)
 
 
 def build(
-    classes: int,
-    subcenters: int,
-    embedding_dim: int,
-    seed: int,
-    sharded: bool,
-    strategy: tf.distribute.Strategy,
+    classes: int, subcenters: int, embedding_dim: int, seed: int, sharded: bool, strategy: tf.distribute.Strategy
 ) -> ClassCenters:
     """Random centres, the same in both forms. Call it in the strategy's scope."""
     shape = (classes, subcenters, embedding_dim)
@@ -70,9 +63,7 @@ def build(
         variable = keras.Variable(start, shape=shape, dtype="float32", name="class_centers")
         return ClassCenters(variable, classes, strategy)
     rows = -(-classes // strategy.num_replicas_in_sync)
-    variable = keras.Variable(
-        "zeros", shape=(rows, *shape[1:]), dtype="float32", name="class_centers", **PER_REPLICA
-    )
+    variable = keras.Variable("zeros", shape=(rows, *shape[1:]), dtype="float32", name="class_centers", **PER_REPLICA)
     built = ClassCenters(variable, classes, strategy)
     built.assign(np.asarray(start(shape, dtype="float32")))
     return built

@@ -67,12 +67,7 @@ def open_cache(run: Run, encoder: ImageEncoder, precision: str, host_index: int 
     Reads all weights of the encoder: open it once.
     """
     # Pooling, heads and activation are in no weight: the config says them, or the file.
-    made_by = [
-        asdict(encoder.preprocess),
-        precision,
-        weights_digest(encoder.model.weights),
-        asdict(run.encoder),
-    ]
+    made_by = [asdict(encoder.preprocess), precision, weights_digest(encoder.model.weights), asdict(run.encoder)]
     path = Path(run.encoder.name.removeprefix(KERAS_FILE))
     if path.is_file():
         made_by.append(file_sha256(path))

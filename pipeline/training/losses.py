@@ -152,5 +152,5 @@ class Margin:
 
 
 LOSSES: dict[str, Callable[..., tf.Tensor]] = {  # (embeddings, labels, centers, scale, margin_radians) → [B]
-    "arcface": arcface,
+    "arcface": arcface
 }

@@ -68,9 +68,7 @@ def trained_variables(
     if phase.trainable == "head":
         return head, [1.0] * len(head)
     first = 0 if phase.trainable in ("encoder", "all") else deepest - trained + 1
-    depth_of = {
-        id(v): depth for depth, layers in enumerate(blocks) for layer in layers for v in layer.variables
-    }
+    depth_of = {id(v): depth for depth, layers in enumerate(blocks) for layer in layers for v in layer.variables}
     kept, factors = [], []
     for variable in model.encoder.model.trainable_variables:
         depth = depth_of.get(id(variable), deepest)

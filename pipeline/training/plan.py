@@ -93,9 +93,7 @@ def main(options: Options) -> None:
     oversampled = any(phase.min_images_per_class > 1 for phase in run.train.phases)
     too_few = "; min_images_per_class adds to that, unknown before records are built"
     origin = size.origin + (too_few if oversampled and size.counts is None else "")
-    print(
-        f"plan: {run.name}, {run.encoder.name}: {size.images:,} images of {size.classes:,} classes ({origin})"
-    )
+    print(f"plan: {run.name}, {run.encoder.name}: {size.images:,} images of {size.classes:,} classes ({origin})")
     head = encoder.width * run.embedder.embedding_dim
     centres = size.classes * run.train.loss.subcenters * run.embedder.embedding_dim
     print(f"parameters: encoder {encoder.parameters:,}, head {head:,}, class centres {centres:,}")
@@ -136,11 +134,7 @@ def plan_phase(run: Run, phase: Phase, size: SetSize, share: float) -> PhasePlan
         rate = share * device.peak_flops * device.replicas
         seconds = (once + steps * phase.batch_size * each.flops) / rate
         estimates[name] = Estimate(
-            memory,
-            other["activations"],
-            device.hbm_gib * GIB,
-            steps * phase.batch_size / seconds,
-            seconds / 3600,
+            memory, other["activations"], device.hbm_gib * GIB, steps * phase.batch_size / seconds, seconds / 3600
         )
     return PhasePlan(phase, encoder.image_size_px, on_features, each, drawn, steps, estimates)
 
@@ -197,9 +191,7 @@ def set_size(run: Run, images: int | None = None, classes: int | None = None) ->
         cap = run.records.cap_per_class if source.cap_per_class is None else source.cap_per_class
         total_classes += published.classes * (split.train if split.by == "class" else 1.0)
         total_images += min(published.images, cap * published.classes) * split.train
-    return SetSize(
-        images or round(total_images), classes or round(total_classes), f"{given}at most, by known sizes"
-    )
+    return SetSize(images or round(total_images), classes or round(total_classes), f"{given}at most, by known sizes")
 
 
 def _drawn(size: SetSize, min_images_per_class: int) -> int:

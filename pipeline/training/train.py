@@ -82,9 +82,7 @@ def main(run: Run) -> None:
     if found.is_chief:
         files.write_text(folder / "config.yaml", config.to_yaml(run))
     log = MetricsLog(folder, resumed.get("step", 0), writes=found.is_chief)
-    writer = checkpoints.Writer(
-        checkpoints.folder_of(run.run_dir), run.train.checkpoints_kept, writes=found.is_chief
-    )
+    writer = checkpoints.Writer(checkpoints.folder_of(run.run_dir), run.train.checkpoints_kept, writes=found.is_chief)
     start, state, first = checkpoints.newest(writer.folder), None, resumed.get("phase", 0)
     if start and not resumed["phase_step"]:  # saved between two phases: it is of the one that ended
         ended = plan_phase(run, found, data.labels, first - 1)
@@ -103,9 +101,7 @@ def main(run: Run) -> None:
                 )
             start_from_features(run, state, features.of(data.records, "train"), data.labels)
         if resumed:
-            print(
-                f"train: goes on in phase {phase.options.name} at step {resumed['phase_step']:,} of {phase.steps:,}"
-            )
+            print(f"train: goes on in phase {phase.options.name} at step {resumed['phase_step']:,} of {phase.steps:,}")
         train_phase(run, found, data, phase, state, features, resumed, log, writer)
         resumed = {}
     writer.wait()
@@ -134,9 +130,7 @@ def open_data(run: Run) -> Data:
         known = int(np.isin(unseen, classes).sum())
         what = "classes never trained on" if not known else f"classes, {known:,} of them trained on"
         said = f"validation {len(validation):,} images of {len(unseen):,} {what}"
-    print(
-        f"train: {len(records):,} images of {len(classes):,} classes; {said} → {checkpoints.folder_of(run.run_dir)}"
-    )
+    print(f"train: {len(records):,} images of {len(classes):,} classes; {said} → {checkpoints.folder_of(run.run_dir)}")
     return Data(records, labels.astype(np.int64), classes, validation)
 
 
@@ -235,9 +229,7 @@ def make_run_steps(run: Run, found: Found, phase: Phase, state: State) -> Callab
         if replicas > 1:
             shared = [g for g, alone in zip(gradients, per_replica, strict=True) if not alone]
             summed = iter(context.all_reduce(tf.distribute.ReduceOp.SUM, shared))
-            gradients = [
-                g if alone else next(summed) for g, alone in zip(gradients, per_replica, strict=True)
-            ]
+            gradients = [g if alone else next(summed) for g, alone in zip(gradients, per_replica, strict=True)]
         if clip_norm:  # by the norm of the summed gradient, where Keras would clip before the sum
             squares = [tf.reduce_sum(tf.square(gradient)) for gradient in gradients]
             total = tf.add_n([s for s, alone in zip(squares, per_replica, strict=True) if not alone] or [0.0])

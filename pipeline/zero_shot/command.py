@@ -66,8 +66,7 @@ def main(config: ZeroShot) -> None:
         print(f"zero-shot: {len(task.items):,} images prepared in {run_dir / 'images'}")
         return
     rows = [
-        evaluate(config, model, images, task, templates)
-        for model, images in zip(config.models, prepared, strict=True)
+        evaluate(config, model, images, task, templates) for model, images in zip(config.models, prepared, strict=True)
     ]
     files.write_json(run_dir / "zero_shot.json", {"templates": len(templates), "models": rows})
     print(table(rows))
@@ -149,15 +148,11 @@ def evaluate(
         print(f"{model.title}: random weights, the numbers are chance", flush=True)
     made_by = [encoder.identity, task.names, templates]
     started = time.monotonic()
-    classes = class_embeddings(
-        encoder, task.names, templates, run_dir / "classes", config.batch_size
-    )
+    classes = class_embeddings(encoder, task.names, templates, run_dir / "classes", config.batch_size)
     print(f"{model.title}: {len(classes):,} classes in {time.monotonic() - started:.1f} s", flush=True)
     label_of = {name: label for label, name in enumerate(task.classes)}
     labels = np.array([label_of[item.class_name] for item in found.items])
-    predictions = ArrayCache(
-        run_dir / "predictions", [made_by, asdict(encoder.preprocess), images.cache.folder.name]
-    )
+    predictions = ArrayCache(run_dir / "predictions", [made_by, asdict(encoder.preprocess), images.cache.folder.name])
     best, seconds, encoded = _classify(config, encoder, classes, images, labels, predictions)
     hits = best == labels[:, None]  # [N, 5]
     counts = confusion.matrix(labels, best[:, 0], len(task.classes))
@@ -195,9 +190,7 @@ def _classify(
         if new := predictions.missing(keys):
             pixels = images.cache.get(new)["images"]
             started = time.monotonic()
-            cosines = (
-                encoder.encode_images(batch) @ classes.T for batch in batches(pixels, config.batch_size)
-            )
+            cosines = (encoder.encode_images(batch) @ classes.T for batch in batches(pixels, config.batch_size))
             top = [np.argsort(-cosine, axis=1, kind="stable")[:, :TOP] for cosine in cosines]
             seconds, encoded = seconds + time.monotonic() - started, encoded + len(new)
             predictions.put(new, best=np.concatenate(top))
@@ -208,9 +201,7 @@ def _classify(
     return np.concatenate(best), seconds, encoded
 
 
-def _per_class(
-    task: Task, labels: np.ndarray, hits: np.ndarray, counts: np.ndarray
-) -> tuple[list[str], list[list]]:
+def _per_class(task: Task, labels: np.ndarray, hits: np.ndarray, counts: np.ndarray) -> tuple[list[str], list[list]]:
     """Header and rows of a model's CSV; a class without images has empty accuracies."""
     rows = []
     for label, other in enumerate(confusion.most_confused(counts)):

@@ -1,6 +1,7 @@
 """Confusion of classes: the matrix, each class's most frequent mistake, and the matrix as a picture."""
 
 import io
+import textwrap
 
 import numpy as np
 from PIL import Image
@@ -52,17 +53,16 @@ def picture(counts: np.ndarray, names: list[str], title: str) -> Image.Image:
         shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
         norm = PowerNorm(0.5, 0, 1)  # the square root lifts small shares out of the white
         colours = LinearSegmentedColormap.from_list("shares", COLOURS)
-        image = axes.imshow(
-            shares, colours, norm, interpolation="nearest", zorder=3
-        )  # above the frame's inner half
+        # Above the frame, whose inner half would cover the cells' edges.
+        image = axes.imshow(shares, colours, norm, interpolation="nearest", zorder=3)
         axes.grid(False)
         axes.spines[:].set(visible=True, color="#888888")
         axes.set(xlabel="predicted class", ylabel="true class")
-        axes.set_title(title, pad=14)
-        points = max(6.0, min(10.0, 0.65 * cell_px))  # of a name: a row of the matrix holds it
-        named = range(classes) if classes <= MOST_NAMED else []
-        axes.set_xticks(named, [names[row] for row in named], rotation=90, fontsize=points)
-        axes.set_yticks(named, [names[row] for row in named], fontsize=points)
+        axes.set_title(textwrap.fill(title, 80), pad=14)
+        shown = names if classes <= MOST_NAMED else []
+        font_points = min(10.0, 0.65 * cell_px)  # a name fits its row
+        axes.set_xticks(range(len(shown)), shown, rotation=90, fontsize=font_points)
+        axes.set_yticks(range(len(shown)), shown, fontsize=font_points)
         figure.colorbar(image, scale, ticks=[0, 0.1, 0.5, 1], format=lambda share, _: f"{share:.0%}")
         box = figure.get_tightbbox().padded(MARGIN_PX / DPI)
         edges_px = [np.floor(DPI * box.x0), np.floor(DPI * box.y0), side_px + 90, np.ceil(DPI * box.y1)]

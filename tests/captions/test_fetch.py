@@ -172,9 +172,9 @@ def test_public_addresses_count_as_public():
     st.lists(
         st.one_of(
             st.text(max_size=12),
-            st.tuples(
-                st.sampled_from(["http://", "https://", "ftp://", "HTTP://[", "x://"]), st.text(max_size=12)
-            ).map("".join),
+            st.tuples(st.sampled_from(["http://", "https://", "ftp://", "HTTP://[", "x://"]), st.text(max_size=12)).map(
+                "".join
+            ),
         ),
         max_size=5,
     )

@@ -146,9 +146,7 @@ def test_torchscript_submissions_are_held_to_the_same_contract(tmp_path, capsys)
 def fake_python(folder: Path, version: str) -> Path:
     """An executable that says it is Python `version` and can do nothing else."""
     path = folder / f"python-{version}"
-    path.write_text(
-        f'#!/bin/sh\ncase "$2" in *version_info*) echo {version};; *) echo broken >&2; exit 3;; esac\n'
-    )
+    path.write_text(f'#!/bin/sh\ncase "$2" in *version_info*) echo {version};; *) echo broken >&2; exit 3;; esac\n')
     path.chmod(0o755)
     return path
 

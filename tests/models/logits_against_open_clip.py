@@ -75,9 +75,7 @@ def narrow_siglip(open_clip: Any, vocabulary: Path) -> tuple[Any, ImageTextModel
 
 
 def whole_clip(open_clip: Any, name: str) -> tuple[Any, ImageTextModel]:
-    return open_clip.create_model(catalogue.find(name).open_clip, pretrained=None), ImageTextModel(
-        Encoder(name=name)
-    )
+    return open_clip.create_model(catalogue.find(name).open_clip, pretrained=None), ImageTextModel(Encoder(name=name))
 
 
 def compare(peer: Any, ours: ImageTextModel, folder: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -120,9 +118,7 @@ def open_clip_tokens(ours: ImageTextModel) -> np.ndarray:
 def main(name: str = "clip_vit_b_32") -> None:
     with tempfile.TemporaryDirectory() as folder:
         ours, theirs = compare(*whole_clip(files.import_open_clip(), name), Path(folder))
-    print(
-        f"{name}: {ours.shape[0]} images × {ours.shape[1]} texts, logits {theirs.min():.3f} … {theirs.max():.3f}"
-    )
+    print(f"{name}: {ours.shape[0]} images × {ours.shape[1]} texts, logits {theirs.min():.3f} … {theirs.max():.3f}")
     print(f"{name}: largest difference of a logit {np.abs(ours - theirs).max():.2e}")
 
 

@@ -59,10 +59,7 @@ def test_identity_changes_with_the_embeddings_and_not_with_label_or_files(tmp_pa
     first, encoder = clip_tiny().identity, MODEL.encoder
     same = ImageTextModel(replace(encoder, weights=f"file:{saved}"), str(copied), label="x", seed=1)
     assert DualEncoder(same).identity == first
-    found = [
-        DualEncoder(model).identity
-        for model in (replace(MODEL, seed=1), replace(MODEL, vocabulary=str(other)))
-    ]
+    found = [DualEncoder(model).identity for model in (replace(MODEL, seed=1), replace(MODEL, vocabulary=str(other)))]
     quick = {"activation": "quick_gelu"}  # in no weight
     for config in (
         replace(MODEL, text_architecture=quick),
@@ -98,9 +95,7 @@ def test_class_embeddings_are_encoded_once_for_each_class_templates_and_model(tm
     asked = []
     encode = DualEncoder.encode_texts
     monkeypatch.setattr(
-        DualEncoder,
-        "encode_texts",
-        lambda self, texts, size: asked.append(len(texts)) or encode(self, texts, size),
+        DualEncoder, "encode_texts", lambda self, texts, size: asked.append(len(texts)) or encode(self, texts, size)
     )
     names = [f"class {number}" for number in range(CLASSES_A_PART + 1)]
     first = class_embeddings(clip_tiny(), names, TEMPLATES, tmp_path, 64)

@@ -24,9 +24,7 @@ FAMILIES = [
 
 def build(name="clip_tiny", seed=0, **options) -> encoders.ImageEncoder:
     small = SMALL if catalogue.find(name).facts.transformer else {}
-    return encoders.build(
-        Encoder(name=name, architecture=options.pop("architecture", small), **options), seed
-    )
+    return encoders.build(Encoder(name=name, architecture=options.pop("architecture", small), **options), seed)
 
 
 def images(side: int, count: int = 2) -> np.ndarray:
@@ -67,9 +65,7 @@ def test_encoder_gives_what_kerashubs_own_model_gives(name, tmp_path):
 def test_mean_pooling_leaves_out_class_and_register_tokens():
     encoder = build("dinov2_with_registers_small", image_size_px=70, pooling="mean")
     disturb(encoder.model)
-    tokens = keras.Model(encoder.model.inputs[0], encoder.model.get_layer(encoder.taps["block_3"]).output)(
-        images(70)
-    )
+    tokens = keras.Model(encoder.model.inputs[0], encoder.model.get_layer(encoder.taps["block_3"]).output)(images(70))
     normed = encoder.blocks[-1][1](tokens).numpy()
     assert tokens.shape == (2, 1 + 4 + 25, 32)
     np.testing.assert_allclose(encoder.model(images(70)), normed[:, 5:].mean(1), rtol=1e-5, atol=1e-5)
@@ -145,9 +141,7 @@ def loss_and_gradients(encoder, x, jit):
 @pytest.mark.parametrize(("name", "jit"), [("clip_tiny", True), ("siglip_base_patch16_224", False)])
 def test_recomputed_activations_give_the_same_gradients(name, jit):
     x = images(64)
-    plain, recomputed = (
-        build(name, image_size_px=64, checkpointing=c, pooling="mean") for c in (False, True)
-    )
+    plain, recomputed = (build(name, image_size_px=64, checkpointing=c, pooling="mean") for c in (False, True))
     loss, gradients = loss_and_gradients(plain, x, jit=False)
     loss_2, gradients_2 = loss_and_gradients(recomputed, x, jit)
     np.testing.assert_allclose(loss, loss_2, rtol=1e-6)
@@ -225,11 +219,7 @@ def test_stochastic_depth_depends_on_seed_step_and_image_alone():
 
 def test_stochastic_depth_drops_at_its_rate_and_keeps_the_mean():
     block = build(stochastic_depth=0.4).blocks[-1][0]
-    assert [round(layers[0].drop_rate, 6) for layers in build(stochastic_depth=0.4).blocks[1:]] == [
-        0,
-        0.2,
-        0.4,
-    ]
+    assert [round(layers[0].drop_rate, 6) for layers in build(stochastic_depth=0.4).blocks[1:]] == [0, 0.2, 0.4]
     with encoders.step_seed(tf.constant([0, 3])):
         kept = np.ravel(block._kept(tf.constant(20_000)))
     with encoders.step_seed(tf.constant([0, 4])):
@@ -248,14 +238,9 @@ def test_stochastic_depth_without_a_seed_is_a_fault():
 
 
 def test_weights_move_to_another_size_and_back():
-    small, large = (
-        build(image_size_px=64),
-        build(image_size_px=96, patch_overlap_px=2, seed=1, checkpointing=True),
-    )
+    small, large = (build(image_size_px=64), build(image_size_px=96, patch_overlap_px=2, seed=1, checkpointing=True))
     encoders.transfer(small, large)
-    tables = [
-        next(v for v in e.model.variables if v.path in e.positions.names).numpy() for e in (small, large)
-    ]
+    tables = [next(v for v in e.model.variables if v.path in e.positions.names).numpy() for e in (small, large)]
     assert tables[1].shape == (1 + 15 * 15, 32)
     np.testing.assert_array_equal(tables[0][0], tables[1][0])
     back = build(image_size_px=64, seed=2)
@@ -284,6 +269,4 @@ def test_batch_norm_keeps_its_statistics_in_training():
     pixels = images(32)
     before = [np.array(v) for v in built.non_trainable_variables]
     np.testing.assert_allclose(built(pixels, training=True), built(pixels, training=False), atol=1e-6)
-    assert all(
-        (np.array(v) == value).all() for v, value in zip(built.non_trainable_variables, before, strict=True)
-    )
+    assert all((np.array(v) == value).all() for v, value in zip(built.non_trainable_variables, before, strict=True))

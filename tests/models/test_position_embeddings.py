@@ -38,8 +38,7 @@ def slow_matrix(old: int, new: int, antialias: bool) -> np.ndarray:
 
 @pytest.mark.parametrize("antialias", [True, False])
 @pytest.mark.parametrize(
-    ("old", "new"),
-    [(16, 20), (16, 24), (16, 27), (27, 16), (16, 28), (37, 16), (37, 24), (7, 14), (5, 3), (1, 4)],
+    ("old", "new"), [(16, 20), (16, 24), (16, 27), (27, 16), (16, 28), (37, 16), (37, 24), (7, 14), (5, 3), (1, 4)]
 )
 def test_positions_are_keys_cubic_written_out(old, new, antialias):
     """The largest difference is 1.7e-5 (37 → 24 without antialiasing), of numbers up to 4.6."""

@@ -43,9 +43,7 @@ NARROW = {"hidden_dim": 32, "num_layers": 2, "num_heads": 2, "intermediate_dim":
 def sentencepiece_model(tmp_path_factory):
     """A SentencePiece model with SigLIP's special pieces, learnt from a few words."""
     target = io.BytesIO()
-    words = tokenizers.canonical(
-        "A photo of the cat dog bird car house tree red green blue small on grass"
-    ).split()
+    words = tokenizers.canonical("A photo of the cat dog bird car house tree red green blue small on grass").split()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter([" ".join(words[i:] + words[:i]) for i in range(len(words))]),
         model_writer=target,
@@ -187,13 +185,7 @@ def test_logits_equal_open_clip_with_shared_random_weights(family, open_clip, se
 
 @pytest.mark.parametrize("family", ["clip", "siglip"])
 def test_towers_depend_on_the_seed_alone(family, sentencepiece_model):
-    sizes = {
-        **NARROW,
-        "vocabulary_size": 64,
-        "projection_dim": 24,
-        "sequence_length": 8,
-        "activation": "gelu",
-    }
+    sizes = {**NARROW, "vocabulary_size": 64, "projection_dim": 24, "sequence_length": 8, "activation": "gelu"}
     ids = np.arange(16, dtype=np.int32).reshape(2, 8)
     first, again, other = (text_encoder.build_tower(family, sizes, seed)(ids).numpy() for seed in (3, 3, 4))
     assert first.shape == (2, 24) and first.dtype == np.float32
@@ -201,13 +193,7 @@ def test_towers_depend_on_the_seed_alone(family, sentencepiece_model):
 
 
 def test_clip_embedding_does_not_depend_on_what_follows_the_end_token():
-    sizes = {
-        **NARROW,
-        "vocabulary_size": 64,
-        "projection_dim": 24,
-        "sequence_length": 8,
-        "activation": "gelu",
-    }
+    sizes = {**NARROW, "vocabulary_size": 64, "projection_dim": 24, "sequence_length": 8, "activation": "gelu"}
     tower = text_encoder.build_tower("clip", sizes)
     ids = np.array([[62, 5, 6, 63, 0, 0, 0, 0], [62, 5, 6, 63, 9, 8, 7, 6]], np.int32)
     first, second = tower(ids).numpy()

@@ -137,10 +137,7 @@ def test_a_text_tensor_too_few_is_named_and_nothing_is_written(checkpoint, tmp_p
 
 def test_quick_gelu_weights_are_refused_for_a_gelu_encoder(checkpoint, tmp_path):
     out = tmp_path / "quick.safetensors"
-    assert (
-        cli.main(["import-weights", str(checkpoint[0]), "--encoder", "clip_narrow_quick", "--out", str(out)])
-        == 0
-    )
+    assert cli.main(["import-weights", str(checkpoint[0]), "--encoder", "clip_narrow_quick", "--out", str(out)]) == 0
     with pytest.raises(BadInput, match="quick_gelu"):
         features(f"file:{out}")
     features(f"file:{out}", architecture={"activation": "quick_gelu"})
@@ -164,9 +161,7 @@ def test_mean_and_std_of_a_tag_replace_the_catalogues(checkpoint, monkeypatch):
     assert filled.preprocess.mean == (0.5, 0.4, 0.3)
     unfilled = encoders.build(Encoder(name="clip_narrow", weights="open_clip:laion2b"), fill=False)
     assert unfilled.preprocess == filled.preprocess
-    configured = encoders.build(
-        Encoder(name="clip_narrow", weights="open_clip:laion2b", mean=[0.1, 0.2, 0.3])
-    )
+    configured = encoders.build(Encoder(name="clip_narrow", weights="open_clip:laion2b", mean=[0.1, 0.2, 0.3]))
     assert configured.preprocess.mean == (0.1, 0.2, 0.3)
     assert tuple(open_clip.get_pretrained_cfg("ViT-L-14", "laion2b_s32b_b82k")["mean"]) == (0.5, 0.5, 0.5)
 
@@ -192,9 +187,7 @@ def test_weights_that_are_missing_or_damaged_are_one_line(checkpoint, tmp_path, 
         (f"file:{tmp_path / 'bad.weights.h5'}", "does not load"),
     ]:
         with pytest.raises(BadInput, match=message) as caught:
-            encoders.build(
-                Encoder(name="clip_vit_b_32", weights=spec, architecture={"num_layers": 1, **IMAGE})
-            )
+            encoders.build(Encoder(name="clip_vit_b_32", weights=spec, architecture={"num_layers": 1, **IMAGE}))
         assert "\n" not in str(caught.value)
 
 
@@ -213,9 +206,7 @@ def test_keras_weights_file_of_a_convolutional_network_is_taken(tmp_path):
     backbone = backbones.make(entry, 32)
     backbone.save_weights(tmp_path / "hub.weights.h5")
     pixels = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
-    section = Encoder(
-        name="mobilenet_v3_small_050", weights=f"file:{tmp_path / 'hub.weights.h5'}", image_size_px=32
-    )
+    section = Encoder(name="mobilenet_v3_small_050", weights=f"file:{tmp_path / 'hub.weights.h5'}", image_size_px=32)
     ours = encoders.build(section, seed=1).model(pixels)
     np.testing.assert_allclose(ours, np.mean(backbone(pixels), axis=(1, 2)), atol=1e-5)
 
@@ -236,13 +227,8 @@ def test_kerashubs_whole_clip_fills_both_towers_as_a_preset_would(tmp_path):
     import keras_hub
 
     entry = find("clip_narrow")
-    dims = {
-        key: IMAGE[key] for key in ("patch_size", "hidden_dim", "num_layers", "num_heads", "intermediate_dim")
-    }
-    words = {
-        key: TEXT[key]
-        for key in ("vocabulary_size", "hidden_dim", "num_layers", "num_heads", "intermediate_dim")
-    }
+    dims = {key: IMAGE[key] for key in ("patch_size", "hidden_dim", "num_layers", "num_heads", "intermediate_dim")}
+    words = {key: TEXT[key] for key in ("vocabulary_size", "hidden_dim", "num_layers", "num_heads", "intermediate_dim")}
     backbone = keras_hub.models.CLIPBackbone(
         keras_hub.models.CLIPVisionEncoder(
             **dims, intermediate_activation="gelu", image_shape=(32, 32, 3), name="vision"

@@ -40,9 +40,7 @@ def models(tmp_path_factory) -> Path:
     centred = colours - colours.mean(axis=0)
     classifier.set_weights([centred / np.maximum(np.linalg.norm(centred, axis=0), 1)])
     classifier.save(folder / "classifier.keras")
-    (folder / "labels.csv").write_text(
-        "index,name\n" + "".join(f"{i},colour {n}\n" for i, n in enumerate(COLOURS))
-    )
+    (folder / "labels.csv").write_text("index,name\n" + "".join(f"{i},colour {n}\n" for i, n in enumerate(COLOURS)))
     return folder
 
 

@@ -27,12 +27,7 @@ def corners(*rows):
         (corners([-50, -50, 150, 150]), [0.9], {}, (0, 0, 100, 100)),
         (corners([50, 50, 50, 50], [200, 0, 300, 9]), [0.9, 0.9], {}, None),  # empty; outside
         (corners([np.nan, 0, 10, 10], [40, 40, 60, np.inf]), [0.9, 0.9], {}, None),
-        (
-            corners([40, 40, 60, 60], [41, 41, 61, 61]),
-            [0.5, 0.8],
-            {},
-            (41, 41, 61, 61),
-        ),  # same area: the surer
+        (corners([40, 40, 60, 60], [41, 41, 61, 61]), [0.5, 0.8], {}, (41, 41, 61, 61)),  # same area: the surer
         (np.zeros((0, 4)), [], {}, None),
     ],
 )
@@ -54,9 +49,7 @@ def test_a_detectors_boxes_are_scaled_from_its_square_to_the_picture(detector_fo
     count = int(found["num_detections"][0])
     yxyx = found["boxes"][0, :count]
     expected = crop.choose_box(
-        np.stack(
-            [yxyx[:, 1] * 150 / 64, yxyx[:, 0] * 90 / 64, yxyx[:, 3] * 150 / 64, yxyx[:, 2] * 90 / 64], axis=1
-        ),
+        np.stack([yxyx[:, 1] * 150 / 64, yxyx[:, 0] * 90 / 64, yxyx[:, 3] * 150 / 64, yxyx[:, 2] * 90 / 64], axis=1),
         found["confidence"][0, :count],
         90,
         150,

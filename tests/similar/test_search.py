@@ -47,10 +47,7 @@ def test_label_maps_in_both_forms_and_what_is_wrong_with_others(tmp_path: Path):
     assert classifiers.label_map(table, 2) == ["a", "b, c"]
     with pytest.raises(BadInput, match="names 2 classes, the classifier has 21,843 outputs"):
         classifiers.label_map(table, 21843)
-    for text, message in (
-        ("index,name\n0,a\n0,b\n", "line 3"),
-        ("index,name\n0,a\n2,b\n", "some are missing"),
-    ):
+    for text, message in (("index,name\n0,a\n0,b\n", "line 3"), ("index,name\n0,a\n2,b\n", "some are missing")):
         table.write_text(text)
         with pytest.raises(BadInput, match=message):
             classifiers.label_map(table, 2)
@@ -124,9 +121,7 @@ def test_cropped_images_are_embedded_by_their_box_apart_from_whole_ones(items: l
     assert whole.vectors[:, 0].tolist() == [40, 40] and model.batches == [2, 2]
 
 
-def test_a_query_is_not_itself_because_a_file_of_another_set_has_its_name(
-    config_file: str, models: Path, run
-):
+def test_a_query_is_not_itself_because_a_file_of_another_set_has_its_name(config_file: str, models: Path, run):
     same = "queries=[{layout: folder, name: tiny, root: test}]"
     line = run("search", config_file, same, code=2)[-1]
     assert "both have a source 'tiny', of folder:train and of folder:test" in line and "rename one" in line
@@ -196,9 +191,7 @@ def test_classify_keeps_to_the_predicted_class_and_one_image_needs_no_label(
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["mAP@5"] == pytest.approx(everywhere)
 
 
-def test_another_classifier_of_the_same_name_classifies_anew(
-    config_file: str, models: Path, tmp_path: Path, run
-):
+def test_another_classifier_of_the_same_name_classifies_anew(config_file: str, models: Path, tmp_path: Path, run):
     path = tmp_path / "classifier.keras"
     options = ["method=classify", f"classifier.name=keras_file:{path}", f"classifier.labels={models / 'labels.csv'}",
                "classifier.mean=[0,0,0]", "classifier.std=[1,1,1]", "index.0.cap_per_class=3"]  # fmt: skip
@@ -231,23 +224,14 @@ def test_bad_input_is_one_line(config_file: str, models: Path, tmp_path: Path, r
     for argv, expected in (
         (["search", config_file, "nowhere.png"], "nowhere.png does not exist"),
         (["search", config_file, str(no_image)], "x.png: not a"),
-        (
-            ["search", config_file, "method=magic"],
-            "method: expected embedder, features or classify, got 'magic'",
-        ),
+        (["search", config_file, "method=magic"], "method: expected embedder, features or classify, got 'magic'"),
         (["search", config_file, "method=embedder"], "run `guie similar train` first"),
         (["search", config_file, "index=[]"], "index: expected at least one source"),
         (["search", config_file, *classify], "classifier.mean"),
         (["search", config_file, *classify, *means], "label map"),
-        (
-            ["search", config_file, "method=classify", "classifier.name=x"],
-            "classifier.name: expected class_means",
-        ),
+        (["search", config_file, "method=classify", "classifier.name=x"], "classifier.name: expected class_means"),
         (["search", config_file, "crop.detector=no_such"], "crop.detector 'no_such'"),
-        (
-            ["train", config_file, "triplets.mining=easy"],
-            "triplets.mining: expected semihard or hard, got 'easy'",
-        ),
+        (["train", config_file, "triplets.mining=easy"], "triplets.mining: expected semihard or hard, got 'easy'"),
         (["train", config_file, "triplets.sets=[]"], "triplets.sets: expected at least one set"),
         (["grow", config_file], "expected train or search"),
         (["search"], "expected a CONFIG"),

@@ -86,9 +86,7 @@ def test_a_set_killed_before_its_validation_is_validated_and_no_epoch_is_repeate
 
 
 def test_training_that_diverges_is_one_line(config_file: str, run, monkeypatch):
-    monkeypatch.setattr(
-        "pipeline.similar.triplets.triplet_loss", lambda embeddings, *_: embeddings[0, 0] / 0.0
-    )
+    monkeypatch.setattr("pipeline.similar.triplets.triplet_loss", lambda embeddings, *_: embeddings[0, 0] / 0.0)
     line = run("train", config_file, code=2)[-1]
     assert "one, epoch 1 of 2: the loss is" in line and "at step 1: lower the learning rate" in line
 
@@ -130,7 +128,4 @@ def test_the_whole_encoder_trains_too(config_file: str, tmp_path: Path, run):
     state = np.load(tmp_path / "run" / "embedder.npz")
     assert len([name for name in state if name.startswith("model/")]) > 30
     assert "mAP@5" in run("search", config_file, tiny, "method=embedder")[-2]
-    assert (
-        "another encoder"
-        in run("search", config_file, tiny, "method=embedder", "embedding_dim=7", code=2)[-1]
-    )
+    assert "another encoder" in run("search", config_file, tiny, "method=embedder", "embedding_dim=7", code=2)[-1]

@@ -20,20 +20,14 @@ pytest.importorskip("milvus_lite", reason="needs the extra vectordb")
 pytest.importorskip("pymilvus", reason="needs the extra vectordb")  # here, not in a test: see test_staged.py
 
 
-def answer(
-    stage: str, class_name: str, distance: float, encode_ms: float, query_ms: float
-) -> retriever.Answer:
-    return retriever.Answer(
-        stage, class_name, 1.0, [Neighbour("key", class_name, distance)], encode_ms, query_ms
-    )
+def answer(stage: str, class_name: str, distance: float, encode_ms: float, query_ms: float) -> retriever.Answer:
+    return retriever.Answer(stage, class_name, 1.0, [Neighbour("key", class_name, distance)], encode_ms, query_ms)
 
 
 def test_rows_of_a_worked_example():
     """Image a is settled by `second`, image b goes on to `origin`; `third` is skipped."""
     tested = [
-        retriever.Tested(
-            "a", "cat", [answer("first", "dog", 0.9, 1, 2), answer("second", "cat", 0.5, 10, 4)]
-        ),
+        retriever.Tested("a", "cat", [answer("first", "dog", 0.9, 1, 2), answer("second", "cat", 0.5, 10, 4)]),
         retriever.Tested(
             "b",
             "dog",
@@ -66,9 +60,7 @@ def test_rows_of_a_worked_example():
 
 
 @pytest.mark.parametrize("stage", ["all", "cascade"])
-def test_test_images_that_cannot_be_read_are_rejects(
-    built: str, images: Path, tmp_path: Path, run, stage: str
-):
+def test_test_images_that_cannot_be_read_are_rejects(built: str, images: Path, tmp_path: Path, run, stage: str):
     for name in ("0", "1"):
         (tmp_path / "test" / "red").mkdir(parents=True, exist_ok=True)
         (tmp_path / "test" / "red" / f"{name}.png").write_bytes(b"no image")

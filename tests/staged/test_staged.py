@@ -134,11 +134,7 @@ def test_a_build_leaves_what_the_config_lists_and_nothing_else(built: str, image
 
 def test_a_class_that_was_wrong_in_the_table_is_mended(config: str, images: Path, tmp_path: Path, run):
     table = tmp_path / "table.csv"
-    argv = [
-        "build",
-        config,
-        f"index=[{{layout: csv, name: tiny, root: {table}, options: {{images: {images}}}}}]",
-    ]
+    argv = ["build", config, f"index=[{{layout: csv, name: tiny, root: {table}, options: {{images: {images}}}}}]"]
     paths = [f"train/{name}/{i}.png" for name in COLOURS for i in range(2)]
     for first, new in (("red", 6), ("blue", 1)):
         rows = [(path, first if i == 0 else path.split("/")[1]) for i, path in enumerate(paths)]

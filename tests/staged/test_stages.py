@@ -23,11 +23,7 @@ def test_taps_equal_the_whole_model_and_each_goes_on_from_the_one_before(encoder
         expected = whole.mean(axis=(1, 2)) if whole.ndim == 4 else whole
         np.testing.assert_allclose(stepped.advance(activations, stage), expected, atol=1e-6)
         assert stepped.width(stage) == expected.shape[1]
-    assert set(stepped.parts) == {
-        (intermediate_layers.PIXELS, "second"),
-        ("second", "third"),
-        ("third", "origin"),
-    }
+    assert set(stepped.parts) == {(intermediate_layers.PIXELS, "second"), ("second", "third"), ("third", "origin")}
 
 
 def test_a_tap_that_a_skip_connection_passes_starts_again_further_up(encoder_file: Path):
@@ -40,10 +36,7 @@ def test_a_tap_that_a_skip_connection_passes_starts_again_further_up(encoder_fil
     for stage in ("second", "third", "origin"):
         features = stepped.advance(activations, stage)
     np.testing.assert_allclose(features, model(pixels), atol=1e-6)
-    assert (
-        stepped.parts["second", "third"] is None
-        and stepped.parts[intermediate_layers.PIXELS, "third"] is not None
-    )
+    assert stepped.parts["second", "third"] is None and stepped.parts[intermediate_layers.PIXELS, "third"] is not None
 
 
 def test_taps_are_chosen_at_half_and_nearly_all_of_the_blocks():

@@ -125,9 +125,7 @@ def test_bad_databases_are_one_line(tmp_path: Path, monkeypatch):
     with pytest.raises(BadInput, match="could not open"):
         VectorDatabase("http://127.0.0.1:9")
     with VectorDatabase(str(tmp_path / "a.db")):
-        code = (
-            f"from pipeline.staged.vector_database import VectorDatabase as V; V({str(tmp_path / 'a.db')!r})"
-        )
+        code = f"from pipeline.staged.vector_database import VectorDatabase as V; V({str(tmp_path / 'a.db')!r})"
         root = Path(__file__).resolve().parents[2]
         second = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
         assert "is it open in another process?" in second.stderr.splitlines()[-1]

@@ -37,9 +37,7 @@ def shard(tmp_path: Path) -> Path:
 
 def in_another_process(code: str, *arguments: str) -> dict:
     """Runs `code`, which prints JSON last: readers that cannot live together in one process."""
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120
-    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout.splitlines()[-1])
 

@@ -31,9 +31,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_build_killed_at_random_moments_ends_in_the_same_bytes(tmp_path: Path):
-    root = class_folders(
-        tmp_path / "set", {"crow": 60, "owl": 60, "tit": 60, "wren": 60, "gull": 60}, side=160
-    )
+    root = class_folders(tmp_path / "set", {"crow": 60, "owl": 60, "tit": 60, "wren": 60, "gull": 60}, side=160)
     for number in range(3):  # so that places are filled in a second round
         (root / "owl" / f"{number:03d}.jpg").write_bytes(b"spoilt")
     options = {
@@ -53,11 +51,7 @@ def test_a_build_killed_at_random_moments_ends_in_the_same_bytes(tmp_path: Path)
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         target = min(done_before + rng.randrange(0, max(2, shards // KILLS + 1)), shards)
         until = time.monotonic() + 60
-        while (
-            process.poll() is None
-            and time.monotonic() < until
-            and len(list(records.glob("*.tfrec"))) < target
-        ):
+        while process.poll() is None and time.monotonic() < until and len(list(records.glob("*.tfrec"))) < target:
             time.sleep(0.002)
         time.sleep(rng.uniform(0, 0.6 if target == done_before else 0.05))
         killed += process.poll() is None

@@ -29,9 +29,7 @@ def detailed(width: int, height: int, seed: int = 0) -> Image.Image:
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 @pytest.mark.parametrize("progressive", [False, True])
 @pytest.mark.parametrize("size", [(64, 64), (33, 200), (500, 64)])
-def test_a_jpeg_at_or_under_the_target_passes_byte_for_byte(
-    mode: str, progressive: bool, size: tuple[int, int]
-):
+def test_a_jpeg_at_or_under_the_target_passes_byte_for_byte(mode: str, progressive: bool, size: tuple[int, int]):
     data = encoded(photograph(1, *size, mode), quality=80, progressive=progressive)
     assert transcode(data, 64, 95) == (data, True)
 
@@ -53,9 +51,7 @@ def test_reduced_decode_does_not_shift_the_picture():
     sharp = {}
     for width, height in ((1600, 1200), (1601, 1201)):
         data = encoded(detailed(width, height), quality=98)
-        obvious = Image.open(io.BytesIO(data)).resize(
-            shrunk_size(width, height, 600), Image.Resampling.BICUBIC
-        )
+        obvious = Image.open(io.BytesIO(data)).resize(shrunk_size(width, height, 600), Image.Resampling.BICUBIC)
         found = decode_stored(transcode(data, 600, 98).encoded)
         sharp[width] = psnr(found[-100:, -100:], np.asarray(obvious)[-100:, -100:])
     assert sharp[1601] > sharp[1600] - 1.5
@@ -157,9 +153,7 @@ def test_a_jpeg_of_a_thousand_scans_is_refused_unread():
         transcode(many_scans(encoded(photograph(7, 64, 64)), np.random.default_rng(0)), 384, 95)
 
 
-@pytest.mark.parametrize(
-    "behind", [b"\xff\xda" * 200, b"\xff\xc9", None], ids=["scans", "arithmetic", "film"]
-)
+@pytest.mark.parametrize("behind", [b"\xff\xda" * 200, b"\xff\xc9", None], ids=["scans", "arithmetic", "film"])
 def test_what_stands_behind_a_jpegs_end_or_in_its_metadata_is_no_part_of_it(behind: bytes | None):
     behind = np.random.default_rng(0).bytes(8 << 20) if behind is None else behind  # 8 MB: some 120 of FF DA
     data = encoded(photograph(7, 64, 64), progressive=True)

@@ -48,9 +48,7 @@ def measure(name: str, run: config.Run, phase: config.Phase, classes: int, image
     gradients.__name__ = f"measured_{name}"
     side = model.preprocess.image_size_px
     pixels, labels = tf.zeros([images, side, side, 3]), tf.zeros([images], tf.int32)
-    text = tf.function(gradients, jit_compile=True).experimental_get_compiler_ir(pixels, labels)(
-        stage="optimized_hlo"
-    )
+    text = tf.function(gradients, jit_compile=True).experimental_get_compiler_ir(pixels, labels)(stage="optimized_hlo")
     report = next(Path(DUMP).glob(f"*measured_{name}_*memory-usage-report.txt")).read_text()
     temporary = re.search(r"size ([\d.]+)([KMG]?i?B), preallocated-temp", report)
     return {
@@ -104,8 +102,7 @@ def main() -> None:
     for number, (run, phase, classes, images) in enumerate(json.loads(sys.argv[1])):
         keras.backend.clear_session()
         loaded = config.Run(
-            encoder=config.Encoder(**run["encoder"]),
-            train=config.Train(loss=config.Loss(subcenters=run["subcenters"])),
+            encoder=config.Encoder(**run["encoder"]), train=config.Train(loss=config.Loss(subcenters=run["subcenters"]))
         )
         found[number] = measure(str(number), loaded, config.Phase(**phase), classes, images)
     print(json.dumps(list(found.values())))

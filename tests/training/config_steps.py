@@ -25,14 +25,8 @@ def main() -> None:
     iterator = iter(train.batches(run, found, data, phase, state, features, 0))
     run_steps = train.make_run_steps(run, found, phase, state)
     losses = run_steps(iterator, tf.constant(0), tf.constant(int(steps))).numpy()
-    weights = {
-        name: float(np.square(np.array(value)).sum()) for name, value in state.embedder.variables.items()
-    }
-    print(
-        json.dumps(
-            {"replicas": found.strategy.num_replicas_in_sync, "losses": losses.tolist(), "weights": weights}
-        )
-    )
+    weights = {name: float(np.square(np.array(value)).sum()) for name, value in state.embedder.variables.items()}
+    print(json.dumps({"replicas": found.strategy.num_replicas_in_sync, "losses": losses.tolist(), "weights": weights}))
 
 
 if __name__ == "__main__":

@@ -18,9 +18,7 @@ from pipeline.training.train import make_run_steps
 BATCH, WIDTH, CLASSES, STEPS = 16, 24, 6, 12
 
 
-def losses_of(
-    replicas: int, compiled: bool, optimizer: dict, sharded: bool = False, steps: int = STEPS
-) -> list[float]:
+def losses_of(replicas: int, compiled: bool, optimizer: dict, sharded: bool = False, steps: int = STEPS) -> list[float]:
     run = config.Run(
         embedder=config.Embedder(dropout=0.25),
         train=config.Train(

@@ -57,9 +57,7 @@ def measured() -> dict[str, dict]:
 
 def planned(name: str) -> tuple[costs.StepCosts, bool]:
     encoder, phase, subcenters = CASES[name]
-    run = Run(
-        encoder=Encoder(**{**encoder, "image_size_px": SIDE}), train=Train(loss=Loss(subcenters=subcenters))
-    )
+    run = Run(encoder=Encoder(**{**encoder, "image_size_px": SIDE}), train=Train(loss=Loss(subcenters=subcenters)))
     chosen = Phase(**{"name": "p", "trainable": "all", **phase})
     of_encoder = plan.encoder_costs(run.encoder, chosen.image_size_px, chosen.patch_overlap_px)
     return costs.step(of_encoder, run, chosen, CLASSES, on_features=False), run.encoder.checkpointing
@@ -68,10 +66,7 @@ def planned(name: str) -> tuple[costs.StepCosts, bool]:
 @pytest.mark.parametrize("name", CASES)
 def test_parameters_are_the_built_models(measured, name):
     step, _ = planned(name)
-    assert (step.parameters, step.trained_parameters) == (
-        measured[name]["parameters"],
-        measured[name]["trained"],
-    )
+    assert (step.parameters, step.trained_parameters) == (measured[name]["parameters"], measured[name]["trained"])
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -108,9 +103,7 @@ def test_large_towers_have_open_clips_number_of_parameters():
     ):
         with torch.device("meta"):
             visual = open_clip.create_model(theirs, device="meta").visual
-        assert plan.encoder_costs(Encoder(name=name)).parameters == sum(
-            p.numel() for p in visual.parameters()
-        )
+        assert plan.encoder_costs(Encoder(name=name)).parameters == sum(p.numel() for p in visual.parameters())
 
 
 def test_vit_h14_fits_16_gib_only_with_checkpointing():
@@ -219,9 +212,7 @@ def test_last_blocks_of_a_convolutional_network_have_the_parameters_that_trainin
 )
 def test_known_sizes_are_those_of_the_split(layout, options, classes, images):
     source = config.Source(layout=layout, name="s", options=options)
-    size = plan.set_size(
-        Run(run_dir="nowhere", records=config.Records(sources=[source], cap_per_class=1_000))
-    )
+    size = plan.set_size(Run(run_dir="nowhere", records=config.Records(sources=[source], cap_per_class=1_000)))
     capped = min(images, 1_000 * classes)
     assert (size.classes, size.images) == (classes, capped)
 

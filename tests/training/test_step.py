@@ -20,11 +20,7 @@ def runs() -> dict:
     asked += [(1, False, CLIPPED), (4, True, CLIPPED), (1, False, SGD), (4, True, SGD)]
     asked += [(1, True, {**ADAMW, "accumulate_steps": 4}), (4, True, {**ADAMW, "accumulate_steps": 2})]
     asked += [(1, False, {"name": "adafactor"}), (4, True, {"name": "adafactor"})]
-    asked += [
-        (4, True, CLIPPED, True),
-        (4, False, {**SGD, "accumulate_steps": 2}, True),
-        (1, True, ADAMW, True),
-    ]
+    asked += [(4, True, CLIPPED, True), (4, False, {**SGD, "accumulate_steps": 2}, True), (1, True, ADAMW, True)]
     script = [sys.executable, "-m", "tests.training.step_losses", json.dumps(asked)]
     done = subprocess.run(script, capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert done.returncode == 0, done.stderr[-3000:]

@@ -23,16 +23,7 @@ from tfrecords.sources import (
 from tfrecords.sources.items import Item, Listing, read_file
 from tfrecords.sources.layout import Layout
 
-__all__ = [
-    "LAYOUTS",
-    "Item",
-    "Layout",
-    "Listing",
-    "find_layout",
-    "list_configured",
-    "list_source",
-    "read_file",
-]
+__all__ = ["LAYOUTS", "Item", "Layout", "Listing", "find_layout", "list_configured", "list_source", "read_file"]
 
 LAYOUTS: dict[str, Layout] = {
     layout.name: layout

@@ -84,9 +84,7 @@ def _listing(
     return Listing(names, Lazily(_items, store, [file + suffix for file in files], names, form))
 
 
-def _items(
-    store: Store, files: list[str], names: list[str], form: tuple[bytes | None, int, int]
-) -> Iterator[Item]:
+def _items(store: Store, files: list[str], names: list[str], form: tuple[bytes | None, int, int]) -> Iterator[Item]:
     labels_key, label_bytes, label_byte = form
     for name in files:
         read = store.reader(name)

@@ -28,9 +28,7 @@ def cub200(root: Path, split: str = "all") -> Listing:
     ordered = sorted(classes, key=int)
     labels = _table(store, "image_class_labels.txt")
     if unknown := next((label for label in labels.values() if label not in classes), None):
-        raise BadInput(
-            f"{store.where}: image_class_labels.txt names the class {unknown}, classes.txt does not"
-        )
+        raise BadInput(f"{store.where}: image_class_labels.txt names the class {unknown}, classes.txt does not")
     wanted = None
     if split != "all":
         flags = _table(store, "train_test_split.txt")
@@ -39,9 +37,7 @@ def cub200(root: Path, split: str = "all") -> Listing:
     return Listing([classes[n] for n in ordered], Lazily(_items, store, classes, labels, wanted), names)
 
 
-def _items(
-    store: Store, classes: dict[str, str], labels: dict[str, str], wanted: set[str] | None
-) -> Iterator[Item]:
+def _items(store: Store, classes: dict[str, str], labels: dict[str, str], wanted: set[str] | None) -> Iterator[Item]:
     for image, path in _table(store, "images.txt").items():
         if wanted is not None and image not in wanted:
             continue
@@ -58,13 +54,9 @@ def _table(store: Store, name: str) -> dict[str, str]:
         if not key:
             continue
         if not key.isdigit() or not value:
-            raise BadInput(
-                f"{store.where}: {name} line {number}: expected a number and a value, got {line[:60]!r}"
-            )
+            raise BadInput(f"{store.where}: {name} line {number}: expected a number and a value, got {line[:60]!r}")
         table[key] = value.strip()
     return table
 
 
-LAYOUT = Layout(
-    "cub200", cub200, {"all": Size(200, 11_788), "train": Size(200, 5_994), "test": Size(200, 5_794)}
-)
+LAYOUT = Layout("cub200", cub200, {"all": Size(200, 11_788), "train": Size(200, 5_994), "test": Size(200, 5_794)})

@@ -52,9 +52,7 @@ class Part:
     gloss: float
 
 
-def drawn(
-    root: Path, classes: int = 96, images_per_class: int = 60, image_size_px: int = 64, seed: int = 0
-) -> Listing:
+def drawn(root: Path, classes: int = 96, images_per_class: int = 60, image_size_px: int = 64, seed: int = 0) -> Listing:
     """Lists drawn images. `root` is not used: there is nothing on disk.
 
     Raises:
@@ -122,10 +120,7 @@ def parts_of(seed: int, number: int) -> tuple[Part, ...]:
         parts.append(part)
         if rng.random() < 0.5:  # a mirrored pair, as eyes, wings and handles are
             mirror = np.diag([-1.0, 1.0, 1.0])
-            matrix, centre = (
-                (mirror @ part.matrix).astype(np.float32),
-                (mirror @ part.centre).astype(np.float32),
-            )
+            matrix, centre = ((mirror @ part.matrix).astype(np.float32), (mirror @ part.centre).astype(np.float32))
             parts.append(replace(part, matrix=matrix, centre=centre))
     return tuple(parts)
 
@@ -245,9 +240,7 @@ def _blot(rng, pen, colour, side: int, radius: float, middle: np.ndarray | None 
     at = rng.uniform(0, side, 2) if middle is None else middle
     corners = int(rng.integers(3, 8))
     angles = np.sort(rng.uniform(0, 2 * np.pi, corners))
-    points = at[:, None] + radius * np.stack([np.cos(angles), np.sin(angles)]) * rng.uniform(
-        0.6, 1.2, corners
-    )
+    points = at[:, None] + radius * np.stack([np.cos(angles), np.sin(angles)]) * rng.uniform(0.6, 1.2, corners)
     pen.polygon([tuple(p) for p in points.T], fill=tuple(int(c * 255) for c in colour))
 
 

@@ -79,9 +79,7 @@ def _items(files: dict[str, tuple[Path, Path]]) -> Iterator[Item]:
 def _find(root: Path, stem: str) -> Path:
     """The file `train-images-idx3-ubyte` under any of its usual names: with a dot, with .gz, in raw/."""
     folders = [root, root / "raw", *sorted(root.glob("*/raw"))]
-    names = [
-        f"{stem}{dash}{kind}-ubyte{end}" for end in ("", ".gz") for dash in "-." for kind in ("idx3", "idx1")
-    ]
+    names = [f"{stem}{dash}{kind}-ubyte{end}" for end in ("", ".gz") for dash in "-." for kind in ("idx3", "idx1")]
     for folder in folders:
         for name in names:
             if (folder / name).is_file():

@@ -44,9 +44,7 @@ class Layout:
         for key, value in given.items():
             if key not in parameters:
                 near = difflib.get_close_matches(key, parameters, n=3, cutoff=0.4) or sorted(parameters)
-                raise BadInput(
-                    f"layout {self.name} has no option {key!r}; it has: {', '.join(near) or 'none'}"
-                )
+                raise BadInput(f"layout {self.name} has no option {key!r}; it has: {', '.join(near) or 'none'}")
             wanted = parameters[key].annotation
             if type(value) is not wanted:
                 raise BadInput(f"layout {self.name}: option {key} expects {wanted.__name__}, got {value!r}")

@@ -61,9 +61,7 @@ def _items(paths: list[Path], of_label: dict[int, str]) -> Iterator[Item]:
         for group, labels in _labels(path):
             for row, label in enumerate(labels):
                 if label not in of_label:
-                    raise BadInput(
-                        f"{path}: row group {group} has the label {label} of {len(of_label)} classes"
-                    )
+                    raise BadInput(f"{path}: row group {group} has the label {label} of {len(of_label)} classes")
                 key = f"{path.name}/{group:05d}/{row:05d}"
                 yield Item(key, of_label[label], partial(read_row, str(path), group, row))
 
@@ -101,9 +99,7 @@ def _open(path: Path) -> Any:
         raise BadInput(f"{path} cannot be read as parquet ({reason(error)}): is it whole?") from None
     for column in ("image", "label"):
         if column not in file.schema_arrow.names:
-            raise BadInput(
-                f"{path}: expected the column {column}, found {', '.join(file.schema_arrow.names)}"
-            )
+            raise BadInput(f"{path}: expected the column {column}, found {', '.join(file.schema_arrow.names)}")
     return file
 
 

@@ -41,13 +41,9 @@ def existing_shards(root: Path, pattern: str = "*.tfrec*") -> Listing:
         several = len(space.sources) > 1  # two of them may have a class of the same name
         classes = [f"{source}/{name}" if several else name for source, name in space.classes]
         class_ids = dict(zip(classes, space.classes, strict=True))
-        names = {
-            name: space.names[class_id] for name, class_id in class_ids.items() if class_id in space.names
-        }
+        names = {name: space.names[class_id] for name, class_id in class_ids.items() if class_id in space.names}
         if not 0 <= present[0] <= present[-1] < len(classes):
-            raise BadInput(
-                f"{root}: a record has the label {present[-1]}, labels.json has {len(classes)} classes"
-            )
+            raise BadInput(f"{root}: a record has the label {present[-1]}, labels.json has {len(classes)} classes")
         of_label = dict(enumerate(classes))
     else:
         of_label = {label: str(label) for label in present}

@@ -8,9 +8,7 @@ from pathlib import Path
 from pipeline.errors import BadInput
 
 
-def rows(
-    lines: Iterable[str], where: str, columns: tuple[str, ...], delimiter: str = ","
-) -> Iterator[list[str]]:
+def rows(lines: Iterable[str], where: str, columns: tuple[str, ...], delimiter: str = ",") -> Iterator[list[str]]:
     """The values of `columns`, in that order, of each row below the header; empty lines are skipped.
 
     Args:
@@ -36,9 +34,7 @@ def rows(
             if not row:
                 continue
             if len(row) <= max(indexes):
-                raise BadInput(
-                    f"{where}: line {table.line_num} has {len(row)} values, the header {len(header)}"
-                )
+                raise BadInput(f"{where}: line {table.line_num} has {len(row)} values, the header {len(header)}")
             yield [row[index].strip() for index in indexes]
     except (csv.Error, UnicodeDecodeError) as error:
         raise BadInput(f"{where}: line {table.line_num} is not readable as a CSV ({error})") from None
@@ -53,9 +49,7 @@ def file_rows(path: Path, columns: tuple[str, ...], delimiter: str = ",") -> Ite
         raise BadInput(f"expected the CSV {path}: {error.strerror}") from None
 
 
-def class_counts(
-    path: Path, columns: tuple[str, ...], delimiter: str = ",", numbers: bool = False
-) -> Counter[str]:
+def class_counts(path: Path, columns: tuple[str, ...], delimiter: str = ",", numbers: bool = False) -> Counter[str]:
     """Class → its rows in a CSV.
 
     Args:

@@ -53,11 +53,7 @@ class EndTokenPooling(keras.layers.Layer):
 
 
 def build(
-    name: str,
-    weights: str = "none",
-    vocabulary: str = "",
-    seed: int = 0,
-    architecture: dict[str, Any] | None = None,
+    name: str, weights: str = "none", vocabulary: str = "", seed: int = 0, architecture: dict[str, Any] | None = None
 ) -> TextEncoder:
     """The text tower that belongs to an image encoder of the catalogue.
 

@@ -187,9 +187,7 @@ def _clip_vocabulary(path: Path) -> tuple[dict[str, int], list[str]]:
         with gzip.open(path, "rt", encoding="utf-8") as file:
             merges = file.read().split("\n")[1 : CLIP_MERGES + 1]  # the first line is a version
     except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise BadInput(
-            f"{path}: expected CLIP's {CLIP_FILE}, it is not readable as that ({reason(error)})"
-        ) from None
+        raise BadInput(f"{path}: expected CLIP's {CLIP_FILE}, it is not readable as that ({reason(error)})") from None
     if len(merges) < CLIP_MERGES or any(len(merge.split()) != 2 for merge in merges):
         raise BadInput(f"{path}: expected {CLIP_MERGES:,} lines of two pieces each, as {CLIP_FILE} holds")
     symbols = byte_symbols()
@@ -257,6 +255,4 @@ def _siglip_file(path: Path) -> keras_hub.tokenizers.Tokenizer:
         sentencepiece.SentencePieceProcessor(model_proto=proto)
         return keras_hub.tokenizers.SigLIPTokenizer(proto=proto)
     except (ValueError, RuntimeError, OSError) as error:
-        raise BadInput(
-            f"{path}: expected a SentencePiece model with <unk> and </s> ({reason(error)})"
-        ) from None
+        raise BadInput(f"{path}: expected a SentencePiece model with <unk> and </s> ({reason(error)})") from None

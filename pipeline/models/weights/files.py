@@ -32,9 +32,7 @@ class SafeTensors(Mapping):
         try:
             self.file = safetensors.safe_open(path, framework="np")
         except Exception as error:
-            raise BadInput(
-                f"{path} is not a whole safetensors file ({reason(error)}): fetch it again"
-            ) from None
+            raise BadInput(f"{path} is not a whole safetensors file ({reason(error)}): fetch it again") from None
         self.names = dict.fromkeys(self.file.keys())
         self.metadata: dict[str, str] = self.file.metadata() or {}
 
@@ -79,9 +77,7 @@ def read_checkpoint(path: Path) -> Mapping[str, np.ndarray]:
     try:
         import torch
     except ImportError:
-        raise BadInput(
-            f'{path}: torch files need torch: pip install "guie[clip]", or give safetensors'
-        ) from None
+        raise BadInput(f'{path}: torch files need torch: pip install "guie[clip]", or give safetensors') from None
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:

@@ -18,9 +18,7 @@ from pipeline.models.weights.variables import float_variables, without_prefix
 OTHER_POOLINGS = ("projection/", "head/")  # in a file, but not in an encoder of another pooling
 
 
-def assign(
-    model: keras.Model, tensors: Mapping[str, np.ndarray], table: PositionTable | None, what: str
-) -> None:
+def assign(model: keras.Model, tensors: Mapping[str, np.ndarray], table: PositionTable | None, what: str) -> None:
     """Fills an encoder's variables; position embeddings are resized to its grid.
 
     Raises:
@@ -36,9 +34,7 @@ def assign_text(model: keras.Model, tensors: Mapping[str, np.ndarray], what: str
     _fill(variables, tensors, list(tensors), what)
 
 
-def convert_text(
-    state: Mapping[str, np.ndarray], model: keras.Model, family: str, text: Mapping[str, Any]
-) -> None:
+def convert_text(state: Mapping[str, np.ndarray], model: keras.Model, family: str, text: Mapping[str, Any]) -> None:
     """Fills KerasHub's text tower from open_clip's state.
 
     Args:

@@ -90,9 +90,7 @@ def from_open_clip(name: str, entry: Entry, tower: str) -> Weights:
         path = Path(name)
     else:
         if not entry.open_clip:
-            raise BadInput(
-                f"encoder.weights: open_clip has no {entry.family} of these dimensions; give a file"
-            )
+            raise BadInput(f"encoder.weights: open_clip has no {entry.family} of these dimensions; give a file")
         known = files.known_tag(entry.open_clip, name)
         metadata = _tag_metadata(name, entry, known)
         check(metadata, entry, name)  # before hours of fetching
@@ -104,9 +102,7 @@ def _converted(
     state: Mapping[str, np.ndarray], entry: Entry, tower: str, what: str, metadata: dict[str, Any]
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     if not entry.text:
-        raise BadInput(
-            f"encoder.weights: open_clip checkpoints are CLIP's and SigLIP's, not {entry.family}'s"
-        )
+        raise BadInput(f"encoder.weights: open_clip checkpoints are CLIP's and SigLIP's, not {entry.family}'s")
     metadata = {**metadata, "source": Path(what).name}
     for name in ("logit_scale", "logit_bias"):
         if name in state:
@@ -132,9 +128,7 @@ def _preset(entry: Entry) -> keras.Model:
     import keras_hub
 
     if not entry.preset:
-        raise BadInput(
-            "encoder.weights: KerasHub has no preset of this encoder; use open_clip:TAG or file:FILE"
-        )
+        raise BadInput("encoder.weights: KerasHub has no preset of this encoder; use open_clip:TAG or file:FILE")
     try:
         return keras_hub.models.Backbone.from_preset(entry.preset)
     except Exception as error:  # whatever the network, the hub's client or the files raise
@@ -173,16 +167,12 @@ def _keras(path: Path, load: Any) -> Any:
         raise BadInput(f"encoder.weights: {path} does not load as this encoder: {reason(error)}") from None
 
 
-def _from_backbone(
-    entry: Entry, backbone: Any, names: list[str], tower: str, what: str
-) -> dict[str, np.ndarray]:
+def _from_backbone(entry: Entry, backbone: Any, names: list[str], tower: str, what: str) -> dict[str, np.ndarray]:
     """A KerasHub backbone's values under this project's names: the order is the same, the names need not be."""
     if tower == "text":
         if not hasattr(backbone, "text_encoder"):
             raise BadInput(f"{what} holds no text tower")
-        tensors = {
-            without_prefix(path): v.numpy() for path, v in float_variables(backbone.text_encoder).items()
-        }
+        tensors = {without_prefix(path): v.numpy() for path, v in float_variables(backbone.text_encoder).items()}
         if hasattr(backbone, "text_projection"):
             tensors["text_projection/kernel"] = backbone.text_projection.kernel.numpy()
         return tensors
@@ -190,13 +180,9 @@ def _from_backbone(
     try:
         variables = backbones.hub_variables(entry, image)
     except (AttributeError, ValueError):
-        raise BadInput(
-            f"{what}: expected KerasHub's {entry.family} backbone, got {type(image).__name__}"
-        ) from None
+        raise BadInput(f"{what}: expected KerasHub's {entry.family} backbone, got {type(image).__name__}") from None
     if len(variables) != len(names):
-        raise BadInput(
-            f"{what}: has {len(variables)} tensors, {entry.family} of these dimensions {len(names)}"
-        )
+        raise BadInput(f"{what}: has {len(variables)} tensors, {entry.family} of these dimensions {len(names)}")
     tensors = {name: v.numpy() for name, v in zip(names, variables, strict=True) if "float" in v.dtype}
     if hasattr(backbone, "vision_projection"):
         tensors["projection/kernel"] = backbone.vision_projection.kernel.numpy()
