@@ -8,7 +8,6 @@ length. Scaling, resizing and normalising live inside it, and TensorFlow 2.6.4, 
 """
 
 import dataclasses
-import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from pipeline.data.preprocessing import Preprocess, prepare
 from pipeline.errors import BadInput
 from pipeline.evaluation.submission_zip import zip_submission
 from pipeline.files import atomic_path, file_sha256, fingerprint, read_json, write_json
+from pipeline.models.weights.variables import weights_digest
 from pipeline.training import checkpoints
 
 OUTPUT = "embedding_norm"
@@ -172,16 +172,6 @@ def make_loadable_by_scorer(saved_model_dir: Path) -> int:
     return removed
 
 
-def weights_sha256(model: keras.Model) -> str:
-    """Hex digest of every weight, in order: equal digests, equal embedder."""
-    digest = hashlib.sha256()
-    for weight in model.weights:
-        value = weight.numpy()
-        digest.update(f"{value.dtype}{value.shape}".encode())
-        digest.update(value.tobytes())
-    return digest.hexdigest()
-
-
 def source_fingerprint(config: Run) -> str | None:
     """Of the newest checkpoint and the parts of the config that shape the graph; None: no checkpoint."""
     newest = checkpoints.newest(Path(config.run_dir) / "checkpoints")
@@ -256,7 +246,7 @@ def main(config: Run) -> None:
         mark,
         {
             "source": source,
-            "weights_sha256": weights_sha256(embedder.model),
+            "weights_sha256": weights_digest(embedder.model.weights),
             "submission_sha256": file_sha256(submission),
             "embedding_dim": int(embedder.model.output_shape[-1]),
             "parameters": int(embedder.model.count_params()),

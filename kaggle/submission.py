@@ -65,8 +65,9 @@ unpacked = [folder for folder in (package / "submission", package) if (folder / 
 
 if (package / "head.safetensors").is_file():
     from export.head import attach
-    from export.saved_model import save, weights_sha256
+    from export.saved_model import save
     from pipeline.config import Run, load
+    from pipeline.models.weights.variables import weights_digest
 
     presets = sorted(INPUT.rglob("model.weights.h5"))
     assert presets, "attach the encoder as a Kaggle model: the dataset holds the head alone"
@@ -76,7 +77,7 @@ if (package / "head.safetensors").is_file():
     keras_hub.models.Backbone.from_preset(str(presets[0].parent)).save(encoder)
     config = load(Run, package / "config.yaml", [f"encoder.weights=file:{encoder}"])
     embedder = attach(config, package / "head.safetensors")
-    found = weights_sha256(embedder.model)
+    found = weights_digest(embedder.model.weights)
     assert found == mark["weights_sha256"], (
         f"the encoder of {presets[0].parent} is not the one that the head was trained on (weights {found[:16]}…, "
         f"expected {mark['weights_sha256'][:16]}…): attach that one, or leave submit.encoder_model out"

@@ -16,7 +16,7 @@ STAGES = {  # command: (module, what it does)
     "verify": ("tfrecords.verify", "reread every shard against the manifest"),
     "train": ("pipeline.training.train", "shards → checkpoint"),
     "plan": ("pipeline.training.plan", "parameters, FLOPs, memory and hours of a training config"),
-    "import-weights": ("pipeline.models.weights.import_weights", "open_clip checkpoint → KerasHub weights"),
+    "import-weights": ("pipeline.models.import_weights", "open_clip checkpoint → KerasHub weights"),
     "export": ("export.saved_model", "checkpoint → SavedModel and submission.zip"),
     "check": ("export.check", "a submission against the competition's contract"),
     "submit": ("export.submit", "package, check, upload, wait for the score"),

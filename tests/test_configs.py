@@ -51,7 +51,7 @@ def narrowed(name: str, keras_file: Path) -> list[str]:
     if run.encoder.name.startswith("keras_file:"):
         return [*overrides, f"encoder.name=keras_file:{keras_file}"]
     architecture = {**run.encoder.architecture, **NARROW}
-    if "patch_size" not in catalogue.find(run.encoder.name).architecture:
+    if not catalogue.find(run.encoder.name).facts.transformer:
         architecture = {}
     return [*overrides, "encoder.weights=none", f"encoder.architecture={json.dumps(architecture)}"]
 

@@ -21,7 +21,7 @@ from pipeline.captions.config import Captions
 from pipeline.captions.embeddings import encode_images, encode_texts
 from pipeline.captions.metering import Meter
 from pipeline.config import ImageTextModel, from_command_line, resolve_data_path, to_yaml
-from pipeline.models.dual_encoder import DualEncoder, identity
+from pipeline.models.dual_encoder import DualEncoder
 from pipeline.pages import charts
 from pipeline.retrieval.metrics import recall_at_k
 from pipeline.retrieval.search import nearest
@@ -45,7 +45,7 @@ def main(config: Captions) -> None:
     if not towers.trained:
         print(f"{config.model.title}: random weights, the similarities mean nothing", flush=True)
     usable = [pair for pair in pairs if not pair.reason]
-    kept = run_dir / "embeddings" / identity(config.model)
+    kept = run_dir / "embeddings" / towers.identity
     with Meter() as meter:
         images, reasons = encode_images(
             [pair.image for pair in usable], root, config.fetch, config.max_megapixels, towers, kept, meter

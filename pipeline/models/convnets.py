@@ -1,4 +1,4 @@
-"""Dimensions of the convolutional encoders, as the arguments of KerasHub's classes."""
+"""Dimensions of the convolutional encoders, as the arguments of KerasHub's classes. No TensorFlow."""
 
 from typing import Any
 
@@ -37,8 +37,7 @@ EFFICIENTNET: dict[str, tuple[str, dict[str, Any], int, str]] = {
     )
 }
 
-# Howard et al. 2019, tables 1 and 2; a row is a block: kernel, expanded, out, squeeze-excite, activation,
-# stride.
+# Howard et al. 2019, tables 1 and 2. A tuple is a block: kernel, expanded, out, squeeze-excite, activation, stride.
 _RELU, _SWISH = "relu", "hard_swish"
 Stacks = list[list[tuple[Any, ...]]]
 _V3_SMALL: Stacks = [

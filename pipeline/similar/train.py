@@ -1,7 +1,6 @@
 """`guie similar train`: an embedder under triplet loss, set after set (MNIST → CIFAR-10 → CIFAR-100)."""
 
 import csv
-import hashlib
 import io
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -19,6 +18,7 @@ from pipeline.data.preprocessing import prepare_all
 from pipeline.data.sources import list_images, read_decoded
 from pipeline.errors import BadInput
 from pipeline.models import encoders
+from pipeline.models.weights.variables import weights_digest
 from pipeline.retrieval.metrics import map_at_k, neighbour_hits
 from pipeline.retrieval.search import nearest
 from pipeline.retrieval.vectors import unit_length
@@ -50,10 +50,7 @@ class Vectors:
                 raise BadInput(f"expected a trained embedder in {run_dir}: run `guie similar train` first")
             self.apply_head = restore(self.model, self.head, run_dir / STATE, self.identity) == "head"
             used = self.encoder.model if self.apply_head else self.model
-        weights = hashlib.sha256()
-        for variable in used.weights:
-            weights.update(np.ascontiguousarray(variable.numpy()).tobytes())
-        self.made_by = ["unit", asdict(self.encoder.preprocess), weights.hexdigest()]
+        self.made_by = ["unit", asdict(self.encoder.preprocess), weights_digest(used.weights)]
         self._run = tf.function(lambda images: used(images, training=False), reduce_retracing=True)
 
     def embed(self, pictures: list[np.ndarray]) -> np.ndarray:

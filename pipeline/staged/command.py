@@ -26,7 +26,8 @@ from pipeline.config import ImageTextModel, load, to_yaml
 from pipeline.console import Progress
 from pipeline.data.sources import check_shared_names, list_images
 from pipeline.errors import BadInput
-from pipeline.models import prompts
+from pipeline.models.dual_encoder import class_embeddings
+from pipeline.models.text import prompts
 from pipeline.staged import perf
 from pipeline.staged.config import STAGES, Staged
 from pipeline.staged.retriever import Answer, Asked, Retriever, looked_up
@@ -237,8 +238,8 @@ def _write_classes(
     templates = prompts.templates(config.templates)
     key = files.fingerprint([retriever.made_by["origin"], spoken, templates])
     started = time.monotonic()
-    folder = Path(config.run_dir) / "classes" / key
-    vectors = prompts.class_embeddings(retriever.towers, spoken, templates, folder, config.batch_size)
+    folder = Path(config.run_dir) / "classes"
+    vectors = class_embeddings(retriever.towers, spoken, templates, folder, config.batch_size)
     keys = [f"class/{each}" for each in classes]
     retriever.database.insert(retriever.collections["origin"], keys, classes, [key] * len(classes), vectors)
     print(

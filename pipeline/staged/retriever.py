@@ -1,21 +1,19 @@
 """What the stages of `guie staged` have in common: an image → the neighbours and the answer of one stage."""
 
-import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from pipeline import files
 from pipeline.config import ImageTextModel
 from pipeline.data.preprocessing import prepare_all
 from pipeline.models import encoders, intermediate_layers
-from pipeline.models.dual_encoder import JOINT_POOLING, DualEncoder, identity
+from pipeline.models.dual_encoder import DualEncoder
+from pipeline.models.weights.variables import weights_digest
 from pipeline.staged.cascade import vote
 from pipeline.staged.config import STAGES
 from pipeline.staged.vector_database import Neighbour, VectorDatabase
@@ -102,7 +100,7 @@ class Retriever:
         self.collections = {stage: f"{collection}_{stage}" for stage in STAGES}
         made_by = {
             "encoder": self.encoder.name,
-            "weights": _digest(self.encoder.model),
+            "weights": weights_digest(self.encoder.model.weights),
             "preprocess": asdict(self.encoder.preprocess),
         }
         self.made_by: dict[str, dict[str, Any]] = {
@@ -111,8 +109,7 @@ class Retriever:
             "origin": {**made_by, "layer": "output"},
         }
         if self.towers:  # its rows are the text tower's
-            text_tower = files.fingerprint([identity(model), _digest(self.towers.text.model)])
-            self.made_by["origin"] |= {"layer": "classes", "text_tower": text_tower}
+            self.made_by["origin"] |= {"layer": "classes", "text_tower": self.towers.identity}
 
     @property
     def zero_shot(self) -> bool:
@@ -198,18 +195,10 @@ def pixel_vectors(images: Sequence[np.ndarray], side_px: int) -> np.ndarray:
     return (np.stack(small) / 127.5 - 1.0).reshape(len(small), -1)
 
 
-def _digest(model: keras.Model) -> str:
-    """16 hex digits of the weights."""
-    weights = hashlib.sha256()
-    for variable in model.weights:
-        weights.update(np.ascontiguousarray(variable.numpy()).tobytes())
-    return weights.hexdigest()[:16]
-
-
 def _has_text(model: ImageTextModel) -> bool:
     from pipeline.models import catalogue
 
     if model.encoder.name.startswith(encoders.KERAS_FILE):
         return False
     entry = catalogue.find(model.encoder.name, model.encoder.architecture)
-    return entry.family in JOINT_POOLING
+    return bool(entry.text)

@@ -87,14 +87,13 @@ class StepCosts:
 
 
 def transformer(entry: Entry, image_size_px: int, pooling: str, overlap_px: int = 0) -> EncoderCosts:
-    """Costs of the tower that `towers.build_transformer` wires, without building it."""
-    a = entry.architecture
+    """Costs of the network that `vit.transformer` wires, without building it."""
+    a, family = entry.architecture, entry.facts
     patch, width, layers, heads, inner = (
         int(a[key]) for key in ("patch_size", "hidden_dim", "num_layers", "num_heads", "intermediate_dim")
     )
-    family, registers = entry.family, int(a.get("num_register_tokens", 0))
+    prefix, registers = family.prefix_tokens, int(a.get("num_register_tokens", 0))
     patches = grid_side(image_size_px, patch, overlap_px) ** 2
-    prefix = 0 if family == "siglip" else 1
     tokens = prefix + registers + patches
     gated = bool(a.get("use_swiglu_ffn"))
     if gated:
@@ -103,10 +102,10 @@ def transformer(entry: Entry, image_size_px: int, pooling: str, overlap_px: int 
     square, norm = width * width, 2 * width
     attention = 4 * (square + width)
     mlp = width * inward + inward + inner * width + width
-    scales = 2 * width if family == "dinov2" else 0
+    scales = 2 * width if family.layer_scales else 0
 
     stem = 3 * patch * patch * width + (prefix + patches) * width + (prefix + registers) * width
-    stem += norm if family == "clip" else width  # CLIP: a norm and no bias; the others: a bias
+    stem += norm if family.stem_norm else width  # width: the patch convolution's bias
     block_flops = (
         8.0 * tokens * square + 4.0 * tokens * tokens * width + 2.0 * tokens * width * (inward + inner)
     )

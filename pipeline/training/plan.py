@@ -194,7 +194,7 @@ def encoder_costs(
     """Costs of the config's encoder, at another size or overlap where one is given."""
     if not encoder.name.startswith("keras_file:"):
         entry = catalogue.find(encoder.name, encoder.architecture)
-        if "patch_size" in entry.architecture:
+        if entry.facts.transformer:
             side = image_size_px or encoder.image_size_px or entry.image_size_px
             overlap = encoder.patch_overlap_px if patch_overlap_px is None else patch_overlap_px
             return costs.transformer(entry, side, encoder.pooling or entry.pooling, overlap)

@@ -23,8 +23,9 @@ from pipeline.console import Progress
 from pipeline.data.preprocessing import Preprocess
 from pipeline.data.sources import hash_order
 from pipeline.errors import BadInput
-from pipeline.models import catalogue, prompts
-from pipeline.models.dual_encoder import FITS, DualEncoder, batches, identity
+from pipeline.models import catalogue
+from pipeline.models.dual_encoder import DualEncoder, batches, class_embeddings
+from pipeline.models.text import prompts
 from pipeline.zero_shot import confusion, image_cache
 from pipeline.zero_shot.config import STEPS, ZeroShot, file_name
 from tfrecords.sources import Item, list_configured
@@ -102,8 +103,8 @@ def pack_of(config: ZeroShot, model: ImageTextModel, task: Task) -> image_cache.
         source=[source.layout, source.root, dict(source.options)],
         items=task.items,
         labels={name: place for place, name in enumerate(task.classes)},
-        preprocess=Preprocess(size, entry.mean, entry.std, entry.resize),
-        fit=config.fit if config.fit != "auto" else FITS.get(entry.family, "squash"),
+        preprocess=Preprocess(size, entry.facts.mean, entry.facts.std, entry.facts.resize),
+        fit=config.fit if config.fit != "auto" else entry.facts.fit,
         images_per_file=config.images_per_file,
     )
 
@@ -117,11 +118,9 @@ def evaluate(
     towers = DualEncoder(model)
     if not towers.trained:
         print(f"{model.title}: random weights, the numbers are chance", flush=True)
-    key = files.fingerprint([identity(model), task.names, templates])
+    key = files.fingerprint([towers.identity, task.names, templates])
     started = time.monotonic()
-    classes = prompts.class_embeddings(
-        towers, task.names, templates, run_dir / "classes" / key, config.batch_size
-    )
+    classes = class_embeddings(towers, task.names, templates, run_dir / "classes", config.batch_size)
     print(f"{model.title}: {len(classes):,} classes in {time.monotonic() - started:.1f} s", flush=True)
     kept = run_dir / "predictions" / files.fingerprint([key, pack.folder.name])
     labels, best, seconds, fresh = _classify(

@@ -1,6 +1,4 @@
-"""Encoders: KerasHub's own forward as reference, seeds, blocks, checkpointing, stochastic depth, overlap,
-bad input.
-"""
+"""Encoders: KerasHub's forward pass as reference, seeds, blocks, recomputed activations, stochastic depth, overlap."""
 
 import random
 
@@ -12,7 +10,7 @@ import tensorflow as tf
 from pipeline.config import Encoder
 from pipeline.errors import BadInput
 from pipeline.models import backbones, catalogue, encoders
-from pipeline.models.weights import load
+from pipeline.models.weights.variables import float_variables
 
 SMALL = {"hidden_dim": 32, "num_layers": 3, "num_heads": 2, "intermediate_dim": 64}
 FAMILIES = [
@@ -25,7 +23,7 @@ FAMILIES = [
 
 
 def build(name="clip_tiny", seed=0, **options) -> encoders.ImageEncoder:
-    small = SMALL if "patch_size" in catalogue.find(name).architecture else {}
+    small = SMALL if catalogue.find(name).facts.transformer else {}
     return encoders.build(
         Encoder(name=name, architecture=options.pop("architecture", small), **options), seed
     )
@@ -38,30 +36,25 @@ def images(side: int, count: int = 2) -> np.ndarray:
 def disturb(model: keras.Model) -> None:
     """Makes every weight random: fresh biases and scales are 0 and 1, which would hide a swap."""
     noise = np.random.default_rng(5)
-    for name, variable in load.float_variables(model).items():
+    for name, variable in float_variables(model).items():
         moved = variable.numpy() + noise.normal(scale=0.1, size=variable.shape)
         variable.assign(np.abs(moved) + 0.1 if name.endswith("variance") else moved)
 
 
 @pytest.mark.parametrize("name", [*FAMILIES, "mobilenet_v3_small"])
 def test_encoder_gives_what_kerashubs_own_model_gives(name, tmp_path):
-    entry = catalogue.find(name, SMALL if "patch_size" in catalogue.find(name).architecture else {})
+    entry = catalogue.find(name, SMALL if catalogue.find(name).facts.transformer else {})
     side = 5 * entry.architecture.get("patch_size", 16)
-    if entry.family in backbones.TRANSFORMERS:
-        backbone = backbones.TRANSFORMERS[entry.family][0](entry.architecture, side)
-        backbones.TRANSFORMERS[entry.family][1](backbone)  # CLIP's ids of positions
-    else:
-        backbone = backbones.convolutional(entry, side)
+    backbone = backbones.make(entry, side)
+    backbones.hub_variables(entry, backbone)  # sets CLIP's ids of positions
     disturb(backbone)
     if entry.family == "dinov2":  # its file keeps the positions before interpolation
         backbone.embeddings.position_embeddings.assign(backbone.embeddings.interpolated_position_embeddings)
     backbone.save(tmp_path / "hub.keras")
-    pooling = {"clip": "class_token"}.get(entry.family)
+    pooling = {"clip": "class_token"}.get(entry.family)  # KerasHub's vision encoder has no projection
     encoder = build(name, image_size_px=side, weights=f"file:{tmp_path / 'hub.keras'}", pooling=pooling)
     x = images(side)
-    theirs = np.asarray(
-        backbone(x if entry.family in ("vit", "efficientnet", "mobilenet") else {"images": x})
-    )
+    theirs = np.asarray(backbone({"images": x} if isinstance(backbone.input, dict) else x))
     if theirs.ndim == 4:
         theirs = theirs.mean((1, 2))
     elif theirs.ndim == 3:
@@ -86,7 +79,7 @@ def test_random_weights_depend_on_the_seed_alone():
     random.seed(11)
     expected_next = random.Random(11).random()
     first = build(seed=4)
-    assert random.random() == expected_next  # Python's random numbers go on undisturbed
+    assert random.random() == expected_next  # Python's random numbers are undisturbed
     keras.layers.Dense(3).build((None, 2))
     again, other = build(seed=4), build(seed=5)
     pairs = list(zip(first.model.get_weights(), again.model.get_weights(), strict=True))
@@ -96,7 +89,7 @@ def test_random_weights_depend_on_the_seed_alone():
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_every_patch_has_a_position_of_its_own(name):
+def test_every_patch_has_its_position(name):
     """KerasHub's CLIP starts with all ids of positions at 0: swapping patches would change nothing."""
     patch = catalogue.find(name).architecture["patch_size"]
     encoder = build(name, image_size_px=3 * patch)
@@ -201,11 +194,11 @@ def max_live_bytes(hlo: str) -> int:
             last_use[operand] = len(made) - 1
     assert "is_scheduled=true" in hlo and len(made) > 50
     live, most, ends = 0, 0, {}
-    for place, (name, size) in enumerate(made):
+    for line, (name, size) in enumerate(made):
         live += size
         most = max(most, live)
-        ends.setdefault(last_use.get(name, place), []).append(size)
-        live -= sum(ends.pop(place, []))
+        ends.setdefault(last_use.get(name, line), []).append(size)
+        live -= sum(ends.pop(line, []))
     return most
 
 
@@ -286,7 +279,7 @@ def test_mixed_bfloat16_keeps_float32_weights_and_features():
 
 
 def test_batch_norm_keeps_its_statistics_in_training():
-    """Else replicas, pieces of a batch and frozen blocks would each train another model."""
+    """With a batch's statistics, replicas, pieces of a batch and frozen blocks would each train another model."""
     built = encoders.build(Encoder(name="mobilenet_v3_small_050", image_size_px=32)).model
     pixels = images(32)
     before = [np.array(v) for v in built.non_trainable_variables]

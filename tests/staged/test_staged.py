@@ -1,5 +1,6 @@
 """Staged retrieval: taps go on from each other, builds resume, answers are the neighbours', the cascade is honest."""
 
+import gzip
 import itertools
 import json
 from pathlib import Path
@@ -13,8 +14,9 @@ from pipeline import cli
 from pipeline.config import Encoder, ImageTextModel
 from pipeline.data.preprocessing import prepare_all
 from pipeline.errors import BadInput
-from pipeline.models import encoders, intermediate_layers, tokenizers
+from pipeline.models import encoders, intermediate_layers
 from pipeline.models.dual_encoder import DualEncoder
+from pipeline.models.text import tokenizers
 from pipeline.staged import cascade, command, retriever
 from pipeline.staged.vector_database import VectorDatabase
 from tfrecords import pixels
@@ -396,7 +398,10 @@ def test_zero_shot_rows_are_the_config_s_classes_and_text_tower(tmp_path: Path, 
         database.client.load_collection("guie_origin")
         assert database.count("guie_origin") == 1
         assert set(database.digests("guie_origin", ["class/red", "class/blue"])) == {"class/red"}
-    for other in ("text_architecture={num_layers: 1}", f"vocabulary={tokenizers._open_clip_file()}"):
+    lines = gzip.decompress(tokenizers._open_clip_file().read_bytes()).split(b"\n")
+    swapped = tmp_path / "swapped.gz"  # two of its merges
+    swapped.write_bytes(gzip.compress(b"\n".join([lines[0], lines[2], lines[1], *lines[3:]])))
+    for other in ("text_architecture={num_layers: 1}", f"vocabulary={swapped}"):
         for action in (["build"], ["predict", str(one / "0.png"), "--config"]):
             line = run(capsys, *action, config, other, code=2)[-1]
             assert "guie_origin" in line and "text_tower was" in line

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import zipfile
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -19,8 +20,9 @@ from pipeline import cli
 from pipeline.config import ImageTextModel, load
 from pipeline.data.preprocessing import Preprocess, prepare, resize_to_square
 from pipeline.errors import BadInput
-from pipeline.models import prompts
-from pipeline.models.dual_encoder import identity
+from pipeline.files import fingerprint
+from pipeline.models.dual_encoder import class_embeddings
+from pipeline.models.text import prompts
 from pipeline.zero_shot import command, confusion, image_cache
 from tests.models.tiny_dual_encoder import MODEL, clip_tiny
 from tfrecords.sources import Item, read_file
@@ -59,6 +61,7 @@ class ColourTowers:
 
     def __init__(self, model: ImageTextModel):
         self.text = type("Text", (), {"name": "colours"})
+        self.identity = f"colours {model.seed}"
         self.calls = {"images": 0, "texts": 0}
 
     def encode_images(self, images: np.ndarray) -> np.ndarray:
@@ -246,8 +249,8 @@ def test_classifier_is_the_slow_definition(folder):
     pack = command.pack_of(config, model, task)
     image_cache.write(pack, 2)
     towers = clip_tiny()
-    fast = prompts.class_embeddings(towers, task.names, TEMPLATES, folder / "kept", 4)
-    kept = prompts.class_embeddings(towers, task.names, TEMPLATES, folder / "kept", 4)
+    fast = class_embeddings(towers, task.names, TEMPLATES, folder / "kept", 4)
+    kept = class_embeddings(towers, task.names, TEMPLATES, folder / "kept", 4)
     assert (fast == kept).all()
     slow = []
     for name in task.names:
@@ -354,7 +357,8 @@ def test_unusable_configs_end_with_code_2(folder, override, capsys):
 def test_configs_of_the_project_load(name):
     config = load(command.ZeroShot, Path(__file__).parents[2] / "configs" / f"{name}.yaml", [])
     command.check(config)
-    assert len({identity(model) for model in config.models}) == len(config.models)
+    models = [asdict(replace(model, label="")) for model in config.models]
+    assert len({fingerprint(model) for model in models}) == len(models)
 
 
 @pytest.mark.parametrize(("name", "layout", "options"), [

@@ -4,14 +4,8 @@ import csv
 import re
 from pathlib import Path
 
-import numpy as np
-
-from pipeline import files
-from pipeline.console import Progress
 from pipeline.errors import BadInput
-from pipeline.models.dual_encoder import DualEncoder
 
-CLASSES_A_FILE = 50  # class embeddings that are kept together: the most that a kill loses
 ONE_TEMPLATE = ["a photo of a {}."]
 
 # The 80 templates that CLIP's authors chose for ImageNet (Radford et al. 2021; published with the model).
@@ -135,7 +129,7 @@ def fill(template: str, name: str) -> str:
 
 
 def spoken(name: str) -> str:
-    """A class's name as a layout gives it → as one would say it.
+    """A class's name as a layout gives it → as it is spoken.
 
     >>> spoken("001.Black_footed_Albatross"), spoken("goldfish, Carassius auratus")
     ('Black footed Albatross', 'goldfish')
@@ -172,28 +166,6 @@ def class_names(path: Path, classes: list[str]) -> list[str]:
             f"the columns class and name; the file has {len(names)} lines"
         )
     return names
-
-
-def class_embeddings(
-    towers: DualEncoder, names: list[str], templates: list[str], folder: Path, batch_size: int
-) -> np.ndarray:
-    """float32 [C, D], unit length: of each class the mean of its normalised prompts, normalised again.
-
-    Kept in `folder`, which must be of these names, templates and towers alone, some classes a file.
-    """
-    parts = []
-    progress = Progress(f"{towers.text.name}: prompts", len(names) * len(templates), "prompts")
-    for start in range(0, len(names), CLASSES_A_FILE):
-        path, part = folder / f"{start:06d}.npy", names[start : start + CLASSES_A_FILE]
-        if not path.is_file():
-            texts = [fill(template, name) for name in part for template in templates]
-            encoded = towers.encode_texts(texts, batch_size).reshape(len(part), len(templates), -1)
-            mean = encoded.mean(axis=1)  # [c, D]
-            with files.atomic_path(path) as temporary, temporary.open("wb") as file:
-                np.save(file, mean / np.linalg.norm(mean, axis=1, keepdims=True))
-        parts.append(np.load(path))
-        progress.add(len(part) * len(templates))
-    return np.concatenate(parts)
 
 
 def _read(path: Path) -> str:
