@@ -23,6 +23,7 @@ def corners(*rows):
         (corners([30, 30, 70, 70]), [0.2], {}, None),  # unsure
         (corners([30, 30, 70, 70]), [0.2], {"min_score": 0.1}, (30, 30, 70, 70)),
         (corners([40, 40, 60, 60]), [0.9], {"padding": 0.5}, (30, 30, 70, 70)),
+        (corners([40, 30, 60, 70]), [0.9], {"padding": 0.5}, (30, 10, 70, 90)),  # of its width, of its height
         (corners([10, 10, 90, 90]), [0.9], {"padding": 0.5}, (0, 0, 100, 100)),  # clipped to the picture
         (corners([-50, -50, 150, 150]), [0.9], {}, (0, 0, 100, 100)),
         (corners([50, 50, 50, 50], [200, 0, 300, 9]), [0.9, 0.9], {}, None),  # empty; outside
@@ -33,6 +34,12 @@ def corners(*rows):
 )
 def test_the_largest_sure_box_near_the_centre_is_chosen(found, scores, options, expected):
     assert crop.choose_box(found, np.array(scores), 100, 100, **options) == expected
+
+
+def test_a_box_of_a_wide_picture_is_measured_by_width_and_height():
+    assert crop.choose_box(corners([60, 10, 80, 70]), np.array([0.9]), 100, 200) == (60, 10, 80, 70)
+    assert crop.choose_box(corners([10, 40, 30, 60]), np.array([0.9]), 100, 200) is None
+    assert crop.choose_box(corners([-9, -9, 300, 300]), np.array([0.9]), 100, 200) == (0, 0, 200, 100)
 
 
 def test_a_crop_is_the_pixels_of_the_box_or_the_whole_image():

@@ -186,7 +186,7 @@ def test_with_a_text_tower_origin_is_zero_shot(tmp_path: Path, images: Path, run
     features = model.image.model(image).numpy()
     texts = model.encode_texts([f"a photo of a {name}." for name in COLOURS])
     cosine = (features / np.linalg.norm(features)) @ texts.T
-    assert shown[1] == list(COLOURS)[int(cosine.argmax())]
+    assert shown[1] == list(COLOURS)[int(cosine.argmax())] and shown[2] == "100%"  # the nearest class alone
     assert float(shown[3]) == pytest.approx(np.sqrt(2 - 2 * cosine.max()), abs=2e-3)
 
 
