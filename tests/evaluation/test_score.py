@@ -20,6 +20,8 @@ def test_every_size_and_colour_mode_is_scored(embedder, folder, tmp_path, capsys
     assert result["mP@5"] == 1.0 and result["domains"]["things"]["queries"] == 16
     assert result["embedding_dim"] == 12 and not result["rejects"]
     assert 0 <= result["references"]["raw_pixels"] <= 1
+    found = {each["key"]: [near["key"] for near in each["neighbours"]] for each in result["examples"]}
+    assert len(found) == 12 and all(len(keys) == 5 and query not in keys for query, keys in found.items())
 
 
 def test_several_indexes_merge_and_queries_pair_with_them(embedder, tmp_path, capsys):

@@ -89,7 +89,7 @@ def test_charts_of_nothing_and_of_one_value_are_still_charts(draw, arguments):
 
 
 def test_a_chart_keeps_text_as_text_whatever_stands_in_it():
-    title = "<script> & $\\frac{ 猫"
+    title = "<script> & $\\frac{$ 猫"
     svg = charts.histogram(title, {"a": [1.0], "b": [2.0]}, [FIRST, SECOND], "$x")
     assert title in texts(svg) and "$x" in texts(svg) and "<script>" not in svg
 

@@ -126,7 +126,7 @@ def test_scored_images_that_are_gone_leave_the_numbers(tmp_path):
 
 @pytest.mark.filterwarnings("error")
 def test_the_confusion_picture_takes_any_name_and_title():
-    names = [HOSTILE, "$\\frac{", "_猫"]
+    names = [HOSTILE, "$\\frac{$", "_猫"]
     assert confusion.picture(np.eye(3, dtype=np.int64), names, HOSTILE).width > confusion.PICTURE_PX
 
 
