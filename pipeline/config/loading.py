@@ -21,7 +21,7 @@ Schema = TypeVar("Schema")
 def load(schema: type[Schema], path: str | Path, overrides: list[str] | None = None) -> Schema:
     """Reads a YAML file and `KEY=VALUE` overrides into `schema`, a frozen dataclass.
 
-    Raises BadInput: no such file, not YAML, a key that `schema` lacks (the nearest ones are named), a value of the wrong
+    Raises BadInput: no such file, not YAML, a key that `schema` lacks (the nearest are named), a value of the wrong
     type or out of its range, a required key left out, an override without `=` or whose value is not YAML.
     """
     path = Path(path)

@@ -77,7 +77,7 @@ def decode_random_crop(encoded: tf.Tensor, augment: Augment, side: int, draws: D
 
     The window's share of the area is uniform in [crop_scale_min, 1]; its aspect is the image's times a factor that is
     log-uniform in [1/crop_aspect_max, crop_aspect_max], as the encoder sees images squashed to a square. A window at
-    least twice `side` is decoded at the reduced size that libjpeg takes straight from the DCT; then comes `resize_crop`.
+    least twice `side` is decoded at the reduced size that libjpeg takes from the DCT; then comes `resize_crop`.
     """
     share, stretch, down, across = tf.unstack(draws.uniform([4]))
     area = augment.crop_scale_min + (1.0 - augment.crop_scale_min) * share

@@ -37,7 +37,8 @@ def main(config: Config) -> None:
     metadata = {
         "encoder": config.encoder,
         **{key: entry.architecture[key] for key in ("activation", "num_heads")},
-        **{"mean": list(entry.facts.mean), "std": list(entry.facts.std)},
+        "mean": list(entry.facts.mean),
+        "std": list(entry.facts.std),
         **towers["image"].metadata,
     }
     tensors = {f"{tower}/{name}": value for tower, found in towers.items() for name, value in found.tensors.items()}

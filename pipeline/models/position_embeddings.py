@@ -26,7 +26,7 @@ def grid_side(image_size_px: int, patch_size_px: int, overlap_px: int = 0) -> in
 
 
 def resize_table(table: np.ndarray, grid: int, prefix_tokens: int, antialias: bool = True) -> np.ndarray:
-    """Position embeddings float32 [P + G·G, D] → float32 [P + grid·grid, D], bicubic; ValueError where G·G is no square.
+    """Position embeddings float32 [P + G·G, D] → float32 [P + grid·grid, D], bicubic; ValueError for no square grid.
 
     The P prefix tokens stay as they are. `antialias` smooths when the grid shrinks, as open_clip does; DINOv2 without
     registers does not.

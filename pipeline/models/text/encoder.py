@@ -56,8 +56,8 @@ def build(
         architecture: dimensions of the text tower that replace the catalogue's (catalogue.Entry.text).
 
     Raises:
-        BadInput: an unknown name, an encoder without a text tower, no vocabulary or a too large one, dimensions that the
-            family does not have, weights that do not fit.
+        BadInput: an unknown name, an encoder without a text tower, no vocabulary or a too large one, unknown
+            dimensions, weights that do not fit.
     """
     entry = catalogue.find(name)
     if not entry.text:
@@ -83,8 +83,8 @@ def build(
 def build_tower(family: str, sizes: dict[str, Any], seed: int = 0) -> keras.Model:
     """A text tower with random weights, int32 [B, L] → float32 [B, D]; `sizes` as `catalogue.Entry.text`.
 
-    L is fixed: SigLIP's rows must be whole, see `Tokenizer.pack`. KerasHub's encoder is the layer "text_encoder", CLIP's
-    projection the layer "text_projection".
+    L is fixed: SigLIP's rows must be whole, see `Tokenizer.pack`. KerasHub's encoder is the layer "text_encoder",
+    CLIP's projection the layer "text_projection".
     """
     token_ids = keras.Input((sizes["sequence_length"],), dtype="int32", name="token_ids")
     arguments = {key: sizes[key] for key in ("hidden_dim", "num_layers", "num_heads", "intermediate_dim")}

@@ -1,7 +1,7 @@
 """Text → token ids, by KerasHub's tokenizers, cleaned and packed as CLIP and SigLIP were trained.
 
 Vocabularies are files; nothing is fetched unless the weights are a preset's. CLIP's is `bpe_simple_vocab_16e6.txt.gz`,
-which the package open_clip_torch carries (extra `clip`), SigLIP's a SentencePiece model; either may be a preset's folder.
+which the package open_clip_torch carries (extra `clip`), SigLIP's a SentencePiece model; a preset's folder has either.
 """
 
 import gzip
@@ -91,8 +91,8 @@ def clip(length: int, vocabulary: str = "", preset: str = "", pad_with_end: bool
 def siglip(length: int, vocabulary: str = "", preset: str = "", pad_with_end: bool = True) -> Tokenizer:
     """SigLIP's SentencePiece, rows of `length` tokens; BadInput where no vocabulary is found or it is of another kind.
 
-    `vocabulary` is a SentencePiece model, or a folder that holds `vocabulary.spm`; "": the one of the preset (KerasHub's
-    name). SigLIP fills rows with the end token, SigLIP 2 with 0.
+    `vocabulary` is a SentencePiece model, or a folder that holds `vocabulary.spm`; "": the one of the preset
+    (KerasHub's name). SigLIP fills rows with the end token, SigLIP 2 with 0.
     """
     if vocabulary and Path(vocabulary).is_dir():
         tokenizer = _from_folder(keras_hub.tokenizers.SigLIPTokenizer, vocabulary)

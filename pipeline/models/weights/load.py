@@ -45,8 +45,8 @@ def convert_text(state: Mapping[str, np.ndarray], model: keras.Model, family: st
 def load_text(model: keras.Model, entry: Entry, spec: str) -> tuple[float, float | None]:
     """Fills a text tower from the config's `weights`; raises BadInput as `sources.read` and `assign`.
 
-    Returns (scale, bias) of the logits `scale · cosine + bias`; the bias is None for CLIP. Where the source does not have
-    them (KerasHub's files), what training starts from.
+    Returns (scale, bias) of the logits `scale · cosine + bias`; the bias is None for CLIP. Where the source does not
+    have them (KerasHub's files), what training starts from.
     """
     names = [without_prefix(path) for path in float_variables(model)]
     found = sources.read(spec, entry, names, tower="text")
