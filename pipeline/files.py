@@ -48,7 +48,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(_existing(path).read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path} is not whole JSON ({error}): remove it and rerun the stage that writes it") from None
+        raise BadInput(f"{path} is not whole JSON ({error}): remove it and rerun the command that writes it") from None
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

@@ -70,12 +70,6 @@ def state_of(run: Run) -> dict:
     return state
 
 
-def names(path: Path) -> set[str]:
-    """Of the variables in a checkpoint."""
-    with safe_open(path, framework="numpy") as file:
-        return set(file.keys())
-
-
 def restore(path: Path, variables: dict[str, Any]) -> None:
     """Assigns every variable (name → Keras variable, or what has `shape` and `assign`) from the checkpoint.
 
@@ -114,7 +108,8 @@ def load_trained(config: Run) -> "Embedder":
     if state.get("phase_step"):  # within a phase the averages stand beside the weights, as the optimizer names them
         prefix = f"optimizer/{config.train.optimizer.name}/"
         averages = {f"{prefix}{v.path.replace('/', '_')}_average": v for v in embedder.model.variables}
-        held = names(path)
+        with safe_open(path, framework="numpy") as file:
+            held = set(file.keys())
         restore(path, {name: v for name, v in averages.items() if name in held})
     return embedder
 

@@ -40,8 +40,9 @@ def add_angle(cosine: tf.Tensor, margin_radians: tf.Tensor) -> tf.Tensor:
     """
     sine = tf.sqrt(tf.maximum(1.0 - tf.square(cosine), SMALLEST_SQUARED_SINE))
     shifted = cosine * tf.cos(margin_radians) - sine * tf.sin(margin_radians)
-    line = cosine - margin_radians * tf.sin(margin_radians)
-    return tf.where(cosine > tf.cos(math.pi - margin_radians), shifted, line)
+    return tf.where(
+        cosine > tf.cos(math.pi - margin_radians), shifted, cosine - margin_radians * tf.sin(margin_radians)
+    )
 
 
 def arcface(
