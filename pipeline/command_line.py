@@ -60,25 +60,14 @@ def _nearest(word: str, known: Iterable[str]) -> str:
 
 
 def read_config(schema: str, path: str, overrides: Sequence[str]) -> Any:
-    """Loads a config.
-
-    Args:
-        schema: "module:dataclass". OmegaConf and the schema are imported here, so that no `--help` waits for them.
-
-    Raises:
-        BadInput: see `pipeline.config.load`.
-    """
+    """`config.load` for a schema "module:dataclass", imported here with OmegaConf: no `--help` waits for them."""
     from pipeline.config import load
 
     return load(pkgutil.resolve_name(schema), path, list(overrides))
 
 
 def takes_config(schema: str) -> Callable[[Callable], Callable]:
-    """Gives a command the words `CONFIG [KEY=VALUE …]`, and calls it with the loaded config as `config`.
-
-    Args:
-        schema: see `read_config`.
-    """
+    """Gives a command the words `CONFIG [KEY=VALUE …]`, and calls it with the config, see `read_config`."""
 
     def decorate(command: Callable) -> Callable:
         @click.argument("path", metavar="CONFIG", type=PATH)
@@ -115,8 +104,8 @@ def run(command: click.Command, name: str, arguments: list[str]) -> int:
     except BadInput as error:
         return _failed(2, name, context, str(error))
     except (FileExistsError, NotADirectoryError, PermissionError) as error:
-        line = f"{error.strerror}: {error.filename}; choose another folder, or mend its rights"
-        return _failed(2, name, context, line)
+        what = f"{error.strerror}: {error.filename}"
+        return _failed(2, name, context, f"{what}; choose another folder, or mend its rights")
     except KeyboardInterrupt:
         return _failed(130, name, context, "interrupted; the same command goes on from here")
     except BrokenPipeError:

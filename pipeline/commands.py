@@ -158,7 +158,7 @@ def import_weights(words: tuple[str, ...], encoder: str, out: str, parity: bool)
             raise click.UsageError("Expected one CHECKPOINT, --encoder NAME and --out FILE; or --parity.")
         if Path(out).suffix != ".safetensors":
             raise BadInput(f"--out: expected a .safetensors file, got {out}")
-    module = import_quietly("pipeline.models.weights.import_weights")
+    module = import_quietly("pipeline.models.import_weights")
     module.main(module.Config("" if parity else words[0], encoder, out, words if parity else (), parity))
 
 

@@ -74,8 +74,8 @@ def staged(
     if not images and action == "predict":
         raise BadInput("predict: expected the path of an image")
     loaded = read_config("pipeline.staged.config:Staged", (configs or [STAGED_CONFIG])[0], overrides)
-    perf = import_quietly("pipeline.staged.perf")
-    tested = perf.Options(stage=stage, batch_size=batch_size or loaded.batch_size, **options)
+    options |= {"stage": stage, "batch_size": batch_size or loaded.batch_size}
+    tested = import_quietly("pipeline.staged.perf").Options(**options)
     module = import_quietly("pipeline.staged.command")
     module.main(module.Command(action, loaded, images, stage, tested))
 
@@ -119,11 +119,10 @@ def captions(config: Any) -> None:
 
 def _split(words: Iterable[str]) -> tuple[list[str], list[str]]:
     """Words → (overrides, images); a word with "=" that is an existing path is an image."""
-    overrides: list[str] = []
-    images: list[str] = []
+    parts: tuple[list[str], list[str]] = [], []
     for word in words:
-        (overrides if "=" in word and not os.path.exists(word) else images).append(word)
-    return overrides, images
+        parts["=" not in word or os.path.exists(word)].append(word)
+    return parts
 
 
 COMMANDS = (zero_shot, staged, similar, captions)

@@ -20,27 +20,3 @@ from pipeline.config.schema import (
     Submit,
     Train,
 )
-
-__all__ = [
-    "Augment",
-    "Devices",
-    "Embedder",
-    "Encoder",
-    "Export",
-    "ImageTextModel",
-    "Loss",
-    "Optimizer",
-    "Phase",
-    "Records",
-    "Run",
-    "Score",
-    "Source",
-    "Split",
-    "Submit",
-    "Train",
-    "check",
-    "key",
-    "load",
-    "resolve_data_path",
-    "to_yaml",
-]

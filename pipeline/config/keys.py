@@ -12,14 +12,7 @@ RANGE = "range"  # of a field's metadata
 
 @dataclass(frozen=True)
 class Range:
-    """The values that a key takes: words (`one_of`), or numbers with a lower bound (`least` or `above`).
-
-    Attributes:
-        least: the smallest value.
-        above: the value must be larger than this.
-        most: the largest value.
-        one_of: the known words.
-    """
+    """The values that a key takes: words (`one_of`), or numbers from `least` on (or larger than `above`) to `most`."""
 
     least: float | None = None
     above: float | None = None
@@ -29,11 +22,8 @@ class Range:
     def holds(self, value: Any) -> bool:
         if self.one_of:
             return value in self.one_of
-        return (
-            (self.least is None or value >= self.least)
-            and (self.above is None or value > self.above)
-            and (self.most is None or value <= self.most)
-        )
+        above = self.above is None or value > self.above
+        return above and (self.least is None or value >= self.least) and (self.most is None or value <= self.most)
 
     def __str__(self) -> str:
         """
@@ -43,10 +33,10 @@ class Range:
         if self.one_of:
             *others, last = self.one_of
             return f"{', '.join(others)} or {last}" if others else last
-        if self.above is None and self.most is None:
-            return f"{self.least} or more"
         first = f"{self.least}" if self.above is None else f"above {self.above}"
-        return first if self.most is None else f"{first} … {self.most}"
+        if self.most is not None:
+            return f"{first} … {self.most}"
+        return f"{first} or more" if self.above is None else first
 
 
 def key(
@@ -68,15 +58,10 @@ def key(
 
 
 def check(config: Any, where: str = "", path: str = "") -> None:
-    """Checks every key of a config, a dataclass, against its range.
+    """Checks every key of a config, a dataclass, against its range; raises BadInput for the first that is out of it.
 
     A section may have rules over several of its keys: a method `rules()` that yields `(key, what is wrong)`.
-
-    Args:
-        where: stands before each message. path: dotted, of this section.
-
-    Raises:
-        BadInput: names the first key that is out of its range, what was expected and what came.
+    `where` stands before each message; `path` is this section's, dotted.
     """
     said = f"{where}: " if where else ""
     for each in dataclasses.fields(config):
@@ -93,8 +78,5 @@ def check(config: Any, where: str = "", path: str = "") -> None:
 
 def _items(name: str, value: Any) -> list[tuple[str, Any]]:
     """The values under a key, each with its dotted name."""
-    if isinstance(value, list):
-        return [(f"{name}.{index}", item) for index, item in enumerate(value)]
-    if isinstance(value, dict):
-        return [(f"{name}.{inner}", item) for inner, item in value.items()]
-    return [(name, value)]
+    pairs = enumerate(value) if isinstance(value, list) else value.items() if isinstance(value, dict) else None
+    return [(name, value)] if pairs is None else [(f"{name}.{inner}", item) for inner, item in pairs]

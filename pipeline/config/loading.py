@@ -21,10 +21,8 @@ Schema = TypeVar("Schema")
 def load(schema: type[Schema], path: str | Path, overrides: list[str] | None = None) -> Schema:
     """Reads a YAML file and `KEY=VALUE` overrides into `schema`, a frozen dataclass.
 
-    Raises:
-        BadInput: no such file, not YAML, a key that `schema` lacks (the nearest ones are named), a value of the
-            wrong type or out of its range, a required key left out, an override without `=` or whose value is not
-            YAML.
+    Raises BadInput: no such file, not YAML, a key that `schema` lacks (the nearest are named), a value of the wrong
+    type or out of its range, a required key left out, an override without `=` or whose value is not YAML.
     """
     path = Path(path)
     if not path.is_file():
@@ -41,8 +39,7 @@ def load(schema: type[Schema], path: str | Path, overrides: list[str] | None = N
     _refuse_unknown_keys(schema, given, "", path)
     try:
         merged = OmegaConf.structured(schema)
-        OmegaConf.set_readonly(merged, False)
-        for node in _dataclass_nodes(merged):
+        for node in _nodes(merged):
             OmegaConf.set_readonly(node, False)
         merged = OmegaConf.merge(merged, given)
         if "name" in merged and not merged.name:
@@ -63,20 +60,14 @@ def to_yaml(config: Any) -> str:
 
 
 def resolve_data_path(path: str, data_root: str) -> Path:
-    """A path of the config: absolute as it is, relative below `data_root`.
-
-    Raises:
-        BadInput: the path is relative and there is no `data_root`.
-    """
-    if Path(path).is_absolute():
-        return Path(path)
-    if not data_root:
+    """A path of the config: absolute as it is, relative below `data_root`; BadInput where there is none."""
+    if not Path(path).is_absolute() and not data_root:
         raise BadInput(f"{path!r} is relative to data_root, which is not set: set GUIE_DATA or data_root=FOLDER")
     return Path(data_root) / path
 
 
 def _override(given: Any, override: str) -> None:
-    """Sets the key of one `KEY=VALUE` in `given`; raises BadInput as `load`."""
+    """Sets the key of one `KEY=VALUE` in `given`."""
     key, equals, value = override.partition("=")
     if not equals or not key:
         raise BadInput(f"expected KEY=VALUE, got {override!r}")
@@ -120,10 +111,10 @@ def _refuse_unknown_keys(schema: Any, given: Any, prefix: str, path: Path) -> No
                 _refuse_unknown_keys(inner[0], OmegaConf.create(entry), f"{prefix}{key}.{index}.", path)
 
 
-def _dataclass_nodes(node: Any) -> list[Any]:
-    children = [node._get_node(key) for key in node] if OmegaConf.is_dict(node) else []
-    children = [child for child in children if OmegaConf.is_dict(child)]
-    return children + [grandchild for child in children for grandchild in _dataclass_nodes(child)]
+def _nodes(node: Any) -> list[Any]:
+    """A section and all sections below it."""
+    children = (node._get_node(key) for key in node)
+    return [node, *(each for child in children if OmegaConf.is_dict(child) for each in _nodes(child))]
 
 
 def _near_files(path: Path) -> str:

@@ -24,17 +24,11 @@ OPEN_FILES = 128  # a process may hold about a thousand; large sets have more sh
 
 
 class RecordSet:
-    """The records of some shards, numbered 0 … N−1 in the order of shards and offsets.
-
-    Attributes:
-        shards: the files.
-        shard: [N] int32, which of `shards` a record is in.
-        spans: [N, 2] int64, offset and length of the framed record, in bytes.
-        labels: [N] int64, as in the records.
-    """
+    """The records of some shards, numbered 0 … N−1 in the order of shards and offsets."""
 
     def __init__(self, shards: Sequence[Path], shard: np.ndarray, spans: np.ndarray, labels: np.ndarray):
-        self.shards, self.shard, self.spans, self.labels = list(shards), shard, spans, labels
+        self.shards, self.shard = list(shards), shard  # the files; int32 [N], which of them a record is in
+        self.spans, self.labels = spans, labels  # int64 [N, 2], offset and bytes of the framed record; int64 [N]
         self._files: OrderedDict[int, int] = OrderedDict()  # shard → file descriptor, least used first
         self._lock = threading.Lock()
 
@@ -65,11 +59,7 @@ class RecordSet:
         return found.hexdigest()[:32]
 
     def read(self, items: np.ndarray) -> list[bytes]:
-        """The encoded images of `items` ([B] integers), checksums checked.
-
-        Raises:
-            BadInput: damage; names the shard and the offset.
-        """
+        """The encoded images of `items` ([B] integers), checksums checked; BadInput: names shard and offset."""
         images = []
         for item in items:
             try:
@@ -107,14 +97,9 @@ class RecordSet:
 
 
 def open_records(patterns: Sequence[str | Path]) -> RecordSet:
-    """Finds the shards and every record in them.
+    """Finds the shards and every record in them, in the order of `patterns` (paths or globs), by name within one.
 
-    Args:
-        patterns: paths or globs (`**` too); a shard matched twice is taken once. Shards are read in the order of the
-            patterns, and by name within one.
-
-    Raises:
-        BadInput: a pattern matches no shard, a shard is half-written or is no TFRecord, a record has no label.
+    Raises BadInput: a pattern matches no shard, a shard is half-written or is no TFRecord, a record has no label.
     """
     shards: dict[Path, None] = {}
     for pattern in patterns:
@@ -129,12 +114,8 @@ def open_records(patterns: Sequence[str | Path]) -> RecordSet:
     counts = [len(labels) for _, labels in parts]
     if not sum(counts):
         raise BadInput(f"expected records, the {len(shards)} shards of {patterns[0]} … hold none")
-    return RecordSet(
-        list(shards),
-        np.repeat(np.arange(len(shards), dtype=np.int32), counts),
-        np.concatenate([spans for spans, _ in parts]),
-        np.concatenate([labels for _, labels in parts]),
-    )
+    spans, labels = (np.concatenate(each) for each in zip(*parts, strict=True))
+    return RecordSet(list(shards), np.repeat(np.arange(len(shards), dtype=np.int32), counts), spans, labels)
 
 
 def _shard_records(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -144,9 +125,7 @@ def _shard_records(path: Path) -> tuple[np.ndarray, np.ndarray]:
     for row, payload in enumerate(mapped_payloads(path, spans)):
         label = label_of(payload)
         if label is None:
-            raise BadInput(
-                f"{path}: expected an Example with {LABEL} in the record at offset {spans[row, 0]}: the shard is "
-                "damaged, or its records are not labelled images"
-            )
+            at = f"in the record at offset {spans[row, 0]}"
+            raise BadInput(f"{path}: expected an Example with {LABEL} {at}: damaged, or no labelled images")
         labels[row] = label
     return spans, labels

@@ -22,47 +22,29 @@ from pipeline.models.position_embeddings import PositionTable
 
 @dataclass(frozen=True)
 class ImageNetwork:
-    """A flat Keras model from images to features, and what is known of its inside.
+    """A flat Keras model from images to features, and what is known of its inside."""
 
-    Attributes:
-        model: float32 [B, S, S, 3] → float32 [B, width].
-        blocks: the stem's layers, then each block's; the layers after the last block belong to it.
-        taps: `block_1` … → name of the layer whose output it is.
-        hub_names: the variables' paths in the order of `hub_variables`.
-        positions: None for convolutional networks.
-    """
-
-    model: keras.Model
-    blocks: list[list[keras.layers.Layer]]
-    taps: dict[str, str]
-    hub_names: list[str]
-    positions: PositionTable | None = None
+    model: keras.Model  # float32 [B, S, S, 3] → float32 [B, width]
+    blocks: list[list[keras.layers.Layer]]  # the stem's layers, then each block's; the last block has those after it
+    taps: dict[str, str]  # `block_1` … → name of the layer whose output it is
+    hub_names: list[str]  # the variables' paths in the order of `hub_variables`
+    positions: PositionTable | None = None  # None for convolutional networks
 
 
 @dataclass
 class Parts:
-    """A transformer backbone of KerasHub, taken apart.
+    """A transformer backbone of KerasHub, taken apart; what a family does not have is None."""
 
-    Attributes:
-        embedding: the layer that owns the patch convolution, the tokens and the positions.
-        position_table: variable [P + G·G, D] or [1, P + G·G, D].
-        before: layers between the embedding and the first block.
-        norm: the layer norm after the last block.
-        head: attention pooling [B, T, D] → [B, D], where the family has it.
-        class_token, registers: variables [..., D] and [1, R, D], where the family has them.
-        antialias: whether the family's reference smooths positions when the grid shrinks.
-    """
-
-    embedding: keras.layers.Layer
+    embedding: keras.layers.Layer  # has the patch convolution, the tokens and the positions
     patch_convolution: keras.layers.Conv2D
-    position_table: Any
+    position_table: Any  # variable [P + G·G, D] or [1, P + G·G, D]
     blocks: list[keras.layers.Layer]
-    norm: keras.layers.Layer
-    before: tuple[keras.layers.Layer, ...] = ()
-    head: keras.layers.Layer | None = None
-    class_token: Any = None
-    registers: Any = None
-    antialias: bool = True
+    norm: keras.layers.Layer  # after the last block
+    before: tuple[keras.layers.Layer, ...] = ()  # between the embedding and the first block
+    head: keras.layers.Layer | None = None  # attention pooling [B, T, D] → [B, D]
+    class_token: Any = None  # variable [..., D]
+    registers: Any = None  # variable [1, R, D]
+    antialias: bool = True  # whether the family's reference smooths positions when the grid shrinks
 
     @property
     def prefix_tokens(self) -> int:
@@ -81,17 +63,13 @@ class Parts:
         return [variable for layer in layers for variable in layer.variables]
 
 
-def _language_image(backbone: Callable[..., keras.Model], a: dict[str, Any], side: int) -> keras.Model:
-    """CLIP's and SigLIP's vision encoders take the same arguments."""
-    return backbone(
-        patch_size=a["patch_size"],
-        hidden_dim=a["hidden_dim"],
-        num_layers=a["num_layers"],
-        num_heads=a["num_heads"],
-        intermediate_dim=a["intermediate_dim"],
-        intermediate_activation=a["activation"],
-        image_shape=(side, side, 3),
-    )
+def _transformer(backbone: Callable[..., keras.Model], a: dict[str, Any], side: int) -> keras.Model:
+    """KerasHub's names of some dimensions differ from the catalogue's; `projection_dim` is of no backbone."""
+    renamed = {"activation": "intermediate_activation"}
+    if backbone is keras_hub.models.ViTBackbone:
+        renamed = {"intermediate_dim": "mlp_dim"}
+    dims = {renamed.get(key, key): value for key, value in a.items() if key != "projection_dim"}
+    return backbone(**dims, image_shape=(side, side, 3))
 
 
 def _clip_parts(backbone: Any) -> Parts:
@@ -124,18 +102,8 @@ def _siglip_parts(backbone: Any) -> Parts:
 
 
 def _dinov2(a: dict[str, Any], side: int) -> keras.Model:
-    return keras_hub.models.DINOV2Backbone(
-        patch_size=a["patch_size"],
-        hidden_dim=a["hidden_dim"],
-        num_layers=a["num_layers"],
-        num_heads=a["num_heads"],
-        intermediate_dim=a["intermediate_dim"],
-        num_register_tokens=a["num_register_tokens"],
-        use_mask_token=a["use_mask_token"],
-        use_swiglu_ffn=a["use_swiglu_ffn"],
-        image_shape=(side, side, 3),
-        position_embedding_shape=(side, side, 3),
-    )
+    shape = (side, side, 3)
+    return keras_hub.models.DINOV2Backbone(**a, image_shape=shape, position_embedding_shape=shape)
 
 
 def _dinov2_parts(backbone: Any) -> Parts:
@@ -155,17 +123,6 @@ def _dinov2_parts(backbone: Any) -> Parts:
     )
 
 
-def _vit(a: dict[str, Any], side: int) -> keras.Model:
-    return keras_hub.models.ViTBackbone(
-        patch_size=a["patch_size"],
-        hidden_dim=a["hidden_dim"],
-        num_layers=a["num_layers"],
-        num_heads=a["num_heads"],
-        mlp_dim=a["intermediate_dim"],
-        image_shape=(side, side, 3),
-    )
-
-
 def _vit_parts(backbone: Any) -> Parts:
     embedding, encoder = backbone.get_layer("vit_patching_and_embedding"), backbone.get_layer("vit_encoder")
     return Parts(
@@ -178,34 +135,21 @@ def _vit_parts(backbone: Any) -> Parts:
     )
 
 
-def _efficientnet(a: dict[str, Any], side: int) -> keras.Model:
-    return keras_hub.models.EfficientNetBackbone(**a, input_shape=(side, side, 3))
-
-
-def _mobilenet(a: dict[str, Any], side: int) -> keras.Model:
-    return keras_hub.models.MobileNetBackbone(**a, image_shape=(side, side, 3))
-
-
 class Builders(NamedTuple):
-    """How a family's backbone is made and taken apart.
+    """How a family's backbone is made and taken apart."""
 
-    Attributes:
-        make: (architecture, side in px) → KerasHub's model.
-        take_apart: None for convolutional networks.
-    """
-
-    make: Callable[[dict[str, Any], int], keras.Model]
-    take_apart: Callable[[Any], Parts] | None
+    make: Callable[[dict[str, Any], int], keras.Model]  # (architecture, side in px) → KerasHub's model
+    take_apart: Callable[[Any], Parts] | None  # None for convolutional networks
 
 
 BUILDERS = {  # a key for each of catalogue.FAMILIES
-    "clip": Builders(partial(_language_image, keras_hub.models.CLIPVisionEncoder), _clip_parts),
-    "siglip": Builders(partial(_language_image, keras_hub.models.SigLIPVisionEncoder), _siglip_parts),
-    "siglip2": Builders(partial(_language_image, keras_hub.models.SigLIPVisionEncoder), _siglip_parts),
+    "clip": Builders(partial(_transformer, keras_hub.models.CLIPVisionEncoder), _clip_parts),
+    "siglip": Builders(partial(_transformer, keras_hub.models.SigLIPVisionEncoder), _siglip_parts),
+    "siglip2": Builders(partial(_transformer, keras_hub.models.SigLIPVisionEncoder), _siglip_parts),
     "dinov2": Builders(_dinov2, _dinov2_parts),
-    "vit": Builders(_vit, _vit_parts),
-    "efficientnet": Builders(_efficientnet, None),
-    "mobilenet": Builders(_mobilenet, None),
+    "vit": Builders(partial(_transformer, keras_hub.models.ViTBackbone), _vit_parts),
+    "efficientnet": Builders(lambda a, px: keras_hub.models.EfficientNetBackbone(**a, input_shape=(px, px, 3)), None),
+    "mobilenet": Builders(lambda a, px: keras_hub.models.MobileNetBackbone(**a, image_shape=(px, px, 3)), None),
 }
 
 
@@ -224,8 +168,7 @@ def transformer_parts(entry: Entry, side: int) -> Parts:
 def hub_variables(entry: Entry, backbone: keras.Model) -> list[keras.Variable]:
     """All variables, in an order that is the same for every backbone of the family.
 
-    Raises:
-        AttributeError, ValueError: a backbone of another family.
+    Raises AttributeError or ValueError for a backbone of another family.
     """
     take_apart = BUILDERS[entry.family].take_apart
     return take_apart(backbone).variables if take_apart else list(backbone.variables)

@@ -18,37 +18,23 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class Family:
-    """What all encoders of a family share. A new family is an entry of FAMILIES and its builders in `backbones.py`.
+    """What all encoders of a family share. A new family is an entry of FAMILIES and its builders in `backbones.py`."""
 
-    Attributes:
-        poolings: the features that can leave the encoder. "projection" is CLIP's embedding, which is compared with
-            text; "class_token" is the token before that projection, after the last layer norm.
-        mean, std: of RGB in [0, 1].
-        resize: a method of `tf.image.resize`, antialiased.
-        transformer: whether it has patches, position embeddings and blocks that can drop out; else convolutional.
-        prefix_tokens: tokens with a position before the patches: 1, the class token, or 0.
-        stem_norm: the patch convolution has no bias; a layer norm follows the position embeddings.
-        layer_scales: each block has two learned scales.
-        joint_pooling: the features that are compared with text; "": the family has no text tower.
-        fit: how images became square in training: "crop" or "squash", see `preprocessing.resize_to_square`.
-        start_logits: (scale, bias) of the logits before training; the bias is None where there is none.
-        tokenizer: a key of `tokenizers.TOKENIZERS`.
-        pad_with_end: rows of token ids are filled with the end token; False: with 0.
-    """
-
+    # The features that can leave the encoder. "projection" is CLIP's embedding, which is compared with text;
+    # "class_token" is the token before that projection, after the last layer norm.
     poolings: tuple[str, ...]
-    mean: tuple[float, float, float] = HALF
+    mean: tuple[float, float, float] = HALF  # of RGB in [0, 1]
     std: tuple[float, float, float] = HALF
-    resize: str = "bicubic"
-    transformer: bool = True
-    prefix_tokens: int = 1
-    stem_norm: bool = False
-    layer_scales: bool = False
-    joint_pooling: str = ""
-    fit: str = "squash"
-    start_logits: tuple[float, float | None] = (1.0, None)
-    tokenizer: str = ""
-    pad_with_end: bool = False
+    resize: str = "bicubic"  # a method of `tf.image.resize`, antialiased
+    transformer: bool = True  # has patches, position embeddings and blocks that can drop out; else convolutional
+    prefix_tokens: int = 1  # tokens with a position before the patches: 1, the class token, or 0
+    stem_norm: bool = False  # the patch convolution has no bias; a layer norm follows the position embeddings
+    layer_scales: bool = False  # each block has two learned scales
+    joint_pooling: str = ""  # the features that are compared with text; "": the family has no text tower
+    fit: str = "squash"  # how images became square in training: squash | crop, see `preprocessing.resize_to_square`
+    start_logits: tuple[float, float | None] = (1.0, None)  # (scale, bias or None) before training
+    tokenizer: str = ""  # a key of `tokenizers.TOKENIZERS`
+    pad_with_end: bool = False  # rows of token ids are filled with the end token; False: with 0
 
 
 _SIGLIP = Family(
@@ -82,28 +68,18 @@ FAMILIES = {
 
 @dataclass(frozen=True)
 class Entry:
-    """One encoder.
+    """One encoder."""
 
-    Attributes:
-        family: a key of FAMILIES.
-        architecture: dimensions. Transformers: patch_size, hidden_dim, num_layers, num_heads,
-            intermediate_dim and, where the family has them, activation (quick_gelu | gelu |
-            gelu_approximate), projection_dim, num_register_tokens, use_swiglu_ffn. Convolutional networks:
-            the arguments of KerasHub's class.
-        image_size_px: side of the square it was trained on.
-        preset: KerasHub's name, empty when there is none.
-        open_clip: open_clip's model name with the same architecture, empty when there is none.
-        text: dimensions of the text tower, empty when there is none; see `text/encoder.py`.
-        default_pooling: "": the family's first.
-    """
-
-    family: str
+    family: str  # a key of FAMILIES
+    # Transformers: patch_size, hidden_dim, num_layers, num_heads, intermediate_dim and, where the family has them,
+    # activation (quick_gelu | gelu | gelu_approximate), projection_dim, num_register_tokens, use_mask_token,
+    # use_swiglu_ffn. Convolutional networks: the arguments of KerasHub's class.
     architecture: dict[str, Any]
-    image_size_px: int = 224
-    preset: str = ""
-    open_clip: str = ""
-    text: dict[str, Any] = field(default_factory=dict)
-    default_pooling: str = ""
+    image_size_px: int = 224  # side of the square it was trained on
+    preset: str = ""  # KerasHub's name; "": none
+    open_clip: str = ""  # open_clip's model name with the same architecture; "": none
+    text: dict[str, Any] = field(default_factory=dict)  # dimensions of the text tower, empty when there is none
+    default_pooling: str = ""  # "": the family's first
 
     @property
     def facts(self) -> Family:
@@ -116,14 +92,11 @@ class Entry:
 
 
 def _vit(patch: int, width: int, layers: int, heads: int, mlp: int, **more: Any) -> dict[str, Any]:
-    return {
-        "patch_size": patch,
-        "hidden_dim": width,
-        "num_layers": layers,
-        "num_heads": heads,
-        "intermediate_dim": mlp,
-        **more,
-    }
+    return {"patch_size": patch, **_dims(width, layers, heads, mlp), **more}
+
+
+def _dims(width: int, layers: int, heads: int, mlp: int) -> dict[str, Any]:
+    return {"hidden_dim": width, "num_layers": layers, "num_heads": heads, "intermediate_dim": mlp}
 
 
 def _clip(
@@ -132,14 +105,7 @@ def _clip(
     """`text`: (width, layers, heads). Images are projected to that width; open_clip's name says the activation."""
     width, layers, heads = text
     shared = {"activation": "quick_gelu" if open_clip.endswith("quickgelu") else "gelu", "projection_dim": width}
-    of_text = {
-        "vocabulary_size": 49408,
-        "hidden_dim": width,
-        "num_layers": layers,
-        "num_heads": heads,
-        "intermediate_dim": 4 * width,
-        "sequence_length": 77,
-    }
+    of_text = {"vocabulary_size": 49408, **_dims(width, layers, heads, 4 * width), "sequence_length": 77}
     return Entry("clip", {**vision, **shared}, preset=preset, open_clip=open_clip, text={**of_text, **shared}, **more)
 
 
@@ -265,16 +231,13 @@ CATALOGUE: dict[str, Entry] = CLIP | SIGLIP | DINOV2 | VIT | CONVOLUTIONAL
 def find(name: str, architecture: Mapping[str, Any] | None = None) -> Entry:
     """The entry of a catalogue name or of KerasHub's preset name, with some dimensions replaced.
 
-    Raises:
-        BadInput: an unknown name, or a dimension that the family does not have (the nearest are named).
+    Raises BadInput for an unknown name, or a dimension that the family does not have; the nearest are named.
     """
     by_preset = {entry.preset: entry for entry in CATALOGUE.values() if entry.preset}
     entry = CATALOGUE.get(name) or by_preset.get(name)
     if entry is None:
-        raise BadInput(
-            f"encoder.name: expected keras_file:PATH or a name of the catalogue, got {name!r}; "
-            f"nearest: {nearest(name, CATALOGUE)}"
-        )
+        expected = f"expected keras_file:PATH or a name of the catalogue, got {name!r}"
+        raise BadInput(f"encoder.name: {expected}; nearest: {nearest(name, CATALOGUE)}")
     for key in architecture or {}:
         if key not in entry.architecture:
             close = nearest(key, entry.architecture)

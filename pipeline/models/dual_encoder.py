@@ -25,17 +25,10 @@ CLASSES_A_PART = 50  # of the cache of class embeddings: a kill loses at most on
 
 
 class DualEncoder:
-    """Both towers, ready to run.
+    """Both towers, ready to run: `image` (its features are those compared with text) and `text`.
 
-    Attributes:
-        image: see `encoders.ImageEncoder`; its features are those compared with text.
-        text: see `text.encoder.TextEncoder`.
-        fit: how images become square, see `preprocessing.resize_to_square`.
-        trained: whether the weights are more than random.
-
-    Raises:
-        BadInput: an encoder without a text tower, a pooling that is not compared with text, towers of different
-            widths; as `encoders.build` and `text.encoder.build`.
+    Raises BadInput: an encoder without a text tower, a pooling that is not compared with text, towers of different
+    widths; as `encoders.build` and `text.encoder.build`.
     """
 
     def __init__(self, model: ImageTextModel):
@@ -51,12 +44,10 @@ class DualEncoder:
         )
         self.image = encoders.build(replace(model.encoder, pooling=pooling), seed=model.seed)
         if self.image.width != self.text.width:
-            raise BadInput(
-                f"{model.title}: images have {self.image.width} numbers and texts {self.text.width}; "
-                "make encoder.architecture and text_architecture agree"
-            )
-        self.fit = entry.facts.fit
-        self.trained = model.encoder.weights != "none"
+            widths = f"images have {self.image.width} numbers and texts {self.text.width}"
+            raise BadInput(f"{model.title}: {widths}; make encoder.architecture and text_architecture agree")
+        self.fit = entry.facts.fit  # how images become square, see `preprocessing.resize_to_square`
+        self.trained = model.encoder.weights != "none"  # more than random
         side = self.preprocess.image_size_px
         self._encode_images = tf.function(
             self._images, input_signature=[tf.TensorSpec([None, side, side, 3], tf.float32)], autograph=False
@@ -71,8 +62,7 @@ class DualEncoder:
     def identity(self) -> str:
         """16 hex digits that change whenever the embeddings would: a cache key. Reads all weights, once.
 
-        Weights and vocabulary count by their content, wherever their files are. What no weight shows, such as the
-        activation and the overlap of patches, counts as the config says it.
+        Weights and vocabulary count by content. What no weight shows (activation, overlap) counts as the config says.
         """
         encoder, tokenizer = self.config.encoder, self.text.tokenizer
         network = [encoder.name, encoder.architecture, encoder.patch_overlap_px, self.config.text_architecture]
@@ -108,16 +98,10 @@ class DualEncoder:
 def class_embeddings(
     encoder: DualEncoder, names: list[str], templates: list[str], folder: Path, batch_size: int
 ) -> np.ndarray:
-    """Class embeddings: of each class the mean of its prompts' unit vectors, at unit length (Radford et al. 2021).
+    """float32 [C, D]: of each class the mean of its prompts' unit vectors, at unit length (Radford et al. 2021).
 
-    Args:
-        names: of the classes, as they are spoken.
-        templates: prompts with {} in place of the name.
-        folder: keeps them (`ArrayCache`).
-        batch_size: prompts at once.
-
-    Returns:
-        float32 [C, D], unit length.
+    `names` are the classes' as they are spoken, `templates` prompts with {} in place of the name; `folder` keeps the
+    embeddings (`ArrayCache`); `batch_size` prompts are encoded at once.
     """
     cache = ArrayCache(folder, [encoder.identity, templates])
     missing = cache.missing(names)

@@ -27,33 +27,21 @@ KERAS_FILE = "keras_file:"
 
 @dataclass(frozen=True)
 class ImageEncoder:
-    """An encoder ready to run.
+    """An encoder ready to run."""
 
-    Attributes:
-        name: as the config names it.
-        model: float32 [B, S, S, 3], prepared by `preprocess` → float32 [B, width].
-        preprocess: how it wants its pixels.
-        width: of the features.
-        blocks: layers in order, for `last N blocks` and layer decay: first the stem's, then each block's; what follows
-            the last block (norm, projection) belongs to it. Empty where the blocks are unknown.
-        taps: `block_1` … → the layer of `model` whose output [B, T, D] it is.
-        positions: None where there are no position embeddings.
-    """
-
-    name: str
-    model: keras.Model
+    name: str  # as the config names it
+    model: keras.Model  # float32 [B, S, S, 3], prepared by `preprocess` → float32 [B, width]
     preprocess: Preprocess
-    width: int
+    width: int  # of the features
+    # Layers for `last N blocks` and layer decay: the stem's, then each block's; what follows the last block (norm,
+    # projection) belongs to it. Empty where the blocks are unknown.
     blocks: list[list[keras.layers.Layer]] = field(default_factory=list)
-    taps: dict[str, str] = field(default_factory=dict)
-    positions: PositionTable | None = None
+    taps: dict[str, str] = field(default_factory=dict)  # `block_1` … → the layer whose output [B, T, D] it is
+    positions: PositionTable | None = None  # None where there are no position embeddings
 
 
 def build(encoder: config.Encoder, seed: int = 0, fill: bool = True, train_batch_norm: bool = False) -> ImageEncoder:
-    """Builds the encoder that the config names and fills in its weights.
-
-    Random weights depend on `seed` alone: nothing that was built before changes them, and Python's random numbers
-    go on undisturbed.
+    """Builds the encoder that the config names and fills in its weights; random ones depend on `seed` alone.
 
     Args:
         fill: False leaves the weights random, for a checkpoint that is restored next.
@@ -82,9 +70,8 @@ def _catalogued(encoder: config.Encoder, seed: int, fill: bool) -> ImageEncoder:
     _check(entry, encoder, size)
     with backbones.seeded(seed):
         if family.transformer:
-            network = vit.transformer(
-                entry, size, pooling, encoder.patch_overlap_px, encoder.stochastic_depth, encoder.checkpointing
-            )
+            options = encoder.patch_overlap_px, encoder.stochastic_depth, encoder.checkpointing
+            network = vit.transformer(entry, size, pooling, *options)
         else:
             network = backbones.convolutional(entry, size)
     metadata: dict[str, Any] = {}
@@ -96,22 +83,15 @@ def _catalogued(encoder: config.Encoder, seed: int, fill: bool) -> ImageEncoder:
         metadata = sources.read_metadata(encoder.weights, entry)
     mean = _three(encoder.mean or metadata.get("mean") or family.mean, "mean")
     std = _three(encoder.std or metadata.get("std") or family.std, "std")
-    return ImageEncoder(
-        name=encoder.name,
-        model=network.model,
-        preprocess=Preprocess(size, mean, std, family.resize),
-        width=int(network.model.output_shape[-1]),
-        blocks=network.blocks,
-        taps=network.taps,
-        positions=network.positions,
-    )
+    preprocess, width = Preprocess(size, mean, std, family.resize), int(network.model.output_shape[-1])
+    inside = network.blocks, network.taps, network.positions
+    return ImageEncoder(encoder.name, network.model, preprocess, width, *inside)
 
 
 def transfer(source: ImageEncoder, target: ImageEncoder) -> None:
     """Copies all weights to an encoder of the same name at another size, overlap or training option.
 
-    Raises:
-        BadInput: another architecture or pooling; it names the tensors.
+    Raises BadInput for another architecture or pooling; it names the tensors.
     """
     if target.positions is None and target.name.startswith(KERAS_FILE):
         target.model.set_weights(source.model.get_weights())  # names in a Keras file need not be unique
@@ -147,10 +127,8 @@ def _from_keras_file(encoder: config.Encoder) -> ImageEncoder:
             "RGB in [0, 1], such as mean=[0.5,0.5,0.5] std=[0.5,0.5,0.5] for pixels in -1 … 1"
         )
     if encoder.architecture or encoder.patch_overlap_px or encoder.stochastic_depth or encoder.checkpointing:
-        raise BadInput(
-            "encoder: architecture, patch_overlap_px, stochastic_depth and checkpointing need an encoder of "
-            "the catalogue; a Keras file is used as it is"
-        )
+        options = "architecture, patch_overlap_px, stochastic_depth and checkpointing"
+        raise BadInput(f"encoder: {options} need an encoder of the catalogue; a Keras file is used as it is")
     try:
         model = keras.models.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises whatever the broken part raises
@@ -161,9 +139,8 @@ def _from_keras_file(encoder: config.Encoder) -> ImageEncoder:
     if len(given) != 4 or given[-1] != 3:
         raise BadInput(f"encoder.name: expected images [B, S, S, 3] as input of {path}, got {list(given)}")
     if len(features) != 2 or features[-1] is None:
-        raise BadInput(
-            f"encoder.name: expected features [B, width] from {path}, got {list(features)}: end it with a pooling"
-        )
+        came = f"{list(features)}: end it with a pooling"
+        raise BadInput(f"encoder.name: expected features [B, width] from {path}, got {came}")
     size = encoder.image_size_px or given[1]
     if size is None:
         raise BadInput(f"encoder.image_size_px: {path} takes any size; say which")
@@ -172,12 +149,8 @@ def _from_keras_file(encoder: config.Encoder) -> ImageEncoder:
     if model.outputs[0].dtype != "float32":
         features_layer = keras.layers.Activation("linear", dtype="float32", name="float32_features")
         model = keras.Model(model.inputs, features_layer(model.outputs[0]))
-    return ImageEncoder(
-        name=encoder.name,
-        model=model,
-        preprocess=Preprocess(size, _three(encoder.mean, "mean"), _three(encoder.std, "std")),
-        width=int(features[-1]),
-    )
+    preprocess = Preprocess(size, _three(encoder.mean, "mean"), _three(encoder.std, "std"))
+    return ImageEncoder(encoder.name, model, preprocess, int(features[-1]))
 
 
 def _three(values: Sequence[float], key: str) -> tuple[float, float, float]:

@@ -18,20 +18,11 @@ from pipeline.models.weights.sources import from_open_clip
 
 @dataclass(frozen=True)
 class Config:
-    """
-    Attributes:
-        checkpoint: a file, or an open_clip tag of the encoder.
-        encoder: a name of the catalogue.
-        out: the file to write.
-        parity: names to compare instead; empty: the usual ones.
-        compare: whether to compare instead of writing a file.
-    """
-
-    checkpoint: str
-    encoder: str
-    out: str
-    parity: tuple[str, ...]
-    compare: bool
+    checkpoint: str  # a file, or an open_clip tag of the encoder
+    encoder: str  # a name of the catalogue
+    out: str  # the file to write
+    parity: tuple[str, ...]  # names to compare instead; empty: the usual ones
+    compare: bool  # whether to compare instead of writing a file
 
 
 def main(config: Config) -> None:
@@ -42,18 +33,15 @@ def main(config: Config) -> None:
     if not entry.text:
         raise BadInput(f"--encoder: expected a CLIP or SigLIP of the catalogue, {config.encoder} is {entry.family}'s")
     print(f"import-weights: reads {config.checkpoint} as {config.encoder}; writes {config.out}", flush=True)
-    image = from_open_clip(config.checkpoint, entry, "image")
-    text = from_open_clip(config.checkpoint, entry, "text")
+    towers = {tower: from_open_clip(config.checkpoint, entry, tower) for tower in ("image", "text")}
     metadata = {
         "encoder": config.encoder,
-        "activation": entry.architecture["activation"],
-        "num_heads": entry.architecture["num_heads"],
+        **{key: entry.architecture[key] for key in ("activation", "num_heads")},
         "mean": list(entry.facts.mean),
         "std": list(entry.facts.std),
-        **image.metadata,
+        **towers["image"].metadata,
     }
-    tensors = {f"image/{name}": value for name, value in image.tensors.items()}
-    tensors |= {f"text/{name}": value for name, value in text.tensors.items()}
+    tensors = {f"{tower}/{name}": value for tower, found in towers.items() for name, value in found.tensors.items()}
     files.write(Path(config.out), tensors, metadata)
     numbers = sum(value.size for value in tensors.values())
     print(f"import-weights: {config.out}: {len(tensors)} tensors, {numbers / 1e6:.1f} million numbers")

@@ -19,14 +19,10 @@ HALF, NEARLY_ALL = 0.5, 0.9  # of the blocks (or layers), where the config names
 
 
 class SteppedEncoder:
-    """An encoder that stops at taps.
+    """An encoder (float32 [B, S, S, 3] → [B, width]) that stops at taps.
 
-    Args:
-        model: float32 [B, S, S, 3] → [B, width].
-        layers: stage → layer of `model`, from shallow to deep; OUTPUT is the model's output.
-
-    Raises:
-        BadInput: a layer that the model lacks.
+    `layers`: stage → layer of the model, from shallow to deep; OUTPUT is the model's output. Raises BadInput for a
+    layer that the model lacks.
     """
 
     def __init__(self, model: keras.Model, layers: Mapping[str, str]):
@@ -37,13 +33,9 @@ class SteppedEncoder:
         self.parts: dict[tuple[str, str], tf.types.experimental.Callable | None] = {}
 
     def advance(self, activations: dict[str, tf.Tensor], stage: str) -> tf.Tensor:
-        """Runs on to `stage` from the deepest activation that can reach it, which it adds to `activations`.
+        """float32 [B, width of the stage], averaged over space or tokens; runs on from the deepest activation it can.
 
-        Args:
-            activations: {PIXELS: float32 [B, S, S, 3]} to begin with; grows.
-
-        Returns:
-            float32 [B, width of the stage], averaged over space or tokens.
+        `activations` is {PIXELS: float32 [B, S, S, 3]} to begin with; the stage's is added.
         """
         if stage not in activations:
             order = [PIXELS, *self.layers]
@@ -65,9 +57,8 @@ class SteppedEncoder:
                 self.parts[start, stage] = None
             else:
                 spec = tf.TensorSpec(self.tensors[start].shape, self.tensors[start].dtype)
-                self.parts[start, stage] = tf.function(
-                    lambda inputs, piece=piece: piece(inputs, training=False)
-                ).get_concrete_function(spec)
+                traced = tf.function(lambda inputs: piece(inputs, training=False))
+                self.parts[start, stage] = traced.get_concrete_function(spec)
         return self.parts[start, stage]
 
 
@@ -79,11 +70,8 @@ def pooled(activation: tf.Tensor) -> tf.Tensor:
 def choose_layers(encoder: ImageEncoder, given: Mapping[str, str]) -> dict[str, str]:
     """The layers of the stages `second` (half the encoder) and `third` (nearly all of it).
 
-    Args:
-        given: stage → a tap's name or a layer's; a stage that is missing gets a layer by its share of the depth.
-
-    Raises:
-        BadInput: an unknown stage or layer; an encoder without intermediate layers.
+    `given`: stage → a tap's name or a layer's; a stage that is missing gets a layer by its share of the depth.
+    Raises BadInput for an unknown stage or layer, and for an encoder without intermediate layers.
     """
     for stage in given:
         if stage not in ("second", "third"):

@@ -9,6 +9,7 @@ import logging
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,22 +30,14 @@ LARGEST_ERROR = 1e-4
 
 @dataclass(frozen=True)
 class Row:
-    """One tower of one model, compared.
-
-    Attributes:
-        tower: image | text.
-        tensors: how many were converted.
-        blocks: how many intermediate outputs were compared.
-        error: largest |ours − open_clip's| over the largest |open_clip's|, worst of embedding and blocks.
-        where: the output it is of.
-    """
+    """One tower of one model, compared."""
 
     model: str
-    tower: str
-    tensors: int
-    blocks: int
-    error: float
-    where: str
+    tower: str  # image | text
+    tensors: int  # how many were converted
+    blocks: int  # how many intermediate outputs were compared
+    error: float  # largest |ours − open_clip's| over the largest |open_clip's|, worst of embedding and blocks
+    where: str  # the output that the error is of
 
 
 @dataclass(frozen=True)
@@ -58,27 +51,17 @@ class Narrowed:
 
 @dataclass(frozen=True)
 class Reference:
-    """open_clip's answers.
+    """open_clip's answers."""
 
-    Attributes:
-        pixels: float32 [B, S, S, 3]; tokens: int32 [B, L].
-        image, text: name of the output → array; "embedding" and "block_1" ….
-        activations: (image tower's, text tower's) as KerasHub names them.
-    """
-
-    pixels: np.ndarray
-    tokens: np.ndarray
-    image: dict[str, np.ndarray]
+    pixels: np.ndarray  # float32 [B, S, S, 3]
+    tokens: np.ndarray  # int32 [B, L]
+    image: dict[str, np.ndarray]  # name of the output → array: "embedding" and "block_1" …
     text: dict[str, np.ndarray]
-    activations: tuple[str, str]
+    activations: tuple[str, str]  # (image tower's, text tower's) as KerasHub names them
 
 
 def main(names: Sequence[str]) -> None:
-    """Prints the table; the usual models without names.
-
-    Raises:
-        BadInput: a name that open_clip does not have, or a difference above the limit.
-    """
+    """Prints the table, of the usual models without names; BadInput for a difference above the limit."""
     names = names or USUAL
     print(f"import-weights: compares {', '.join(names)} with open_clip on random weights", flush=True)
     progress = Progress("import-weights", len(names), "models")
@@ -96,15 +79,7 @@ def main(names: Sequence[str]) -> None:
 
 
 def compare(name: str, images: int = 2, narrowed: Narrowed | None = None) -> list[Row]:
-    """Both towers of one model.
-
-    Args:
-        name: in the catalogue.
-        narrowed: a smaller model instead.
-
-    Raises:
-        BadInput: open_clip has no such model.
-    """
+    """Both towers of one model of the catalogue, or of a smaller one; BadInput where open_clip has no such model."""
     entry = catalogue.find(name)
     if not entry.open_clip:
         raise BadInput(f"parity: open_clip has no {name}")
@@ -121,15 +96,8 @@ def compare(name: str, images: int = 2, narrowed: Narrowed | None = None) -> lis
 
 
 def _compare_image(name: str, entry: catalogue.Entry, spec: str, sizes: dict[str, Any], reference: Reference) -> Row:
-    encoder = encoders.build(
-        config.Encoder(
-            name=name,
-            weights=spec,
-            pooling=entry.facts.joint_pooling,
-            image_size_px=reference.pixels.shape[1],
-            architecture=sizes,
-        )
-    )
+    side, pooling = reference.pixels.shape[1], entry.facts.joint_pooling
+    encoder = encoders.build(config.Encoder(name, spec, image_size_px=side, pooling=pooling, architecture=sizes))
     layers = [encoder.model.get_layer(layer).output for layer in encoder.taps.values()]
     outputs = keras.Model(encoder.model.inputs[0], [encoder.model.outputs[0], *layers])(reference.pixels)
     ours = {name: value.numpy() for name, value in zip(["embedding", *encoder.taps], outputs, strict=True)}
@@ -140,8 +108,7 @@ def _compare_text(
     name: str, entry: catalogue.Entry, checkpoint: Path, sizes: dict[str, Any], reference: Reference
 ) -> Row:
     tower = text_encoder.build_tower(entry.family, sizes)
-    state = files.read_checkpoint(checkpoint)
-    load.convert_text(state, tower, entry.family, sizes)
+    load.convert_text(files.read_checkpoint(checkpoint), tower, entry.family, sizes)
     inside = tower.get_layer("text_encoder")
     blocks = keras.Model(inside.inputs, [block.output for block in inside.encoder_layers])
     found = blocks({"token_ids": reference.tokens})
@@ -209,12 +176,11 @@ def _make(open_clip: Any, entry: catalogue.Entry, narrowed: Narrowed | None) -> 
 def _with_blocks(blocks: Any, run: Any) -> dict[str, np.ndarray]:
     """What `run` returns as "embedding", and each block's output [B, T, D] as "block_1" …."""
     found: dict[str, np.ndarray] = {}
-    hooks = [
-        block.register_forward_hook(
-            lambda _block, _input, output, name=f"block_{i}": found.__setitem__(name, output.float().numpy())
-        )
-        for i, block in enumerate(blocks, 1)
-    ]
+
+    def keep(name: str, _block: Any, _input: Any, output: Any) -> None:
+        found[name] = output.float().numpy()
+
+    hooks = [block.register_forward_hook(partial(keep, f"block_{i}")) for i, block in enumerate(blocks, 1)]
     try:
         return {"embedding": run().float().numpy(), **found}
     finally:

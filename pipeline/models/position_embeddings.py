@@ -8,19 +8,12 @@ import numpy as np
 
 @dataclass(frozen=True)
 class PositionTable:
-    """Where an encoder keeps its position embeddings, and their layout.
+    """Where an encoder keeps its position embeddings, and their layout."""
 
-    Attributes:
-        names: paths of the variables that hold them.
-        prefix_tokens: rows before the grid's.
-        grid: patches along one side.
-        antialias: see `resize_table`.
-    """
-
-    names: tuple[str, ...]
-    prefix_tokens: int
-    grid: int
-    antialias: bool
+    names: tuple[str, ...]  # paths of the variables that hold them
+    prefix_tokens: int  # rows before the grid's
+    grid: int  # patches along one side
+    antialias: bool  # see `resize_table`
 
 
 def grid_side(image_size_px: int, patch_size_px: int, overlap_px: int = 0) -> int:
@@ -33,19 +26,10 @@ def grid_side(image_size_px: int, patch_size_px: int, overlap_px: int = 0) -> in
 
 
 def resize_table(table: np.ndarray, grid: int, prefix_tokens: int, antialias: bool = True) -> np.ndarray:
-    """Position embeddings of a square grid → those of a `grid` × `grid` one, bicubic.
+    """Position embeddings float32 [P + G·G, D] → float32 [P + grid·grid, D], bicubic; ValueError for no square grid.
 
-    Args:
-        table: float32 [P + G·G, D], the P prefix tokens (class token) first; they stay as they are.
-        grid: patches along one side of the new grid.
-        prefix_tokens: P.
-        antialias: smooth when the grid shrinks, as open_clip does; DINOv2 without registers does not.
-
-    Returns:
-        float32 [P + grid·grid, D].
-
-    Raises:
-        ValueError: the table's patches are not a square.
+    The P prefix tokens stay as they are. `antialias` smooths when the grid shrinks, as open_clip does; DINOv2 without
+    registers does not.
     """
     import tensorflow as tf
 
@@ -57,13 +41,6 @@ def resize_table(table: np.ndarray, grid: int, prefix_tokens: int, antialias: bo
         return np.asarray(table, np.float32)
     square = np.asarray(patches, np.float32).reshape(1, side, side, -1)  # [1, G, G, D]
     # The kernel of `tf.image.resize`, which without antialiasing would take one that is rounded to 1/1024 of a patch.
-    resized = tf.raw_ops.ScaleAndTranslate(
-        images=square,
-        size=[grid, grid],
-        scale=[grid / side, grid / side],
-        translation=[0.0, 0.0],
-        kernel_type="keyscubic",
-        antialias=antialias,
-    )
-    flat = resized.numpy().reshape(grid * grid, -1)
-    return np.concatenate([np.asarray(prefix, np.float32), flat])
+    to = {"size": [grid, grid], "scale": [grid / side, grid / side], "translation": [0.0, 0.0]}
+    resized = tf.raw_ops.ScaleAndTranslate(images=square, **to, kernel_type="keyscubic", antialias=antialias)
+    return np.concatenate([np.asarray(prefix, np.float32), resized.numpy().reshape(grid * grid, -1)])

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import keras
@@ -50,8 +51,7 @@ def transformer(
         taps[f"block_{index + 1}"] = block.name
     x, last = _pooled(x, parts, pooling, entry)
     blocks[-1].extend(last)
-    table_shape = tuple(parts.position_table.shape)
-    names = tuple(v.path for v in parts.embedding.variables if tuple(v.shape) == table_shape)
+    names = tuple(v.path for v in parts.embedding.variables if tuple(v.shape) == tuple(parts.position_table.shape))
     return ImageNetwork(
         model=keras.Model(images, backbones.as_float32(x, "features"), name=entry.family),
         blocks=blocks,
@@ -79,12 +79,8 @@ def _pooled(x: Any, parts: Parts, pooling: str, entry: Entry) -> tuple[Any, list
 def step_seed(seed: tf.Tensor, first_image: tf.Tensor | int = 0) -> Iterator[None]:
     """The randomness of one training step; stochastic depth needs it.
 
-    Draws depend on the seed, the block and the image's index in the global batch, not on any state: one replica
-    and four drop the same blocks of the same images, and a step run again is the same.
-
-    Args:
-        seed: int [2], such as (run seed, step).
-        first_image: index of this replica's first image in the global batch.
+    Draws depend on the seed (int [2], such as run seed and step), the block and the image's index in the global batch
+    alone: one replica and four drop the same blocks of the same images. `first_image` is this replica's first index.
     """
     before = getattr(_randomness, "current", None)
     _randomness.current = (seed, first_image)
@@ -111,8 +107,8 @@ class Residual(keras.layers.Layer):
     def call(self, x: tf.Tensor, training: bool | None = None) -> tf.Tensor:  # [B, T, D] → [B, T, D]
         if not training:
             return self.block(x)
-        forward = tf.recompute_grad(lambda x: self.block(x, training=True)) if self.recompute else self.block
-        y = forward(x) if self.recompute else self.block(x, training=True)
+        forward = partial(self.block, training=True)
+        y = tf.recompute_grad(forward)(x) if self.recompute else forward(x)
         if not self.drop_rate:
             return y
         return x + (y - x) * tf.cast(self._kept(tf.shape(x)[0]), x.dtype) / (1.0 - self.drop_rate)

@@ -32,11 +32,7 @@ def newest(folder: Path) -> Path | None:
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """The JSON that `Writer.save` was given.
-
-    Raises:
-        BadInput: not a checkpoint of guie.
-    """
+    """The JSON that `Writer.save` was given; BadInput for what is no checkpoint of guie."""
     try:
         with safe_open(path, framework="numpy") as file:
             return json.loads((file.metadata() or {})["guie"])
@@ -61,11 +57,7 @@ def recipe_fingerprint(run: Run) -> str:
 
 
 def state_of(run: Run) -> dict:
-    """What the newest checkpoint of the run folder says of itself; empty where there is none.
-
-    Raises:
-        BadInput: another recipe was trained there.
-    """
+    """What the newest checkpoint of the run folder says of itself, {} without one; BadInput for another recipe's."""
     path = newest(folder_of(run.run_dir))
     if path is None or run.devices.rehearse:
         return {}
@@ -78,38 +70,23 @@ def state_of(run: Run) -> dict:
     return state
 
 
-def names(path: Path) -> set[str]:
-    """Of the variables in a checkpoint."""
-    with safe_open(path, framework="numpy") as file:
-        return set(file.keys())
-
-
 def restore(path: Path, variables: dict[str, Any]) -> None:
-    """Assigns every variable from the checkpoint.
+    """Assigns every variable (name → Keras variable, or what has `shape` and `assign`) from the checkpoint.
 
-    Args:
-        variables: name → Keras variable, or what has `shape` and `assign` as one. Names of the file beyond these
-            are left alone.
-
-    Raises:
-        BadInput: a variable is not in the file, or has another shape: a checkpoint of another architecture.
+    The file may hold more. Raises BadInput where it lacks a variable or has another shape; then none is assigned.
     """
     read_state(path)
     with safe_open(path, framework="numpy") as file:
-        held = set(file.keys())
-        missing = sorted(set(variables) - held)
+        held = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118, it is no dict
+        wanted = {name: tuple(variable.shape) for name, variable in variables.items()}
+        missing = sorted(wanted.keys() - held.keys())
+        differing = [name for name, shape in wanted.items() if held.get(name, shape) != shape]
+        wrong = [f"{name} is {held[name]} there, {wanted[name]} in this config" for name in differing]
         if missing:
-            raise BadInput(
-                f"{path} is of another architecture: it lacks {len(missing)} of {len(variables)} variables "
-                f"({', '.join(missing[:3])} …); choose another run_dir, or the config it was trained with"
-            )
-        for name, variable in variables.items():
-            shape = tuple(file.get_slice(name).get_shape())
-            if shape != tuple(variable.shape):
-                raise BadInput(
-                    f"{path} is of another architecture: {name} is {shape} there, {tuple(variable.shape)} in this "
-                    "config; choose another run_dir, or the config it was trained with"
-                )
+            wrong = [f"it lacks {len(missing)} of {len(wanted)} variables ({', '.join(missing[:3])} …)"]
+        if wrong:
+            mend = "choose another run_dir, or the config it was trained with"
+            raise BadInput(f"{path} is of another architecture: {wrong[0]}; {mend}")
         for name, variable in variables.items():
             variable.assign(file.get_tensor(name))
 
@@ -117,8 +94,7 @@ def restore(path: Path, variables: dict[str, Any]) -> None:
 def load_trained(config: Run) -> "Embedder":
     """The embedder of the run folder's newest whole checkpoint; averaged weights where the run keeps them.
 
-    Raises:
-        BadInput: no checkpoint, or one of another architecture.
+    Raises BadInput: no checkpoint, or one of another architecture.
     """
     from pipeline.models import embedder as embedders  # TensorFlow: who only asks what is done needs none of it
 
@@ -132,7 +108,8 @@ def load_trained(config: Run) -> "Embedder":
     if state.get("phase_step"):  # within a phase the averages stand beside the weights, as the optimizer names them
         prefix = f"optimizer/{config.train.optimizer.name}/"
         averages = {f"{prefix}{v.path.replace('/', '_')}_average": v for v in embedder.model.variables}
-        held = names(path)
+        with safe_open(path, framework="numpy") as file:
+            held = set(file.keys())
         restore(path, {name: v for name, v in averages.items() if name in held})
     return embedder
 

@@ -23,14 +23,9 @@ def is_per_replica(variable: keras.Variable) -> bool:
 
 @dataclass(frozen=True)
 class ClassCenters:
-    """
-    Attributes:
-        variable: float32 [C, K, D], or [ceil(C / replicas), K, D] on each replica, whose last rows may be no class.
-        classes: C.
-    """
-
+    # float32 [C, K, D], or [ceil(C / replicas), K, D] on each replica, whose last rows may be no class.
     variable: keras.Variable
-    classes: int
+    classes: int  # C
     strategy: tf.distribute.Strategy
 
     @property
@@ -57,13 +52,12 @@ def build(
     classes: int, subcenters: int, embedding_dim: int, seed: int, sharded: bool, strategy: tf.distribute.Strategy
 ) -> ClassCenters:
     """Random centres, the same in both forms. Call it in the strategy's scope."""
-    shape = (classes, subcenters, embedding_dim)
+    shape, named = (classes, subcenters, embedding_dim), {"dtype": "float32", "name": "class_centers"}
     start = keras.initializers.RandomNormal(stddev=0.01, seed=seed)
     if not sharded:
-        variable = keras.Variable(start, shape=shape, dtype="float32", name="class_centers")
-        return ClassCenters(variable, classes, strategy)
+        return ClassCenters(keras.Variable(start, shape=shape, **named), classes, strategy)
     rows = -(-classes // strategy.num_replicas_in_sync)
-    variable = keras.Variable("zeros", shape=(rows, *shape[1:]), dtype="float32", name="class_centers", **PER_REPLICA)
+    variable = keras.Variable("zeros", shape=(rows, *shape[1:]), **named, **PER_REPLICA)
     built = ClassCenters(variable, classes, strategy)
     built.assign(np.asarray(start(shape, dtype="float32")))
     return built
@@ -101,8 +95,7 @@ class _Shards:
 
     def __init__(self, variable: keras.Variable, classes: int, strategy: tf.distribute.Strategy):
         self.variable, self.strategy = variable, strategy
-        self.shape = (classes, *variable.shape[1:])
-        self.dtype = variable.dtype
+        self.shape, self.dtype = (classes, *variable.shape[1:]), variable.dtype
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
         @tf.function
@@ -114,7 +107,6 @@ class _Shards:
     def assign(self, values: np.ndarray) -> None:
         rows, replicas = self.variable.shape[0], self.strategy.num_replicas_in_sync
         padding = [(0, rows * replicas - self.shape[0])] + [(0, 0)] * (len(self.shape) - 1)
-        padded = tf.constant(np.pad(np.asarray(values, self.dtype), padding))
 
         @tf.function
         def scatter(whole):
@@ -125,4 +117,4 @@ class _Shards:
 
             self.strategy.run(assign_shard, args=(whole,))
 
-        scatter(padded)
+        scatter(tf.constant(np.pad(np.asarray(values, self.dtype), padding)))

@@ -28,11 +28,9 @@ def encode(
     compiled: bool,
     what: str,
 ) -> np.ndarray:
-    """float32 [N, width]: `model` on every record, in the records' order, over all replicas.
+    """float32 [N, width]: `model` on every record's normalised pixels, in the records' order, over all replicas.
 
-    Args:
-        model: float32 [B, S, S, 3], normalised pixels → [B, width].
-        batch_size: of all replicas together; made a multiple of their number.
+    `batch_size` is of all replicas together; it is made a multiple of their number.
     """
     replicas = len(strategy.extended.worker_devices)  # of this host; every host computes the whole
     each = -(-batch_size // replicas)
@@ -115,9 +113,7 @@ def feature_batches(
 
     def fixed_shapes(number):
         rows, classes = tf.numpy_function(take, [number], [tf.float32, tf.int32])
-        return {
-            "features": tf.ensure_shape(rows, [each, features.shape[1]]),
-            "labels": tf.ensure_shape(classes, [each]),
-        }
+        rows, classes = tf.ensure_shape(rows, [each, features.shape[1]]), tf.ensure_shape(classes, [each])
+        return {"features": rows, "labels": classes}
 
     return tf.data.Dataset.counter(start_step).map(fixed_shapes)

@@ -10,14 +10,11 @@ from pipeline import files
 
 
 class MetricsLog:
-    """Rows of metrics by step. Rows after the checkpoint that a run resumes from are dropped: they come again.
-
-    Attributes:
-        step: of the next row, counted over all phases.
-    """
+    """Rows of metrics by step. Rows after the checkpoint that a run resumes from are dropped: they come again."""
 
     def __init__(self, folder: Path, step: int, writes: bool):
-        self.step, self.writes, self.path = step, writes, folder / "metrics.jsonl"
+        self.step = step  # of the next row, counted over all phases
+        self.writes, self.path = writes, folder / "metrics.jsonl"
         if writes:
             old = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
             kept = [line for line in old if _step_of(line) <= step]

@@ -57,9 +57,6 @@ def trained_variables(
     `head` is the projection and the class centres; `encoder` is the encoder alone, with both locked; `all` is
     everything; `last N blocks` is head, centres and the encoder's N last blocks. The i-th of n entries of
     `encoder.blocks` (the stem is the first) has the factor encoder_rate_factor · layer_decay^(n − 1 − i).
-
-    Raises:
-        BadInput: see `trained_blocks`.
     """
     head = [*model.head.trainable_variables, centers.variable]
     blocks = model.encoder.blocks
@@ -93,19 +90,13 @@ def schedule(phase: config.Phase, steps: int, steps_per_epoch: float):
 
 
 def build(options: config.Optimizer, learning_rate, variables: list, factors: list[float]):
-    """An optimizer with state for exactly `variables`.
+    """An optimizer with state for exactly `variables`; `factors` of the learning rate (or schedule), one a variable.
 
-    Args:
-        learning_rate: a float or Keras schedule.
-        variables: trainable Keras variables. factors: of the learning rate, one a variable.
-
-    Raises:
-        BadInput: adafactor for per-replica variables.
+    Raises BadInput: adafactor for per-replica variables.
     """
     if options.name == "adafactor" and any(map(is_per_replica, variables)):
-        raise BadInput(
-            "train.loss.sharded: adafactor keeps sums over all classes, which no replica has; use adamw, adam or sgd"
-        )
+        why = "adafactor keeps sums over all classes, which no replica has"
+        raise BadInput(f"train.loss.sharded: {why}; use adamw, adam or sgd")
     base = OPTIMIZERS[options.name]
     momentum = {"momentum": options.momentum, "nesterov": False} if options.name == "sgd" else {}
     average = {"use_ema": True, "ema_momentum": options.ema} if options.ema else {}

@@ -23,36 +23,26 @@ from pipeline.training.losses import Margin
 
 @dataclass(frozen=True)
 class Phase:
-    """One phase in numbers.
-
-    Attributes:
-        draws: int64 [N], how often each record is drawn in an epoch; None: once each.
-        on_features: the encoder is frozen and sees the same pixels every time, so its features are computed once.
-    """
+    """One phase in numbers."""
 
     number: int
     options: config.Phase
-    draws: np.ndarray | None
+    draws: np.ndarray | None  # int64 [N], how often each record is drawn in an epoch; None: once each
     steps_per_epoch: float
     steps: int
     margin: Margin
-    on_features: bool
+    on_features: bool  # the encoder is frozen and sees the same pixels every time: its features are computed once
 
 
 @dataclass
 class State:
-    """What is trained, and all that a checkpoint holds.
-
-    Attributes:
-        trained: the variables that the phase changes; the optimizer holds state for exactly these.
-        geometry: image size (None: the encoder's own) and patch overlap of the embedder, in px.
-    """
+    """What is trained, and all that a checkpoint holds."""
 
     embedder: Embedder
     centers: ClassCenters
     optimizer: keras.optimizers.Optimizer
-    trained: list[keras.Variable]
-    geometry: tuple[int | None, int]
+    trained: list[keras.Variable]  # what the phase changes; the optimizer holds state for exactly these
+    geometry: tuple[int | None, int]  # image size (None: the encoder's own) and patch overlap of the embedder, in px
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -85,16 +75,13 @@ class State:
 def plan_phase(run: Run, found: Found, labels: np.ndarray, number: int) -> Phase:
     """Phase `number` of the config; `labels` int64 [N] are the records' classes, 0 … C−1.
 
-    Raises:
-        BadInput: a batch that does not divide by replicas and pieces.
+    Raises BadInput for a batch that does not divide by replicas and pieces.
     """
     options, pieces = run.train.phases[number], run.train.optimizer.accumulate_steps
     replicas = found.strategy.num_replicas_in_sync
     if options.batch_size % (replicas * pieces):
-        raise BadInput(
-            f"phase {options.name}: batch_size {options.batch_size} does not divide by {replicas} replicas × "
-            f"accumulate_steps {pieces}"
-        )
+        by = f"{replicas} replicas × accumulate_steps {pieces}"
+        raise BadInput(f"phase {options.name}: batch_size {options.batch_size} does not divide by {by}")
     counts = np.bincount(labels)
     draws = None
     if options.min_images_per_class > counts.min():  # small classes are drawn more often
@@ -110,11 +97,7 @@ def plan_phase(run: Run, found: Found, labels: np.ndarray, number: int) -> Phase
 def prepare(
     run: Run, found: Found, phase: Phase, classes: int, previous: State | None, checkpoint: Path | None = None
 ) -> State:
-    """The phase's state: of a checkpoint of this phase, of the phase before, or as training starts.
-
-    Raises:
-        BadInput: `checkpoints.restore`'s; an unknown `trainable`.
-    """
+    """The phase's state: of a checkpoint of this phase, of the phase before, or as training starts."""
     options, loss, seed = phase.options, run.train.loss, run.train.seed
     with found.strategy.scope():
         starts_from = checkpoint or (Path(run.train.init_from) if run.train.init_from else None)
@@ -144,11 +127,7 @@ def prepare(
 
 
 def start_from_features(run: Run, state: State, features: np.ndarray, labels: np.ndarray) -> None:
-    """The head as PCA of the training features, the centres as class means: closer to the goal than random ones.
-
-    Args:
-        features: float32 [N, width]. labels: int64 [N], 0 … C−1.
-    """
+    """The head as PCA of the training features float32 [N, width], the centres as means of the classes int64 [N]."""
     rows = np.asarray(features)
     state.embedder.head.set_weights([pca.head_kernel(rows, run.embedder.embedding_dim)])
     embeddings = state.embedder.head.predict(rows, batch_size=1024, verbose=0)

@@ -1,4 +1,4 @@
-"""STAGE  training config → what it needs: parameters, FLOPs, memory a replica, images a second, hours.
+"""COMMAND plan: training config → what it needs: parameters, FLOPs, memory a replica, images a second, hours.
 
 guie plan CONFIG [KEY=VALUE …] [--share 0.35] [--images N] [--classes N]
 configs/*.yaml, <run_dir>/records/labels.json where it is built → a table on the screen
@@ -81,11 +81,7 @@ class PhasePlan:
 
 
 def main(options: Options) -> None:
-    """Prints the plan.
-
-    Raises:
-        BadInput: no phases; sizes that are neither built, known nor given; an encoder that is not there.
-    """
+    """Prints the plan; BadInput: no phases; sizes that are neither built, known nor given; an unknown encoder."""
     run = options.run
     checkpoints.expect_phases(run)
     size = set_size(run, options.images, options.classes)
@@ -133,9 +129,8 @@ def plan_phase(run: Run, phase: Phase, size: SetSize, share: float) -> PhasePlan
             memory["activations"] = max(memory["activations"], encoding)
         rate = share * device.peak_flops * device.replicas
         seconds = (once + steps * phase.batch_size * each.flops) / rate
-        estimates[name] = Estimate(
-            memory, other["activations"], device.hbm_gib * GIB, steps * phase.batch_size / seconds, seconds / 3600
-        )
+        speed, hours = steps * phase.batch_size / seconds, seconds / 3600
+        estimates[name] = Estimate(memory, other["activations"], device.hbm_gib * GIB, speed, hours)
     return PhasePlan(phase, encoder.image_size_px, on_features, each, drawn, steps, estimates)
 
 
@@ -159,35 +154,28 @@ def encoder_costs(
             return costs.transformer(entry, side, encoder.pooling or entry.pooling, overlap)
     from pipeline.models import encoders  # TensorFlow, for what only a built network tells
 
-    options = replace(encoder, weights="none", image_size_px=image_size_px or encoder.image_size_px)
-    found = encoders.build(options)
+    found = encoders.build(replace(encoder, weights="none", image_size_px=image_size_px or encoder.image_size_px))
     return costs.built(found.model, found.preprocess.image_size_px, found.blocks)
 
 
 def set_size(run: Run, images: int | None = None, classes: int | None = None) -> SetSize:
-    """From the options, else the records as built, else what is known of the public sets.
-
-    Raises:
-        BadInput: a source of unknown size, its records not built.
-    """
+    """From the options, else the records as built, else what is known of the public sets; BadInput where nothing is."""
     if images and classes:
         return SetSize(images, classes, "as given")
     given = "images as given, the rest " if images else "classes as given, the rest " if classes else ""
     path = Path(run.run_dir) / "records" / "labels.json"
     if path.is_file():
         counts = [row["train"] for row in files.read_json(path)["classes"] if row.get("train", 0)]
-        origin = f"{given}from {path}"
-        return SetSize(images or sum(counts), classes or len(counts), origin, None if given else counts)
+        known = None if given else counts
+        return SetSize(images or sum(counts), classes or len(counts), f"{given}from {path}", known)
     if not run.records.sources:
         raise BadInput("records.sources is empty and no records are built: give --images N --classes N")
     split, total_images, total_classes = run.records.split, 0.0, 0.0
     for source in run.records.sources:
         published = find_layout(source.layout).size(source.options)
         if published is None:
-            raise BadInput(
-                f"source {source.name}: the size of a {source.layout!r} is known only once its records are built: run "
-                "`guie tfrecords`, or give --images N --classes N"
-            )
+            why = f"the size of a {source.layout!r} is known only once its records are built"
+            raise BadInput(f"source {source.name}: {why}: run `guie tfrecords`, or give --images N --classes N")
         cap = run.records.cap_per_class if source.cap_per_class is None else source.cap_per_class
         total_classes += published.classes * (split.train if split.by == "class" else 1.0)
         total_images += min(published.images, cap * published.classes) * split.train

@@ -39,27 +39,20 @@ from pipeline.training.phases import Phase, State, plan_phase, prepare, start_fr
 
 @dataclass(frozen=True)
 class Data:
-    """What is trained and validated on.
-
-    Attributes:
-        labels: int64 [N], each record's class counted from 0 among the trained ones.
-        classes: int64 [C], their labels in the records.
-        validation: records of classes never trained on, or None.
-    """
+    """What is trained and validated on."""
 
     records: RecordSet
-    labels: np.ndarray
-    classes: np.ndarray
-    validation: RecordSet | None
+    labels: np.ndarray  # int64 [N], each record's class counted from 0 among the trained ones
+    classes: np.ndarray  # int64 [C], their labels in the records
+    validation: RecordSet | None  # of classes never trained on
 
 
 @damage_is_bad_input()
 def main(run: Run) -> None:
     """Trains every phase that is not done yet.
 
-    Raises:
-        BadInput: no phases or records; devices that are not here; a checkpoint of another recipe or architecture; a
-            loss that is not finite.
+    Raises BadInput: no phases or records; devices that are not here; a checkpoint of another recipe or architecture; a
+    loss that is not finite.
     """
     checkpoints.expect_phases(run)
     folder = Path(run.run_dir)
@@ -71,10 +64,8 @@ def main(run: Run) -> None:
     print(f"train: {found.description}")
     steps = found.of_all_hosts(resumed.get("step", 0))
     if len(set(steps)) > 1:
-        raise BadInput(
-            f"the hosts' newest checkpoints are of different steps ({', '.join(map(str, steps))}): run_dir must be one "
-            "folder that all hosts see, or hold the same checkpoint everywhere"
-        )
+        mend = "run_dir must be one folder that all hosts see, or hold the same checkpoint everywhere"
+        raise BadInput(f"the hosts' newest checkpoints are of different steps ({', '.join(map(str, steps))}): {mend}")
     data = open_data(run)
     if run.devices.rehearse:
         rehearse(run, found, data)
@@ -95,10 +86,8 @@ def main(run: Run) -> None:
         features = FeatureCache(run, found, state.embedder) if phase.on_features else None
         if run.embedder.init == "pca" and begins:
             if features is None:
-                raise BadInput(
-                    f"embedder.init=pca needs features: phase {phase.options.name} must train the head alone, without "
-                    "augmentation"
-                )
+                wanted = f"phase {phase.options.name} must train the head alone, without augmentation"
+                raise BadInput(f"embedder.init=pca needs features: {wanted}")
             start_from_features(run, state, features.of(data.records, "train"), data.labels)
         if resumed:
             print(f"train: goes on in phase {phase.options.name} at step {resumed['phase_step']:,} of {phase.steps:,}")
@@ -109,11 +98,7 @@ def main(run: Run) -> None:
 
 
 def open_data(run: Run) -> Data:
-    """Opens the training records and those of the validation, where there are any; says what they hold.
-
-    Raises:
-        BadInput: `open_records`'s; a validation shard that is trained on, too.
-    """
+    """Opens the records of training and validation, says what they hold; BadInput for a shard of both."""
     records = open_records(run.in_run_dir(run.train.records))
     classes, labels = np.unique(records.labels, return_inverse=True)
     patterns = run.in_run_dir(run.train.validation)
@@ -122,10 +107,8 @@ def open_data(run: Run) -> Data:
     if validation is not None:
         trained = {path.resolve() for path in records.shards}
         if shared := sorted({path.resolve() for path in validation.shards} & trained):
-            raise BadInput(
-                f"train.validation: {shared[0].name} is among train.records, too ({len(shared)} shard(s)): validation "
-                "must be of classes that are never trained on"
-            )
+            what = f"{shared[0].name} is among train.records, too ({len(shared)} shard(s))"
+            raise BadInput(f"train.validation: {what}: validation must be of classes that are never trained on")
         unseen = np.unique(validation.labels)
         known = int(np.isin(unseen, classes).sum())
         what = "classes never trained on" if not known else f"classes, {known:,} of them trained on"
@@ -256,11 +239,7 @@ def train_phase(
     run: Run, found: Found, data: Data, phase: Phase, state: State, features: FeatureCache | None,
     resumed: dict, log: MetricsLog, writer: checkpoints.Writer,
 ) -> None:  # fmt: skip
-    """Runs, logs, validates and saves until the phase ends.
-
-    Raises:
-        BadInput: a loss that is not finite; the checkpoint before it is kept.
-    """
+    """Runs, logs, validates and saves until the phase ends; BadInput for a loss that is not finite."""
     train, name, size = run.train, phase.options.name, phase.options.batch_size
     done, before = resumed.get("phase_step", 0), resumed.get("step_before", log.step)
     run_steps = make_run_steps(run, found, phase, state)
@@ -273,10 +252,9 @@ def train_phase(
         losses = run_steps(iterator, tf.constant(done), tf.constant(stop - done)).numpy()
         if not np.isfinite(losses).all():
             wrong = int(np.argmin(np.isfinite(losses)))
-            raise BadInput(
-                f"phase {name}: the loss is {losses[wrong]} at step {done + wrong} (steps {done}…{stop} ran together); "
-                "the checkpoint before it is kept: lower the learning rate or the margin"
-            )
+            where = f"at step {done + wrong} (steps {done}…{stop} ran together)"
+            mend = "the checkpoint before it is kept: lower the learning rate or the margin"
+            raise BadInput(f"phase {name}: the loss is {losses[wrong]} {where}; {mend}")
         done, last = stop, stop == phase.steps
         if last:
             state.finish()

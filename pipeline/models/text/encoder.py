@@ -19,22 +19,15 @@ from pipeline.models.weights.load import load_text
 class TextEncoder:
     """A text tower with its tokenizer.
 
-    Attributes:
-        name: the catalogue's.
-        model: int32 [B, L] token ids → float32 [B, D], not normalised.
-        tokenizer: texts → int32 [B, L].
-        width: D, the image tower's too.
-        logit_scale: logits are `logit_scale · cosine (+ logit_bias)`. CLIP's go into a softmax over the
-            texts, SigLIP's into a sigmoid each.
-        logit_bias: None for CLIP.
+    Logits are `logit_scale · cosine (+ logit_bias)`. CLIP's go into a softmax over the texts, SigLIP's into a sigmoid.
     """
 
-    name: str
-    model: keras.Model
+    name: str  # the catalogue's
+    model: keras.Model  # int32 [B, L] token ids → float32 [B, D], not normalised
     tokenizer: Tokenizer
-    width: int
+    width: int  # D, the image tower's too
     logit_scale: float
-    logit_bias: float | None
+    logit_bias: float | None  # None for CLIP
 
     def tokenize(self, texts: list[str]) -> np.ndarray:
         """Texts → int32 [B, L]; what does not fit is cut, the end token stays."""
@@ -55,18 +48,16 @@ class EndTokenPooling(keras.layers.Layer):
 def build(
     name: str, weights: str = "none", vocabulary: str = "", seed: int = 0, architecture: dict[str, Any] | None = None
 ) -> TextEncoder:
-    """The text tower that belongs to an image encoder of the catalogue.
+    """The text tower of a CLIP or SigLIP, by its name in the catalogue or KerasHub's.
 
     Args:
-        name: a CLIP or SigLIP of the catalogue, or KerasHub's name for it.
-        weights: preset | open_clip:<tag or file> | file:<path> | none (random).
+        weights: preset | open_clip:<tag or file> | file:<path> | none (random, by `seed`).
         vocabulary: a file or a preset's folder; "": the preset's or, for CLIP, open_clip's.
-        seed: of random weights.
         architecture: dimensions of the text tower that replace the catalogue's (catalogue.Entry.text).
 
     Raises:
-        BadInput: an unknown name, an encoder without a text tower, no vocabulary, one that is too large,
-            dimensions that the family does not have, weights that do not fit.
+        BadInput: an unknown name, an encoder without a text tower, no vocabulary or a too large one, unknown
+            dimensions, weights that do not fit.
     """
     entry = catalogue.find(name)
     if not entry.text:
@@ -80,9 +71,8 @@ def build(
     make_tokenizer = TOKENIZERS[entry.facts.tokenizer]
     tokenizer = make_tokenizer(sizes["sequence_length"], vocabulary, preset, entry.facts.pad_with_end)
     if tokenizer.vocabulary_size > sizes["vocabulary_size"]:
-        raise BadInput(
-            f"vocabulary: {tokenizer.vocabulary_size:,} pieces, {name} has room for {sizes['vocabulary_size']:,}"
-        )
+        room = f"{name} has room for {sizes['vocabulary_size']:,}"
+        raise BadInput(f"vocabulary: {tokenizer.vocabulary_size:,} pieces, {room}")
     model = build_tower(entry.family, sizes, seed)
     scale, bias = entry.facts.start_logits
     if weights != "none":
@@ -91,15 +81,10 @@ def build(
 
 
 def build_tower(family: str, sizes: dict[str, Any], seed: int = 0) -> keras.Model:
-    """A text tower with random weights.
+    """A text tower with random weights, int32 [B, L] → float32 [B, D]; `sizes` as `catalogue.Entry.text`.
 
-    Args:
-        family: of the catalogue, one with a text tower.
-        sizes: as `catalogue.Entry.text`.
-
-    Returns:
-        int32 [B, L] → float32 [B, D]. L is fixed: SigLIP's rows must be whole, see `Tokenizer.pack`.
-        KerasHub's encoder is the layer "text_encoder", CLIP's projection the layer "text_projection".
+    L is fixed: SigLIP's rows must be whole, see `Tokenizer.pack`. KerasHub's encoder is the layer "text_encoder",
+    CLIP's projection the layer "text_projection".
     """
     token_ids = keras.Input((sizes["sequence_length"],), dtype="int32", name="token_ids")
     arguments = {key: sizes[key] for key in ("hidden_dim", "num_layers", "num_heads", "intermediate_dim")}

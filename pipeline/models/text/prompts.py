@@ -6,19 +6,13 @@ from pathlib import Path
 
 from pipeline.errors import BadInput
 
-ONE_TEMPLATE = ["a photo of a {}."]
-
 # The 80 templates that CLIP's authors chose for ImageNet (Radford et al. 2021; published with the model).
 IMAGENET_TEMPLATES = Path(__file__).with_name("imagenet_templates.txt").read_text(encoding="utf-8").splitlines()
-
-TEMPLATES = {"80": IMAGENET_TEMPLATES, "one": ONE_TEMPLATE}
+TEMPLATES = {"80": IMAGENET_TEMPLATES, "one": ["a photo of a {}."]}
 
 
 def templates(wanted: str) -> list[str]:
-    """Templates by name, or from a file with one template a line.
-
-    Raises:
-        BadInput: neither a name nor a file, an empty file, a line without exactly one {}.
+    """Templates by name, or from a file with one template a line; BadInput for a line without exactly one {}.
 
     >>> len(templates("80")), templates("one")
     (80, ['a photo of a {}.'])
@@ -58,13 +52,9 @@ def spoken(name: str) -> str:
 
 
 def class_names(path: Path, classes: list[str]) -> list[str]:
-    """The names of `classes`, from a file; they are used as they stand.
+    """The names of `classes` from a file, a CSV with the columns `class` and `name`, or one name a line, in order.
 
-    Two forms: a CSV whose header holds `class` and `name`, in any order of rows; or one name a line, in the
-    order of the classes.
-
-    Raises:
-        BadInput: no such file, a class without a name, another number of lines than classes.
+    Raises BadInput: no such file, a class without a name, another number of lines than classes.
     """
     if not path.is_file():
         raise BadInput(f"class_names: expected a file, {path} does not exist")
@@ -78,10 +68,10 @@ def class_names(path: Path, classes: list[str]) -> list[str]:
         return [named[each] for each in classes]
     names = [line.strip() for line in lines if line.strip()]
     if len(names) != len(classes):
-        raise BadInput(
-            f"{path}: expected {len(classes)} names, one a line in the order of the classes, or a CSV with "
-            f"the columns class and name; the file has {len(names)} lines"
+        expected = (
+            f"{len(classes)} names, one a line in the order of the classes, or a CSV with the columns class and name"
         )
+        raise BadInput(f"{path}: expected {expected}; the file has {len(names)} lines")
     return names
 
 

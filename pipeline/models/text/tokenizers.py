@@ -1,10 +1,7 @@
 """Text → token ids, by KerasHub's tokenizers, cleaned and packed as CLIP and SigLIP were trained.
 
-Vocabularies are files; nothing is fetched unless the weights are a preset's:
-
-- CLIP: `bpe_simple_vocab_16e6.txt.gz`, which the package open_clip_torch carries (extra `clip`), or a
-  preset's folder
-- SigLIP: a SentencePiece model (`vocabulary.spm`, `sentencepiece.model`) or a preset's folder
+Vocabularies are files; nothing is fetched unless the weights are a preset's. CLIP's is `bpe_simple_vocab_16e6.txt.gz`,
+which the package open_clip_torch carries (extra `clip`), SigLIP's a SentencePiece model; a preset's folder has either.
 """
 
 import gzip
@@ -13,7 +10,7 @@ import html
 import importlib.util
 import json
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,25 +31,15 @@ NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """Texts → packed rows of token ids.
+    """Texts → packed rows of token ids."""
 
-    Attributes:
-        ids: texts → token ids of each, neither cut nor padded, without start and end.
-        length: tokens of a packed row, L.
-        start: id put before each text; None: none.
-        end: id that closes each text, the cut ones too.
-        pad: id that fills the row.
-        vocabulary_size: every id is smaller.
-        digest: of the vocabulary; equal digests, equal ids.
-    """
-
-    ids: Callable[[list[str]], list[list[int]]]
-    length: int
-    start: int | None
-    end: int
-    pad: int
-    vocabulary_size: int
-    digest: str
+    ids: Callable[[list[str]], list[list[int]]]  # texts → ids of each, neither cut nor padded, without start and end
+    length: int  # tokens of a packed row, L
+    start: int | None  # id put before each text; None: none
+    end: int  # id that closes each text, the cut ones too
+    pad: int  # id that fills the row
+    vocabulary_size: int  # every id is smaller
+    digest: str  # of the vocabulary; equal digests, equal ids
 
     @property
     def room(self) -> int:
@@ -78,16 +65,10 @@ class Tokenizer:
 
 
 def clip(length: int, vocabulary: str = "", preset: str = "", pad_with_end: bool = False) -> Tokenizer:
-    """CLIP's byte-pair encoding.
+    """CLIP's byte-pair encoding, rows of `length` tokens; BadInput where no vocabulary is found.
 
-    Args:
-        length: tokens of a row, 77.
-        vocabulary: the .txt.gz of merges, or a folder with vocabulary.json and merges.txt; "": open_clip's.
-        preset: KerasHub's name, used when there is no `vocabulary`.
-        pad_with_end: fill rows with the end token instead of 0.
-
-    Raises:
-        BadInput: no vocabulary is found.
+    `vocabulary` is the .txt.gz of merges, or a folder with vocabulary.json and merges.txt; "": the one of the preset
+    (KerasHub's name), else open_clip's.
     """
     if vocabulary and Path(vocabulary).is_dir():
         tokenizer = _from_folder(keras_hub.tokenizers.CLIPTokenizer, vocabulary)
@@ -97,7 +78,7 @@ def clip(length: int, vocabulary: str = "", preset: str = "", pad_with_end: bool
         pieces, merges = _clip_vocabulary(_existing(vocabulary) if vocabulary else _open_clip_file())
         tokenizer = keras_hub.tokenizers.CLIPTokenizer(vocabulary=pieces, merges=merges)
     return Tokenizer(
-        ids=lambda texts: [list(map(int, row)) for row in tokenizer.tokenize([clean_clip(t) for t in texts])],
+        ids=lambda texts: _ids(tokenizer, map(clean_clip, texts)),
         length=length,
         start=tokenizer.start_token_id,
         end=tokenizer.end_token_id,
@@ -108,16 +89,10 @@ def clip(length: int, vocabulary: str = "", preset: str = "", pad_with_end: bool
 
 
 def siglip(length: int, vocabulary: str = "", preset: str = "", pad_with_end: bool = True) -> Tokenizer:
-    """SigLIP's SentencePiece.
+    """SigLIP's SentencePiece, rows of `length` tokens; BadInput where no vocabulary is found or it is of another kind.
 
-    Args:
-        length: tokens of a row, 64 or 16.
-        vocabulary: a SentencePiece model, or a folder that holds `vocabulary.spm`.
-        preset: KerasHub's name, used when there is no `vocabulary`.
-        pad_with_end: SigLIP fills rows with the end token, SigLIP 2 with 0.
-
-    Raises:
-        BadInput: no vocabulary is found, or a file that is no SentencePiece model.
+    `vocabulary` is a SentencePiece model, or a folder that holds `vocabulary.spm`; "": the one of the preset
+    (KerasHub's name). SigLIP fills rows with the end token, SigLIP 2 with 0.
     """
     if vocabulary and Path(vocabulary).is_dir():
         tokenizer = _from_folder(keras_hub.tokenizers.SigLIPTokenizer, vocabulary)
@@ -126,16 +101,14 @@ def siglip(length: int, vocabulary: str = "", preset: str = "", pad_with_end: bo
     elif preset:
         tokenizer = _from_preset(keras_hub.tokenizers.SigLIPTokenizer, preset)
     else:
-        raise BadInput(
-            "SigLIP needs a vocabulary: expected vocabulary=PATH of its SentencePiece model (vocabulary.spm "
-            "of a KerasHub preset, or sentencepiece.model), or weights=preset"
-        )
+        what = "its SentencePiece model (vocabulary.spm of a KerasHub preset, or sentencepiece.model)"
+        raise BadInput(f"SigLIP needs a vocabulary: expected vocabulary=PATH of {what}, or weights=preset")
     # KerasHub looks for the piece "</s>"; in SigLIP 2's vocabulary that is an HTML tag. The model knows its end token.
     end = sentencepiece.SentencePieceProcessor(model_proto=tokenizer.proto).eos_id()
     if end < 0:
         raise BadInput(f"{vocabulary or preset}: this SentencePiece model has no end token, SigLIP needs one")
     return Tokenizer(
-        ids=lambda texts: [list(map(int, row)) for row in tokenizer.tokenize([canonical(t) for t in texts])],
+        ids=lambda texts: _ids(tokenizer, map(canonical, texts)),
         length=length,
         start=None,
         end=end,
@@ -143,6 +116,10 @@ def siglip(length: int, vocabulary: str = "", preset: str = "", pad_with_end: bo
         vocabulary_size=tokenizer.vocabulary_size(),
         digest=hashlib.sha256(tokenizer.proto).hexdigest(),
     )
+
+
+def _ids(tokenizer: Any, texts: Iterable[str]) -> list[list[int]]:
+    return [list(map(int, row)) for row in tokenizer.tokenize(list(texts))]
 
 
 # catalogue.Family.tokenizer → (row length, vocabulary, preset, pad_with_end) → Tokenizer

@@ -21,8 +21,7 @@ OTHER_POOLINGS = ("projection/", "head/")  # in a file, but not in an encoder of
 def assign(model: keras.Model, tensors: Mapping[str, np.ndarray], table: PositionTable | None, what: str) -> None:
     """Fills an encoder's variables; position embeddings are resized to its grid.
 
-    Raises:
-        BadInput: tensors that are missing, left over or of another shape; it names them.
+    Raises BadInput for tensors that are missing, left over or of another shape; it names them.
     """
     used = [name for name in tensors if not any(part in name for part in OTHER_POOLINGS)]
     _fill(float_variables(model), tensors, used, what, table)
@@ -35,30 +34,19 @@ def assign_text(model: keras.Model, tensors: Mapping[str, np.ndarray], what: str
 
 
 def convert_text(state: Mapping[str, np.ndarray], model: keras.Model, family: str, text: Mapping[str, Any]) -> None:
-    """Fills KerasHub's text tower from open_clip's state.
+    """Fills a text tower, as `text.encoder.build_tower` makes it of the dimensions `text`, from open_clip's state.
 
-    Args:
-        state: open_clip's name → array; the image tower may be among them.
-        model: ends in KerasHub's text encoder and, for CLIP, a dense layer `text_projection`.
-        family: of the catalogue, one with a text tower.
-        text: the dimensions of `catalogue.Entry.text`.
-
-    Raises:
-        BadInput: tensors that are missing, left over or of another shape.
+    The image tower may be in `state`, too. Raises BadInput as `assign`.
     """
     rules = open_clip.text_rules(family, text, state)
     assign_text(model, open_clip.convert(rules, state, "", "the text tower"), "the text tower")
 
 
 def load_text(model: keras.Model, entry: Entry, spec: str) -> tuple[float, float | None]:
-    """Fills a text tower from the config's `weights`.
+    """Fills a text tower from the config's `weights`; raises BadInput as `sources.read` and `assign`.
 
-    Returns:
-        (scale, bias) of the logits `scale · cosine + bias`; the bias is None for CLIP. Where the source
-        does not have them (KerasHub's files), what training starts from.
-
-    Raises:
-        BadInput: as `sources.read` and `assign_text`; a file without a text tower.
+    Returns (scale, bias) of the logits `scale · cosine + bias`; the bias is None for CLIP. Where the source does not
+    have them (KerasHub's files), what training starts from.
     """
     names = [without_prefix(path) for path in float_variables(model)]
     found = sources.read(spec, entry, names, tower="text")
@@ -78,22 +66,16 @@ def _fill(
     missing, left_over = sorted(variables.keys() - tensors.keys()), sorted(set(used) - variables.keys())
     if missing or left_over:
         parts = [f"{verb} {', '.join(n[:4])}" for verb, n in (("lacks", missing), ("has", left_over)) if n]
-        raise BadInput(
-            f"{what}: is of another architecture: {'; '.join(parts)} ({len(missing)} missing, "
-            f"{len(left_over)} left over); name the encoder that the weights are of"
-        )
+        counts = f"({len(missing)} missing, {len(left_over)} left over); name the encoder that the weights are of"
+        raise BadInput(f"{what}: is of another architecture: {'; '.join(parts)} {counts}")
     for name, variable in variables.items():
         value, shape = np.asarray(tensors[name], np.float32), tuple(variable.shape)
         if table and name in table.names and value.shape != shape:
-            value = _on_grid(value, table, what).reshape(shape)
+            try:
+                flat = value.reshape(-1, value.shape[-1])
+                value = resize_table(flat, table.grid, table.prefix_tokens, table.antialias).reshape(shape)
+            except ValueError as error:
+                raise BadInput(f"{what}: position embeddings: {error}") from None
         if value.shape != shape:
             raise BadInput(f"{what}: {name} has the shape {list(value.shape)}, the model needs {list(shape)}")
         variable.assign(value)
-
-
-def _on_grid(value: np.ndarray, table: PositionTable, what: str) -> np.ndarray:
-    try:
-        flat = value.reshape(-1, value.shape[-1])
-        return resize_table(flat, table.grid, table.prefix_tokens, table.antialias)
-    except ValueError as error:
-        raise BadInput(f"{what}: position embeddings: {error}") from None

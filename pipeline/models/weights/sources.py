@@ -17,25 +17,18 @@ from pipeline.models.weights.variables import float_variables, without_prefix
 
 @dataclass(frozen=True)
 class Weights:
-    """Tensors under KerasHub's names, and what their source says of them.
-
-    Attributes:
-        metadata: any of mean, std (of RGB in [0, 1]), activation, num_heads, logit_scale, logit_bias, source, tag.
-    """
+    """Tensors under KerasHub's names, and what their source says of them."""
 
     tensors: Mapping[str, np.ndarray]
+    # Any of mean, std (of RGB in [0, 1]), activation, num_heads, logit_scale, logit_bias, source, tag.
     metadata: dict[str, Any] = field(default_factory=dict)
 
 
 def read(spec: str, entry: Entry, names: list[str], tower: str = "image") -> Weights:
     """The tensors behind the config's `weights`: preset | open_clip:TAG | open_clip:FILE | file:FILE.
 
-    Args:
-        names: paths of the tower's variables, of an image tower in the order of `backbones.hub_variables`.
-        tower: image | text.
-
-    Raises:
-        BadInput: not one of those; a missing file or tag; another architecture or activation.
+    `names` are paths of the tower's (image | text) variables, of an image tower in the order of
+    `backbones.hub_variables`. Raises BadInput: a missing file or tag; another architecture or activation.
     """
     kind, _, name = spec.partition(":")
     if spec == "preset":
@@ -45,19 +38,14 @@ def read(spec: str, entry: Entry, names: list[str], tower: str = "image") -> Wei
     elif kind == "file" and name:
         found = _from_file(Path(name), entry, names, tower)
     else:
-        raise BadInput(
-            f"encoder.weights: expected preset, open_clip:TAG, open_clip:FILE, file:FILE or none, got {spec!r}"
-        )
+        expected = "expected preset, open_clip:TAG, open_clip:FILE, file:FILE or none"
+        raise BadInput(f"encoder.weights: {expected}, got {spec!r}")
     check(found.metadata, entry, spec)
     return found
 
 
 def check(metadata: Mapping[str, Any], entry: Entry, what: str) -> None:
-    """Refuses weights whose tensors fit but would not mean the same: no shape shows activation or heads.
-
-    Raises:
-        BadInput: quick-GELU's weights for GELU or the other way round; another number of heads.
-    """
+    """Raises BadInput for another activation or number of heads, which no shape shows: the tensors would fit."""
     theirs, ours = metadata.get("activation"), entry.architecture.get("activation")
     if theirs and ours and (theirs == "quick_gelu") != (ours == "quick_gelu"):
         raise BadInput(
@@ -146,7 +134,7 @@ def _from_file(path: Path, entry: Entry, names: list[str], tower: str) -> Weight
         metadata = files.read_metadata(file)
         if metadata is None:  # a checkpoint as open_clip writes it
             return Weights(*_converted(file, entry, tower, str(path), {}))
-        part = files.Part(file, f"{tower}/")
+        part = files.below(f"{tower}/", file)
         if not len(part):
             raise BadInput(f"{path} holds no {tower} tower: import the checkpoint again")
         return Weights(part, metadata)
