@@ -43,11 +43,7 @@ class CheckConfig:
 
 
 def main(config: CheckConfig) -> None:
-    """Checks every submission and prints a table of each.
-
-    Raises:
-        BadInput: one is refused.
-    """
+    """Checks every submission and prints a table of each. Raises BadInput: one is refused."""
     reports: dict[str, list[Row]] = {name: [] for name in config.submissions}
     with tempfile.TemporaryDirectory(prefix="guie-check-") as temporary:
         folders: dict[str, dict[str, str]] = {submission_zip.TENSORFLOW: {}, submission_zip.TORCH: {}}

@@ -21,9 +21,8 @@ KERNEL = "embedder/embedding/kernel"  # the head's one variable, as `pipeline.mo
 def write(config: Run, path: Path) -> None:
     """Copies the head out of the newest checkpoint. Needs no TensorFlow.
 
-    Raises:
-        BadInput: no checkpoint; or the run trained its encoder too, or took it from another run: the head alone
-            would not restore the embedder.
+    Raises BadInput: no checkpoint; or the run trained its encoder too, or took it from another run: the head alone
+    would not restore the embedder.
     """
     trained = [phase.name for phase in config.train.phases if phase.trainable != "head"]
     if trained:
@@ -49,8 +48,7 @@ def write(config: Run, path: Path) -> None:
 def attach(config: Run, path: Path):
     """Puts the head of `path` on the config's encoder: a `pipeline.models.embedder.Embedder`.
 
-    Raises:
-        BadInput: no such file, or a head of another width.
+    Raises BadInput: no such file, or a head of another width.
     """
     from pipeline.models import embedder  # TensorFlow, only here
 

@@ -20,12 +20,8 @@ Answer = TypeVar("Answer")
 class Kaggle:
     """A signed-in client.
 
-    Args:
-        uploads: see blobs.upload; the caller keeps it from one command to the next.
-        remember: called after every change of `uploads`.
-
-    Raises:
-        BadInput: no token, or one that Kaggle refuses.
+    `uploads`: see blobs.upload; the caller keeps it from one command to the next. `remember`: called after every change
+    of `uploads`. Raises BadInput: no token, or one that Kaggle refuses.
     """
 
     def __init__(self, uploads: dict[str, Any], remember: Callable[[], None]):
@@ -163,8 +159,7 @@ class Kaggle:
                 so nothing is made twice.
             absent: return None in place of BadInput where the thing asked for does not exist.
 
-        Raises:
-            BadInput: Kaggle refuses, or cannot be reached.
+        Raises BadInput: Kaggle refuses, or cannot be reached.
         """
         import requests
 

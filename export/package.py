@@ -42,8 +42,7 @@ class Package:
 def build(config: Run) -> Package:
     """Writes the submission's dataset and kernel; the same run gives the same bytes.
 
-    Raises:
-        BadInput: no submission.zip yet, names that Kaggle would refuse, no checkout, a wheel that cannot be built.
+    Raises BadInput: no submission.zip yet, names that Kaggle would refuse, no checkout, a wheel that cannot be built.
     """
     dataset_name = checked_name(config.submit.dataset, "dataset")
     kernel_name = checked_name(config.submit.kernel, "kernel")
@@ -127,8 +126,7 @@ def write_notebook(script: Path, path: Path) -> None:
 def build_wheels(extra: list[str], folder: Path) -> None:
     """Writes the project's wheel and those of `extra` requirements, without dependencies, into `folder`.
 
-    Raises:
-        BadInput: guie does not run from a checkout, or pip cannot build a wheel.
+    Raises BadInput: guie does not run from a checkout, or pip cannot build a wheel.
     """
     if not (ROOT / "setup.py").is_file() or not KAGGLE.is_dir():
         raise BadInput(f"packing the project needs its checkout; {ROOT} is none")

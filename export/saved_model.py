@@ -183,12 +183,8 @@ def write_formats(
 ) -> dict[str, dict[str, float | str]]:
     """Writes the formats beside the SavedModel in `folder` and compares each with it.
 
-    Returns:
-        Format → its file, largest difference and tolerance.
-
-    Raises:
-        BadInput: the encoder cannot be written in a format.
-        RuntimeError: a format differs from the SavedModel by more than its tolerance.
+    Returns format → its file, largest difference and tolerance. Raises BadInput: the encoder cannot be written in a
+    format. Raises RuntimeError: a format differs from the SavedModel by more than its tolerance.
     """
     wanted = [name for name in config.export.formats if name != "saved_model"]
     if not wanted:

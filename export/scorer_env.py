@@ -29,8 +29,7 @@ def folder_of(kind: str) -> Path:
 def python_of(kind: str) -> Path:
     """The interpreter of the scorer's environment; makes the environment where it is missing.
 
-    Raises:
-        BadInput: no Python 3.9 on this machine, or the packages cannot be installed.
+    Raises BadInput: no Python 3.9 on this machine, or the packages cannot be installed.
     """
     folder, wanted = folder_of(kind), "\n".join(REQUIREMENTS[kind])
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -75,8 +75,7 @@ class Rehearsal:
 class State:
     """What is done already: `<run_dir>/submit/state.json`, readable by its owner alone.
 
-    Args:
-        kept: False in a dry run, which neither reads nor writes the file.
+    `kept`: False in a dry run, which neither reads nor writes the file.
     """
 
     def __init__(self, path: Path, kept: bool):
@@ -102,9 +101,8 @@ class State:
 def main(config: SubmitConfig) -> None:
     """Submits the run and prints its score.
 
-    Raises:
-        BadInput: as `package.build` and `check.main`, which run before anything is uploaded; Kaggle refuses; a wait
-            times out.
+    Raises BadInput as `package.build` and `check.main`, which run before anything is uploaded; Kaggle refuses; a wait
+    times out.
     """
     run = config.run
     folder = Path(run.run_dir) / "submit"
@@ -206,8 +204,7 @@ def score(
 def wait(finished: Callable[[], tuple[bool, str]], run: Run) -> None:
     """Asks every `poll_seconds` until it is finished; prints the status when it changes, and once a minute.
 
-    Raises:
-        BadInput: not finished after `timeout_hours`.
+    Raises BadInput: not finished after `timeout_hours`.
     """
     started, told, told_at = time.monotonic(), "", 0.0
     while True:

@@ -9,8 +9,7 @@ from pipeline.errors import BadInput
 def run(command: Sequence[str], failure: str, env: Mapping[str, str] | None = None) -> None:
     """Runs a program and keeps its output back.
 
-    Raises:
-        BadInput: it failed: `failure: ` and the last error that it printed.
+    Raises BadInput: it failed: `failure: ` and the last error that it printed.
     """
     done = subprocess.run(command, capture_output=True, text=True, env=env)
     if done.returncode:

@@ -22,8 +22,7 @@ TOLERANCE = 1e-4  # largest difference from the SavedModel: torch rounds differe
 def convert(config_yaml: Path, out: Path) -> None:
     """Runs this module in a process of its own.
 
-    Raises:
-        BadInput: torch is not installed, or the torch backend cannot run a layer of the encoder.
+    Raises BadInput: torch is not installed, or the torch backend cannot run a layer of the encoder.
     """
     subprocesses.run(
         [sys.executable, "-m", "export.torchscript", str(config_yaml), str(out)],
@@ -35,8 +34,7 @@ def convert(config_yaml: Path, out: Path) -> None:
 def write(config_yaml: str, out: str) -> None:
     """Loads the newest checkpoint on the torch backend; traces, scripts and saves the embedder.
 
-    Raises:
-        BadInput: torch is not installed, another backend is set, or torch cannot resize as the config says.
+    Raises BadInput: torch is not installed, another backend is set, or torch cannot resize as the config says.
     """
     try:
         import torch

@@ -38,9 +38,8 @@ FORMAT = 1
 def main(config: Run) -> None:
     """Builds `<run_dir>/records/`, or says that it is built.
 
-    Raises:
-        BadInput: as `selection.select`; the folder holds records of another config; more rejects than
-            `records.max_reject_share`.
+    Raises BadInput as `selection.select`; the folder holds records of another config; more rejects than
+    `records.max_reject_share`.
     """
     records, folder = config.records, Path(config.run_dir) / "records"
     listings = selection.list_sources(config)

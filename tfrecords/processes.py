@@ -22,14 +22,8 @@ def in_processes(
 ) -> Iterator[tuple[Task, Result]]:
     """`(task, work(task))` in the order in which they finish.
 
-    At most two tasks a worker are submitted at once, so memory does not grow with their number.
-
-    Args:
-        work: picklable.
-        workers: 0: one a core that this process may use.
-
-    Raises:
-        BadInput: something killed a worker.
+    At most two tasks a worker are submitted at once, so memory does not grow with their number. `work` must be
+    picklable; `workers` 0 is one a core that this process may use. Raises BadInput: something killed a worker.
     """
     todo = iter(tasks)
     workers = workers if workers > 0 else cores()

@@ -38,11 +38,8 @@ def frame(payload: bytes) -> bytes:
 def unframed(framed: bytes, length: int) -> bytes:
     """The payload of one framed record.
 
-    Args:
-        framed: what was read of it. length: its length by the index, in bytes.
-
-    Raises:
-        ValueError: fewer bytes, or a wrong CRC.
+    `framed` is what was read of it, `length` its length by the index in bytes. Raises ValueError: fewer bytes, or a wrong
+    CRC.
     """
     payload = framed[HEADER_BYTES:-FOOTER_BYTES]
     if len(framed) != length or int.from_bytes(framed[-FOOTER_BYTES:], "little") != masked_crc(payload):
@@ -94,9 +91,8 @@ def _opened(path: Path) -> BinaryIO:
 def read_payloads(path: Path) -> Iterator[tuple[int, bytes]]:
     """`(offset, payload)` of every record, one in memory at a time.
 
-    Raises:
-        BadInput: no such file, a frame that is cut off, or one whose CRC is wrong; the message names the shard and
-            the offset in bytes.
+    Raises BadInput: no such file, a frame that is cut off, or one whose CRC is wrong; the message names the shard and
+    the offset in bytes.
     """
     for file, offset, length in _frames(path):
         payload, footer = file.read(length), file.read(FOOTER_BYTES)
@@ -122,11 +118,8 @@ def mapped_payloads(path: Path, spans: np.ndarray) -> Iterator[memoryview]:
 def walk(path: Path) -> np.ndarray:
     """The spans of a shard by its frames alone: reads only their headers.
 
-    Returns:
-        `[N, 2]` int64: offset and length of each framed record, in bytes.
-
-    Raises:
-        BadInput: as `read_payloads`; only the CRCs of the headers are checked.
+    Returns `[N, 2]` int64: offset and length of each framed record, in bytes. Raises BadInput as `read_payloads`; only
+    the CRCs of the headers are checked.
     """
     spans = [(offset, length + FRAME_BYTES) for _, offset, length in _frames(path)]
     return np.array(spans, dtype=np.int64).reshape(-1, 2)
@@ -135,11 +128,8 @@ def walk(path: Path) -> np.ndarray:
 def shard_index(path: Path) -> np.ndarray:
     """The spans of a shard: from `<stem>.index` beside it, else (the public guie-* sets) by `walk`.
 
-    Returns:
-        `[N, 2]` int64: offset and length of each framed record, in bytes.
-
-    Raises:
-        BadInput: no such shard, a damaged frame, or the index of another shard.
+    Returns `[N, 2]` int64: offset and length of each framed record, in bytes. Raises BadInput: no such shard, a damaged
+    frame, or the index of another shard.
     """
     beside = index_path(path)
     if not beside.is_file():

@@ -49,11 +49,10 @@ def split_item(key: str, shares: Mapping[str, float]) -> str:
 class Lowest:
     """The `cap` lowest-ranked entries of a stream, in bounded memory (at most `2 × cap` entries).
 
-    Args:
-        after: only ranks above it count, so the next entries of the same stream can be had later.
-
     Attributes:
         seen: entries offered.
+
+    `after`: only ranks above it count, so the next entries of the same stream can be had later.
     """
 
     __slots__ = ("after", "cap", "entries", "limit", "seen")

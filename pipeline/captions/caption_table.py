@@ -32,8 +32,7 @@ class Pair:
 def read_pairs(path: Path, table: Table) -> list[Pair]:
     """All rows of the table, in order.
 
-    Raises:
-        BadInput: no such file, another encoding, an empty file, no rows, columns that are not there.
+    Raises BadInput: no such file, another encoding, an empty file, no rows, columns that are not there.
     """
     if not path.is_file():
         raise BadInput(f"table: expected a CSV file, {path} does not exist")

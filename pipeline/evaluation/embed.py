@@ -33,23 +33,14 @@ class Options:
 
 @dataclass
 class Embedded:
-    """The images of one or several sets with their vectors. Images that cannot be read are in `rejects` alone.
+    """The images of one or several sets with their vectors. Images that cannot be read are in `rejects` alone."""
 
-    Attributes:
-        names: of the domains.
-        vectors: row name → float32 [N, D]; the rows are "embedder" and the references.
-        domains: int64 [N], position in `names`.
-        labels: int64 [N], over all domains; domains of one label space may share a class.
-        keys: N keys.
-        rejects: (domain, key, reason).
-    """
-
-    names: list[str]
-    vectors: dict[str, np.ndarray]
-    domains: np.ndarray
-    labels: np.ndarray
-    keys: list[str]
-    rejects: list[tuple[str, str, str]]
+    names: list[str]  # of the domains
+    vectors: dict[str, np.ndarray]  # row name → float32 [N, D]; the rows are "embedder" and the references
+    domains: np.ndarray  # int64 [N], position in `names`
+    labels: np.ndarray  # int64 [N], over all domains; domains of one label space may share a class
+    keys: list[str]  # N keys
+    rejects: list[tuple[str, str, str]]  # (domain, key, reason)
 
 
 def main(options: Options) -> None:

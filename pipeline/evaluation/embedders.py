@@ -22,24 +22,18 @@ Embed = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Submission:
-    """An embedder that was called and keeps the contract.
-
-    Attributes:
-        embed: uint8 [B, H, W, 3] → float32 [B, embedding_dim].
-        fingerprint: 16 hex digits of the model's files; of a Hub model its handle.
-    """
+    """An embedder that was called and keeps the contract."""
 
     handle: str
-    embed: Embed
+    embed: Embed  # uint8 [B, H, W, 3] → float32 [B, embedding_dim]
     embedding_dim: int
-    fingerprint: str
+    fingerprint: str  # 16 hex digits of the model's files; of a Hub model its handle
 
 
 def load(handle: str) -> Submission:
     """Loads an embedder and calls it on a grey image.
 
-    Raises:
-        BadInput: no such file, not a model, another signature, output of another shape, more than 64 dimensions.
+    Raises BadInput: no such file, not a model, another signature, output of another shape, more than 64 dimensions.
     """
     path = Path(handle)
     if path.is_file():

@@ -53,15 +53,9 @@ def score(
 ) -> dict:
     """The whole of `guie score`: embeds, searches, prints the table.
 
-    Args:
-        index, queries: DATA; without queries every image of the index queries all others.
-        references: None, or further rows to compute from the same images, see references.py.
-
-    Returns:
-        What metrics.json holds.
-
-    Raises:
-        BadInput: see `data.sources.open_data`; a --queries without its --index; no image that has a match.
+    `index`, `queries`: DATA; without queries every image of the index queries all others. `references`: None, or
+    further rows to compute from the same images, see references.py. Returns what metrics.json holds. Raises BadInput:
+    see `data.sources.open_data`; a --queries without its --index; no image that has a match.
     """
     leave_one_out = not queries
     index_sets = _unique_names([each for spec in index for each in sources.open_data(spec)])

@@ -23,10 +23,8 @@ UNREADABLE = (
 def score(embeddings_path: str, solution_path: str) -> dict[str, Any]:
     """mP@5 of all queries and of each Usage (Public, Private); prints the table.
 
-    An id that is no query of the solution is an index image.
-
-    Raises:
-        BadInput: a file of another format; embeddings without a query or without an index image.
+    An id that is no query of the solution is an index image. Raises BadInput: a file of another format; embeddings
+    without a query or without an index image.
     """
     ids, vectors = read_embeddings(Path(embeddings_path))
     solution, usage = read_solution(Path(solution_path))

@@ -27,8 +27,7 @@ DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, Val
 def kind_of(names: list[str], where: str) -> str:
     """Which contract the file names of a submission follow: "tensorflow" or "torch".
 
-    Raises:
-        BadInput: neither, both, files missing, or all of it inside a parent folder.
+    Raises BadInput: neither, both, files missing, or all of it inside a parent folder.
     """
     tensorflow, torch = "saved_model.pb" in names, "saved_model.pt" in names
     if tensorflow and torch:
@@ -55,8 +54,7 @@ def kind_of(names: list[str], where: str) -> str:
 def inspect(zip_path: Path) -> str:
     """Checks a submission's zip without unpacking it; returns "tensorflow" or "torch".
 
-    Raises:
-        BadInput: not a whole zip, a path that leads outside, a link, a name twice, encrypted, a bomb, no model.
+    Raises BadInput: not a whole zip, a path that leads outside, a link, a name twice, encrypted, a bomb, no model.
     """
     if not zip_path.is_file():
         raise BadInput(f"expected a submission.zip or a SavedModel folder, {zip_path} does not exist")
@@ -99,10 +97,8 @@ def inspect(zip_path: Path) -> str:
 def unpack(zip_path: Path, into: Path) -> str:
     """Inspects a submission's zip and unpacks it; returns "tensorflow" or "torch".
 
-    Writes no more bytes than the zip states, whatever its data decompress to.
-
-    Raises:
-        BadInput: as `inspect`; an entry whose bytes do not match its stated size or check sum.
+    Writes no more bytes than the zip states, whatever its data decompress to. Raises BadInput as `inspect`; an entry
+    whose bytes do not match its stated size or check sum.
     """
     kind = inspect(zip_path)
     with zipfile.ZipFile(zip_path) as archive:
@@ -133,8 +129,7 @@ def _copy(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path) -> Non
 def zip_submission(saved_model_dir: Path, zip_path: Path) -> None:
     """Writes the folder's files at the root of a zip; equal files give equal bytes. Weights are not compressed.
 
-    Raises:
-        BadInput: the folder holds no saved_model.pb.
+    Raises BadInput: the folder holds no saved_model.pb.
     """
     if not (saved_model_dir / "saved_model.pb").is_file():
         raise BadInput(f"expected a SavedModel folder, {saved_model_dir} holds no saved_model.pb")

@@ -63,8 +63,7 @@ def main(options: Options) -> None:
 def server(options: Options) -> ThreadingHTTPServer:
     """A server that listens and does not serve yet.
 
-    Raises:
-        BadInput: no vectors there, a table of another length, no such data, an address that is taken or wrong.
+    Raises BadInput: no vectors there, a table of another length, no such data, an address that is taken or wrong.
     """
     handler = type("Handler", (_Handler,), {"gallery": open_gallery(options.vectors, options.data)})
     try:

@@ -27,23 +27,18 @@ from tfrecords.sources import Item, read_file
 
 @dataclass(frozen=True)
 class LikelyClasses:
-    """What `classify` says.
+    """What `classify` says."""
 
-    Attributes:
-        of_queries: int [Q, n], the likeliest classes of each query, by number. of_index: int [N], the likeliest one.
-        names: of the classes.
-    """
-
+    # Int [Q, n], the likeliest classes of each query, by number. of_index: int [N], the likeliest one.
     of_queries: np.ndarray
     of_index: np.ndarray
-    names: Sequence[str]
+    names: Sequence[str]  # of the classes
 
 
 def search(config: Similar, paths: list[str]) -> None:
     """Writes neighbours.csv, pictures, similar.html and, of labelled queries, metrics.json.
 
-    Args:
-        paths: of image files to search for, instead of the config's queries.
+    `paths`: of image files to search for, instead of the config's queries.
     """
     run_dir = Path(config.run_dir)
     index_items, names = list_images(config.index, config.data_root)
@@ -93,8 +88,7 @@ def search(config: Similar, paths: list[str]) -> None:
 def neighbours(indexed: Stored, queried: Stored, k: int, classes: LikelyClasses | None = None) -> list[Found]:
     """The k nearest images of the index for every query, without the query itself (by its key).
 
-    Args:
-        classes: restricts each query to the index images of its likeliest classes; fewer than k may come.
+    `classes`: restricts each query to the index images of its likeliest classes; fewer than k may come.
     """
     found: dict[int, Found] = {}  # by the query's row
     groups: dict[tuple[int, ...], list[int]] = {}  # likeliest classes → rows of the queries

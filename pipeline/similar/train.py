@@ -34,15 +34,11 @@ REJECTS = "train_rejects.csv"  # not rejects.csv, which is the search's, in the 
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """Images that could be read.
-
-    Attributes:
-        labels: int64 [N], the classes in order of name.
-        features: float32 [N, width], unit length, of the frozen encoder; None: it is trained, and pixels are read.
-    """
+    """Images that could be read."""
 
     items: list[Item]
-    labels: np.ndarray
+    labels: np.ndarray  # int64 [N], the classes in order of name
+    # Float32 [N, width], unit length, of the frozen encoder; None: it is trained, and pixels are read
     features: np.ndarray | None
 
 
@@ -95,11 +91,7 @@ def train(config: Similar) -> None:
 def train_epoch(
     trainer: Trainer, embedder: Embedder, images: LabelledImages, batches: Sequence[np.ndarray], what: str
 ) -> float:
-    """Trains on every batch of rows. Returns the mean loss.
-
-    Raises:
-        BadInput: the loss is no longer finite.
-    """
+    """Trains on every batch of rows. Returns the mean loss. Raises BadInput: the loss is no longer finite."""
     progress = Progress(what, sum(map(len, batches)), "images")
     losses: list[float] = []
     for rows in batches:

@@ -14,9 +14,7 @@ COLOURS = {"correct": charts.RED, "incorrect": charts.BLUE}
 def report(tested: Sequence[Tested], result: dict, points: Sequence[cascade.Point]) -> str:
     """The page: table, bars of accuracy and time, distances, agreement, and the cascade's curve.
 
-    Args:
-        result: what perf-<stage>.json holds.
-        points: of the cascade; empty where it was not simulated.
+    `result`: what perf-<stage>.json holds. `points`: of the cascade; empty where it was not simulated.
     """
     rows = result["stages"]
     accuracy = {row["stage"]: {"accuracy": 100 * row["accuracy"]} for row in rows}

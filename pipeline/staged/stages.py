@@ -38,16 +38,11 @@ class Stage:
 
 @dataclass
 class Batch:
-    """Images on their way through the stages.
+    """Images on their way through the stages."""
 
-    Attributes:
-        images: uint8 [H, W, 3] each.
-        keys: one an image; an image is not its own neighbour.
-        activations: what the encoder has computed of them so far, see `SteppedEncoder.advance`.
-    """
-
-    images: list[np.ndarray]
-    keys: list[str]
+    images: list[np.ndarray]  # uint8 [H, W, 3] each
+    keys: list[str]  # one an image; an image is not its own neighbour
+    # What the encoder has computed of them so far, see `SteppedEncoder.advance`
     activations: dict[str, tf.Tensor] = field(default_factory=dict)
 
     def keep(self, rows: Sequence[int]) -> "Batch":

@@ -95,8 +95,7 @@ def list_task(config: ZeroShot) -> Task:
 def data_prep(config: ZeroShot, items: list[Item]) -> list[Prepared]:
     """The images as each model wants them; models of one size share them.
 
-    Raises:
-        BadInput: an unknown encoder; the step is `evaluate` and the cache lacks an image that can be read.
+    Raises BadInput: an unknown encoder; the step is `evaluate` and the cache lacks an image that can be read.
     """
     threads = config.threads or os.cpu_count() or 1
     wanted = [_resizing(config, model) for model in config.models]

@@ -61,8 +61,7 @@ def list_source(layout: str, root: Path, options: Mapping[str, Any] | None = Non
         root: the set's folder (or archive, or file, where the layout says so).
         options: the layout's own, see its listing function.
 
-    Raises:
-        BadInput: an unknown layout, a wrong option, or what the layout does not find on disk.
+    Raises BadInput: an unknown layout, a wrong option, or what the layout does not find on disk.
     """
     found = find_layout(layout)
     checked = found.options(options or {})
@@ -75,8 +74,7 @@ def list_source(layout: str, root: Path, options: Mapping[str, Any] | None = Non
 def list_configured(source: Source, data_root: str) -> Listing:
     """Lists a source of a config; a relative root starts at `data_root`.
 
-    Raises:
-        BadInput: as `list_source` and `resolve_data_path`.
+    Raises BadInput as `list_source` and `resolve_data_path`.
     """
     rooted = find_layout(source.layout).rooted
     root = resolve_data_path(source.root, data_root) if rooted else Path()

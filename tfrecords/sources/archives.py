@@ -124,12 +124,8 @@ class Store:
 def find(root: Path, marker: str, archives: tuple[str, ...] = ()) -> Store | None:
     """The store that holds the file or folder `marker`; None where there is none.
 
-    Args:
-        root: a folder or an archive.
-        archives: names of archives in the folder `root`, looked into where the folder itself lacks `marker`.
-
-    Raises:
-        BadInput: nothing at `root`, or an archive that cannot be read.
+    `root`: a folder or an archive. `archives`: names of archives in the folder `root`, looked into where the folder
+    itself lacks `marker`. Raises BadInput: nothing at `root`, or an archive that cannot be read.
     """
     if root.is_dir():
         found = Store(root).at(marker)
@@ -160,12 +156,8 @@ def tar_members(
 ) -> Iterator[tuple[str, Reader, int, int]]:
     """`(name, reader, offset, size)` of each file of a plain tar. Only headers are read.
 
-    Args:
-        where: what to call the tar in messages.
-        start, size: of a tar inside the tar, in bytes; by default the whole file.
-
-    Raises:
-        BadInput: a header is damaged, or the tar is cut off.
+    `where`: what to call the tar in messages. `start`, `size`: of a tar inside the tar, in bytes; by default the whole
+    file. Raises BadInput: a header is damaged, or the tar is cut off.
     """
     try:
         yield from _tar_members(path, start, size)

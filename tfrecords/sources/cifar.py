@@ -27,12 +27,8 @@ PUBLISHED = {"train": 50_000, "test": 10_000, "all": 60_000}  # images, of eithe
 def cifar10(root: Path, split: str = "train") -> Listing:
     """Lists CIFAR-10.
 
-    Args:
-        root: the folder of the batches, one above it, or the archive.
-        split: train, test or all.
-
-    Raises:
-        BadInput: neither form is there, or a file is missing, damaged or holds more than arrays and containers.
+    `root`: the folder of the batches, one above it, or the archive. `split`: train, test or all. Raises BadInput:
+    neither form is there, or a file is missing, damaged or holds more than arrays and containers.
     """
     archives = ("cifar-10-python.tar.gz", "cifar-10-binary.tar.gz")
     files = _files(TEN, split)

@@ -38,8 +38,7 @@ def fashion_mnist(root: Path, split: str = "train") -> Listing:
 def parse_idx(data: bytes) -> np.ndarray:
     """The uint8 array of an idx file's bytes, gzipped or not.
 
-    Raises:
-        ValueError: not an idx file of bytes, or shorter or longer than its header says.
+    Raises ValueError: not an idx file of bytes, or shorter or longer than its header says.
     """
     if data[:2] == b"\x1f\x8b":
         try:
