@@ -96,14 +96,12 @@ def _onnx_preprocessing(preprocess: Preprocess, ir_version: int) -> Any:
     if mode is None:
         raise BadInput(f"export.formats: onnx cannot resize by {preprocess.resize}")
     side = preprocess.image_size_px
-    scale = np.array(preprocess.std, np.float32) * 255.0
-    shift = np.array(preprocess.mean, np.float32) * 255.0
-    constants: dict[str, np.ndarray] = {
+    constants = {
         "size": np.array([side, side], np.int64),
         "low": np.array(0.0, np.float32),
         "high": np.array(255.0, np.float32),
-        "shift": shift,
-        "scale": scale,
+        "shift": np.array(preprocess.mean, np.float32) * 255.0,
+        "scale": np.array(preprocess.std, np.float32) * 255.0,
     }
     nodes = [
         helper.make_node("Cast", ["images"], ["floats"], to=TensorProto.FLOAT),

@@ -25,16 +25,10 @@ def write(config: Run, path: Path) -> None:
     would not restore the embedder.
     """
     trained = [phase.name for phase in config.train.phases if phase.trainable != "head"]
-    if trained:
-        raise BadInput(
-            f"submit.encoder_model uploads the head alone, but phase {trained[0]!r} trains the encoder too: "
-            "leave submit.encoder_model out"
-        )
-    if config.train.init_from:
-        raise BadInput(
-            "submit.encoder_model uploads the head alone, but train.init_from took the encoder from "
-            f"{config.train.init_from}: leave submit.encoder_model out"
-        )
+    if trained or config.train.init_from:
+        origin = f"train.init_from took the encoder from {config.train.init_from}"
+        why = f"phase {trained[0]!r} trains the encoder too" if trained else origin
+        raise BadInput(f"submit.encoder_model uploads the head alone, but {why}: leave submit.encoder_model out")
     newest = checkpoints.newest(Path(config.run_dir) / "checkpoints")
     if newest is None:
         raise BadInput(f"expected a checkpoint in {config.run_dir}/checkpoints: run `guie train` first")

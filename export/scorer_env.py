@@ -20,9 +20,7 @@ PYTHON = "3.9"
 
 def folder_of(kind: str) -> Path:
     """The folder of the environment for "tensorflow" or "torch"; in GUIE_CACHE where that is set."""
-    cache = os.environ.get("GUIE_CACHE") or os.path.join(
-        os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "guie"
-    )
+    cache = os.environ.get("GUIE_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "guie"
     return Path(cache) / f"scorer-{kind}"
 
 

@@ -73,10 +73,7 @@ class Rehearsal:
 
 
 class State:
-    """What is done already: `<run_dir>/submit/state.json`, readable by its owner alone.
-
-    `kept`: False in a dry run, which neither reads nor writes the file.
-    """
+    """What is done already: `<run_dir>/submit/state.json`, readable by its owner alone; not `kept` in a dry run."""
 
     def __init__(self, path: Path, kept: bool):
         self.path, self.kept = path, kept
@@ -126,10 +123,7 @@ def main(config: SubmitConfig) -> None:
 
 
 def send_dataset(kaggle: Any, run: Run, packed: package.Package, state: State) -> int:
-    """Uploads the dataset unless its newest version has this content; waits until Kaggle has processed it.
-
-    Returns its version.
-    """
+    """Uploads the dataset unless its newest version is this; waits until it is processed. Returns its version."""
     name = run.submit.dataset
     current = kaggle.dataset_version(name)
     sent = [name, packed.dataset_fingerprint, current]

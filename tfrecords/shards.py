@@ -38,8 +38,7 @@ def frame(payload: bytes) -> bytes:
 def unframed(framed: bytes, length: int) -> bytes:
     """The payload of one framed record.
 
-    `framed` is what was read of it, `length` its length by the index in bytes. Raises ValueError: fewer bytes, or a wrong
-    CRC.
+    `framed` is what was read of it, `length` its bytes by the index. Raises ValueError: fewer bytes, or a wrong CRC.
     """
     payload = framed[HEADER_BYTES:-FOOTER_BYTES]
     if len(framed) != length or int.from_bytes(framed[-FOOTER_BYTES:], "little") != masked_crc(payload):

@@ -55,14 +55,12 @@ def main(options: Options) -> None:
         (key, found.names[domain], class_names[label])
         for key, domain, label in zip(found.keys, found.domains.tolist(), found.labels.tolist(), strict=True)
     ]
+    vectors = found.vectors["embedder"]
     with files.atomic_path(out / "embeddings.npy") as temporary, temporary.open("wb") as file:
-        np.save(file, found.vectors["embedder"])
+        np.save(file, vectors)
     files.write_csv(out / "items.csv", ("key", "source", "class"), rows)
     files.write_csv(out / "rejects.csv", ("source", "key", "reason"), found.rejects)
-    print(
-        f"embed: {len(rows):,} vectors of {submission.embedding_dim}, {len(found.rejects)} left out "
-        f"→ {out}/embeddings.npy"
-    )
+    print(f"embed: {len(rows):,} vectors of {vectors.shape[1]}, {len(found.rejects)} left out → {out}/embeddings.npy")
 
 
 def embed_sets(

@@ -87,9 +87,7 @@ def read_embeddings(path: Path) -> tuple[list[str], np.ndarray]:
             f"{reason(error)}"
         ) from None
     if vectors.ndim != 2 or len(vectors) != len(ids):
-        raise BadInput(
-            f"{path}: expected one row of numbers an id, got {len(ids)} ids and an array {list(vectors.shape)}"
-        )
+        raise BadInput(f"{path}: expected one row of numbers an id, got {len(ids)} ids and shape {list(vectors.shape)}")
     if not np.isfinite(vectors).all():
         raise BadInput(f"{path}: holds NaN or infinity")
     if len(set(ids)) != len(ids):

@@ -35,13 +35,9 @@ def kind_of(names: list[str], where: str) -> str:
     if torch:
         return TORCH
     if not tensorflow:
-        for name in names:
-            path = PurePosixPath(name)
-            if path.name in ("saved_model.pb", "saved_model.pt"):
-                raise BadInput(
-                    f"{where}: {path.name} is in the folder {path.parent}/; "
-                    "expected at the root of the zip, without a parent folder"
-                )
+        nested = (path for path in map(PurePosixPath, names) if path.name in ("saved_model.pb", "saved_model.pt"))
+        if path := next(nested, None):
+            raise BadInput(f"{where}: {path.name} is in {path.parent}/; expected at the root, without a parent folder")
         shown = ", ".join(sorted(names)[:3]) or "nothing"
         raise BadInput(f"{where}: expected saved_model.pb or saved_model.pt, it holds {shown}: not a model")
     if "variables/variables.index" not in names:
@@ -70,24 +66,21 @@ def inspect(zip_path: Path) -> str:
         raise BadInput(f"{zip_path}: {len(entries):,} entries; a submission has a handful: refused as a bomb")
     names = set()
     for entry in entries:
-        path = PurePosixPath(entry.filename.replace("\\", "/"))
+        path, named = PurePosixPath(entry.filename.replace("\\", "/")), f"{zip_path}: entry {entry.filename!r}"
         if not entry.filename:
             raise BadInput(f"{zip_path}: an entry without a name: refused")
         if path.is_absolute() or ".." in path.parts or ":" in "".join(path.parts[:1]):
-            raise BadInput(f"{zip_path}: entry {entry.filename!r} leads outside the zip: refused")
+            raise BadInput(f"{named} leads outside the zip: refused")
         if stat.S_ISLNK(entry.external_attr >> 16):
-            raise BadInput(f"{zip_path}: entry {entry.filename!r} is a link: refused")
+            raise BadInput(f"{named} is a link: refused")
         if entry.flag_bits & 0x1:
-            raise BadInput(f"{zip_path}: entry {entry.filename!r} is encrypted: refused")
+            raise BadInput(f"{named} is encrypted: refused")
         if entry.filename in names:
-            raise BadInput(f"{zip_path}: entry {entry.filename!r} is in the zip twice: refused")
+            raise BadInput(f"{named} is in the zip twice: refused")
         names.add(entry.filename)
         ratio = entry.file_size / max(entry.compress_size, 1)
         if entry.file_size > SMALL_BYTES and ratio > MAX_RATIO:
-            raise BadInput(
-                f"{zip_path}: entry {entry.filename!r} grows {ratio:,.0f}-fold to {entry.file_size:,} bytes: "
-                "refused as a bomb"
-            )
+            raise BadInput(f"{named} grows {ratio:,.0f}-fold to {entry.file_size:,} bytes: refused as a bomb")
     total = sum(entry.file_size for entry in entries)
     if total > MAX_BYTES:
         raise BadInput(f"{zip_path}: unpacks to {total:,} bytes, more than {MAX_BYTES:,}: refused as a bomb")

@@ -58,10 +58,7 @@ def label_map(path: Path, outputs: int) -> list[str]:
 
 
 def load(classifier: Classifier) -> Loaded:
-    """
-    Raises:
-        BadInput: no such model, or one that does not give [B, C].
-    """
+    """Raises BadInput: no such model, or one that does not give [B, C]."""
     if classifier.name.startswith(encoders.KERAS_FILE):
         options = Encoder(
             name=classifier.name, mean=classifier.mean, std=classifier.std, image_size_px=classifier.image_size_px

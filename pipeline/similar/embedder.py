@@ -30,8 +30,8 @@ class Stored:
     """Images that could be read, with their vectors."""
 
     images: list[Item]
-    vectors: np.ndarray  # float32 [N, D], unit length. boxes: what was cropped from each image; None: the whole of it.
-    boxes: list[Box | None]
+    vectors: np.ndarray  # float32 [N, D], unit length
+    boxes: list[Box | None]  # what was cropped from each image; None: the whole of it
     rejects: list[tuple[str, str]]  # (key, reason) of the others
 
 

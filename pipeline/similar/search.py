@@ -29,9 +29,8 @@ from tfrecords.sources import Item, read_file
 class LikelyClasses:
     """What `classify` says."""
 
-    # Int [Q, n], the likeliest classes of each query, by number. of_index: int [N], the likeliest one.
-    of_queries: np.ndarray
-    of_index: np.ndarray
+    of_queries: np.ndarray  # int [Q, n], the likeliest classes of each query, by number
+    of_index: np.ndarray  # int [N], the likeliest class of each image
     names: Sequence[str]  # of the classes
 
 
@@ -51,7 +50,6 @@ def search(config: Similar, paths: list[str]) -> None:
     trained = run_dir / STATE if config.method == "embedder" else None
     embedder = Embedder(config.encoder, config.embedding_dim, config.seed, trained)
     detector = Detector(config.crop) if config.crop.detector else None
-
     indexed = embed_images(index_items, embedder, detector, run_dir, config.batch_size, "similar: index")
     queried = indexed
     if query_items is not index_items:
@@ -64,7 +62,6 @@ def search(config: Similar, paths: list[str]) -> None:
     if not indexed.images or not queried.images:
         raise BadInput(f"no image could be read, such as {rejects[0]}")
     files.write_csv(run_dir / "rejects.csv", ("key", "reason"), rejects)
-
     classes = None
     if config.method == "classify":
         classes = likely_classes(config, indexed, queried, names, detector)

@@ -19,9 +19,10 @@ def triplet_loss(embeddings: tf.Tensor, labels: tf.Tensor, margin: float, mining
 
     hard: for every anchor a the farthest positive p and the nearest negative n (Hermans et al. 2017, batch hard).
     semihard: for every pair (a, p) the nearest negative that is farther than p; where there is none, the farthest
-    negative (Schroff et al., FaceNet, CVPR 2015). `embeddings`: [B, D], unit length. labels: int [B]. margin: in
-    distance, 0 … 2. Returns float32 scalar, the mean over anchors (hard) or pairs (semihard) that have a positive and a
-    negative; 0 where none has.
+    negative (Schroff et al., FaceNet, CVPR 2015).
+
+    `embeddings` are [B, D] of unit length, `labels` int [B], `margin` a distance, 0 … 2. Returns float32, the mean over
+    anchors (hard) or pairs (semihard) that have a positive and a negative; 0 where none has.
     """
     distances = pairwise_distances(embeddings)  # [B, B]
     same = labels[:, None] == labels[None, :]
@@ -56,17 +57,17 @@ def pairwise_distances(embeddings: tf.Tensor) -> tf.Tensor:
 def class_batches(labels: np.ndarray, classes: int, images: int, seed: int) -> list[np.ndarray]:
     """One epoch of batches with several images of each class.
 
-    `labels`: int [N], of every image. classes, images: P classes a batch, K images of each. Returns int64 [P · K] rows
-    of `labels` each; as many batches as give N images. Classes take turns, and within a class its images do, so that
-    none is left out while another is drawn twice. A class with one image is left out: it has no positive. Raises
-    BadInput: fewer than two classes have two images.
+    `labels` is int [N], `classes` P a batch, `images` K of each. Returns int64 [P · K] rows of `labels` each, as many
+    batches as give N images. Classes take turns, and within a class its images do, so that none is left out while
+    another is drawn twice. A class with one image is left out: it has no positive. Raises BadInput: fewer than two
+    classes have two images.
     """
     rng = np.random.default_rng(seed)
-    rows_of: dict[int, np.ndarray] = {}
-    for label in np.unique(labels):
-        rows = np.flatnonzero(labels == label)
-        if len(rows) > 1:
-            rows_of[int(label)] = rng.permutation(rows)
+    rows_of = {  # class → its rows, shuffled
+        int(label): rng.permutation(rows)
+        for label in np.unique(labels)
+        if len(rows := np.flatnonzero(labels == label)) > 1
+    }
     if len(rows_of) < 2:
         raise BadInput("triplets need two classes with at least two images each")
     classes = min(classes, len(rows_of))
