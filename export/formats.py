@@ -96,7 +96,7 @@ def _onnx_preprocessing(preprocess: Preprocess, ir_version: int) -> Any:
     if mode is None:
         raise BadInput(f"export.formats: onnx cannot resize by {preprocess.resize}")
     side = preprocess.image_size_px
-    constants = {
+    constants: dict[str, np.ndarray] = {
         "size": np.array([side, side], np.int64),
         "low": np.array(0.0, np.float32),
         "high": np.array(255.0, np.float32),

@@ -42,10 +42,7 @@ COLUMNS = ["kind", "distance", "source", "split", "key", "other_source", "other_
 
 
 def exact(images: Sequence[Image], hashes: Sequence[str]) -> list[Pair]:
-    """Images whose bytes are in an earlier split too (train, validation, test), each with the first such image.
-
-    `hashes` are those of the images' bytes.
-    """
+    """Images whose bytes, by their `hashes`, are in an earlier split too, each with the first such image."""
     groups: dict[str, list[Image]] = {}
     for image, digest in zip(images, hashes, strict=True):
         groups.setdefault(digest, []).append(image)

@@ -22,22 +22,15 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import simplejpeg
-from PIL import (  # Image.open knows only kinds whose plugin is imported
-    BmpImagePlugin,
-    GifImagePlugin,
-    Image,
-    JpegImagePlugin,
-    PngImagePlugin,
-    TiffImagePlugin,
-    WebPImagePlugin,
-)
+from PIL import BmpImagePlugin, GifImagePlugin, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
 
 from pipeline.errors import reason
 from tfrecords.jpeg_markers import ARITHMETIC_FRAMES, START_OF_SCAN, markers
 
 MAX_PIXELS = 89_478_485  # 256 MiB of RGB; no camera photograph of the public sets comes near
 MAX_SCANS = 64  # a progressive JPEG has about ten; each costs a pass over all coefficients
-FORMATS = (  # JPEG opens MPO (a JPEG with a second picture behind it) too
+# Image.open knows only kinds whose plugin is imported. JPEG opens MPO (a JPEG with a second picture behind it) too.
+FORMATS = (
     JpegImagePlugin.JpegImageFile.format,
     PngImagePlugin.PngImageFile.format,
     WebPImagePlugin.WebPImageFile.format,
@@ -115,21 +108,9 @@ def opened(data: bytes) -> Image.Image:
 
 # Pillow's plugins raise these on damaged data, as fuzzing them shows.
 DECODER_ERRORS = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    TypeError,
-    IndexError,
-    KeyError,
-    AttributeError,
-    EOFError,
-    OverflowError,
-    ZeroDivisionError,
-    RuntimeError,
-    AssertionError,
-    struct.error,
-    zlib.error,
-)
+    OSError, ValueError, SyntaxError, TypeError, IndexError, KeyError, AttributeError, EOFError, OverflowError,
+    ZeroDivisionError, RuntimeError, AssertionError, struct.error, zlib.error,
+)  # fmt: skip
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
 from typing import TypeVar
 
 import cv2
@@ -35,11 +36,7 @@ def in_processes(
     waiting: dict[Future[Result], Task] = {}
     try:
         while True:
-            while len(waiting) < 2 * workers:
-                try:
-                    task = next(todo)
-                except StopIteration:
-                    break
+            for task in islice(todo, 2 * workers - len(waiting)):
                 waiting[pool.submit(work, task)] = task
             if not waiting:
                 return

@@ -103,9 +103,7 @@ def read_shard(path: Path) -> Iterator[Record]:
         try:
             record = parse_record(payload)
         except ValueError as error:
-            raise BadInput(
-                f"{path}: expected {ENCODED} and {LABEL} in the record at offset {offset}: {error}"
-            ) from None
+            raise BadInput(f"{path}: expected {ENCODED} and {LABEL} in record at offset {offset}: {error}") from None
         yield record
 
 

@@ -3,6 +3,7 @@
 import itertools
 import pickle
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,12 +77,8 @@ def select(records: Records, listings: Mapping[str, Listing]) -> Selection:
     classes = {source: list(listing.classes) for source, listing in listings.items()}
     merged = read_merges(Path(records.merge_classes), classes) if records.merge_classes else {}
     source_caps = {source.name: source.cap_per_class or records.cap_per_class for source in records.sources}
-    caps = {
-        (source, name): source_caps[source]
-        for source, names in classes.items()
-        for name in names
-        if (source, name) not in merged
-    }
+    class_ids = ((source, name) for source, names in classes.items() for name in names)
+    caps = {class_id: source_caps[class_id[0]] for class_id in class_ids if class_id not in merged}
     lowest = {class_id: Lowest(cap) for class_id, cap in caps.items()}
     for source, count in offer_items(listings, lowest, merged).items():
         if not count:
@@ -97,10 +94,8 @@ def select(records: Records, listings: Mapping[str, Listing]) -> Selection:
     }
     space = label_spaces.build(classes, left_out, merged, names)
     if not space.classes:
-        raise BadInput(
-            f"no class has records.min_per_class={records.min_per_class} images; the largest has "
-            f"{max(candidates.seen for candidates in lowest.values())}"
-        )
+        most = max(candidates.seen for candidates in lowest.values())
+        raise BadInput(f"no class has records.min_per_class={records.min_per_class} images; the largest has {most}")
     splits: dict[ClassId, str] = {}
     if records.split.by == "class":
         for source in listings:
@@ -176,14 +171,9 @@ def select_replacements(
 ) -> list[Chunk]:
     """New chunks that replace the rejected images of each class by its next ones in the order of the hash.
 
-    Lists the sources again, since memory holds no more candidates than the cap.
-
-    Args:
-        selection: its `last` is moved on.
-        kept: class → images in the shards so far.
-        made: all chunks so far.
-
-    Returns empty when every class is full or used up.
+    Lists the sources again, since memory holds no more candidates than the cap, and moves `selection.last` on. `kept`
+    counts the images of each class in the shards so far, `made` are all chunks so far. Returns an empty list when every
+    class is full or used up.
     """
     missing = {
         class_id: cap - kept.get(class_id, 0)
@@ -200,9 +190,7 @@ def select_replacements(
             selection.last[class_id] = ranked[-1][0]
         else:
             del selection.last[class_id]  # used up
-    first: dict[tuple[str, str], int] = {}
-    for chunk in made:
-        first[chunk.source, chunk.split] = first.get((chunk.source, chunk.split), 0) + 1
+    first = Counter((chunk.source, chunk.split) for chunk in made)
     return into_chunks(records, selection.space, selection.splits, taken, first)
 
 

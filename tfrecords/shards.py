@@ -134,14 +134,11 @@ def shard_index(path: Path) -> np.ndarray:
     if not beside.is_file():
         return walk(path)
     try:
-        numbers = np.array(beside.read_text(encoding="ascii").split(), dtype=np.int64)
-        spans = numbers.reshape(-1, 2)
+        spans = np.array(beside.read_text(encoding="ascii").split(), dtype=np.int64).reshape(-1, 2)
     except (ValueError, OverflowError):
         raise BadInput(f"{beside} is not an index (lines of `offset length`): remove it") from None
-    try:
-        size = path.stat().st_size
-    except OSError as error:
-        raise BadInput(f"expected a shard, cannot read {path}: {error.strerror}") from None
+    with _opened(path) as file:
+        size = os.fstat(file.fileno()).st_size
     ends = spans.sum(axis=1)
     starts = np.concatenate([[0], ends[:-1]])
     last = int(ends[-1]) if len(ends) else 0
@@ -169,8 +166,6 @@ def _frames(path: Path) -> Iterator[tuple[BinaryIO, int, int]]:
                     "TFRecord"
                 )
             if not whole or offset + length + FRAME_BYTES > size:
-                raise BadInput(
-                    f"{path}: record at offset {offset} is cut off at byte {size}: the shard is half-written"
-                )
+                raise BadInput(f"{path}: record at offset {offset} is cut off at byte {size}: it is half-written")
             yield file, offset, length
             offset += length + FRAME_BYTES

@@ -1,12 +1,11 @@
 """Public image sets as their users have them on disk. Each file defines a layout: how it is listed, its size."""
 
-import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pipeline.config import Source, resolve_data_path
-from pipeline.errors import BadInput
+from pipeline.errors import BadInput, nearest
 from tfrecords.sources import (
     cifar,
     csv_table,
@@ -28,28 +27,16 @@ __all__ = ["LAYOUTS", "Item", "Layout", "Listing", "find_layout", "list_configur
 LAYOUTS: dict[str, Layout] = {
     layout.name: layout
     for layout in (
-        folder.LAYOUT,
-        drawn.LAYOUT,
-        imagenet.LAYOUT,
-        products10k.LAYOUT,
-        landmarks.LAYOUT,
-        cub200.LAYOUT,
-        cifar.CIFAR10,
-        cifar.CIFAR100,
-        idx.MNIST,
-        idx.FASHION_MNIST,
-        parquet.LAYOUT,
-        csv_table.LAYOUT,
-        shards.LAYOUT,
+        folder.LAYOUT, drawn.LAYOUT, imagenet.LAYOUT, products10k.LAYOUT, landmarks.LAYOUT, cub200.LAYOUT,
+        cifar.CIFAR10, cifar.CIFAR100, idx.MNIST, idx.FASHION_MNIST, parquet.LAYOUT, csv_table.LAYOUT, shards.LAYOUT,
     )
-}
+}  # fmt: skip
 
 
 def find_layout(name: str) -> Layout:
     """Raises BadInput for an unknown name; the nearest known ones are named."""
     if name not in LAYOUTS:
-        near = difflib.get_close_matches(name, LAYOUTS, n=3, cutoff=0.4) or sorted(LAYOUTS)
-        raise BadInput(f"unknown layout {name!r}; nearest known: {', '.join(near)}")
+        raise BadInput(f"unknown layout {name!r}; nearest known: {nearest(name, sorted(LAYOUTS))}")
     return LAYOUTS[name]
 
 

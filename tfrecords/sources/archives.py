@@ -235,8 +235,7 @@ def _zip_readers(path: Path) -> dict[str, Reader]:
             elif info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 readers[name] = partial(refuse, f"{name} in {path.name} is encrypted or packed unusually")
             else:
-                sizes = (info.compress_size, info.file_size)
-                member = (info.header_offset, *sizes, info.compress_type, info.CRC)
+                member = (info.header_offset, info.compress_size, info.file_size, info.compress_type, info.CRC)
                 readers[name] = partial(read_zipped, str(path), *member)
     return readers
 

@@ -45,12 +45,9 @@ class Part:
 
 def drawn(root: Path, classes: int = 96, images_per_class: int = 60, image_size_px: int = 64, seed: int = 0) -> Listing:
     """Lists drawn images. `root` is not used: there is nothing on disk. Raises BadInput: an option out of its range."""
-    for name, value, least in (
-        ("classes", classes, 1),
-        ("images_per_class", images_per_class, 1),
-        ("image_size_px", image_size_px, 8),
-        ("seed", seed, 0),
-    ):
+    least_of = {"classes": 1, "images_per_class": 1, "image_size_px": 8, "seed": 0}
+    given = (classes, images_per_class, image_size_px, seed)
+    for (name, least), value in zip(least_of.items(), given, strict=True):
         if value < least:
             raise BadInput(f"layout drawn: option {name} expects {least} or more, got {value}")
     ordered = [f"{number:04d}" for number in range(classes)]

@@ -16,9 +16,7 @@ from tfrecords.sources.items import Item, Lazily, Listing, existing_folder, read
 from tfrecords.sources.layout import Layout, Size
 
 DIGITS = {str(digit): str(digit) for digit in range(10)}
-# fmt: off
 KINDS = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
-# fmt: on
 FASHION = {str(number): kind for number, kind in enumerate(KINDS)}
 STEMS = {"train": "train", "test": "t10k"}
 PUBLISHED = {"train": Size(10, 60_000), "test": Size(10, 10_000), "all": Size(10, 70_000)}

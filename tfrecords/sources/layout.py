@@ -1,12 +1,11 @@
 """A layout: how an image set lies on disk, and all that is known of it before the disk is looked at."""
 
-import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from pipeline.errors import BadInput
+from pipeline.errors import BadInput, nearest
 from tfrecords.sources.items import Listing
 
 
@@ -37,17 +36,15 @@ class Layout:
         parameters = dict(list(inspect.signature(self.listing).parameters.items())[1:])  # without root
         for key, value in given.items():
             if key not in parameters:
-                near = difflib.get_close_matches(key, parameters, n=3, cutoff=0.4) or sorted(parameters)
-                raise BadInput(f"layout {self.name} has no option {key!r}; it has: {', '.join(near) or 'none'}")
+                raise BadInput(f"layout {self.name} has no option {key!r}; it has: {nearest(key, sorted(parameters))}")
             wanted = parameters[key].annotation
             if type(value) is not wanted:
                 raise BadInput(f"layout {self.name}: option {key} expects {wanted.__name__}, got {value!r}")
         options = {key: parameter.default for key, parameter in parameters.items()} | dict(given)
         if self.published and options.get("split", "train") not in self.published:
             *first, last = self.published
-            raise BadInput(
-                f"layout {self.name}: option split expects {', '.join(first)} or {last}, got {options['split']!r}"
-            )
+            expected = f"{', '.join(first)} or {last}"
+            raise BadInput(f"layout {self.name}: option split expects {expected}, got {options['split']!r}")
         return options
 
     def size(self, given: Mapping[str, Any]) -> Size | None:
