@@ -79,8 +79,8 @@ def is_public(address: str) -> bool:
 def fetch(references: list[str], options: Fetch, root: Path) -> list[Fetched]:
     """Reads all references, in parallel; the answers stand in the order of the references.
 
-    `references`: URLs (http, https) or paths; relative ones are taken from `root`. Returns one `Fetched` a reference;
-    nothing about a single image raises. Up to `max_bytes` each in memory.
+    `references` are URLs (http, https) or paths, relative ones from `root`. Nothing about a single image raises. Holds
+    up to `max_bytes` of each in memory.
     """
     return asyncio.run(_fetch_all(references, options, root))
 

@@ -23,7 +23,7 @@ KERAS_HUB = "keras_hub:"
 class Loaded:
     """A classifier ready to run."""
 
-    # Pictures, uint8 [H, W, 3] each → logits or probabilities, float32 [B, outputs]
+    # pictures, uint8 [H, W, 3] each → logits or probabilities, float32 [B, outputs]
     scores: Callable[[list[np.ndarray]], np.ndarray]
     outputs: int
     made_by: list[Any]  # JSON-able; all that decides the scores but the pictures

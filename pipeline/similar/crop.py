@@ -30,7 +30,7 @@ def choose_box(
         centre_share: the box's middle must lie within this share of width and height around the centre.
         padding: share of the box's width and height that is added at every side.
 
-    Returns none where no box is sure and central enough: the whole picture is then the object. Ties in area go to the
+    None where no box is sure and central enough: the whole picture is then the object. Ties in area go to the
     surer box.
 
     >>> boxes = np.array([[0, 0, 30, 100], [40, 40, 60, 60], [30, 30, 70, 70]])

@@ -35,10 +35,7 @@ class LikelyClasses:
 
 
 def search(config: Similar, paths: list[str]) -> None:
-    """Writes neighbours.csv, pictures, similar.html and, of labelled queries, metrics.json.
-
-    `paths`: of image files to search for, instead of the config's queries.
-    """
+    """Writes neighbours.csv, pictures, similar.html and metrics.json; `paths` are queries instead of the config's."""
     run_dir = Path(config.run_dir)
     index_items, names = list_images(config.index, config.data_root)
     query_items = index_items

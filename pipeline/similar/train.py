@@ -38,7 +38,7 @@ class LabelledImages:
 
     items: list[Item]
     labels: np.ndarray  # int64 [N], the classes in order of name
-    # Float32 [N, width], unit length, of the frozen encoder; None: it is trained, and pixels are read
+    # float32 [N, width], unit length, of the frozen encoder; None: it is trained, and pixels are read
     features: np.ndarray | None
 
 

@@ -122,10 +122,7 @@ class Trainer:
         self.step = step  # (inputs [B, …], labels int64 [B]) → the batch's loss
 
     def restore(self) -> tuple[int, int]:
-        """(index of the set, epochs of it done) from the state file; (0, 0) where there is none.
-
-        Raises BadInput: the file is of another model.
-        """
+        """(index of the set, epochs of it done) by the state file, else (0, 0). Raises BadInput: of another model."""
         if not self.path.exists():
             return 0, 0
         with np.load(self.path) as state:

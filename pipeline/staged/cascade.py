@@ -21,9 +21,7 @@ class Point:
 
 
 def vote(class_names: Sequence[str]) -> tuple[str, float]:
-    """The class most neighbours have, and their share. Ties go to the class whose member is nearest.
-
-    `class_names`: of the neighbours, nearest first; empty gives ("", 0.0).
+    """The class most neighbours have, and their share, ("", 0.0) of none. Ties go to the class whose member is nearest.
 
     >>> vote(["cat", "dog", "dog", "cat", "owl"])
     ('cat', 0.4)

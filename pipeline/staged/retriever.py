@@ -42,10 +42,7 @@ class Tested:
 
 
 class Retriever:
-    """Answers by neighbours.
-
-    `collection`: start of the collections' names; each stage's is `<collection>_<stage>`. `neighbours`: that vote.
-    """
+    """Answers by the vote of `neighbours` in each stage's collection, `<collection>_<stage>`."""
 
     def __init__(self, encoder: StagedEncoder, database: VectorDatabase, collection: str, neighbours: int):
         self.encoder, self.database, self.neighbours = encoder, database, neighbours
@@ -108,11 +105,7 @@ class Retriever:
 
 
 def queried_stages(choice: str, thresholds: Mapping[str, float]) -> tuple[str, ...]:
-    """The stages whose neighbours are looked up, from shallow to deep.
-
-    `choice`: a stage, `all` or `cascade`. `thresholds`: of the cascade, stage → agreement; above 1 the stage is
-    skipped.
-    """
+    """The stages to query, from shallow to deep; `choice` is a stage, `all` or `cascade`, which skips those above 1."""
     if choice == "cascade":
         return tuple(stage for stage in STAGES if stage == STAGES[-1] or thresholds.get(stage, 1.0) <= 1)
     return STAGES if choice == "all" else (choice,)
