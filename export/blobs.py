@@ -24,8 +24,7 @@ def upload(
         uploads: file digest → {"token", "url", "begun", "done"}, changed in place.
         remember: called after every change of `uploads`.
 
-    Raises:
-        BadInput: the connection dropped TRIES times.
+    Raises BadInput: the connection dropped TRIES times.
     """
     size, digest = path.stat().st_size, file_sha256(path)
     progress = Progress(f"upload {path.name}", size // 1000, "kB")
@@ -59,11 +58,7 @@ def pause(number: int, what: str, error: Exception) -> None:
 
 
 def _send(path: Path, size: int, url: str, progress: Progress) -> bool:
-    """One try: asks how much the server has, sends the rest. Returns False if the upload has expired.
-
-    Raises:
-        OSError: the connection dropped, or the server refused.
-    """
+    """One try: asks how much the server has, sends the rest. False: the upload has expired. Raises OSError."""
     import requests
 
     asked = requests.put(url, headers={"Content-Length": "0", "Content-Range": f"bytes */{size}"}, timeout=60)

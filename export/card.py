@@ -64,10 +64,9 @@ def _score(metrics: dict[str, Any]) -> list[str]:
     if "mP@5" not in metrics:
         return ["Not scored yet: run `guie score` and then `guie export`."]
     rows = [f"- mP@5, all domains: {metrics['mP@5']:.4f}"]
-    for name, domain in metrics.get("domains", {}).items():
-        rows.append(
-            f"- mP@5, {name}: {domain['mP@5']:.4f} ({domain['queries']:,} queries, {domain['index']:,} index images)"
-        )
+    for name, part in metrics.get("domains", {}).items():
+        sizes = f"{part['queries']:,} queries, {part['index']:,} index images"
+        rows.append(f"- mP@5, {name}: {part['mP@5']:.4f} ({sizes})")
     rows += [f"- for comparison, {name}: {value:.4f}" for name, value in metrics.get("references", {}).items()]
     return rows
 

@@ -43,11 +43,7 @@ class CheckConfig:
 
 
 def main(config: CheckConfig) -> None:
-    """Checks every submission and prints a table of each.
-
-    Raises:
-        BadInput: one is refused.
-    """
+    """Checks every submission and prints a table of each. Raises BadInput: one is refused."""
     reports: dict[str, list[Row]] = {name: [] for name in config.submissions}
     with tempfile.TemporaryDirectory(prefix="guie-check-") as temporary:
         folders: dict[str, dict[str, str]] = {submission_zip.TENSORFLOW: {}, submission_zip.TORCH: {}}
@@ -68,7 +64,8 @@ def main(config: CheckConfig) -> None:
         cells = [[verdicts[row["ok"]], row["check"], row["detail"]] for row in rows]
         print(f"\n{name}\n{table(['', 'check', 'found'], cells, left=3)}")
     if config.out:
-        write_json(Path(config.out), {name: _report(rows) for name, rows in reports.items()})
+        report = {name: {"passed": not failed[name], "checks": rows} for name, rows in reports.items()}
+        write_json(Path(config.out), report)
     reasons = [f"{name}: {row['detail']}" for name, rows in failed.items() for row in rows]
     if reasons:
         raise BadInput(f"{sum(map(bool, failed.values()))} of {len(failed)} refused: " + "; ".join(reasons))
@@ -79,19 +76,13 @@ def main(config: CheckConfig) -> None:
 def probe(python: Path | str, folders: list[str], images: int, timeout_seconds: float) -> dict[str, list[Row]]:
     """Runs contract_probe.py in a clean process; returns each folder's rows.
 
-    Where the process dies or runs out of time, the folder that it was at and those after it get a failed row
-    "survives".
+    Where the process dies or runs out of time, the folder it was at and those after it get a failed row "survives".
     """
     rows: dict[str, list[Row]] = {folder: [] for folder in folders}
     with tempfile.TemporaryDirectory() as elsewhere, tempfile.TemporaryFile("w+") as chatter:
         # -I: neither this folder nor PYTHONPATH is on the path, so the model cannot use guie.
-        process = subprocess.Popen(
-            [str(python), "-I", str(PROBE), *folders, "--images", str(images)],
-            stdout=subprocess.PIPE,
-            stderr=chatter,
-            text=True,
-            cwd=elsewhere,
-        )
+        command = [str(python), "-I", str(PROBE), *folders, "--images", str(images)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=chatter, text=True, cwd=elsewhere)
         timer = threading.Timer(timeout_seconds, process.kill)
         timer.start()
         try:
@@ -155,9 +146,7 @@ def _probe_all(config: CheckConfig, kind: str, named: dict[str, str], reports: d
         environments["scorer: "] = python_of(kind)
     embeddings: dict[str, list[dict[str, list[float]]]] = {folder: [] for folder in named}
     for prefix, python in environments.items():
-        print(
-            f"check: {len(named)} {kind} submission{'s' if len(named) > 1 else ''} in a process of {python}", flush=True
-        )
+        print(f"check: {len(named)} {kind} submission(s) in a process of {python}", flush=True)
         for folder, rows in probe(python, list(named), config.images, config.timeout_seconds).items():
             for row in rows:
                 if row["check"] == "embeddings":
@@ -181,7 +170,3 @@ def _unpacked(path: Path, into: Path) -> tuple[str, Path]:
         return submission_zip.kind_of(names, str(path)), path.resolve()
     into.mkdir()
     return submission_zip.unpack(path, into), into
-
-
-def _report(rows: list[Row]) -> Row:
-    return {"passed": all(row["ok"] is not False for row in rows), "checks": rows}

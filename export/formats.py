@@ -57,11 +57,8 @@ def write(
 def write_onnx(model: keras.Model, preprocess: Preprocess, path: Path) -> Embed:
     """Writes ONNX; returns uint8 [B, H, W, 3] → [B, D] by ONNX Runtime.
 
-    Args:
-        model: float32 [B, S, S, 3], normalised → [B, D].
-
-    Raises:
-        BadInput: a package is missing, the model is too large for a protobuf, or ONNX lacks an operation.
+    `model`: float32 [B, S, S, 3], normalised → [B, D]. Raises BadInput: a package is missing, the model is too large
+    for a protobuf, or ONNX lacks an operation.
     """
     try:
         import onnx
@@ -99,14 +96,12 @@ def _onnx_preprocessing(preprocess: Preprocess, ir_version: int) -> Any:
     if mode is None:
         raise BadInput(f"export.formats: onnx cannot resize by {preprocess.resize}")
     side = preprocess.image_size_px
-    scale = np.array(preprocess.std, np.float32) * 255.0
-    shift = np.array(preprocess.mean, np.float32) * 255.0
     constants: dict[str, np.ndarray] = {
         "size": np.array([side, side], np.int64),
         "low": np.array(0.0, np.float32),
         "high": np.array(255.0, np.float32),
-        "shift": shift,
-        "scale": scale,
+        "shift": np.array(preprocess.mean, np.float32) * 255.0,
+        "scale": np.array(preprocess.std, np.float32) * 255.0,
     }
     nodes = [
         helper.make_node("Cast", ["images"], ["floats"], to=TensorProto.FLOAT),
@@ -153,8 +148,7 @@ def _erfc(graph: Any, node: Any, name: str, _: Any) -> None:
 def write_litert(model: keras.Model, preprocess: Preprocess, path: Path) -> Embed:
     """Writes LiteRT; returns uint8 [1, S, S, 3] → [1, D] by its interpreter. The app resizes its images.
 
-    Raises:
-        BadInput: the model is too large for a flatbuffer, or LiteRT lacks an operation.
+    Raises BadInput: the model is too large for a flatbuffer, or LiteRT lacks an operation.
     """
     _check_size(model, "litert")
     side = preprocess.image_size_px
@@ -194,8 +188,7 @@ def write_litert(model: keras.Model, preprocess: Preprocess, path: Path) -> Embe
 def write_torchscript(config_yaml: Path, path: Path) -> Embed:
     """Writes TorchScript; returns uint8 [B, H, W, 3] → [B, D] by torch. The file itself takes [B, 3, H, W].
 
-    Raises:
-        BadInput: as `torchscript.convert`.
+    Raises BadInput as `torchscript.convert`.
     """
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "saved_model.pt"

@@ -20,19 +20,14 @@ Answer = TypeVar("Answer")
 class Kaggle:
     """A signed-in client.
 
-    Args:
-        uploads: see blobs.upload; the caller keeps it from one command to the next.
-        remember: called after every change of `uploads`.
-
-    Raises:
-        BadInput: no token, or one that Kaggle refuses.
+    `uploads`: see blobs.upload; the caller keeps it from one command to the next. `remember`: called after every change
+    of `uploads`. Raises BadInput: no token, or one that Kaggle refuses.
     """
 
     def __init__(self, uploads: dict[str, Any], remember: Callable[[], None]):
         self.uploads, self.remember = uploads, remember
         self.api = _signed_in()
-        names = ("token", "key")
-        self.secrets = [value for name in names if (value := self.api.config_values.get(name))]
+        self.secrets = [value for name in ("token", "key") if (value := self.api.config_values.get(name))]
 
     def dataset_version(self, name: str) -> int | None:
         """The current version; None where there is no such dataset or it is not the user's."""
@@ -129,10 +124,8 @@ class Kaggle:
 
     def submission(self, competition: str, message: str) -> dict[str, str] | None:
         """Status, error and scores of the newest submission with this description, or None."""
-        listed = self._call(
-            f"lists submissions to {competition}", lambda: self.api.competition_submissions(competition)
-        )
-        for entry in listed or []:
+        found = self._call(f"lists submissions to {competition}", lambda: self.api.competition_submissions(competition))
+        for entry in found or []:
             if entry.description == message:
                 return {
                     "status": entry.status.name.lower(),
@@ -163,8 +156,7 @@ class Kaggle:
                 so nothing is made twice.
             absent: return None in place of BadInput where the thing asked for does not exist.
 
-        Raises:
-            BadInput: Kaggle refuses, or cannot be reached.
+        Raises BadInput: Kaggle refuses, or cannot be reached.
         """
         import requests
 
@@ -230,10 +222,6 @@ def _refuse_error(error: str | None, hidden: Callable[[str], str]) -> None:
 
 
 def _signed_in() -> Any:
-    missing = (
-        "no Kaggle token is found, or Kaggle refuses it: put one into KAGGLE_API_TOKEN, or the file kaggle.json into "
-        "~/.kaggle/"
-    )
     verbose = {name: os.environ.pop(name) for name in ("VERBOSE", "VERBOSE_OUTPUT") if name in os.environ}
     # The client signs in when it is imported, exits when it cannot, and prints its headers when it is verbose.
     try:
@@ -244,7 +232,7 @@ def _signed_in() -> Any:
             api.args = [argument for argument in api.args if argument not in ("--verbose", "-v")]
             api.authenticate()
     except SystemExit:
-        raise BadInput(missing) from None
+        raise BadInput("no Kaggle token, or a refused one: set KAGGLE_API_TOKEN or ~/.kaggle/kaggle.json") from None
     except OSError as error:
         raise BadInput(f"Kaggle cannot be reached to sign in ({type(error).__name__})") from None
     except ImportError as error:

@@ -42,8 +42,7 @@ class Package:
 def build(config: Run) -> Package:
     """Writes the submission's dataset and kernel; the same run gives the same bytes.
 
-    Raises:
-        BadInput: no submission.zip yet, names that Kaggle would refuse, no checkout, a wheel that cannot be built.
+    Raises BadInput: no submission.zip yet, names that Kaggle would refuse, no checkout, a wheel that cannot be built.
     """
     dataset_name = checked_name(config.submit.dataset, "dataset")
     kernel_name = checked_name(config.submit.kernel, "kernel")
@@ -61,18 +60,9 @@ def build(config: Run) -> Package:
         for name in ("model_card.md", "fingerprint.json"):
             shutil.copy(run_dir / "export" / name, dataset / name)
         _write_project(config, dataset, dataset_name)
-    sources = {
-        "dataset_sources": [dataset_name],
-        "competition_sources": [config.submit.competition] if config.submit.competition else [],
-        "model_sources": [config.submit.encoder_model] if config.submit.encoder_model else [],
-    }
-    write_kernel("submission", kernel_name, sources, folder / "kernel")
-    return Package(
-        folder / "dataset",
-        folder / "kernel",
-        content_fingerprint(folder / "dataset"),
-        content_fingerprint(folder / "kernel"),
-    )
+    write_kernel(config, "submission", kernel_name, [dataset_name], [config.submit.competition], folder / "kernel")
+    dataset, kernel = folder / "dataset", folder / "kernel"
+    return Package(dataset, kernel, content_fingerprint(dataset), content_fingerprint(kernel))
 
 
 def build_training(config: Run) -> tuple[Path, Path]:
@@ -83,12 +73,8 @@ def build_training(config: Run) -> tuple[Path, Path]:
     with atomic_path(folder / "training-dataset") as dataset:
         dataset.mkdir()
         _write_project(config, dataset, name)
-    sources = {
-        "dataset_sources": [name, *config.submit.records_datasets],
-        "competition_sources": [],
-        "model_sources": [config.submit.encoder_model] if config.submit.encoder_model else [],
-    }
-    write_kernel("training", kernel, sources, folder / "training")
+    datasets = [name, *config.submit.records_datasets]
+    write_kernel(config, "training", kernel, datasets, [], folder / "training")
     return folder / "training-dataset", folder / "training"
 
 
@@ -101,14 +87,17 @@ def _write_project(config: Run, folder: Path, name: str) -> None:
     write_json(folder / DATASET_METADATA, {**template, "id": name, "title": _title(name)})
 
 
-def write_kernel(notebook: str, name: str, sources: dict[str, list[str]], folder: Path) -> None:
+def write_kernel(
+    config: Run, notebook: str, name: str, datasets: list[str], competitions: list[str], folder: Path
+) -> None:
     """Writes a kernel's folder: the notebook "submission" or "training", and its metadata."""
+    sources = {"dataset": datasets, "competition": competitions, "model": [config.submit.encoder_model]}
+    attached = {f"{what}_sources": [each for each in names if each] for what, names in sources.items()}
     template = read_json(KAGGLE / ("training-" * (notebook == "training") + KERNEL_METADATA))
     with atomic_path(folder) as temporary:
         temporary.mkdir()
         write_notebook(KAGGLE / f"{notebook}.py", temporary / f"{notebook}.ipynb")
-        metadata = {**template, "id": name, "title": _title(name), **sources}
-        write_json(temporary / KERNEL_METADATA, metadata)
+        write_json(temporary / KERNEL_METADATA, {**template, "id": name, "title": _title(name), **attached})
 
 
 def write_notebook(script: Path, path: Path) -> None:
@@ -127,8 +116,7 @@ def write_notebook(script: Path, path: Path) -> None:
 def build_wheels(extra: list[str], folder: Path) -> None:
     """Writes the project's wheel and those of `extra` requirements, without dependencies, into `folder`.
 
-    Raises:
-        BadInput: guie does not run from a checkout, or pip cannot build a wheel.
+    Raises BadInput: guie does not run from a checkout, or pip cannot build a wheel.
     """
     if not (ROOT / "setup.py").is_file() or not KAGGLE.is_dir():
         raise BadInput(f"packing the project needs its checkout; {ROOT} is none")

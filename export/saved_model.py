@@ -166,10 +166,7 @@ def make_loadable_by_scorer(saved_model_dir: Path) -> int:
 
 
 def source_fingerprint(config: Run) -> str | None:
-    """Cache key of an export: the newest checkpoint and the parts of the config that shape the graph.
-
-    None where there is no checkpoint.
-    """
+    """Cache key of an export: the newest checkpoint (without one None) and the config that shapes the graph."""
     newest = checkpoints.newest(Path(config.run_dir) / "checkpoints")
     if newest is None:
         return None
@@ -183,12 +180,8 @@ def write_formats(
 ) -> dict[str, dict[str, float | str]]:
     """Writes the formats beside the SavedModel in `folder` and compares each with it.
 
-    Returns:
-        Format → its file, largest difference and tolerance.
-
-    Raises:
-        BadInput: the encoder cannot be written in a format.
-        RuntimeError: a format differs from the SavedModel by more than its tolerance.
+    Returns format → its file, largest difference and tolerance. Raises BadInput: the encoder cannot be written in a
+    format. Raises RuntimeError: a format differs from the SavedModel by more than its tolerance.
     """
     wanted = [name for name in config.export.formats if name != "saved_model"]
     if not wanted:
@@ -223,32 +216,21 @@ def main(config: Run) -> None:
     keras.config.set_dtype_policy("float32")  # a training in this process may have left bfloat16
     embedder = checkpoints.load_trained(config)
     io_device = "/job:localhost" if config.devices.tpu else None
-    save(
-        embedder.model,
-        embedder.preprocess,
-        folder,
-        flip_average=config.export.flip_average,
-        crops=config.export.crops,
-        io_device=io_device,
-    )
+    save(embedder.model, embedder.preprocess, folder, config.export.flip_average, config.export.crops, io_device)
     zip_submission(folder, submission)
     written = write_formats(config, embedder.model, embedder.preprocess, folder)
-    write_json(
-        mark,
-        {
-            "source": source,
-            "weights_sha256": weights_digest(embedder.model.weights),
-            "submission_sha256": file_sha256(submission),
-            "embedding_dim": int(embedder.model.output_shape[-1]),
-            "parameters": int(embedder.model.count_params()),
-            "formats": written,
-            "preprocess": dataclasses.asdict(embedder.preprocess),
-            "tensorflow": tf.__version__,
-            "keras": keras.__version__,
-        },
-    )
+    dim = int(embedder.model.output_shape[-1])
+    facts = {
+        "source": source,
+        "weights_sha256": weights_digest(embedder.model.weights),
+        "submission_sha256": file_sha256(submission),
+        "embedding_dim": dim,
+        "parameters": int(embedder.model.count_params()),
+        "formats": written,
+        "preprocess": dataclasses.asdict(embedder.preprocess),
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+    }
+    write_json(mark, facts)
     card.write(config)
-    print(
-        f"export: {submission}, {os.path.getsize(submission) / 1e6:,.1f} MB, {KEY} of "
-        f"{embedder.model.output_shape[-1]} numbers"
-    )
+    print(f"export: {submission}, {os.path.getsize(submission) / 1e6:,.1f} MB, {KEY} of {dim} numbers")

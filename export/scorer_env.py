@@ -20,17 +20,14 @@ PYTHON = "3.9"
 
 def folder_of(kind: str) -> Path:
     """The folder of the environment for "tensorflow" or "torch"; in GUIE_CACHE where that is set."""
-    cache = os.environ.get("GUIE_CACHE") or os.path.join(
-        os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "guie"
-    )
+    cache = os.environ.get("GUIE_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "guie"
     return Path(cache) / f"scorer-{kind}"
 
 
 def python_of(kind: str) -> Path:
     """The interpreter of the scorer's environment; makes the environment where it is missing.
 
-    Raises:
-        BadInput: no Python 3.9 on this machine, or the packages cannot be installed.
+    Raises BadInput: no Python 3.9 on this machine, or the packages cannot be installed.
     """
     folder, wanted = folder_of(kind), "\n".join(REQUIREMENTS[kind])
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -73,11 +73,7 @@ class Rehearsal:
 
 
 class State:
-    """What is done already: `<run_dir>/submit/state.json`, readable by its owner alone.
-
-    Args:
-        kept: False in a dry run, which neither reads nor writes the file.
-    """
+    """What is done already: `<run_dir>/submit/state.json`, readable by its owner alone; not `kept` in a dry run."""
 
     def __init__(self, path: Path, kept: bool):
         self.path, self.kept = path, kept
@@ -102,9 +98,8 @@ class State:
 def main(config: SubmitConfig) -> None:
     """Submits the run and prints its score.
 
-    Raises:
-        BadInput: as `package.build` and `check.main`, which run before anything is uploaded; Kaggle refuses; a wait
-            times out.
+    Raises BadInput as `package.build` and `check.main`, which run before anything is uploaded; Kaggle refuses; a wait
+    times out.
     """
     run = config.run
     folder = Path(run.run_dir) / "submit"
@@ -128,10 +123,7 @@ def main(config: SubmitConfig) -> None:
 
 
 def send_dataset(kaggle: Any, run: Run, packed: package.Package, state: State) -> int:
-    """Uploads the dataset unless its newest version has this content; waits until Kaggle has processed it.
-
-    Returns its version.
-    """
+    """Uploads the dataset unless its newest version is this; waits until it is processed. Returns its version."""
     name = run.submit.dataset
     current = kaggle.dataset_version(name)
     sent = [name, packed.dataset_fingerprint, current]
@@ -206,8 +198,7 @@ def score(
 def wait(finished: Callable[[], tuple[bool, str]], run: Run) -> None:
     """Asks every `poll_seconds` until it is finished; prints the status when it changes, and once a minute.
 
-    Raises:
-        BadInput: not finished after `timeout_hours`.
+    Raises BadInput: not finished after `timeout_hours`.
     """
     started, told, told_at = time.monotonic(), "", 0.0
     while True:

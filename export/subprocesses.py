@@ -7,11 +7,7 @@ from pipeline.errors import BadInput
 
 
 def run(command: Sequence[str], failure: str, env: Mapping[str, str] | None = None) -> None:
-    """Runs a program and keeps its output back.
-
-    Raises:
-        BadInput: it failed: `failure: ` and the last error that it printed.
-    """
+    """Runs a program and keeps its output back. Raises BadInput: it failed; names the last error that it printed."""
     done = subprocess.run(command, capture_output=True, text=True, env=env)
     if done.returncode:
         lines = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]

@@ -20,11 +20,7 @@ TOLERANCE = 1e-4  # largest difference from the SavedModel: torch rounds differe
 
 
 def convert(config_yaml: Path, out: Path) -> None:
-    """Runs this module in a process of its own.
-
-    Raises:
-        BadInput: torch is not installed, or the torch backend cannot run a layer of the encoder.
-    """
+    """Runs this module in a process of its own. Raises BadInput: no torch, or it cannot run a layer of the encoder."""
     subprocesses.run(
         [sys.executable, "-m", "export.torchscript", str(config_yaml), str(out)],
         "export.formats: torchscript cannot be written for this encoder",
@@ -35,8 +31,7 @@ def convert(config_yaml: Path, out: Path) -> None:
 def write(config_yaml: str, out: str) -> None:
     """Loads the newest checkpoint on the torch backend; traces, scripts and saves the embedder.
 
-    Raises:
-        BadInput: torch is not installed, another backend is set, or torch cannot resize as the config says.
+    Raises BadInput: torch is not installed, another backend is set, or torch cannot resize as the config says.
     """
     try:
         import torch
@@ -85,10 +80,7 @@ def lower_version(source: Path, target: Path) -> None:
 
 
 def attention(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, **_):
-    """Softmax attention by its formula (Vaswani et al. 2017, equation 1): [B, heads, T, D] → [B, heads, T, D].
-
-    PyTorch 1.11 lacks the fused operator.
-    """
+    """Softmax attention by its formula (Vaswani et al. 2017, equation 1): [B, heads, T, D] → [B, heads, T, D]."""
     import torch
 
     scores = query @ key.transpose(-2, -1) * (scale if scale is not None else query.shape[-1] ** -0.5)
@@ -106,10 +98,7 @@ def tanh_gelu(x):
 
 
 def scripted_module(model, preprocess):
-    """A torch module that can be scripted: resizes, normalises, runs the traced encoder, scales to unit length.
-
-    uint8 [B, 3, H, W] → float32 [B, D].
-    """
+    """Scriptable uint8 [B, 3, H, W] → float32 [B, D], unit length: resizes, normalises, runs the traced encoder."""
     import torch
 
     for parameter in model.parameters():

@@ -20,8 +20,7 @@ from tfrecords.selection import Chunk
 def make_shards(folder: Path, chunks: Sequence[Chunk], jpeg: JpegSettings, options: Sequence[str]) -> None:
     """Makes the shard of every chunk; the marks beside the shards hold the results.
 
-    Raises:
-        BadInput: Beam is not installed, or refuses an option.
+    Raises BadInput: Beam is not installed, or refuses an option.
     """
     try:
         import apache_beam as beam

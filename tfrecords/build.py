@@ -29,7 +29,7 @@ from tfrecords.chunks import JpegSettings
 from tfrecords.duplicates import Pair
 from tfrecords.labels import SPLITS, ClassId, LabelSpace
 from tfrecords.processes import cores, in_processes
-from tfrecords.selection import Chunk, Selection
+from tfrecords.selection import Chunk
 
 # Of the records: raise it with any change of pixels or order, so that old and new shards never mix.
 FORMAT = 1
@@ -38,9 +38,8 @@ FORMAT = 1
 def main(config: Run) -> None:
     """Builds `<run_dir>/records/`, or says that it is built.
 
-    Raises:
-        BadInput: as `selection.select`; the folder holds records of another config; more rejects than
-            `records.max_reject_share`.
+    Raises BadInput as `selection.select`; the folder holds records of another config; more rejects than
+    `records.max_reject_share`.
     """
     records, folder = config.records, Path(config.run_dir) / "records"
     listings = selection.list_sources(config)
@@ -51,13 +50,13 @@ def main(config: Run) -> None:
         f"{total:,} images of {sum(selected.listed.values()):,} taken → {folder}",
         flush=True,
     )
-    identity = {"format": FORMAT, "config": _config_fingerprint(config), "listing": _listing_fingerprint(selected)}
+    listing = fingerprint([(chunk.stem, chunks.fingerprint(chunk)) for chunk in selected.chunks])
+    identity = {"format": FORMAT, "config": _config_fingerprint(config), "listing": listing}
     _claim(folder, identity)
     made = list(selected.chunks)
     marks = build_chunks(config, folder, made)
     while new := selection.select_replacements(records, listings, selected, _kept(selected.space, marks), made):
-        count = sum(chunk.count for chunk in new)
-        print(f"tfrecords: {count:,} more images replace rejected ones", flush=True)
+        print(f"tfrecords: {sum(chunk.count for chunk in new):,} more images replace rejected ones", flush=True)
         made += new
         marks |= build_chunks(config, folder, new)
     ordered = [marks[chunk.stem] for chunk in made]
@@ -73,11 +72,8 @@ def main(config: Run) -> None:
         )
     space = replace(selected.space, counts=_counts(selected.space, ordered))
     write_json(folder / "labels.json", space.to_json())
-    shards = [
-        {key: mark[key] for key in ("file", "source", "split", "count", "bytes", "sha256")}
-        for mark in ordered
-        if mark["file"]
-    ]
+    kept = ("file", "source", "split", "count", "bytes", "sha256")
+    shards = [{key: mark[key] for key in kept} for mark in ordered if mark["file"]]
     images = sum(shard["count"] for shard in shards)
     manifest = {
         **identity,
@@ -87,7 +83,8 @@ def main(config: Run) -> None:
         "near_duplicates": records.near_duplicates,
         "shards": shards,
     }
-    if not _is_written(folder, manifest):
+    earlier = folder / "manifest.json"  # written last
+    if not (earlier.exists() and (folder / "duplicates.csv").exists() and read_json(earlier) == manifest):
         rows = duplicates.rows(find_duplicates(config, folder, made, ordered))
         write_csv(folder / "duplicates.csv", duplicates.COLUMNS, rows)
         write_json(folder / "manifest.json", manifest)
@@ -95,10 +92,8 @@ def main(config: Run) -> None:
     short = [class_id for class_id in space.classes if sum(space.counts[class_id]) < max(records.min_per_class, 1)]
     if short:
         print(f"warning: {len(short)} classes fell below records.min_per_class by rejects, e.g. {short[0]}")
-    if selected.too_small:
-        print(
-            f"left out: {len(selected.too_small)} images of classes below records.min_per_class={records.min_per_class}"
-        )
+    if few := len(selected.too_small):
+        print(f"left out: {few} images of classes below records.min_per_class={records.min_per_class}")
     with (folder / "duplicates.csv").open(encoding="utf-8", newline="") as file:
         for kind, count in Counter(row["kind"] for row in csv.DictReader(file)).items():
             print(f"warning: {count} images are in two splits ({kind} duplicates): {folder / 'duplicates.csv'}")
@@ -119,7 +114,10 @@ def build_chunks(config: Run, folder: Path, todo: list[Chunk]) -> dict[str, dict
         print(f"tfrecords: {len(marks)} of {len(todo)} shards are done", flush=True)
     if records.runner == "beam":
         beam.make_shards(folder, missing, jpeg, records.beam_options)
-        return {chunk.stem: _mark_by_beam(folder, chunk) for chunk in todo}
+        marks |= {chunk.stem: mark for chunk in missing if (mark := chunks.read_mark(folder, chunk)) is not None}
+        if lost := [chunk.stem for chunk in missing if chunk.stem not in marks]:
+            raise BadInput(f"Beam ended without {lost[0]}: do its workers see {folder.absolute()}?")
+        return marks
     progress = console.Progress("tfrecords", total, "images", done=total - sum(chunk.count for chunk in missing))
     rejected = sum(len(mark["rejects"]) for mark in marks.values())
     workers = min(records.workers if records.workers > 0 else cores(), max(len(missing), 1))
@@ -145,13 +143,6 @@ def find_duplicates(config: Run, folder: Path, made: list[Chunk], marks: list[di
         known = {pair.other for pair in pairs}
         pairs += [pair for pair in duplicates.near(images, hashes) if pair.other not in known]
     return pairs
-
-
-def _mark_by_beam(folder: Path, chunk: Chunk) -> dict[str, Any]:
-    mark = chunks.read_mark(folder, chunk)
-    if mark is None:
-        raise BadInput(f"Beam ended without {chunk.stem}: do its workers see {folder.absolute()}?")
-    return mark
 
 
 def table(space: LabelSpace, marks: list[dict[str, Any]]) -> str:
@@ -185,12 +176,6 @@ def _claim(folder: Path, identity: dict[str, Any]) -> None:
     write_json(claim, identity)
 
 
-def _is_written(folder: Path, manifest: dict[str, Any]) -> bool:
-    """Whether an earlier build finished with this manifest, which is written last."""
-    path = folder / "manifest.json"
-    return path.exists() and (folder / "duplicates.csv").exists() and read_json(path) == manifest
-
-
 def _config_fingerprint(config: Run) -> str:
     """Of the keys that decide the bytes; the data's location and the number of workers do not."""
     value = asdict(config.records)
@@ -199,10 +184,6 @@ def _config_fingerprint(config: Run) -> str:
     if config.records.merge_classes:
         value["merge_classes"] = Path(config.records.merge_classes).read_text(encoding="utf-8-sig")
     return fingerprint(value)
-
-
-def _listing_fingerprint(selected: Selection) -> str:
-    return fingerprint([(chunk.stem, chunks.fingerprint(chunk)) for chunk in selected.chunks])
 
 
 def _counts(space: LabelSpace, marks: list[dict[str, Any]]) -> dict[ClassId, tuple[int, int, int]]:

@@ -59,10 +59,8 @@ def fingerprint(chunk: Chunk) -> str:
 def make_shard(folder: Path, jpeg: JpegSettings, chunk: Chunk) -> dict[str, Any]:
     """Reads, transcodes and writes a chunk's images, one image in memory at a time.
 
-    Returns:
-        The mark: file ("" where no image was kept), source, split, count, bytes, sha256, labels {label: count},
-        rejects [[key, class, reason]], hashes (of the images as found, one an image kept), tasks (the chunk's
-        fingerprint).
+    Returns the mark: file ("" where no image was kept), source, split, count, bytes, sha256, labels {label: count},
+    rejects [[key, class, reason]], hashes (of the images as found, one an image kept), tasks (the chunk's fingerprint).
     """
     finished = read_mark(folder, chunk)
     if finished is not None:  # another worker of a distributed build was faster

@@ -25,10 +25,8 @@ class Config:
 def contact_sheet(records_dir: Path, rows: int = 16, columns: int = 12, tile_px: int = 64) -> Image.Image:
     """Draws about `rows` classes with up to `columns` images each, some of every source, evenly spaced.
 
-    Shards are read side by side, so that classes of every source and split are found early.
-
-    Raises:
-        BadInput: no labels.json, no shard, or a damaged one.
+    Shards are read side by side, so that classes of every source and split are found early. Raises BadInput: no
+    labels.json, no shard, or a damaged one.
     """
     space = labels.read(records_dir / "labels.json")
     shards = sorted(records_dir.glob("*.tfrec"))

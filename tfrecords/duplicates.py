@@ -42,11 +42,7 @@ COLUMNS = ["kind", "distance", "source", "split", "key", "other_source", "other_
 
 
 def exact(images: Sequence[Image], hashes: Sequence[str]) -> list[Pair]:
-    """Images whose bytes are in an earlier split too (train, validation, test), each with the first such image.
-
-    Args:
-        hashes: of the images' bytes.
-    """
+    """Images whose bytes, by their `hashes`, are in an earlier split too, each with the first such image."""
     groups: dict[str, list[Image]] = {}
     for image, digest in zip(images, hashes, strict=True):
         groups.setdefault(digest, []).append(image)
@@ -60,10 +56,8 @@ def exact(images: Sequence[Image], hashes: Sequence[str]) -> list[Pair]:
 def near(images: Sequence[Image], hashes: np.ndarray) -> list[Pair]:
     """Each image with the nearest earlier image of another split, where at most MAX_DISTANCE bits differ.
 
-    Only images that agree on a whole band of bits are compared, not every image with every other.
-
-    Args:
-        hashes: `[N]` uint64, perceptual; 0 where the picture is flat.
+    Only images that agree on a whole band of bits are compared, not every image with every other. `hashes` is
+    `[N]` uint64, perceptual; 0 where the picture is flat.
     """
     splits = np.array([image.split for image in images])
     best: dict[int, tuple[int, int]] = {}  # image → (distance, other)

@@ -14,20 +14,14 @@ ClassId = tuple[str, str]  # (source, class)
 
 @dataclass(frozen=True)
 class LabelSpace:
-    """The classes, numbered.
+    """The classes, numbered."""
 
-    Attributes:
-        sources: source names in the config's order; the labels of each are a contiguous range.
-        classes: (source, class) of label 0, 1, ….
-        names: class → its human-readable name, where that differs from the class.
-        merged: class → the class whose label it shares.
-        counts: class → images in train, validation, test.
-    """
-
-    sources: tuple[str, ...]
-    classes: tuple[ClassId, ...]
+    sources: tuple[str, ...]  # source names in the config's order; the labels of each are a contiguous range
+    classes: tuple[ClassId, ...]  # (source, class) of label 0, 1, …
+    # class → its human-readable name, where that differs from the class
     names: Mapping[ClassId, str] = field(default_factory=dict)
-    merged: Mapping[ClassId, ClassId] = field(default_factory=dict)
+    merged: Mapping[ClassId, ClassId] = field(default_factory=dict)  # class → the class whose label it shares
+    # class → images in train, validation, test
     counts: Mapping[ClassId, tuple[int, int, int]] = field(default_factory=dict)
 
     def labels(self) -> dict[ClassId, int]:
@@ -92,11 +86,7 @@ def build(
 
 
 def read(path: Path) -> LabelSpace:
-    """labels.json → LabelSpace.
-
-    Raises:
-        BadInput: missing, no JSON, or a key is missing.
-    """
+    """labels.json → LabelSpace. Raises BadInput: missing, no JSON, or a key is missing."""
     value = read_json(path)
     try:
         rows = sorted(value["classes"], key=lambda row: row["label"])

@@ -22,22 +22,15 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import simplejpeg
-from PIL import (  # Image.open knows only kinds whose plugin is imported
-    BmpImagePlugin,
-    GifImagePlugin,
-    Image,
-    JpegImagePlugin,
-    PngImagePlugin,
-    TiffImagePlugin,
-    WebPImagePlugin,
-)
+from PIL import BmpImagePlugin, GifImagePlugin, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
 
 from pipeline.errors import reason
 from tfrecords.jpeg_markers import ARITHMETIC_FRAMES, START_OF_SCAN, markers
 
 MAX_PIXELS = 89_478_485  # 256 MiB of RGB; no camera photograph of the public sets comes near
 MAX_SCANS = 64  # a progressive JPEG has about ten; each costs a pass over all coefficients
-FORMATS = (  # JPEG opens MPO (a JPEG with a second picture behind it) too
+# Image.open knows only kinds whose plugin is imported. JPEG opens MPO (a JPEG with a second picture behind it) too.
+FORMATS = (
     JpegImagePlugin.JpegImageFile.format,
     PngImagePlugin.PngImageFile.format,
     WebPImagePlugin.WebPImageFile.format,
@@ -68,8 +61,7 @@ def transcode(data: bytes, size_px: int, quality: int) -> Stored:
         size_px: the shorter side of the result is at most this.
         quality: of JPEGs that are encoded here, 1 … 100.
 
-    Raises:
-        Rejected: not an image, damaged, or too large to be decoded safely.
+    Raises Rejected: not an image, damaged, or too large to be decoded safely.
     """
     image = opened(data)
     with _errors_rejected(f"damaged {image.format}"):
@@ -81,11 +73,7 @@ def transcode(data: bytes, size_px: int, quality: int) -> Stored:
 def read(data: bytes) -> np.ndarray:
     """Decodes an image file at its full size, by the rules of `transcode`: for images that go into no records.
 
-    Returns:
-        uint8 `[H, W, 3]`.
-
-    Raises:
-        Rejected: not an image, damaged, or too large to be decoded safely.
+    Returns uint8 `[H, W, 3]`. Raises Rejected: not an image, damaged, or too large to be decoded safely.
     """
     image = opened(data)
     with _errors_rejected(f"damaged {image.format}"):
@@ -99,8 +87,7 @@ def read(data: bytes) -> np.ndarray:
 def opened(data: bytes) -> Image.Image:
     """Opens an image file by its header: its size and mode are known, no pixel is decoded.
 
-    Raises:
-        Rejected: not an image, damaged, or too large to be decoded safely.
+    Raises Rejected: not an image, damaged, or too large to be decoded safely.
     """
     if not data:
         raise Rejected("empty file")
@@ -121,21 +108,9 @@ def opened(data: bytes) -> Image.Image:
 
 # Pillow's plugins raise these on damaged data, as fuzzing them shows.
 DECODER_ERRORS = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    TypeError,
-    IndexError,
-    KeyError,
-    AttributeError,
-    EOFError,
-    OverflowError,
-    ZeroDivisionError,
-    RuntimeError,
-    AssertionError,
-    struct.error,
-    zlib.error,
-)
+    OSError, ValueError, SyntaxError, TypeError, IndexError, KeyError, AttributeError, EOFError, OverflowError,
+    ZeroDivisionError, RuntimeError, AssertionError, struct.error, zlib.error,
+)  # fmt: skip
 
 
 @contextmanager
@@ -152,11 +127,7 @@ def _errors_rejected(what: str) -> Iterator[None]:
 def decode_stored(encoded: bytes) -> np.ndarray:
     """Decodes a stored JPEG strictly: every warning of the decoder is an error.
 
-    Returns:
-        uint8 `[H, W, 3]`.
-
-    Raises:
-        Rejected: damaged or no JPEG.
+    Returns uint8 `[H, W, 3]`. Raises Rejected: damaged or no JPEG.
     """
     try:
         return simplejpeg.decode_jpeg(encoded)
@@ -181,13 +152,10 @@ def shrunk_size(width: int, height: int, size_px: int) -> tuple[int, int]:
 def shrink(pixels: np.ndarray, width: int, height: int, original: tuple[float, float] | None = None) -> np.ndarray:
     """uint8 `[H, W]` or `[H, W, 3]` → `[height, width]` or `[height, width, 3]`, antialiased.
 
-    A Gaussian removes the frequencies that the smaller grid cannot hold, then cubic interpolation samples it: 45 to
-    50 dB against Pillow's antialiased bicubic on detailed photographs (OpenCV's area average: 45), in half the time.
-
-    Args:
-        original: width and height of the picture in `pixels`, where a decode at a DCT scale has rounded its sides
-            up: fractions of a pixel less than the array has. Without it the far edge would shift by up to half a
-            pixel (31 dB).
+    A Gaussian removes the frequencies that the smaller grid cannot hold, then cubic interpolation samples it: 45 to 50
+    dB against Pillow's antialiased bicubic on detailed photographs (OpenCV's area average: 45), in half the time.
+    `original`: width and height of the picture in `pixels`, where a decode at a DCT scale has rounded its sides up:
+    fractions of a pixel less than the array has. Without it the far edge would shift by up to half a pixel (31 dB).
     """
     if pixels.shape[:2] == (height, width):
         return pixels

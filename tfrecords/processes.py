@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
 from typing import TypeVar
 
 import cv2
@@ -22,14 +23,8 @@ def in_processes(
 ) -> Iterator[tuple[Task, Result]]:
     """`(task, work(task))` in the order in which they finish.
 
-    At most two tasks a worker are submitted at once, so memory does not grow with their number.
-
-    Args:
-        work: picklable.
-        workers: 0: one a core that this process may use.
-
-    Raises:
-        BadInput: something killed a worker.
+    At most two tasks a worker are submitted at once, so memory does not grow with their number. `work` must be
+    picklable; `workers` 0 is one a core that this process may use. Raises BadInput: something killed a worker.
     """
     todo = iter(tasks)
     workers = workers if workers > 0 else cores()
@@ -41,11 +36,7 @@ def in_processes(
     waiting: dict[Future[Result], Task] = {}
     try:
         while True:
-            while len(waiting) < 2 * workers:
-                try:
-                    task = next(todo)
-                except StopIteration:
-                    break
+            for task in islice(todo, 2 * workers - len(waiting)):
                 waiting[pool.submit(work, task)] = task
             if not waiting:
                 return

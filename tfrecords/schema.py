@@ -61,11 +61,8 @@ def serialize(record: Record) -> bytes:
 def parse_record(payload: bytes | memoryview, image: bool = True) -> Record:
     """The record of a serialised `tf.train.Example`.
 
-    Args:
-        image: False leaves `encoded` empty, so that the image's bytes in a mapped file are not read.
-
-    Raises:
-        ValueError: not an Example, or one without image or label.
+    `image=False` leaves `encoded` empty, so that the image's bytes in a mapped file are not read. Raises ValueError:
+    not an Example, or one without image or label.
     """
     label: int | None = None
     found: dict[str, memoryview] = {}
@@ -101,18 +98,12 @@ def label_of(payload: memoryview) -> int | None:
 
 
 def read_shard(path: Path) -> Iterator[Record]:
-    """Every record of a shard, in order; checks their CRCs.
-
-    Raises:
-        BadInput: damage; names the shard and the offset.
-    """
+    """Every record of a shard, in order; checks their CRCs. Raises BadInput: damage; names the shard and the offset."""
     for offset, payload in read_payloads(Path(path)):
         try:
             record = parse_record(payload)
         except ValueError as error:
-            raise BadInput(
-                f"{path}: expected {ENCODED} and {LABEL} in the record at offset {offset}: {error}"
-            ) from None
+            raise BadInput(f"{path}: expected {ENCODED} and {LABEL} in record at offset {offset}: {error}") from None
         yield record
 
 

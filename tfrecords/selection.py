@@ -3,6 +3,7 @@
 import itertools
 import pickle
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,33 +35,22 @@ class Chunk:
 
 @dataclass
 class Selection:
-    """The images of the first round. Later rounds replace those that were rejected.
+    """The images of the first round. Later rounds replace those that were rejected."""
 
-    Attributes:
-        space: the labels.
-        splits: class → split, where whole classes are split; empty where images are.
-        chunks: one for each shard, in order.
-        last: class → rank of the last image selected; the next round goes on after it.
-        caps: class → most images.
-        listed: class → images found.
-        too_small: images of classes below the minimum: (key, source, class, reason).
-    """
-
-    space: LabelSpace
-    splits: dict[ClassId, str]
-    chunks: list[Chunk]
-    last: dict[ClassId, tuple]
-    caps: dict[ClassId, int]
-    listed: dict[ClassId, int]
-    too_small: list[tuple[str, str, str, str]]
+    space: LabelSpace  # the labels
+    splits: dict[ClassId, str]  # class → split, where whole classes are split; empty where images are
+    chunks: list[Chunk]  # one for each shard, in order
+    last: dict[ClassId, tuple]  # class → rank of the last image selected; the next round goes on after it
+    caps: dict[ClassId, int]  # class → most images
+    listed: dict[ClassId, int]  # class → images found
+    too_small: list[tuple[str, str, str, str]]  # images of classes below the minimum: (key, source, class, reason)
 
 
 def list_sources(config: Run) -> dict[str, Listing]:
     """Source name → its listing, in the config's order.
 
-    Raises:
-        BadInput: no sources, a name twice, a name that cannot stand in a file name or contains a split's, or what
-            `list_source` raises.
+    Raises BadInput: no sources, a name twice, a name that cannot stand in a file name or contains a split's, or what
+    `list_source` raises.
     """
     if not config.records.sources:
         raise BadInput("expected at least one source under records.sources, found none")
@@ -82,18 +72,13 @@ def list_sources(config: Run) -> dict[str, Listing]:
 def select(records: Records, listings: Mapping[str, Listing]) -> Selection:
     """Selects the images of the first round.
 
-    Raises:
-        BadInput: a source without images, no class large enough, a bad merge file, a key twice.
+    Raises BadInput: a source without images, no class large enough, a bad merge file, a key twice.
     """
     classes = {source: list(listing.classes) for source, listing in listings.items()}
     merged = read_merges(Path(records.merge_classes), classes) if records.merge_classes else {}
     source_caps = {source.name: source.cap_per_class or records.cap_per_class for source in records.sources}
-    caps = {
-        (source, name): source_caps[source]
-        for source, names in classes.items()
-        for name in names
-        if (source, name) not in merged
-    }
+    class_ids = ((source, name) for source, names in classes.items() for name in names)
+    caps = {class_id: source_caps[class_id[0]] for class_id in class_ids if class_id not in merged}
     lowest = {class_id: Lowest(cap) for class_id, cap in caps.items()}
     for source, count in offer_items(listings, lowest, merged).items():
         if not count:
@@ -109,10 +94,8 @@ def select(records: Records, listings: Mapping[str, Listing]) -> Selection:
     }
     space = label_spaces.build(classes, left_out, merged, names)
     if not space.classes:
-        raise BadInput(
-            f"no class has records.min_per_class={records.min_per_class} images; the largest has "
-            f"{max(candidates.seen for candidates in lowest.values())}"
-        )
+        most = max(candidates.seen for candidates in lowest.values())
+        raise BadInput(f"no class has records.min_per_class={records.min_per_class} images; the largest has {most}")
     splits: dict[ClassId, str] = {}
     if records.split.by == "class":
         for source in listings:
@@ -155,12 +138,8 @@ def into_chunks(
 ) -> list[Chunk]:
     """Selected images → chunks of `images_per_shard`, in the order of a hash: every shard holds mixed classes.
 
-    Args:
-        taken: class → (rank, candidate) of its images.
-        first: (source, split) → number of its first new chunk; 0 where it is missing.
-
-    Raises:
-        BadInput: a source has a key twice.
+    `taken`: class → (rank, candidate) of its images. `first`: (source, split) → number of its first new chunk; 0 where
+    it is missing. Raises BadInput: a source has a key twice.
     """
     shares, labels = _shares(records), space.labels()
     groups: dict[tuple[str, str], list[tuple[int, str, Item, int]]] = {
@@ -192,15 +171,9 @@ def select_replacements(
 ) -> list[Chunk]:
     """New chunks that replace the rejected images of each class by its next ones in the order of the hash.
 
-    Lists the sources again, since memory holds no more candidates than the cap.
-
-    Args:
-        selection: its `last` is moved on.
-        kept: class → images in the shards so far.
-        made: all chunks so far.
-
-    Returns:
-        Empty when every class is full or used up.
+    Lists the sources again, since memory holds no more candidates than the cap, and moves `selection.last` on. `kept`
+    counts the images of each class in the shards so far, `made` are all chunks so far. Returns an empty list when every
+    class is full or used up.
     """
     missing = {
         class_id: cap - kept.get(class_id, 0)
@@ -217,21 +190,15 @@ def select_replacements(
             selection.last[class_id] = ranked[-1][0]
         else:
             del selection.last[class_id]  # used up
-    first: dict[tuple[str, str], int] = {}
-    for chunk in made:
-        first[chunk.source, chunk.split] = first.get((chunk.source, chunk.split), 0) + 1
+    first = Counter((chunk.source, chunk.split) for chunk in made)
     return into_chunks(records, selection.space, selection.splits, taken, first)
 
 
 def read_merges(path: Path, classes: Mapping[str, Iterable[str]]) -> dict[ClassId, ClassId]:
     """Reads a CSV of `source,class,into_source,into_class`: class → the class whose label it takes.
 
-    Args:
-        classes: source → its classes.
-
-    Raises:
-        BadInput: no such file, a missing column, an unknown class, a class that is merged twice, into itself or into
-            a class that is merged itself.
+    `classes`: source → its classes. Raises BadInput: no such file, a missing column, an unknown class, a class that is
+    merged twice, into itself or into a class that is merged itself.
     """
     known = {(source, name) for source, names in classes.items() for name in names}
     merged: dict[ClassId, ClassId] = {}

@@ -38,11 +38,7 @@ def frame(payload: bytes) -> bytes:
 def unframed(framed: bytes, length: int) -> bytes:
     """The payload of one framed record.
 
-    Args:
-        framed: what was read of it. length: its length by the index, in bytes.
-
-    Raises:
-        ValueError: fewer bytes, or a wrong CRC.
+    `framed` is what was read of it, `length` its bytes by the index. Raises ValueError: fewer bytes, or a wrong CRC.
     """
     payload = framed[HEADER_BYTES:-FOOTER_BYTES]
     if len(framed) != length or int.from_bytes(framed[-FOOTER_BYTES:], "little") != masked_crc(payload):
@@ -94,9 +90,8 @@ def _opened(path: Path) -> BinaryIO:
 def read_payloads(path: Path) -> Iterator[tuple[int, bytes]]:
     """`(offset, payload)` of every record, one in memory at a time.
 
-    Raises:
-        BadInput: no such file, a frame that is cut off, or one whose CRC is wrong; the message names the shard and
-            the offset in bytes.
+    Raises BadInput: no such file, a frame that is cut off, or one whose CRC is wrong; the message names the shard and
+    the offset in bytes.
     """
     for file, offset, length in _frames(path):
         payload, footer = file.read(length), file.read(FOOTER_BYTES)
@@ -122,11 +117,8 @@ def mapped_payloads(path: Path, spans: np.ndarray) -> Iterator[memoryview]:
 def walk(path: Path) -> np.ndarray:
     """The spans of a shard by its frames alone: reads only their headers.
 
-    Returns:
-        `[N, 2]` int64: offset and length of each framed record, in bytes.
-
-    Raises:
-        BadInput: as `read_payloads`; only the CRCs of the headers are checked.
+    Returns `[N, 2]` int64: offset and length of each framed record, in bytes. Raises BadInput as `read_payloads`; only
+    the CRCs of the headers are checked.
     """
     spans = [(offset, length + FRAME_BYTES) for _, offset, length in _frames(path)]
     return np.array(spans, dtype=np.int64).reshape(-1, 2)
@@ -135,24 +127,18 @@ def walk(path: Path) -> np.ndarray:
 def shard_index(path: Path) -> np.ndarray:
     """The spans of a shard: from `<stem>.index` beside it, else (the public guie-* sets) by `walk`.
 
-    Returns:
-        `[N, 2]` int64: offset and length of each framed record, in bytes.
-
-    Raises:
-        BadInput: no such shard, a damaged frame, or the index of another shard.
+    Returns `[N, 2]` int64: offset and length of each framed record, in bytes. Raises BadInput: no such shard, a damaged
+    frame, or the index of another shard.
     """
     beside = index_path(path)
     if not beside.is_file():
         return walk(path)
     try:
-        numbers = np.array(beside.read_text(encoding="ascii").split(), dtype=np.int64)
-        spans = numbers.reshape(-1, 2)
+        spans = np.array(beside.read_text(encoding="ascii").split(), dtype=np.int64).reshape(-1, 2)
     except (ValueError, OverflowError):
         raise BadInput(f"{beside} is not an index (lines of `offset length`): remove it") from None
-    try:
-        size = path.stat().st_size
-    except OSError as error:
-        raise BadInput(f"expected a shard, cannot read {path}: {error.strerror}") from None
+    with _opened(path) as file:
+        size = os.fstat(file.fileno()).st_size
     ends = spans.sum(axis=1)
     starts = np.concatenate([[0], ends[:-1]])
     last = int(ends[-1]) if len(ends) else 0
@@ -180,8 +166,6 @@ def _frames(path: Path) -> Iterator[tuple[BinaryIO, int, int]]:
                     "TFRecord"
                 )
             if not whole or offset + length + FRAME_BYTES > size:
-                raise BadInput(
-                    f"{path}: record at offset {offset} is cut off at byte {size}: the shard is half-written"
-                )
+                raise BadInput(f"{path}: record at offset {offset} is cut off at byte {size}: it is half-written")
             yield file, offset, length
             offset += length + FRAME_BYTES

@@ -47,22 +47,16 @@ def split_item(key: str, shares: Mapping[str, float]) -> str:
 
 
 class Lowest:
-    """The `cap` lowest-ranked entries of a stream, in bounded memory (at most `2 × cap` entries).
-
-    Args:
-        after: only ranks above it count, so the next entries of the same stream can be had later.
-
-    Attributes:
-        seen: entries offered.
-    """
+    """The `cap` lowest-ranked entries of a stream, in bounded memory (at most `2 × cap` entries)."""
 
     __slots__ = ("after", "cap", "entries", "limit", "seen")
 
     def __init__(self, cap: int, after: tuple | None = None):
-        self.cap, self.after = cap, after
+        self.cap = cap
+        self.after = after  # only ranks above it count, so the next entries of the same stream can be had later
         self.entries: list[tuple] = []
         self.limit: tuple | None = None
-        self.seen = 0
+        self.seen = 0  # entries offered
 
     def offer(self, rank: tuple, entry: object) -> None:
         self.seen += 1

@@ -68,8 +68,7 @@ def main(config: Config) -> None:
 def expectations(folder: Path) -> list[Expected]:
     """What the manifest says of each shard; without a manifest what the shards' names say.
 
-    Raises:
-        BadInput: no such folder, no shards, an unfinished build, a manifest of another kind.
+    Raises BadInput: no such folder, no shards, an unfinished build, a manifest of another kind.
     """
     if not folder.is_dir():
         raise BadInput(f"expected a records folder, {folder} is none")

@@ -15,25 +15,18 @@ LARGEST_FIELD = 10_000_000  # characters; csv's own limit would refuse a caption
 
 @dataclass(frozen=True)
 class Pair:
-    """
-    Attributes:
-        line: where the row starts in the file, from 1.
-        image: path or URL.
-        caption: as it stands in the table.
-        reason: why the row cannot be used; "" when it can.
-    """
+    """A row of the table."""
 
-    line: int
-    image: str
-    caption: str
-    reason: str = ""
+    line: int  # where the row starts in the file, from 1
+    image: str  # path or URL
+    caption: str  # as it stands in the table
+    reason: str = ""  # why the row cannot be used; "" when it can
 
 
 def read_pairs(path: Path, table: Table) -> list[Pair]:
     """All rows of the table, in order.
 
-    Raises:
-        BadInput: no such file, another encoding, an empty file, no rows, columns that are not there.
+    Raises BadInput: no such file, another encoding, an empty file, no rows, columns that are not there.
     """
     if not path.is_file():
         raise BadInput(f"table: expected a CSV file, {path} does not exist")
@@ -42,12 +35,11 @@ def read_pairs(path: Path, table: Table) -> list[Pair]:
     first = next(rows, None)
     if first is None:
         raise BadInput(f"{path}: expected a table of images and captions, the file is empty")
+    width = len(first[1])
     if table.header:
         columns = [_column(path, first[1], name, table) for name in (table.image_column, table.caption_column)]
-        width = len(first[1])
     else:
         columns = [_column_number(path, first[1], name) for name in (table.image_column, table.caption_column)]
-        width = len(first[1])
         rows = _rows(lines, table.delimiter)
     pairs = [_pair(line, fields, reason, columns, width) for line, fields, reason in rows]
     if not pairs:
@@ -126,9 +118,7 @@ def _decoded(path: Path, encoding: str) -> str:
         raise BadInput(f"format.encoding: no encoding {encoding!r}") from None
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
-        raise BadInput(
-            f"{path}: line {line} is not {encoding} ({error.reason}): set format.encoding, such as latin-1"
-        ) from None
+        raise BadInput(f"{path}: line {line} is not {encoding} ({error.reason}): set format.encoding") from None
     # Lines end where editors end them; splitlines would also break at the separators of Unicode.
     return io.StringIO(text.removeprefix("\ufeff"), newline=None).read()
 

@@ -152,6 +152,5 @@ def _spread(values: np.ndarray) -> dict[str, float]:
     names = ("minimum", "5 %", "median", "95 %", "maximum")
     shares = np.quantile(values.astype(np.float64), (0, 0.05, 0.5, 0.95, 1))
     spread = {"mean": float(values.mean(dtype=np.float64)), "std": float(values.std(dtype=np.float64))}
-    return {
-        key: round(value, 6) for key, value in {**spread, **dict(zip(names, map(float, shares), strict=True))}.items()
-    }
+    spread |= zip(names, map(float, shares), strict=True)
+    return {key: round(value, 6) for key, value in spread.items()}

@@ -33,23 +33,14 @@ class Options:
 
 @dataclass
 class Embedded:
-    """The images of one or several sets with their vectors. Images that cannot be read are in `rejects` alone.
+    """The images of one or several sets with their vectors. Images that cannot be read are in `rejects` alone."""
 
-    Attributes:
-        names: of the domains.
-        vectors: row name → float32 [N, D]; the rows are "embedder" and the references.
-        domains: int64 [N], position in `names`.
-        labels: int64 [N], over all domains; domains of one label space may share a class.
-        keys: N keys.
-        rejects: (domain, key, reason).
-    """
-
-    names: list[str]
-    vectors: dict[str, np.ndarray]
-    domains: np.ndarray
-    labels: np.ndarray
-    keys: list[str]
-    rejects: list[tuple[str, str, str]]
+    names: list[str]  # of the domains
+    vectors: dict[str, np.ndarray]  # row name → float32 [N, D]; the rows are "embedder" and the references
+    domains: np.ndarray  # int64 [N], position in `names`
+    labels: np.ndarray  # int64 [N], over all domains; domains of one label space may share a class
+    keys: list[str]  # N keys
+    rejects: list[tuple[str, str, str]]  # (domain, key, reason)
 
 
 def main(options: Options) -> None:
@@ -64,14 +55,12 @@ def main(options: Options) -> None:
         (key, found.names[domain], class_names[label])
         for key, domain, label in zip(found.keys, found.domains.tolist(), found.labels.tolist(), strict=True)
     ]
+    vectors = found.vectors["embedder"]
     with files.atomic_path(out / "embeddings.npy") as temporary, temporary.open("wb") as file:
-        np.save(file, found.vectors["embedder"])
+        np.save(file, vectors)
     files.write_csv(out / "items.csv", ("key", "source", "class"), rows)
     files.write_csv(out / "rejects.csv", ("source", "key", "reason"), found.rejects)
-    print(
-        f"embed: {len(rows):,} vectors of {submission.embedding_dim}, {len(found.rejects)} left out "
-        f"→ {out}/embeddings.npy"
-    )
+    print(f"embed: {len(rows):,} vectors of {vectors.shape[1]}, {len(found.rejects)} left out → {out}/embeddings.npy")
 
 
 def embed_sets(

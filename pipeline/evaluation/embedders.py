@@ -22,28 +22,25 @@ Embed = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Submission:
-    """An embedder that was called and keeps the contract.
-
-    Attributes:
-        embed: uint8 [B, H, W, 3] → float32 [B, embedding_dim].
-        fingerprint: 16 hex digits of the model's files; of a Hub model its handle.
-    """
+    """An embedder that was called and keeps the contract."""
 
     handle: str
-    embed: Embed
+    embed: Embed  # uint8 [B, H, W, 3] → float32 [B, embedding_dim]
     embedding_dim: int
-    fingerprint: str
+    fingerprint: str  # 16 hex digits of the model's files; of a Hub model its handle
 
 
 def load(handle: str) -> Submission:
     """Loads an embedder and calls it on a grey image.
 
-    Raises:
-        BadInput: no such file, not a model, another signature, output of another shape, more than 64 dimensions.
+    Raises BadInput: no such file, not a model, another signature, output of another shape, more than 64 dimensions.
     """
     path = Path(handle)
     if path.is_file():
-        path = _unpacked(path)
+        folder = Path(tempfile.mkdtemp(prefix="guie-submission-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        submission_zip.unpack(path, folder)
+        path = folder
         if (path / "saved_model.pt").exists():
             embed = _torchscript(path / "saved_model.pt", handle)
             return _tried(embed, handle, _fingerprint(path))
@@ -128,15 +125,6 @@ def _checked_dim(embed: Embed, handle: str) -> int:
     return int(output.shape[1])
 
 
-def _unpacked(path: Path) -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="guie-submission-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    submission_zip.unpack(path, folder)
-    return folder
-
-
 def _fingerprint(path: Path) -> str:
-    digest = hashlib.sha256()
-    for file in sorted(p for p in path.rglob("*") if p.is_file()):
-        digest.update(bytes.fromhex(file_sha256(file)))
-    return digest.hexdigest()[:16]
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    return hashlib.sha256(bytes.fromhex("".join(map(file_sha256, files)))).hexdigest()[:16]

@@ -36,10 +36,8 @@ class References:
     def finish(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Replaces `features` by the rows that the config asks for.
 
-        Call it for the index first: later calls project on the same principal components.
-
-        Args:
-            rows: row name → float32 [N, D], of all scored images.
+        Call it for the index first: later calls project on the same principal components. `rows`: row name → float32
+        [N, D], of all scored images.
         """
         found = rows.pop("features", None)
         wanted = self.run.score.references

@@ -53,15 +53,9 @@ def score(
 ) -> dict:
     """The whole of `guie score`: embeds, searches, prints the table.
 
-    Args:
-        index, queries: DATA; without queries every image of the index queries all others.
-        references: None, or further rows to compute from the same images, see references.py.
-
-    Returns:
-        What metrics.json holds.
-
-    Raises:
-        BadInput: see `data.sources.open_data`; a --queries without its --index; no image that has a match.
+    `index`, `queries`: DATA; without queries every image of the index queries all others. `references`: None, or
+    further rows to compute from the same images, see references.py. Returns what metrics.json holds. Raises BadInput
+    as `data.sources.open_data`; a --queries without its --index; no image that has a match.
     """
     leave_one_out = not queries
     index_sets = _unique_names([each for spec in index for each in sources.open_data(spec)])
@@ -157,8 +151,6 @@ def _paired(query_sets: list[ImageSet], index_sets: list[ImageSet]) -> list[Imag
     if len(by_name) == len(query_sets) and set(by_name) <= {each.name for each in index_sets}:
         return [replace(each, items=by_name.get(each.name, [])) for each in index_sets]
     if len(query_sets) != len(index_sets):
-        raise BadInput(
-            f"expected one --queries for every --index, got {[each.name for each in query_sets]} for "
-            f"{[each.name for each in index_sets]}"
-        )
+        names = [[each.name for each in sets] for sets in (query_sets, index_sets)]
+        raise BadInput(f"expected one --queries for every --index, got {names[0]} for {names[1]}")
     return [replace(index, items=query.items) for query, index in zip(query_sets, index_sets, strict=True)]

@@ -23,10 +23,8 @@ UNREADABLE = (
 def score(embeddings_path: str, solution_path: str) -> dict[str, Any]:
     """mP@5 of all queries and of each Usage (Public, Private); prints the table.
 
-    An id that is no query of the solution is an index image.
-
-    Raises:
-        BadInput: a file of another format; embeddings without a query or without an index image.
+    An id that is no query of the solution is an index image. Raises BadInput: a file of another format; embeddings
+    without a query or without an index image.
     """
     ids, vectors = read_embeddings(Path(embeddings_path))
     solution, usage = read_solution(Path(solution_path))
@@ -89,9 +87,7 @@ def read_embeddings(path: Path) -> tuple[list[str], np.ndarray]:
             f"{reason(error)}"
         ) from None
     if vectors.ndim != 2 or len(vectors) != len(ids):
-        raise BadInput(
-            f"{path}: expected one row of numbers an id, got {len(ids)} ids and an array {list(vectors.shape)}"
-        )
+        raise BadInput(f"{path}: expected one row of numbers an id, got {len(ids)} ids and shape {list(vectors.shape)}")
     if not np.isfinite(vectors).all():
         raise BadInput(f"{path}: holds NaN or infinity")
     if len(set(ids)) != len(ids):

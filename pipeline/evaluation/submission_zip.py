@@ -27,8 +27,7 @@ DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, Val
 def kind_of(names: list[str], where: str) -> str:
     """Which contract the file names of a submission follow: "tensorflow" or "torch".
 
-    Raises:
-        BadInput: neither, both, files missing, or all of it inside a parent folder.
+    Raises BadInput: neither, both, files missing, or all of it inside a parent folder.
     """
     tensorflow, torch = "saved_model.pb" in names, "saved_model.pt" in names
     if tensorflow and torch:
@@ -36,13 +35,9 @@ def kind_of(names: list[str], where: str) -> str:
     if torch:
         return TORCH
     if not tensorflow:
-        for name in names:
-            path = PurePosixPath(name)
-            if path.name in ("saved_model.pb", "saved_model.pt"):
-                raise BadInput(
-                    f"{where}: {path.name} is in the folder {path.parent}/; "
-                    "expected at the root of the zip, without a parent folder"
-                )
+        nested = (path for path in map(PurePosixPath, names) if path.name in ("saved_model.pb", "saved_model.pt"))
+        if path := next(nested, None):
+            raise BadInput(f"{where}: {path.name} is in {path.parent}/; expected at the root, without a parent folder")
         shown = ", ".join(sorted(names)[:3]) or "nothing"
         raise BadInput(f"{where}: expected saved_model.pb or saved_model.pt, it holds {shown}: not a model")
     if "variables/variables.index" not in names:
@@ -55,8 +50,7 @@ def kind_of(names: list[str], where: str) -> str:
 def inspect(zip_path: Path) -> str:
     """Checks a submission's zip without unpacking it; returns "tensorflow" or "torch".
 
-    Raises:
-        BadInput: not a whole zip, a path that leads outside, a link, a name twice, encrypted, a bomb, no model.
+    Raises BadInput: not a whole zip, a path that leads outside, a link, a name twice, encrypted, a bomb, no model.
     """
     if not zip_path.is_file():
         raise BadInput(f"expected a submission.zip or a SavedModel folder, {zip_path} does not exist")
@@ -72,24 +66,21 @@ def inspect(zip_path: Path) -> str:
         raise BadInput(f"{zip_path}: {len(entries):,} entries; a submission has a handful: refused as a bomb")
     names = set()
     for entry in entries:
-        path = PurePosixPath(entry.filename.replace("\\", "/"))
+        path, named = PurePosixPath(entry.filename.replace("\\", "/")), f"{zip_path}: entry {entry.filename!r}"
         if not entry.filename:
             raise BadInput(f"{zip_path}: an entry without a name: refused")
         if path.is_absolute() or ".." in path.parts or ":" in "".join(path.parts[:1]):
-            raise BadInput(f"{zip_path}: entry {entry.filename!r} leads outside the zip: refused")
+            raise BadInput(f"{named} leads outside the zip: refused")
         if stat.S_ISLNK(entry.external_attr >> 16):
-            raise BadInput(f"{zip_path}: entry {entry.filename!r} is a link: refused")
+            raise BadInput(f"{named} is a link: refused")
         if entry.flag_bits & 0x1:
-            raise BadInput(f"{zip_path}: entry {entry.filename!r} is encrypted: refused")
+            raise BadInput(f"{named} is encrypted: refused")
         if entry.filename in names:
-            raise BadInput(f"{zip_path}: entry {entry.filename!r} is in the zip twice: refused")
+            raise BadInput(f"{named} is in the zip twice: refused")
         names.add(entry.filename)
         ratio = entry.file_size / max(entry.compress_size, 1)
         if entry.file_size > SMALL_BYTES and ratio > MAX_RATIO:
-            raise BadInput(
-                f"{zip_path}: entry {entry.filename!r} grows {ratio:,.0f}-fold to {entry.file_size:,} bytes: "
-                "refused as a bomb"
-            )
+            raise BadInput(f"{named} grows {ratio:,.0f}-fold to {entry.file_size:,} bytes: refused as a bomb")
     total = sum(entry.file_size for entry in entries)
     if total > MAX_BYTES:
         raise BadInput(f"{zip_path}: unpacks to {total:,} bytes, more than {MAX_BYTES:,}: refused as a bomb")
@@ -99,10 +90,8 @@ def inspect(zip_path: Path) -> str:
 def unpack(zip_path: Path, into: Path) -> str:
     """Inspects a submission's zip and unpacks it; returns "tensorflow" or "torch".
 
-    Writes no more bytes than the zip states, whatever its data decompress to.
-
-    Raises:
-        BadInput: as `inspect`; an entry whose bytes do not match its stated size or check sum.
+    Writes no more bytes than the zip states, whatever its data decompress to. Raises BadInput as `inspect`; an entry
+    whose bytes do not match its stated size or check sum.
     """
     kind = inspect(zip_path)
     with zipfile.ZipFile(zip_path) as archive:
@@ -133,8 +122,7 @@ def _copy(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path) -> Non
 def zip_submission(saved_model_dir: Path, zip_path: Path) -> None:
     """Writes the folder's files at the root of a zip; equal files give equal bytes. Weights are not compressed.
 
-    Raises:
-        BadInput: the folder holds no saved_model.pb.
+    Raises BadInput: the folder holds no saved_model.pb.
     """
     if not (saved_model_dir / "saved_model.pb").is_file():
         raise BadInput(f"expected a SavedModel folder, {saved_model_dir} holds no saved_model.pb")

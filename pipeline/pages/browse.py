@@ -36,18 +36,12 @@ class Options:
 
 @dataclass(frozen=True)
 class Gallery:
-    """
-    Attributes:
-        vectors: float32 [N, D].
-        rows: (key, source, class) of each vector.
-        classes: `ImageSet.class_of` of each vector: two images match where it is equal.
-        images: (source, key) → image; one that is gone since is shown without a picture.
-    """
+    """The vectors of `guie embed` with their images."""
 
-    vectors: np.ndarray
-    rows: list[tuple[str, str, str]]
-    classes: list[tuple[str, str]]
-    images: dict[tuple[str, str], Item]
+    vectors: np.ndarray  # float32 [N, D]
+    rows: list[tuple[str, str, str]]  # (key, source, class) of each vector
+    classes: list[tuple[str, str]]  # `ImageSet.class_of` of each vector: two images match where it is equal
+    images: dict[tuple[str, str], Item]  # by (source, key); one that is gone since is shown without a picture
 
 
 def main(options: Options) -> None:
@@ -63,8 +57,7 @@ def main(options: Options) -> None:
 def server(options: Options) -> ThreadingHTTPServer:
     """A server that listens and does not serve yet.
 
-    Raises:
-        BadInput: no vectors there, a table of another length, no such data, an address that is taken or wrong.
+    Raises BadInput: no vectors there, a table of another length, no such data, an address that is taken or wrong.
     """
     handler = type("Handler", (_Handler,), {"gallery": open_gallery(options.vectors, options.data)})
     try:
@@ -80,13 +73,10 @@ def open_gallery(folder: Path, spec: str) -> Gallery:
         with (folder / "items.csv").open(encoding="utf-8", newline="") as file:
             rows = [(row["key"], row["source"], row["class"]) for row in csv.DictReader(file)]
     except (OSError, ValueError, KeyError) as error:
-        raise BadInput(
-            f"{folder}: expected embeddings.npy and items.csv, as `guie embed` writes them ({reason(error)})"
-        ) from None
+        raise BadInput(f"{folder}: expected embeddings.npy and items.csv of `guie embed` ({reason(error)})") from None
     if vectors.ndim != 2 or len(vectors) != len(rows) or not rows:
-        raise BadInput(
-            f"{folder}: expected one vector for each row of items.csv, got {vectors.shape} and {len(rows)} rows"
-        )
+        found = f"{vectors.shape} and {len(rows)} rows"
+        raise BadInput(f"{folder}: expected one vector for each row of items.csv, got {found}")
     sets = sources.open_data(spec)
     images = {(each.name, item.key): item for each in sets for item in each.items}
     spaces = {each.name: each for each in sets}
@@ -134,16 +124,9 @@ def list_page(gallery: Gallery, find: str, page: str) -> str:
     pages = max(-(-len(found) // ITEMS_A_PAGE), 1)
     number = min(max(int(page) if page.isascii() and page.isdigit() else 1, 1), pages)
     shown = found[(number - 1) * ITEMS_A_PAGE : number * ITEMS_A_PAGE]
-    return render(
-        "browse_list.html",
-        title="Images",
-        find=find,
-        found=len(found),
-        total=len(gallery.rows),
-        page=number,
-        pages=pages,
-        figures=[_figure(gallery, row, gallery.rows[row][2]) for row in shown],
-    )
+    figures = [_figure(gallery, row, gallery.rows[row][2]) for row in shown]
+    counts = {"found": len(found), "total": len(gallery.rows), "page": number, "pages": pages}
+    return render("browse_list.html", title="Images", find=find, figures=figures, **counts)
 
 
 def item_page(gallery: Gallery, row: int) -> str:
@@ -151,18 +134,12 @@ def item_page(gallery: Gallery, row: int) -> str:
     key, source, name = gallery.rows[row]
     ids, distances = nearest(gallery.vectors[row][None], gallery.vectors, NEIGHBOURS + 1)
     near = [(i, d) for i, d in zip(ids[0].tolist(), distances[0].tolist(), strict=True) if i not in (row, -1)]
-    neighbours = [
-        _figure(
-            gallery,
-            other,
-            f"{distance:.3f} {gallery.rows[other][2]}",
-            "hit" if gallery.classes[other] == gallery.classes[row] else "miss",
-        )
-        for other, distance in near[:NEIGHBOURS]
-    ]
-    return render(
-        "browse_item.html", title=f"{name} · {source} · {key}", query=_figure(gallery, row, name), neighbours=neighbours
-    )
+    neighbours = []
+    for other, distance in near[:NEIGHBOURS]:
+        kind = "hit" if gallery.classes[other] == gallery.classes[row] else "miss"
+        neighbours.append(_figure(gallery, other, f"{distance:.3f} {gallery.rows[other][2]}", kind))
+    title = f"{name} · {source} · {key}"
+    return render("browse_item.html", title=title, query=_figure(gallery, row, name), neighbours=neighbours)
 
 
 def _figure(gallery: Gallery, row: int, caption: str, kind: str = "") -> Figure:

@@ -18,37 +18,23 @@ BOX = "#f5c518"
 
 @dataclass(frozen=True)
 class Figure:
-    """An image of a page, as the templates show it.
+    """An image of a page, as the templates show it."""
 
-    Attributes:
-        source: address or data URL; empty where there is no picture: the name stands there.
-        name: the image's source and key.
-        kind: "hit" (green frame), "miss" (red), "" (grey).
-        link: where a click leads.
-    """
-
-    source: str
-    name: str
+    source: str  # address or data URL; empty where there is no picture: the name stands there
+    name: str  # the image's source and key
     caption: str
-    kind: str = ""
-    link: str = ""
+    kind: str = ""  # "hit" (green frame), "miss" (red), "" (grey)
+    link: str = ""  # where a click leads
 
 
 @dataclass(frozen=True)
 class Tile:
-    """An image of `neighbour_picture`.
+    """An image of `neighbour_picture`."""
 
-    Attributes:
-        image: uint8 [H, W, 3].
-        caption: two lines at most.
-        right: True green frame, False red, None grey.
-        box: left, top, right, bottom in px of `image`; drawn upon it.
-    """
-
-    image: np.ndarray
-    caption: str
-    right: bool | None = None
-    box: tuple[int, int, int, int] | None = None
+    image: np.ndarray  # uint8 [H, W, 3]
+    caption: str  # two lines at most
+    right: bool | None = None  # True green frame, False red, None grey
+    box: tuple[int, int, int, int] | None = None  # left, top, right, bottom in px of `image`; drawn upon it
 
 
 def neighbour_picture(query: Tile, neighbours: Sequence[Tile]) -> Image.Image:

@@ -21,24 +21,19 @@ KERAS_HUB = "keras_hub:"
 
 @dataclass(frozen=True)
 class Loaded:
-    """A classifier ready to run.
+    """A classifier ready to run."""
 
-    Attributes:
-        scores: pictures, uint8 [H, W, 3] each → logits or probabilities, float32 [B, outputs].
-        made_by: JSON-able; all that decides the scores but the pictures.
-    """
-
+    # pictures, uint8 [H, W, 3] each → logits or probabilities, float32 [B, outputs]
     scores: Callable[[list[np.ndarray]], np.ndarray]
     outputs: int
-    made_by: list[Any]
+    made_by: list[Any]  # JSON-able; all that decides the scores but the pictures
 
 
 def label_map(path: Path, outputs: int) -> list[str]:
     """Names of a classifier's outputs in order: 1,000 for ImageNet-1k, 21,841 or 21,843 for ImageNet-21k.
 
-    Raises:
-        BadInput: no such file, no UTF-8, an index that is missing or repeated, another number of classes than
-            the classifier has outputs.
+    Raises BadInput: no such file, no UTF-8, an index that is missing or repeated, another number of classes than the
+    classifier has outputs.
     """
     if not path.is_file():
         raise BadInput(f"classifier.labels: expected a label map, {path} does not exist")
@@ -63,10 +58,7 @@ def label_map(path: Path, outputs: int) -> list[str]:
 
 
 def load(classifier: Classifier) -> Loaded:
-    """
-    Raises:
-        BadInput: no such model, or one that does not give [B, C].
-    """
+    """Raises BadInput: no such model, or one that does not give [B, C]."""
     if classifier.name.startswith(encoders.KERAS_FILE):
         options = Encoder(
             name=classifier.name, mean=classifier.mean, std=classifier.std, image_size_px=classifier.image_size_px

@@ -30,9 +30,8 @@ def choose_box(
         centre_share: the box's middle must lie within this share of width and height around the centre.
         padding: share of the box's width and height that is added at every side.
 
-    Returns:
-        None where no box is sure and central enough: the whole picture is then the object. Ties in area go to
-        the surer box.
+    None where no box is sure and central enough: the whole picture is then the object. Ties in area go to the
+    surer box.
 
     >>> boxes = np.array([[0, 0, 30, 100], [40, 40, 60, 60], [30, 30, 70, 70]])
     >>> choose_box(boxes, np.array([0.9, 0.9, 0.8]), 100, 100)
@@ -77,8 +76,7 @@ class Detector:
     Attributes:
         made_by: JSON-able; all that decides a box but the picture.
 
-    Raises:
-        BadInput: no such preset, or it cannot be fetched.
+    Raises BadInput: no such preset, or it cannot be fetched.
     """
 
     def __init__(self, crop: Crop):

@@ -27,17 +27,12 @@ WHOLE = (-1, -1, -1, -1)  # the box, in the cache, of an image that is not cropp
 
 @dataclass(frozen=True)
 class Stored:
-    """Images that could be read, with their vectors.
-
-    Attributes:
-        vectors: float32 [N, D], unit length. boxes: what was cropped from each image; None: the whole of it.
-        rejects: (key, reason) of the others.
-    """
+    """Images that could be read, with their vectors."""
 
     images: list[Item]
-    vectors: np.ndarray
-    boxes: list[Box | None]
-    rejects: list[tuple[str, str]]
+    vectors: np.ndarray  # float32 [N, D], unit length
+    boxes: list[Box | None]  # what was cropped from each image; None: the whole of it
+    rejects: list[tuple[str, str]]  # (key, reason) of the others
 
 
 class Embedder:
@@ -111,9 +106,7 @@ def embed_images(
 ) -> Stored:
     """Reads, crops and embeds; a rerun, or one after a kill, computes only what is missing.
 
-    Args:
-        detector: finds the box to crop; None: nothing is cropped.
-        what: the work, for the progress.
+    `detector`: finds the box to crop; None: nothing is cropped. `what`: the work, for the progress.
     """
 
     def compute(pictures: list[np.ndarray]) -> dict[str, np.ndarray]:

@@ -16,17 +16,11 @@ from tfrecords.sources import Item
 
 @dataclass(frozen=True)
 class Found:
-    """The neighbours of one query.
+    """The neighbours of one query."""
 
-    Attributes:
-        rows: of the index, nearest first.
-        distances: Euclidean, of unit vectors.
-        classes: the likeliest ones where the method is `classify`, else empty.
-    """
-
-    rows: list[int]
-    distances: list[float]
-    classes: list[str]
+    rows: list[int]  # of the index, nearest first
+    distances: list[float]  # Euclidean, of unit vectors
+    classes: list[str]  # the likeliest ones where the method is `classify`, else empty
 
 
 def write_pictures(

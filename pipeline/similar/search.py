@@ -27,24 +27,15 @@ from tfrecords.sources import Item, read_file
 
 @dataclass(frozen=True)
 class LikelyClasses:
-    """What `classify` says.
+    """What `classify` says."""
 
-    Attributes:
-        of_queries: int [Q, n], the likeliest classes of each query, by number. of_index: int [N], the likeliest one.
-        names: of the classes.
-    """
-
-    of_queries: np.ndarray
-    of_index: np.ndarray
-    names: Sequence[str]
+    of_queries: np.ndarray  # int [Q, n], the likeliest classes of each query, by number
+    of_index: np.ndarray  # int [N], the likeliest class of each image
+    names: Sequence[str]  # of the classes
 
 
 def search(config: Similar, paths: list[str]) -> None:
-    """Writes neighbours.csv, pictures, similar.html and, of labelled queries, metrics.json.
-
-    Args:
-        paths: of image files to search for, instead of the config's queries.
-    """
+    """Writes neighbours.csv, pictures, similar.html and metrics.json; `paths` are queries instead of the config's."""
     run_dir = Path(config.run_dir)
     index_items, names = list_images(config.index, config.data_root)
     query_items = index_items
@@ -56,7 +47,6 @@ def search(config: Similar, paths: list[str]) -> None:
     trained = run_dir / STATE if config.method == "embedder" else None
     embedder = Embedder(config.encoder, config.embedding_dim, config.seed, trained)
     detector = Detector(config.crop) if config.crop.detector else None
-
     indexed = embed_images(index_items, embedder, detector, run_dir, config.batch_size, "similar: index")
     queried = indexed
     if query_items is not index_items:
@@ -69,7 +59,6 @@ def search(config: Similar, paths: list[str]) -> None:
     if not indexed.images or not queried.images:
         raise BadInput(f"no image could be read, such as {rejects[0]}")
     files.write_csv(run_dir / "rejects.csv", ("key", "reason"), rejects)
-
     classes = None
     if config.method == "classify":
         classes = likely_classes(config, indexed, queried, names, detector)
@@ -93,8 +82,7 @@ def search(config: Similar, paths: list[str]) -> None:
 def neighbours(indexed: Stored, queried: Stored, k: int, classes: LikelyClasses | None = None) -> list[Found]:
     """The k nearest images of the index for every query, without the query itself (by its key).
 
-    Args:
-        classes: restricts each query to the index images of its likeliest classes; fewer than k may come.
+    `classes`: restricts each query to the index images of its likeliest classes; fewer than k may come.
     """
     found: dict[int, Found] = {}  # by the query's row
     groups: dict[tuple[int, ...], list[int]] = {}  # likeliest classes → rows of the queries

@@ -34,15 +34,11 @@ REJECTS = "train_rejects.csv"  # not rejects.csv, which is the search's, in the 
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """Images that could be read.
-
-    Attributes:
-        labels: int64 [N], the classes in order of name.
-        features: float32 [N, width], unit length, of the frozen encoder; None: it is trained, and pixels are read.
-    """
+    """Images that could be read."""
 
     items: list[Item]
-    labels: np.ndarray
+    labels: np.ndarray  # int64 [N], the classes in order of name
+    # float32 [N, width], unit length, of the frozen encoder; None: it is trained, and pixels are read
     features: np.ndarray | None
 
 
@@ -58,7 +54,6 @@ def train(config: Similar) -> None:
     rows: dict[str, dict[str, Any]] = {}  # of train_metrics.json, by set
     if (run_dir / METRICS).exists() and (last_set or epochs_of_last):
         rows = {row["set"]: row for row in files.read_json(run_dir / METRICS)["sets"]}
-
     for index, part in enumerate(triplets.sets):
         row = rows.get(part.name, {})
         epochs_done = epochs_of_last if index == last_set else 0
@@ -69,22 +64,19 @@ def train(config: Similar) -> None:
         images = _read_images(embedder, part.train, part.name, config, rejects)
         validation = _read_images(embedder, part.validation, f"{part.name}, validation", config, rejects)
         _write_rejects(run_dir / REJECTS, part.name, rejects)
-
         row = {"set": part.name, "images": len(images.items), "before": row.get("before"), "after": None}
         if epochs_done == 0:
             row["before"] = validate(embedder, validation, config.batch_size)
         rows[part.name] = row
         # Written before training too: a resumed run finds `before` here.
         files.write_json(run_dir / METRICS, {"sets": list(rows.values())})
-
         for epoch in range(epochs_done, part.epochs):
-            seed = _epoch_seed(config.seed, index, epoch)
+            seed = int(files.fingerprint([config.seed, index, epoch]), 16) % 2**32
             batches = class_batches(images.labels, triplets.classes_a_batch, triplets.images_a_class, seed)
             what = f"similar train: {part.name}, epoch {epoch + 1} of {part.epochs}"
             loss = train_epoch(trainer, embedder, images, batches, what)
             trainer.save(index, epoch + 1)
             print(f"{what}: loss {loss:.4f}", flush=True)
-
         row["after"] = validate(embedder, validation, config.batch_size)
         files.write_json(run_dir / METRICS, {"sets": list(rows.values())})
     print(_table(list(rows.values())))
@@ -95,11 +87,7 @@ def train(config: Similar) -> None:
 def train_epoch(
     trainer: Trainer, embedder: Embedder, images: LabelledImages, batches: Sequence[np.ndarray], what: str
 ) -> float:
-    """Trains on every batch of rows. Returns the mean loss.
-
-    Raises:
-        BadInput: the loss is no longer finite.
-    """
+    """Trains on every batch of rows. Returns the mean loss. Raises BadInput: the loss is no longer finite."""
     progress = Progress(what, sum(map(len, batches)), "images")
     losses: list[float] = []
     for rows in batches:
@@ -181,7 +169,3 @@ def _table(rows: Sequence[dict[str, Any]]) -> str:
         [[name, when, *(f"{scores[each]:.4f}" for each in names)] for name, when, scores in scored],
         left=2,
     )
-
-
-def _epoch_seed(seed: int, set_index: int, epoch: int) -> int:
-    return int(files.fingerprint([seed, set_index, epoch]), 16) % 2**32

@@ -21,12 +21,8 @@ def triplet_loss(embeddings: tf.Tensor, labels: tf.Tensor, margin: float, mining
     semihard: for every pair (a, p) the nearest negative that is farther than p; where there is none, the farthest
     negative (Schroff et al., FaceNet, CVPR 2015).
 
-    Args:
-        embeddings: [B, D], unit length. labels: int [B]. margin: in distance, 0 … 2.
-
-    Returns:
-        float32 scalar, the mean over anchors (hard) or pairs (semihard) that have a positive and a negative; 0
-        where none has.
+    `embeddings` are [B, D] of unit length, `labels` int [B], `margin` a distance, 0 … 2. Returns float32, the mean over
+    anchors (hard) or pairs (semihard) that have a positive and a negative; 0 where none has.
     """
     distances = pairwise_distances(embeddings)  # [B, B]
     same = labels[:, None] == labels[None, :]
@@ -61,23 +57,17 @@ def pairwise_distances(embeddings: tf.Tensor) -> tf.Tensor:
 def class_batches(labels: np.ndarray, classes: int, images: int, seed: int) -> list[np.ndarray]:
     """One epoch of batches with several images of each class.
 
-    Args:
-        labels: int [N], of every image. classes, images: P classes a batch, K images of each.
-
-    Returns:
-        int64 [P · K] rows of `labels` each; as many batches as give N images. Classes take turns, and within a
-        class its images do, so that none is left out while another is drawn twice. A class with one image is
-        left out: it has no positive.
-
-    Raises:
-        BadInput: fewer than two classes have two images.
+    `labels` is int [N], `classes` P a batch, `images` K of each. Returns int64 [P · K] rows of `labels` each, as many
+    batches as give N images. Classes take turns, and within a class its images do, so that none is left out while
+    another is drawn twice. A class with one image is left out: it has no positive. Raises BadInput: fewer than two
+    classes have two images.
     """
     rng = np.random.default_rng(seed)
-    rows_of: dict[int, np.ndarray] = {}
-    for label in np.unique(labels):
-        rows = np.flatnonzero(labels == label)
-        if len(rows) > 1:
-            rows_of[int(label)] = rng.permutation(rows)
+    rows_of = {  # class → its rows, shuffled
+        int(label): rng.permutation(rows)
+        for label in np.unique(labels)
+        if len(rows := np.flatnonzero(labels == label)) > 1
+    }
     if len(rows_of) < 2:
         raise BadInput("triplets need two classes with at least two images each")
     classes = min(classes, len(rows_of))
@@ -132,11 +122,7 @@ class Trainer:
         self.step = step  # (inputs [B, …], labels int64 [B]) → the batch's loss
 
     def restore(self) -> tuple[int, int]:
-        """(index of the set, epochs of it done) from the state file; (0, 0) where there is none.
-
-        Raises:
-            BadInput: the file is of another model.
-        """
+        """(index of the set, epochs of it done) by the state file, else (0, 0). Raises BadInput: of another model."""
         if not self.path.exists():
             return 0, 0
         with np.load(self.path) as state:

@@ -76,9 +76,7 @@ def _read_new(
 ) -> list[tuple[Item, str, np.ndarray]]:
     """(item, digest, pixels) of the images that some collection lacks, or holds with other bytes or another class.
 
-    Args:
-        stored: key → digest, of each collection.
-        rejects: gets (key, reason) of the images that cannot be read.
+    `stored`: key → digest, of each collection. `rejects`: gets (key, reason) of the images that cannot be read.
     """
     new = []
     for item in items:

@@ -12,28 +12,19 @@ from pipeline.staged.config import NEVER
 
 @dataclass(frozen=True)
 class Point:
-    """One setting of the cascade and what it gave.
+    """One setting of the cascade and what it gave."""
 
-    Attributes:
-        thresholds: of all stages but the last; NEVER skips a stage.
-        milliseconds: mean of an image.
-        answered: share of the images that each stage answered.
-    """
-
-    thresholds: tuple[float, ...]
+    thresholds: tuple[float, ...]  # of all stages but the last; NEVER skips a stage
     accuracy: float
-    milliseconds: float
-    answered: tuple[float, ...]
+    milliseconds: float  # mean of an image
+    answered: tuple[float, ...]  # share of the images that each stage answered
 
 
 def vote(class_names: Sequence[str]) -> tuple[str, float]:
-    """The class most neighbours have, and their share. Ties go to the class whose member is nearest.
+    """The class most neighbours have, and their share, ("", 0.0) of none. Ties go to the class whose member is nearest.
 
     >>> vote(["cat", "dog", "dog", "cat", "owl"])
     ('cat', 0.4)
-
-    Args:
-        class_names: of the neighbours, nearest first; empty gives ("", 0.0).
     """
     if not class_names:
         return "", 0.0
@@ -74,8 +65,7 @@ def simulate(
 def pareto(points: Sequence[Point], gain: float = 0.0) -> list[Point]:
     """The points that no other beats in both accuracy and time, fastest first.
 
-    Args:
-        gain: a slower point must be more accurate by this much; the most accurate one stays in any case.
+    `gain`: a slower point must be more accurate by this much; the most accurate one stays in any case.
     """
     front: list[Point] = []
     last: Point | None = None
@@ -102,8 +92,7 @@ def curve(
         levels: thresholds to try at every stage; NEVER is tried too.
         gain: accuracy that a slower setting must add, or it is left out.
 
-    Returns:
-        Points of the images at odd indices, in the order of the Pareto front of those at even ones.
+    Returns points of the images at odd indices, in the order of the Pareto front of those at even ones.
     """
 
     def simulated(half: slice, thresholds: Sequence[float]) -> Point:

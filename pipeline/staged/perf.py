@@ -77,13 +77,8 @@ def measure(
 
 
 def _test(
-    retriever: Retriever,
-    items: Sequence[Item],
-    choice: str,
-    thresholds: Mapping[str, float],
-    rejects: list[tuple[str, str]],
+    retriever: Retriever, items: list[Item], stage: str, thresholds: Mapping[str, float], rejects: list[tuple[str, str]]
 ) -> list[Tested]:
-    """The answers to the images that can be read; the others go to `rejects`."""
     kept, pictures = [], []
     for row, picture, why in read_decoded(items):
         if picture is None:
@@ -93,7 +88,7 @@ def _test(
             pictures.append(picture)
     if not kept:
         return []
-    answers = retriever.answer_all(choice, Batch(pictures, [item.key for item in kept]), thresholds)
+    answers = retriever.answer_all(stage, Batch(pictures, [item.key for item in kept]), thresholds)
     return [Tested(item.key, item.class_name, given) for item, given in zip(kept, answers, strict=True)]
 
 
@@ -125,9 +120,8 @@ def stage_rows(tested: Sequence[Tested], choice: str) -> list[dict[str, Any]]:
             judged.append((image.answers[-1], image.correct))
             times.append((encode_ms, query_ms, encode_ms + query_ms))
         last = [image.answers[-1].stage for image in tested]
-        rows.append(
-            {**_row("cascade", judged, times), "answered": {stage: last.count(stage) / len(tested) for stage in STAGES}}
-        )
+        answered = {stage: last.count(stage) / len(tested) for stage in STAGES}
+        rows.append({**_row("cascade", judged, times), "answered": answered})
     return rows
 
 

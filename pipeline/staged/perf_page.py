@@ -12,12 +12,7 @@ COLOURS = {"correct": charts.RED, "incorrect": charts.BLUE}
 
 
 def report(tested: Sequence[Tested], result: dict, points: Sequence[cascade.Point]) -> str:
-    """The page: table, bars of accuracy and time, distances, agreement, and the cascade's curve.
-
-    Args:
-        result: what perf-<stage>.json holds.
-        points: of the cascade; empty where it was not simulated.
-    """
+    """The page of `result` (perf-<stage>.json): table, bars, distances, agreement, and the curve of the `points`."""
     rows = result["stages"]
     accuracy = {row["stage"]: {"accuracy": 100 * row["accuracy"]} for row in rows}
     milliseconds = {row["stage"]: {"encoder": row["encode_ms"], "query": row["query_ms"]} for row in rows}

@@ -14,20 +14,14 @@ from pipeline.staged.vector_database import Neighbour, VectorDatabase
 
 @dataclass(frozen=True)
 class Answer:
-    """What one stage says of one image.
-
-    Attributes:
-        agreement: share of the neighbours that have the class; 1 for zero-shot, which asks the nearest class.
-        encode_ms: of this image: resizing, and the encoder from where the stage before it stopped.
-        query_ms: of this image: the database.
-    """
+    """What one stage says of one image."""
 
     stage: str
     class_name: str
-    agreement: float
+    agreement: float  # share of the neighbours that have the class; 1 for zero-shot, which asks the nearest class
     neighbours: list[Neighbour]
-    encode_ms: float
-    query_ms: float
+    encode_ms: float  # of this image: resizing, and the encoder from where the stage before it stopped
+    query_ms: float  # of this image: the database
 
     @property
     def distance(self) -> float:
@@ -48,12 +42,7 @@ class Tested:
 
 
 class Retriever:
-    """Answers by neighbours.
-
-    Args:
-        collection: start of the collections' names; each stage's is `<collection>_<stage>`.
-        neighbours: that vote.
-    """
+    """Answers by the vote of `neighbours` in each stage's collection, `<collection>_<stage>`."""
 
     def __init__(self, encoder: StagedEncoder, database: VectorDatabase, collection: str, neighbours: int):
         self.encoder, self.database, self.neighbours = encoder, database, neighbours
@@ -92,11 +81,8 @@ class Retriever:
     def cascade(self, batch: Batch, thresholds: Mapping[str, float]) -> list[list[Answer]]:
         """Stage after stage, each only for the images that those before it have not settled.
 
-        Args:
-            thresholds: stage → agreement that settles an image; above 1 the stage is skipped.
-
-        Returns:
-            Of each image the answers of the stages that saw it; the last one is the cascade's.
+        `thresholds`: stage → agreement that settles an image; above 1 the stage is skipped. Returns of each image the
+        answers of the stages that saw it; the last one is the cascade's.
         """
         answers: list[list[Answer]] = [[] for _ in batch.images]
         rows = list(range(len(batch.images)))  # of `answers`; the batch shrinks
@@ -119,12 +105,7 @@ class Retriever:
 
 
 def queried_stages(choice: str, thresholds: Mapping[str, float]) -> tuple[str, ...]:
-    """The stages whose neighbours are looked up, from shallow to deep.
-
-    Args:
-        choice: a stage, `all` or `cascade`.
-        thresholds: of the cascade, stage → agreement; above 1 the stage is skipped.
-    """
+    """The stages to query, from shallow to deep; `choice` is a stage, `all` or `cascade`, which skips those above 1."""
     if choice == "cascade":
         return tuple(stage for stage in STAGES if stage == STAGES[-1] or thresholds.get(stage, 1.0) <= 1)
     return STAGES if choice == "all" else (choice,)

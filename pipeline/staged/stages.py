@@ -23,31 +23,21 @@ from pipeline.models.weights.variables import weights_digest
 
 @dataclass(frozen=True)
 class Stage:
-    """
-    Attributes:
-        width: numbers a vector.
-        made_by: JSON-able; all that decides a vector but the image. A collection holds vectors of one `made_by`.
-        zero_shot: its collection holds classes instead of images, so the nearest one alone is the answer.
-    """
+    """A depth at which an image becomes a vector."""
 
     name: str
-    width: int
-    made_by: dict[str, Any]
-    zero_shot: bool = False
+    width: int  # numbers a vector
+    made_by: dict[str, Any]  # JSON-able; all that decides a vector but the image: one for all vectors of a collection
+    zero_shot: bool = False  # its collection holds classes, not images, so the nearest one alone is the answer
 
 
 @dataclass
 class Batch:
-    """Images on their way through the stages.
+    """Images on their way through the stages."""
 
-    Attributes:
-        images: uint8 [H, W, 3] each.
-        keys: one an image; an image is not its own neighbour.
-        activations: what the encoder has computed of them so far, see `SteppedEncoder.advance`.
-    """
-
-    images: list[np.ndarray]
-    keys: list[str]
+    images: list[np.ndarray]  # uint8 [H, W, 3] each
+    keys: list[str]  # one an image; an image is not its own neighbour
+    # What the encoder has computed of them so far, see `SteppedEncoder.advance`
     activations: dict[str, tf.Tensor] = field(default_factory=dict)
 
     def keep(self, rows: Sequence[int]) -> "Batch":

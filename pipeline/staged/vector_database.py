@@ -35,12 +35,9 @@ class Neighbour:
 class VectorDatabase:
     """One open database. Use it in a `with` block.
 
-    Args:
-        uri: a path that ends in `.db` (Milvus Lite), or `http://host:19530` (a cluster).
-        token: `user:password` or an API key of the cluster; empty for none.
-
-    Raises:
-        BadInput: pymilvus is not installed, another process holds the file, the cluster does not answer.
+    `uri`: a path that ends in `.db` (Milvus Lite), or `http://host:19530` (a cluster). `token`: `user:password` or an
+    API key of the cluster; empty for none. Raises BadInput: pymilvus is not installed, another process holds the file,
+    the cluster does not answer.
     """
 
     def __init__(self, uri: str, token: str = ""):
@@ -81,12 +78,8 @@ class VectorDatabase:
     def open_collection(self, name: str, width: int, made_by: dict[str, Any], create: bool) -> None:
         """Makes a collection of vectors [width], or finds it there.
 
-        Args:
-            made_by: what the vectors depend on (encoder, layer, …); stored with the collection.
-            create: False: a missing collection is an error.
-
-        Raises:
-            BadInput: the collection was filled by another `made_by`; it is missing and `create` is False.
+        `made_by`: what the vectors depend on (encoder, layer, …); stored with the collection. Raises BadInput:
+        the collection was filled by another `made_by`, or it is missing and `create` is False.
         """
         from pymilvus import DataType
 
@@ -158,11 +151,7 @@ class VectorDatabase:
         return int(self.client.query(name, filter="", output_fields=["count(*)"])[0]["count(*)"])
 
     def search(self, name: str, vectors: np.ndarray, k: int) -> list[list[Neighbour]]:
-        """The k nearest rows of every vector, nearest first; fewer where the collection holds fewer.
-
-        Args:
-            vectors: float32 [Q, width].
-        """
+        """The k nearest rows of each of `vectors`, float32 [Q, width], nearest first; fewer where it holds fewer."""
         found = self.client.search(
             name, data=list(with_direction(vectors)), limit=k, output_fields=["key", "class_name"]
         )

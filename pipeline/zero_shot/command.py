@@ -65,9 +65,8 @@ def main(config: ZeroShot) -> None:
     if config.step == "data-prep":
         print(f"zero-shot: {len(task.items):,} images prepared in {run_dir / 'images'}")
         return
-    rows = [
-        evaluate(config, model, images, task, templates) for model, images in zip(config.models, prepared, strict=True)
-    ]
+    pairs = zip(config.models, prepared, strict=True)
+    rows = [evaluate(config, model, images, task, templates) for model, images in pairs]
     files.write_json(run_dir / "zero_shot.json", {"templates": len(templates), "models": rows})
     print(table(rows))
     print(f"zero-shot: {len(rows)} model(s), {rows[0]['images']:,} images: {run_dir / 'zero_shot.json'}")
@@ -95,8 +94,7 @@ def list_task(config: ZeroShot) -> Task:
 def data_prep(config: ZeroShot, items: list[Item]) -> list[Prepared]:
     """The images as each model wants them; models of one size share them.
 
-    Raises:
-        BadInput: an unknown encoder; the step is `evaluate` and the cache lacks an image that can be read.
+    Raises BadInput: an unknown encoder; the step is `evaluate` and the cache lacks an image that can be read.
     """
     threads = config.threads or os.cpu_count() or 1
     wanted = [_resizing(config, model) for model in config.models]
@@ -109,8 +107,7 @@ def data_prep(config: ZeroShot, items: list[Item]) -> list[Prepared]:
                 continue
             print(f"images: {preprocess.image_size_px} px, {fit} → {cache.folder}", flush=True)
             resize = partial(resize_to_square, preprocess=preprocess, fit=fit)
-            refuse = config.step == "evaluate"
-            compute = partial(_not_prepared, cache.folder) if refuse else partial(_resized, pool, resize)
+            compute = partial(_resized, config.step, pool, resize, cache.folder)
             found = cache_images(cache, items, compute, "images", threads, config.images_per_file, threads)
             prepared[cache.folder] = Prepared(cache, found)
     return [prepared[cache.folder] for cache in caches]
@@ -124,14 +121,10 @@ def _resizing(config: ZeroShot, model: ImageTextModel) -> tuple[Preprocess, str]
     return Preprocess(size_px, entry.facts.mean, entry.facts.std, entry.facts.resize), fit
 
 
-def _resized(
-    pool: ThreadPoolExecutor, resize: Callable[[np.ndarray], np.ndarray], pictures: list[np.ndarray]
-) -> dict[str, np.ndarray]:
+def _resized(step: str, pool: ThreadPoolExecutor, resize: Callable, folder: Path, pictures: list[np.ndarray]) -> dict:
+    if step == "evaluate":
+        raise BadInput(f"{folder} lacks some images: run guie zero-shot data-prep with this config first")
     return {"images": np.stack(list(pool.map(resize, pictures)))}
-
-
-def _not_prepared(folder: Path, pictures: list[np.ndarray]) -> dict[str, np.ndarray]:
-    raise BadInput(f"{folder} lacks some images: run guie zero-shot data-prep with this config first")
 
 
 def evaluate(
@@ -175,26 +168,21 @@ def evaluate(
 
 
 def _classify(
-    config: ZeroShot,
-    encoder: DualEncoder,
-    classes: np.ndarray,
-    images: Prepared,
-    labels: np.ndarray,
-    predictions: ArrayCache,
+    config: ZeroShot, encoder: DualEncoder, classes: np.ndarray, images: Prepared, labels: np.ndarray, cache: ArrayCache
 ) -> tuple[np.ndarray, float, int]:
     """(the best classes of each image int64 [N, ≤5], seconds of encoding, images encoded now)."""
     best, seconds, encoded, right = [], 0.0, 0, 0
     progress = console.Progress(f"{encoder.text.name}: images", len(labels), "images")
     for start in range(0, len(labels), config.images_per_file):
         keys = images.found.keys[start : start + config.images_per_file]
-        if new := predictions.missing(keys):
+        if new := cache.missing(keys):
             pixels = images.cache.get(new)["images"]
             started = time.monotonic()
             cosines = (encoder.encode_images(batch) @ classes.T for batch in batches(pixels, config.batch_size))
             top = [np.argsort(-cosine, axis=1, kind="stable")[:, :TOP] for cosine in cosines]
             seconds, encoded = seconds + time.monotonic() - started, encoded + len(new)
-            predictions.put(new, best=np.concatenate(top))
-        best.append(predictions.get(keys)["best"])
+            cache.put(new, best=np.concatenate(top))
+        best.append(cache.get(keys)["best"])
         seen = start + len(keys)
         right += int((best[-1][:, 0] == labels[start:seen]).sum())
         progress.add(len(keys), f"top-1 so far {right / seen:.1%}")

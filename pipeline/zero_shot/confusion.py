@@ -34,10 +34,7 @@ def most_confused(counts: np.ndarray) -> list[int | None]:
 def picture(counts: np.ndarray, names: list[str], title: str) -> Image.Image:
     """The matrix as shares of each true class's images, white 0 to dark blue 1.
 
-    Class names stand beside rows and columns where there are at most MOST_NAMED.
-
-    Args:
-        counts: int [C, C], see `matrix`.
+    Class names stand beside rows and columns where there are at most MOST_NAMED. `counts`: int [C, C], see `matrix`.
     """
     with charts.drawing():
         from matplotlib.colors import LinearSegmentedColormap, PowerNorm

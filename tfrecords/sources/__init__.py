@@ -1,12 +1,11 @@
 """Public image sets as their users have them on disk. Each file defines a layout: how it is listed, its size."""
 
-import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pipeline.config import Source, resolve_data_path
-from pipeline.errors import BadInput
+from pipeline.errors import BadInput, nearest
 from tfrecords.sources import (
     cifar,
     csv_table,
@@ -28,28 +27,16 @@ __all__ = ["LAYOUTS", "Item", "Layout", "Listing", "find_layout", "list_configur
 LAYOUTS: dict[str, Layout] = {
     layout.name: layout
     for layout in (
-        folder.LAYOUT,
-        drawn.LAYOUT,
-        imagenet.LAYOUT,
-        products10k.LAYOUT,
-        landmarks.LAYOUT,
-        cub200.LAYOUT,
-        cifar.CIFAR10,
-        cifar.CIFAR100,
-        idx.MNIST,
-        idx.FASHION_MNIST,
-        parquet.LAYOUT,
-        csv_table.LAYOUT,
-        shards.LAYOUT,
+        folder.LAYOUT, drawn.LAYOUT, imagenet.LAYOUT, products10k.LAYOUT, landmarks.LAYOUT, cub200.LAYOUT,
+        cifar.CIFAR10, cifar.CIFAR100, idx.MNIST, idx.FASHION_MNIST, parquet.LAYOUT, csv_table.LAYOUT, shards.LAYOUT,
     )
-}
+}  # fmt: skip
 
 
 def find_layout(name: str) -> Layout:
     """Raises BadInput for an unknown name; the nearest known ones are named."""
     if name not in LAYOUTS:
-        near = difflib.get_close_matches(name, LAYOUTS, n=3, cutoff=0.4) or sorted(LAYOUTS)
-        raise BadInput(f"unknown layout {name!r}; nearest known: {', '.join(near)}")
+        raise BadInput(f"unknown layout {name!r}; nearest known: {nearest(name, sorted(LAYOUTS))}")
     return LAYOUTS[name]
 
 
@@ -61,8 +48,7 @@ def list_source(layout: str, root: Path, options: Mapping[str, Any] | None = Non
         root: the set's folder (or archive, or file, where the layout says so).
         options: the layout's own, see its listing function.
 
-    Raises:
-        BadInput: an unknown layout, a wrong option, or what the layout does not find on disk.
+    Raises BadInput: an unknown layout, a wrong option, or what the layout does not find on disk.
     """
     found = find_layout(layout)
     checked = found.options(options or {})
@@ -75,8 +61,7 @@ def list_source(layout: str, root: Path, options: Mapping[str, Any] | None = Non
 def list_configured(source: Source, data_root: str) -> Listing:
     """Lists a source of a config; a relative root starts at `data_root`.
 
-    Raises:
-        BadInput: as `list_source` and `resolve_data_path`.
+    Raises BadInput as `list_source` and `resolve_data_path`.
     """
     rooted = find_layout(source.layout).rooted
     root = resolve_data_path(source.root, data_root) if rooted else Path()

@@ -124,12 +124,8 @@ class Store:
 def find(root: Path, marker: str, archives: tuple[str, ...] = ()) -> Store | None:
     """The store that holds the file or folder `marker`; None where there is none.
 
-    Args:
-        root: a folder or an archive.
-        archives: names of archives in the folder `root`, looked into where the folder itself lacks `marker`.
-
-    Raises:
-        BadInput: nothing at `root`, or an archive that cannot be read.
+    `root`: a folder or an archive. `archives`: names of archives in the folder `root`, looked into where the folder
+    itself lacks `marker`. Raises BadInput: nothing at `root`, or an archive that cannot be read.
     """
     if root.is_dir():
         found = Store(root).at(marker)
@@ -160,12 +156,8 @@ def tar_members(
 ) -> Iterator[tuple[str, Reader, int, int]]:
     """`(name, reader, offset, size)` of each file of a plain tar. Only headers are read.
 
-    Args:
-        where: what to call the tar in messages.
-        start, size: of a tar inside the tar, in bytes; by default the whole file.
-
-    Raises:
-        BadInput: a header is damaged, or the tar is cut off.
+    `where`: what to call the tar in messages. `start`, `size`: of a tar inside the tar, in bytes; by default the whole
+    file. Raises BadInput: a header is damaged, or the tar is cut off.
     """
     try:
         yield from _tar_members(path, start, size)
@@ -243,8 +235,7 @@ def _zip_readers(path: Path) -> dict[str, Reader]:
             elif info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 readers[name] = partial(refuse, f"{name} in {path.name} is encrypted or packed unusually")
             else:
-                sizes = (info.compress_size, info.file_size)
-                member = (info.header_offset, *sizes, info.compress_type, info.CRC)
+                member = (info.header_offset, info.compress_size, info.file_size, info.compress_type, info.CRC)
                 readers[name] = partial(read_zipped, str(path), *member)
     return readers
 

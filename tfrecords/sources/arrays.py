@@ -24,17 +24,12 @@ def png(pixels: np.ndarray) -> bytes:
 
 @dataclass(frozen=True)
 class Batch:
-    """A file of many images, in hashable fields: it is the cache key of the array that a worker has loaded.
+    """A file of many images, in hashable fields: it is the cache key of the array that a worker has loaded."""
 
-    Attributes:
-        parse, parse_arguments: `parse(*parse_arguments, file bytes)` → uint8 [N, H, W] or [N, H, W, 3];
-            raises ValueError.
-        read, read_arguments: `read(*read_arguments)` → the file's bytes.
-    """
-
+    # `parse(*parse_arguments, file bytes)` → uint8 [N, H, W] or [N, H, W, 3]; raises ValueError
     parse: Callable[..., np.ndarray]
     parse_arguments: tuple
-    read: Callable[..., bytes]
+    read: Callable[..., bytes]  # `read(*read_arguments)` → the file's bytes
     read_arguments: tuple
 
 

@@ -21,26 +21,24 @@ SIDE = 32
 PIXELS = 3 * SIDE * SIDE
 TEN = {"train": [f"data_batch_{n}" for n in range(1, 6)], "test": ["test_batch"]}
 HUNDRED = {"train": ["train"], "test": ["test"]}
+# Of a pickle the key of its labels; of a binary None, the bytes of labels before an image's pixels, and which counts.
+Form = tuple[bytes | None, int, int]
 PUBLISHED = {"train": 50_000, "test": 10_000, "all": 60_000}  # images, of either set
 
 
 def cifar10(root: Path, split: str = "train") -> Listing:
     """Lists CIFAR-10.
 
-    Args:
-        root: the folder of the batches, one above it, or the archive.
-        split: train, test or all.
-
-    Raises:
-        BadInput: neither form is there, or a file is missing, damaged or holds more than arrays and containers.
+    `root`: the folder of the batches, one above it, or the archive. `split`: train, test or all. Raises BadInput:
+    neither form is there, or a file is missing, damaged or holds more than arrays and containers.
     """
     archives = ("cifar-10-python.tar.gz", "cifar-10-binary.tar.gz")
     files = _files(TEN, split)
     if (python := find(root, "batches.meta", archives)) is not None:
         names = _names(python, "batches.meta", b"label_names")
-        return _listing(python, files, "", names, b"labels", 0)
+        return _listing(python, files, "", names, (b"labels", 0, 0))
     if (binary := find(root, "batches.meta.txt", archives)) is not None:
-        return _listing(binary, files, ".bin", _lines(binary, "batches.meta.txt"), None, 1)
+        return _listing(binary, files, ".bin", _lines(binary, "batches.meta.txt"), (None, 1, 0))
     raise BadInput(f"layout cifar10 expects batches.meta or batches.meta.txt in {root}: found neither")
 
 
@@ -51,10 +49,10 @@ def cifar100(root: Path, split: str = "train", coarse: bool = False) -> Listing:
     kind = "coarse" if coarse else "fine"
     if (python := find(root, "meta", archives)) is not None:
         names = _names(python, "meta", f"{kind}_label_names".encode())
-        return _listing(python, files, "", names, f"{kind}_labels".encode(), 0)
+        return _listing(python, files, "", names, (f"{kind}_labels".encode(), 0, 0))
     if (binary := find(root, "fine_label_names.txt", archives)) is not None:
         names = _lines(binary, f"{kind}_label_names.txt")
-        return _listing(binary, files, ".bin", names, None, 2, label_byte=0 if coarse else 1)
+        return _listing(binary, files, ".bin", names, (None, 2, 0 if coarse else 1))
     raise BadInput(f"layout cifar100 expects meta or fine_label_names.txt in {root}: found neither")
 
 
@@ -68,23 +66,14 @@ def parse_binary(label_bytes: int, data: bytes) -> np.ndarray:
     return _images(_binary_rows(label_bytes, data)[:, label_bytes:])
 
 
-def _listing(
-    store: Store,
-    files: list[str],
-    suffix: str,
-    names: list[str],
-    labels_key: bytes | None,
-    label_bytes: int,
-    label_byte: int = 0,
-) -> Listing:
+def _listing(store: Store, files: list[str], suffix: str, names: list[str], form: Form) -> Listing:
     for file in files:
         if not store.has(file + suffix):
             raise BadInput(f"expected the file {file}{suffix} in {store.where}: the set is not whole")
-    form = (labels_key, label_bytes, label_byte)
     return Listing(names, Lazily(_items, store, [file + suffix for file in files], names, form))
 
 
-def _items(store: Store, files: list[str], names: list[str], form: tuple[bytes | None, int, int]) -> Iterator[Item]:
+def _items(store: Store, files: list[str], names: list[str], form: Form) -> Iterator[Item]:
     labels_key, label_bytes, label_byte = form
     for name in files:
         read = store.reader(name)

@@ -24,8 +24,7 @@ def csv_table(
         images: the folder that the paths start from, relative to the CSV's folder.
         delimiter: one character, such as `;`.
 
-    Raises:
-        BadInput: no such file, a missing column, a row that is too short, no row at all, an empty label.
+    Raises BadInput: no such file, a missing column, a row that is too short, no row at all, an empty label.
     """
     if len(delimiter) != 1:
         raise BadInput(f"layout csv: option delimiter expects one character, got {delimiter!r}")

@@ -15,11 +15,8 @@ from tfrecords.sources.layout import Layout, Size
 def cub200(root: Path, split: str = "all") -> Listing:
     """Lists the birds of one split, classes in the set's own order.
 
-    Args:
-        split: all, train or test (by `train_test_split.txt`).
-
-    Raises:
-        BadInput: a text file of the set is missing or contradicts the others.
+    `split`: all, train or test (by `train_test_split.txt`). Raises BadInput: a text file of the set is missing or
+    contradicts the others.
     """
     store = find(root, "images.txt", ("CUB_200_2011.tgz", "CUB_200_2011.tar.gz", "CUB_200_2011.tar"))
     if store is None:

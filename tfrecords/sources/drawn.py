@@ -32,38 +32,22 @@ SUPERSAMPLE = 2
 
 @dataclass(frozen=True)
 class Part:
-    """One solid of an object.
+    """One solid of an object."""
 
-    Attributes:
-        solid, pattern: names in SOLIDS and PATTERNS.
-        matrix: [3, 3] float32, the part's coordinates → the object's.
-        centre: [3] float32 in the object's coordinates.
-        colours: [2, 3] float32 in [0, 1].
-        frequency: of the pattern, in periods over the part.
-        gloss: share of the light that is mirrored.
-    """
-
-    solid: str
-    pattern: str
-    matrix: np.ndarray
-    centre: np.ndarray
-    colours: np.ndarray
-    frequency: float
-    gloss: float
+    solid: str  # a name in SOLIDS
+    pattern: str  # one of PATTERNS
+    matrix: np.ndarray  # [3, 3] float32, the part's coordinates → the object's
+    centre: np.ndarray  # [3] float32 in the object's coordinates
+    colours: np.ndarray  # [2, 3] float32 in [0, 1]
+    frequency: float  # of the pattern, in periods over the part
+    gloss: float  # share of the light that is mirrored
 
 
 def drawn(root: Path, classes: int = 96, images_per_class: int = 60, image_size_px: int = 64, seed: int = 0) -> Listing:
-    """Lists drawn images. `root` is not used: there is nothing on disk.
-
-    Raises:
-        BadInput: an option out of its range.
-    """
-    for name, value, least in (
-        ("classes", classes, 1),
-        ("images_per_class", images_per_class, 1),
-        ("image_size_px", image_size_px, 8),
-        ("seed", seed, 0),
-    ):
+    """Lists drawn images. `root` is not used: there is nothing on disk. Raises BadInput: an option out of its range."""
+    least_of = {"classes": 1, "images_per_class": 1, "image_size_px": 8, "seed": 0}
+    given = (classes, images_per_class, image_size_px, seed)
+    for (name, least), value in zip(least_of.items(), given, strict=True):
         if value < least:
             raise BadInput(f"layout drawn: option {name} expects {least} or more, got {value}")
     ordered = [f"{number:04d}" for number in range(classes)]

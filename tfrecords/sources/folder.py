@@ -18,9 +18,8 @@ from tfrecords.sources.layout import Layout
 def folder(root: Path) -> Listing:
     """Lists `root`, a folder of class folders.
 
-    Raises:
-        BadInput: no such folder, no class folder in it, no file in any of them, or a root one level too high (its
-            folders hold only folders).
+    Raises BadInput: no such folder, no class folder in it, no file in any of them, or a root one level too high (its
+    folders hold only folders).
     """
     existing_folder(root, "a folder of class folders")
     classes = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not _hidden(entry))

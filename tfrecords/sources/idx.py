@@ -16,9 +16,7 @@ from tfrecords.sources.items import Item, Lazily, Listing, existing_folder, read
 from tfrecords.sources.layout import Layout, Size
 
 DIGITS = {str(digit): str(digit) for digit in range(10)}
-# fmt: off
 KINDS = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
-# fmt: on
 FASHION = {str(number): kind for number, kind in enumerate(KINDS)}
 STEMS = {"train": "train", "test": "t10k"}
 PUBLISHED = {"train": Size(10, 60_000), "test": Size(10, 10_000), "all": Size(10, 70_000)}
@@ -38,8 +36,7 @@ def fashion_mnist(root: Path, split: str = "train") -> Listing:
 def parse_idx(data: bytes) -> np.ndarray:
     """The uint8 array of an idx file's bytes, gzipped or not.
 
-    Raises:
-        ValueError: not an idx file of bytes, or shorter or longer than its header says.
+    Raises ValueError: not an idx file of bytes, or shorter or longer than its header says.
     """
     if data[:2] == b"\x1f\x8b":
         try:

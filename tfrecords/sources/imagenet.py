@@ -30,12 +30,8 @@ WNID = re.compile(r"n\d{8}")
 def imagenet(root: Path, split: str = "train") -> Listing:
     """Lists one split.
 
-    Args:
-        root: the folder (or Kaggle's zip) that holds one of the forms above.
-        split: train or val.
-
-    Raises:
-        BadInput: none of the forms is there, or a table that the split needs is missing or names other classes.
+    `root`: the folder (or Kaggle's zip) that holds one of the forms above. `split`: train or val. Raises BadInput: none
+    of the forms is there, or a table that the split needs is missing or names other classes.
     """
     if shards := parquet.shards(root, "validation" if split == "val" else split):
         return parquet.parquet_listing(shards, *_mapping(Store(root)))

@@ -16,19 +16,14 @@ MAX_FILE_BYTES = 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One image of a source.
+    """One image of a source."""
 
-    Attributes:
-        key: unique in its source and the same on every machine (a path below the root, an id, a number). Its hash
-            decides the cap and the split. A file name that is not UTF-8 is escaped (`as_text`).
-        class_name: one of the listing's `classes`.
-        read: returns the encoded image (JPEG, PNG, …, as it lies on disk). It opens nothing before it is called
-            and is picklable, so that a worker process can call it. Raises OSError or ValueError where the image
-            cannot be read.
-    """
-
+    # Unique in its source and the same on every machine (a path below the root, an id, a number). Its hash decides the
+    # cap and the split. A file name that is not UTF-8 is escaped (`as_text`).
     key: str
-    class_name: str
+    class_name: str  # one of the listing's `classes`
+    # Returns the encoded image (JPEG, PNG, …, as it lies on disk). It opens nothing before it is called and is
+    # picklable, so that a worker process can call it. Raises OSError or ValueError where the image cannot be read.
     read: Callable[[], bytes]
 
     def __post_init__(self) -> None:
@@ -38,16 +33,11 @@ class Item:
 
 @dataclass(frozen=True)
 class Listing:
-    """A source as listed.
+    """A source as listed."""
 
-    Attributes:
-        classes: in label order.
-        items: can be iterated more than once, lazily, always in the same order.
-        names: class → its human-readable name, for the classes where the two differ.
-    """
-
-    classes: list[str]
-    items: Iterable[Item]
+    classes: list[str]  # in label order
+    items: Iterable[Item]  # can be iterated more than once, lazily, always in the same order
+    # class → its human-readable name, for the classes where the two differ
     names: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -73,9 +63,8 @@ class Lazily:
 def read_file(path: str) -> bytes:
     """The bytes of a regular file.
 
-    Raises:
-        OSError: no such file, or a pipe or a device, which would hang the build.
-        ValueError: more than MAX_FILE_BYTES.
+    Raises OSError: no such file, or a pipe or a device, which would hang the build. Raises ValueError: more than
+    MAX_FILE_BYTES.
     """
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
         facts = os.fstat(file.fileno())
@@ -109,10 +98,8 @@ def existing_file(path: Path, layout: str) -> Path:
 def below(root: Path, relative: str) -> str:
     """`root/relative`. A CSV may hold `../..` or an absolute path: both are refused.
 
-    Only the text is checked. A symbolic link below the root was put there by the user and is followed.
-
-    Raises:
-        ValueError: the path is empty, absolute or leaves the root.
+    Only the text is checked. A symbolic link below the root was put there by the user and is followed. Raises
+    ValueError: the path is empty, absolute or leaves the root.
     """
     normal = os.path.normpath(relative) if relative else ".."
     if "\0" in relative or os.path.isabs(normal) or normal.split(os.sep, 1)[0] == "..":

@@ -21,8 +21,7 @@ COLUMNS = ("id", "landmark_id")
 def landmarks(root: Path, classes: int = 7000) -> Listing:
     """Lists the images of the `classes` landmarks that have most.
 
-    Raises:
-        BadInput: `train.csv` or the images are missing, a landmark id is no whole number, `classes` below 1.
+    Raises BadInput: `train.csv` or the images are missing, a landmark id is no whole number, `classes` below 1.
     """
     if classes < 1:
         raise BadInput(f"layout landmarks: option classes expects 1 or more, got {classes}")

@@ -18,8 +18,7 @@ from tfrecords.sources.layout import Layout
 def parquet(root: Path, split: str = "train") -> Listing:
     """Lists the shards `<split>-*.parquet` in `root` or `root/data`, classes in the order of their labels.
 
-    Raises:
-        BadInput: no such shard, one that cannot be read or lacks a column, or pyarrow is not installed.
+    Raises BadInput: no such shard, one that cannot be read or lacks a column, or pyarrow is not installed.
     """
     found = shards(existing_folder(root, "a folder of parquet shards"), split)
     if not found:
@@ -35,12 +34,9 @@ def shards(root: Path, split: str) -> list[Path]:
 def parquet_listing(paths: list[Path], classes: list[str], names: dict[str, str]) -> Listing:
     """Lists shards.
 
-    Args:
-        classes: in label order; empty: the names of the shards' own metadata, else the labels that are present.
-        names: class → human-readable name; empty: those of the metadata.
-
-    Raises:
-        BadInput: as `parquet`, a label beyond `classes`, or no label at all.
+    `classes`: in label order; empty: the names of the shards' own metadata, else the labels that are present. `names`:
+    class → human-readable name; empty: those of the metadata. Raises BadInput as `parquet`, a label beyond `classes`,
+    or no label at all.
     """
     told = _label_names(_open(paths[0]))
     if classes:
@@ -49,9 +45,7 @@ def parquet_listing(paths: list[Path], classes: list[str], names: dict[str, str]
         present = range(len(told)) if told else sorted(_present(paths))
         of_label = {label: f"{label:04d}" for label in present}
     if not of_label:
-        raise BadInput(
-            f"{paths[0]}: expected labels of 0 or more in the column label, its {len(paths)} shards hold none"
-        )
+        raise BadInput(f"{paths[0]}: expected labels of 0 or more in column label, its {len(paths)} shards hold none")
     names = names or dict(zip(of_label.values(), told, strict=False))
     return Listing(list(of_label.values()), Lazily(_items, paths, of_label), names)
 

@@ -95,8 +95,7 @@ class _Unpickler(pickle.Unpickler):
 def loads(data: bytes) -> Any:
     """The value of a pickle: dict, list, tuple, str, bytes, numbers, None, and uint8 … float64 arrays.
 
-    Raises:
-        ValueError: it holds or calls anything else, or is damaged; nothing of it has been executed.
+    Raises ValueError: it holds or calls anything else, or is damaged; nothing of it has been executed.
     """
     if len(data) > MAX_BYTES:
         raise ValueError("the pickle is larger than 2 GB")

@@ -23,8 +23,7 @@ def products10k(root: Path, split: str = "train", iconic: bool = False) -> Listi
         split: train or test.
         iconic: the studio photographs `iconic/<class>.jpg` too.
 
-    Raises:
-        BadInput: a folder, CSV or column is missing, or a class is no whole number.
+    Raises BadInput: a folder, CSV or column is missing, or a class is no whole number.
     """
     existing_folder(root, "the folder of Products-10K")
     table = existing_file(root / f"{split}.csv", "products10k")

@@ -24,9 +24,8 @@ from tfrecords.sources.layout import Layout
 def existing_shards(root: Path, pattern: str = "*.tfrec*") -> Listing:
     """Lists the records of the shards in `root` that match `pattern`.
 
-    Raises:
-        BadInput: no such shard, a damaged frame, a record without image or label, or a label that the
-            `labels.json` beside the shards does not have.
+    Raises BadInput: no such shard, a damaged frame, a record without image or label, or a label that the `labels.json`
+    beside the shards does not have.
     """
     existing_folder(root, "a folder of TFRecord shards")
     paths = [path for path in matching(f"{glob.escape(str(root))}/{pattern}") if path.is_file()]

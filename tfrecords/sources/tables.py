@@ -11,12 +11,8 @@ from pipeline.errors import BadInput
 def rows(lines: Iterable[str], where: str, columns: tuple[str, ...], delimiter: str = ",") -> Iterator[list[str]]:
     """The values of `columns`, in that order, of each row below the header; empty lines are skipped.
 
-    Args:
-        lines: the CSV's lines, header first.
-        where: the file, for messages.
-
-    Raises:
-        BadInput: no header, a column that is missing (those present are named), a row that is too short.
+    `lines`: the CSV's lines, header first. `where`: the file, for messages. Raises BadInput: no header, a column that
+    is missing (those present are named), a row that is too short.
     """
     table = csv.reader(lines, delimiter=delimiter)
     try:
@@ -52,12 +48,8 @@ def file_rows(path: Path, columns: tuple[str, ...], delimiter: str = ",") -> Ite
 def class_counts(path: Path, columns: tuple[str, ...], delimiter: str = ",", numbers: bool = False) -> Counter[str]:
     """Class → its rows in a CSV.
 
-    Args:
-        columns: those that the layout needs; the last one holds the class.
-        numbers: classes must be whole numbers.
-
-    Raises:
-        BadInput: as `rows`; no row, or a class that is no number.
+    `columns`: those that the layout needs; the last one holds the class. `numbers`: classes must be whole numbers.
+    Raises BadInput as `rows`; no row, or a class that is no number.
     """
     counts = Counter(row[-1] for row in file_rows(path, columns, delimiter))
     if not counts:
