@@ -56,16 +56,9 @@ def test_triplet_gradient_is_finite_where_images_are_the_same(mining: str):
 
 
 @settings(max_examples=30, deadline=None)
-@given(
-    st.lists(st.integers(0, 6), min_size=4, max_size=60),
-    st.integers(2, 4),
-    st.integers(2, 4),
-    st.integers(0, 99),
-)
+@given(st.lists(st.integers(0, 6), min_size=4, max_size=60), st.integers(2, 4), st.integers(2, 4), st.integers(0, 99))
 @example([0] * 9 + [1] * 9, 2, 2, 0)
-def test_class_batches_hold_several_images_of_several_classes_and_come_round_fairly(
-    labels, classes, images, seed
-):
+def test_class_batches_hold_several_images_of_several_classes_and_come_round_fairly(labels, classes, images, seed):
     labels = np.array(labels)
     counts = {label: int((labels == label).sum()) for label in set(labels.tolist())}
     usable = [label for label, count in counts.items() if count > 1]

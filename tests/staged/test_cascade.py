@@ -10,10 +10,7 @@ from pipeline.staged import cascade
 
 def test_vote_counts_and_breaks_ties_by_the_nearest():
     assert cascade.vote(["a", "b", "b"]) == ("b", 2 / 3)
-    assert cascade.vote(["b", "a", "b", "a"]) == ("b", 0.5) and cascade.vote(["a", "b", "b", "a"]) == (
-        "a",
-        0.5,
-    )
+    assert cascade.vote(["b", "a", "b", "a"]) == ("b", 0.5) and cascade.vote(["a", "b", "b", "a"]) == ("a", 0.5)
     assert cascade.vote([]) == ("", 0.0)
 
 
