@@ -1,6 +1,7 @@
 """The embedder: encoder → Dense → unit length. Dropout belongs to the training step, not to the model."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import keras
 
@@ -37,7 +38,7 @@ def build(
 
     `image_size_px` and `patch_overlap_px` replace the encoder's, for phases at another resolution.
     """
-    given = {"image_size_px": image_size_px, "patch_overlap_px": patch_overlap_px}
+    given: dict[str, Any] = {"image_size_px": image_size_px, "patch_overlap_px": patch_overlap_px}
     options = replace(config.encoder, **{key: value for key, value in given.items() if value is not None})
     encoder = encoders.build(options, seed=config.train.seed, fill=fill)
     features = keras.Input([encoder.width], name="features")
