@@ -38,9 +38,7 @@ def _version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
 
 
 @click.group(cls=Group, context_settings=SETTINGS, epilog=EPILOG)
-@click.option(
-    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version."
-)
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")
 def guie() -> None:
     """Universal image embeddings: images on disk → a trained, scored, submitted embedder."""
 
@@ -143,9 +141,7 @@ def plan(config: Any, share: float, images: int | None, classes: int | None) -> 
 @click.argument("words", metavar="CHECKPOINT|TAG", nargs=-1, type=PATH)
 @click.option("--encoder", metavar="NAME", default="", help="Name in the catalogue, such as clip_vit_h_14.")
 @click.option("--out", metavar="FILE", type=PATH, default="", help="File to write, .safetensors.")
-@click.option(
-    "--parity", is_flag=True, help="Compare with open_clip on random weights instead; some minutes."
-)
+@click.option("--parity", is_flag=True, help="Compare with open_clip on random weights instead; some minutes.")
 def import_weights(words: tuple[str, ...], encoder: str, out: str, parity: bool) -> None:
     """Converts an open_clip checkpoint to KerasHub's names.
 
@@ -162,7 +158,7 @@ def import_weights(words: tuple[str, ...], encoder: str, out: str, parity: bool)
             raise click.UsageError("Expected one CHECKPOINT, --encoder NAME and --out FILE; or --parity.")
         if Path(out).suffix != ".safetensors":
             raise BadInput(f"--out: expected a .safetensors file, got {out}")
-    module = import_quietly("pipeline.models.weights.import_weights")
+    module = import_quietly("pipeline.models.import_weights")
     module.main(module.Config("" if parity else words[0], encoder, out, words if parity else (), parity))
 
 
@@ -238,14 +234,10 @@ BATCH_SIZE = click.option("--batch-size", type=int, default=64, help="Images of 
 @guie.command()
 @click.argument("embedder", type=PATH)
 @click.option("--index", metavar="DATA", type=PATH, multiple=True, help="Images to search in; repeatable.")
-@click.option(
-    "--queries", metavar="DATA", type=PATH, multiple=True, help="In the order of --index; repeatable."
-)
+@click.option("--queries", metavar="DATA", type=PATH, multiple=True, help="In the order of --index; repeatable.")
 @click.option("--out", metavar="FILE", type=PATH, default="", help="Write the scores, metrics.json.")
 @BATCH_SIZE
-@click.option(
-    "--solution", metavar="FILE", type=PATH, default="", help="Competition's CSV: id, index ids, Usage."
-)
+@click.option("--solution", metavar="FILE", type=PATH, default="", help="Competition's CSV: id, index ids, Usage.")
 def score(index: tuple[str, ...], queries: tuple[str, ...], **options: Any) -> None:
     """Scores an embedder: mean Precision@5.
 

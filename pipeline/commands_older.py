@@ -23,9 +23,7 @@ def _complete(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[C
 
 
 @click.command("zero-shot", cls=Command)
-@click.argument(
-    "words", metavar="[data-prep|evaluate] CONFIG [KEY=VALUE]...", nargs=-1, shell_complete=_complete
-)
+@click.argument("words", metavar="[data-prep|evaluate] CONFIG [KEY=VALUE]...", nargs=-1, shell_complete=_complete)
 def zero_shot(words: tuple[str, ...]) -> None:
     """Classifies images by class prompts, with CLIP or SigLIP.
 
@@ -48,13 +46,9 @@ def zero_shot(words: tuple[str, ...]) -> None:
 @click.argument("action", type=OneOf(("build", "predict", "perf")))
 @click.argument("words", metavar="[CONFIG] [IMAGE]... [KEY=VALUE]...", nargs=-1, type=PATH)
 @click.option("--config", metavar="CONFIG", type=PATH, help=f"The YAML file (default {STAGED_CONFIG}).")
-@click.option(
-    "--stage", type=OneOf(STAGES), default="all", help="Depth; cascade stops where neighbours agree."
-)
+@click.option("--stage", type=OneOf(STAGES), default="all", help="Depth; cascade stops where neighbours agree.")
 @click.option("--num", type=click.IntRange(min=0), default=0, help="perf: batches to test; 0: the whole set.")
-@click.option(
-    "--batch-size", type=click.IntRange(min=0), default=0, help="perf: images a batch; 0: the config's."
-)
+@click.option("--batch-size", type=click.IntRange(min=0), default=0, help="perf: images a batch; 0: the config's.")
 @click.option("--display-freq", type=click.IntRange(min=1), default=10, help="perf: batches between lines.")
 @click.option("--time", is_flag=True, help="perf: encoder and query time apart.")
 def staged(

@@ -50,9 +50,7 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError:
         raise BadInput(f"expected {path}, which does not exist: has the stage before it been run?") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise BadInput(
-            f"{path} is not whole JSON ({error}): remove it and rerun the stage that writes it"
-        ) from None
+        raise BadInput(f"{path} is not whole JSON ({error}): remove it and rerun the stage that writes it") from None
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

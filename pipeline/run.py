@@ -11,15 +11,15 @@ from pipeline import config, files
 from pipeline.config import Run
 from pipeline.errors import BadInput
 from pipeline.quiet import import_quietly
-from pipeline.training import recipe
+from pipeline.training import checkpoints
 from tfrecords import contact_sheet
 
 
 def main(run: Run) -> None:
     """Runs each stage by its own `main`; each skips what it has done."""
     folder = Path(run.run_dir)
-    recipe.check(run)
-    recipe.state_of(run)  # refuses another recipe before anything is written
+    checkpoints.expect_phases(run)
+    checkpoints.state_of(run)  # refuses another recipe before anything is written
     if run.records.sources:
         import_quietly("tfrecords.build").main(run)
         sheet = folder / "contact_sheet.jpg"
@@ -40,11 +40,7 @@ def score(run: Run) -> None:
     path, archive = folder / "metrics.json", folder / "submission.zip"
     # What the numbers hang on: the submission, and the records they are counted over.
     asked = files.fingerprint(
-        [
-            dataclasses.asdict(run.score),
-            files.file_sha256(archive),
-            _optional_sha256(folder / "records/manifest.json"),
-        ]
+        [dataclasses.asdict(run.score), files.file_sha256(archive), _optional_sha256(folder / "records/manifest.json")]
     )
     if path.exists() and files.read_json(path).get("asked") == asked:
         print(f"score: done already, {path}")

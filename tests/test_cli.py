@@ -19,11 +19,7 @@ from pipeline.config import Run, load
 from pipeline.errors import BadInput
 
 ROOT = Path(__file__).parents[1]
-ENTRY = [
-    sys.executable,
-    "-c",
-    "import sys; from pipeline.cli import main; sys.exit(main())",
-]  # the console script
+ENTRY = [sys.executable, "-c", "import sys; from pipeline.cli import main; sys.exit(main())"]  # the console script
 HEAVY = ("tensorflow", "keras", "numpy")
 ALL_HELP = """
 import contextlib, io, json, sys
@@ -142,9 +138,7 @@ def called(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("command", ["run", "tfrecords", "train", "export", "report"])
 def test_a_run_config_and_overrides_become_a_run(called, command):
-    assert called(f"{command} run.yaml train.seed=4 name=b") == load(
-        Run, "run.yaml", ["train.seed=4", "name=b"]
-    )
+    assert called(f"{command} run.yaml train.seed=4 name=b") == load(Run, "run.yaml", ["train.seed=4", "name=b"])
 
 
 @pytest.mark.parametrize(
@@ -155,10 +149,7 @@ def test_a_run_config_and_overrides_become_a_run(called, command):
         ("contact-sheet a b.jpg", {"records_dir": Path("a"), "out_path": Path("b.jpg")}),
         ("check a", {"submissions": ("a",)}),
         ("check -- --out --images", {"submissions": ("--out", "--images")}),
-        (
-            "check a --images 3 b --scorer kaggle",
-            {"submissions": ("a", "b"), "scorer": "kaggle", "images": 3},
-        ),
+        ("check a --images 3 b --scorer kaggle", {"submissions": ("a", "b"), "scorer": "kaggle", "images": 3}),
         ("score e --index a=b", {"embedder": "e", "index": ["a=b"]}),
         (
             "score --index a e --index b --queries c --queries d --batch-size 5 --out m.json",
@@ -204,20 +195,11 @@ def test_staged_finds_its_config_images_and_overrides_among_the_words(called):
     predict = called("staged predict staged.yml i.png seed=3 a=b.png --stage first")
     assert (predict.images, predict.stage, predict.config.seed) == (["i.png", "a=b.png"], "first", 3)
     assert predict.config.batch_size == 7
-    assert (
-        called("staged --config staged.yml predict i.png").config
-        == called("staged predict staged.yml i.png").config
-    )
+    assert called("staged --config staged.yml predict i.png").config == called("staged predict staged.yml i.png").config
     assert called("staged build staged.yml").images == []
     perf = called("staged perf --stage third --num 2 --batch-size 3 --display-freq 1 --time")
     assert perf.config.batch_size == 5  # of configs/staged_cifar10.yaml
-    assert vars(perf.options) == {
-        "stage": "third",
-        "num": 2,
-        "batch_size": 3,
-        "display_freq": 1,
-        "time": True,
-    }
+    assert vars(perf.options) == {"stage": "third", "num": 2, "batch_size": 3, "display_freq": 1, "time": True}
     assert called("staged perf staged.yml").options.batch_size == 7
 
 
@@ -334,9 +316,7 @@ def test_a_reader_that_leaves_ends_the_command_quietly(words, unbuffered):
 def completed(line: str) -> list[str]:
     """What the shell is offered for the last word of `line`, as Click writes it: type,value."""
     asked = {"_GUIE_COMPLETE": "bash_complete", "COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}
-    done = subprocess.run(
-        ENTRY, capture_output=True, text=True, check=True, cwd=ROOT, env={**os.environ, **asked}
-    )
+    done = subprocess.run(ENTRY, capture_output=True, text=True, check=True, cwd=ROOT, env={**os.environ, **asked})
     assert not done.stderr
     return done.stdout.split()
 

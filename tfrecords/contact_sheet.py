@@ -1,4 +1,4 @@
-"""A picture of a records folder to look at: a row a class, its images side by side, read back from the shards."""
+"""A picture of a records folder: a row a class, its images side by side, read back from the shards."""
 
 import io
 import textwrap
@@ -23,11 +23,9 @@ class Config:
 
 
 def contact_sheet(records_dir: Path, rows: int = 16, columns: int = 12, tile_px: int = 64) -> Image.Image:
-    """Draws about `rows` classes with up to `columns` images each: some of every source, spread evenly over
-    it.
+    """Draws about `rows` classes with up to `columns` images each, some of every source, evenly spaced.
 
-    Every source and split has its turn: shards are gone through side by side, so a class that lies only in
-    the last one is met too.
+    Shards are read side by side, so that classes of every source and split are found early.
 
     Raises:
         BadInput: no labels.json, no shard, or a damaged one.
@@ -55,9 +53,9 @@ def contact_sheet(records_dir: Path, rows: int = 16, columns: int = 12, tile_px:
     sheet = Image.new("RGB", (NAME_PX + columns * step, len(wanted) * step), "white")
     pen = ImageDraw.Draw(sheet)
     for row, label in enumerate(wanted):
-        known = space.classes[label]
-        words = textwrap.wrap(space.names.get(known, known[1]), 24, max_lines=3, placeholder=" …")
-        for line, text in enumerate([f"{label} {known[0]}", *words]):
+        source, name = space.classes[label]
+        words = textwrap.wrap(space.names.get((source, name), name), 24, max_lines=3, placeholder=" …")
+        for line, text in enumerate([f"{label} {source}", *words]):
             pen.text((4, row * step + 2 + 14 * line), text, fill="black")
         for column, encoded in enumerate(tiles[label]):
             with Image.open(io.BytesIO(encoded)) as image:

@@ -1,4 +1,4 @@
-"""A table of images and captions → rows. What is wrong with one row is that row's reason, never a stop."""
+"""A CSV of images and captions → its rows. A faulty row has its reason and stops nothing."""
 
 import csv
 import difflib
@@ -43,10 +43,10 @@ def read_pairs(path: Path, table: Table) -> list[Pair]:
     if first is None:
         raise BadInput(f"{path}: expected a table of images and captions, the file is empty")
     if table.header:
-        columns = [_place(path, first[1], name, table) for name in (table.image_column, table.caption_column)]
+        columns = [_column(path, first[1], name, table) for name in (table.image_column, table.caption_column)]
         width = len(first[1])
     else:
-        columns = [_number(path, first[1], name) for name in (table.image_column, table.caption_column)]
+        columns = [_column_number(path, first[1], name) for name in (table.image_column, table.caption_column)]
         width = len(first[1])
         rows = _rows(lines, table.delimiter)
     pairs = [_pair(line, fields, reason, columns, width) for line, fields, reason in rows]
@@ -56,7 +56,7 @@ def read_pairs(path: Path, table: Table) -> list[Pair]:
 
 
 def _pair(line: int, fields: list[str], reason: str, columns: list[int], width: int) -> Pair:
-    image, caption = (fields[place].strip() if place < len(fields) else "" for place in columns)
+    image, caption = (fields[column].strip() if column < len(fields) else "" for column in columns)
     if not reason and len(fields) != width:
         hint = ": a caption with the delimiter in it needs quotes" if len(fields) > width else ""
         reason = f"{len(fields)} fields, expected {width}{hint}"
@@ -84,9 +84,7 @@ def _rows(lines: list[str], delimiter: str) -> Iterator[tuple[int, list[str], st
                 first, end = end, start + reader.line_num
                 if fields is None:
                     yield first + 1, [], f"a field of more than {LARGEST_FIELD:,} characters"
-                elif end - first > 1 and (
-                    (width and len(fields) != width) or _misquoted(lines[first:end], delimiter)
-                ):
+                elif end - first > 1 and ((width and len(fields) != width) or _misquoted(lines[first:end], delimiter)):
                     yield first + 1, lines[first].rstrip("\n").split(delimiter), "a quote is never closed"
                     end = first + 1
                     break
@@ -121,10 +119,7 @@ def _misquoted(lines: list[str], delimiter: str) -> bool:
 def _decoded(path: Path, encoding: str) -> str:
     content = path.read_bytes()
     try:
-        if encoding.lower().replace("_", "-") in ("utf-8", "utf8") and content[:2] in (
-            b"\xff\xfe",
-            b"\xfe\xff",
-        ):
+        if encoding.lower().replace("_", "-") in ("utf-8", "utf8") and content[:2] in (b"\xff\xfe", b"\xfe\xff"):
             raise BadInput(f"{path} begins like UTF-16: set format.encoding=utf-16")
         text = content.decode(encoding)
     except LookupError:
@@ -138,7 +133,7 @@ def _decoded(path: Path, encoding: str) -> str:
     return io.StringIO(text.removeprefix("\ufeff"), newline=None).read()
 
 
-def _place(path: Path, header: list[str], name: str, table: Table) -> int:
+def _column(path: Path, header: list[str], name: str, table: Table) -> int:
     names = [each.strip() for each in header]
     if names.count(name) == 1:
         return names.index(name)
@@ -154,7 +149,7 @@ def _place(path: Path, header: list[str], name: str, table: Table) -> int:
     raise BadInput(f"{path}: expected a column {name!r} in the first line, it has {shown}: {hint}")
 
 
-def _number(path: Path, first: list[str], name: str) -> int:
+def _column_number(path: Path, first: list[str], name: str) -> int:
     if not name.isascii() or not name.isdigit():
         raise BadInput(
             f"{path}: without a header, columns are numbers from 0: set format.image_column=0 and "

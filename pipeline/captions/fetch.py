@@ -1,8 +1,8 @@
-"""Images from disk or by URL, many at once: an answer for each, its bytes or the reason why there are none.
+"""Loads images from disk or by URL, many at once: of each its bytes, or the reason why there are none.
 
-URLs come out of strangers' tables, so they are not trusted: every address that is connected to is checked
-after the name is resolved, at the moment of connecting. A name that resolves to another address the second
-time, a redirect into the local network and an address written as a number all meet the same check.
+URLs come out of strangers' tables, so they are not trusted: every address is checked after the name is resolved,
+at the moment of connecting. A name that resolves to another address the second time, a redirect into the local
+network and an address written as a number all meet the same check.
 """
 
 import asyncio
@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from pipeline.captions.config import Fetch
+from pipeline.errors import reason
 
 RETRIED_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})  # those that may pass
 LONGEST_PAUSE_SECONDS = 30.0  # however long a server asks us to wait
@@ -46,15 +47,20 @@ class Fetched:
 
 
 class Refused(OSError):
-    """An address that must not be connected to; an OSError, so the HTTP library sees a failed connection."""
+    """A private address; an OSError, so that the HTTP library sees a failed connection."""
 
 
 class Unfetchable(Exception):
-    """No image, for this reason. `passing`: a retry may help; `pause_seconds`: the server's own wish."""
+    """No image; the message is the reason.
 
-    def __init__(self, reason: str, passing: bool = False, pause_seconds: float = 0.0):
-        super().__init__(reason)
-        self.reason, self.passing, self.pause_seconds = reason, passing, pause_seconds
+    Attributes:
+        passing: a retry may help.
+        pause_seconds: before a retry, as the server asks for.
+    """
+
+    def __init__(self, message: str, passing: bool = False, pause_seconds: float = 0.0):
+        super().__init__(message)
+        self.passing, self.pause_seconds = passing, pause_seconds
 
 
 def is_url(reference: str) -> bool:
@@ -71,9 +77,8 @@ def is_public(address: str) -> bool:
     [True, False, False, False, False]
     """
     plain = _plain(address)
-    return (
-        plain.is_global and not plain.is_multicast and not any(plain in network for network in NEVER_PUBLIC)
-    )
+    refused = plain.is_multicast or any(plain in network for network in NEVER_PUBLIC)
+    return plain.is_global and not refused
 
 
 def fetch(references: list[str], options: Fetch, root: Path) -> list[Fetched]:
@@ -100,11 +105,7 @@ async def _fetch_all(references: list[str], options: Fetch, root: Path) -> list[
     async with aiohttp.ClientSession(
         connector=connector,
         # A compressed body would pass the size limit small and unpack large: none is asked for or unpacked.
-        headers={
-            "User-Agent": "guie/0.1",
-            "Accept": "image/*,*/*;q=0.1",
-            "Accept-Encoding": "identity",
-        },
+        headers={"User-Agent": "guie/0.1", "Accept": "image/*,*/*;q=0.1", "Accept-Encoding": "identity"},
         auto_decompress=False,
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=False,  # a proxy would connect in our place, past the check
@@ -113,36 +114,34 @@ async def _fetch_all(references: list[str], options: Fetch, root: Path) -> list[
         async def one(reference: str) -> Fetched:
             try:
                 if is_url(reference):
-                    async with (
-                        hosts[_host(reference)],
-                        slots,
-                    ):  # in this order: a slow host's queue holds no slot
+                    # The host first: a slow host's queue holds no slot.
+                    async with hosts[_host(reference)], slots:
                         return Fetched(reference, await _with_retries(session, reference, options))
                 async with slots:
-                    return Fetched(
-                        reference, await asyncio.to_thread(_read, root / reference, options.max_bytes)
-                    )
+                    content = await asyncio.to_thread(_read, root / reference, options.max_bytes)
+                return Fetched(reference, content)
             except Unfetchable as error:
-                return Fetched(reference, None, " ".join(error.reason.split()))
+                return Fetched(reference, None, reason(error))
 
         return await asyncio.gather(*map(one, references))
 
 
 async def _with_retries(session: aiohttp.ClientSession, url: str, options: Fetch) -> bytes:
-    for attempt in range(options.retries + 1):
+    attempt = 0
+    while True:
         try:
             return await _get(session, url, options)
         except Unfetchable as error:
             if not error.passing or attempt == options.retries:
                 times = f" ({attempt + 1} attempts)" if attempt else ""
-                raise Unfetchable(error.reason + times) from None
+                raise Unfetchable(f"{error}{times}") from None
             pause = options.backoff_seconds * 2**attempt * random.uniform(0.5, 1.5)
             await asyncio.sleep(min(max(pause, error.pause_seconds), LONGEST_PAUSE_SECONDS))
-    raise Unfetchable("retries must be 0 or more")
+            attempt += 1
 
 
 async def _get(session: aiohttp.ClientSession, url: str, options: Fetch) -> bytes:
-    """One attempt. Raises Unfetchable, with the library's many errors put into words a table can hold."""
+    """One attempt. Raises Unfetchable in place of the library's many errors."""
     timeout = aiohttp.ClientTimeout(total=options.timeout_seconds)
     try:
         async with session.get(url, timeout=timeout, max_redirects=options.max_redirects + 1) as response:
@@ -160,15 +159,11 @@ async def _get(session: aiohttp.ClientSession, url: str, options: Fetch) -> byte
     except aiohttp.ClientConnectorError as error:
         if refused := re.search(r"refused: \S+ is not[^,]*", str(error.os_error)):
             raise Unfetchable(refused.group()) from None
-        raise Unfetchable(
-            f"no connection: {error.os_error.strerror or error.os_error}", passing=True
-        ) from None
+        raise Unfetchable(f"no connection: {error.os_error.strerror or error.os_error}", passing=True) from None
     except aiohttp.ClientPayloadError:
         raise Unfetchable("the body broke off", passing=True) from None
-    except (
-        aiohttp.InvalidURL,
-        aiohttp.NonHttpUrlRedirectClientError,
-    ) as error:  # a redirect may hold one too
+    # A redirect may hold such a URL too.
+    except (aiohttp.InvalidURL, aiohttp.NonHttpUrlRedirectClientError) as error:
         raise Unfetchable(f"not a URL of http or https: {error}") from None
     except (aiohttp.ClientError, OSError, ValueError) as error:
         passing = isinstance(error, aiohttp.ServerDisconnectedError | ConnectionError)
@@ -200,7 +195,7 @@ async def _body(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
 
 
 def _checked_socket(allowed: list, address_info: tuple) -> socket.socket:
-    """aiohttp's hook: called with each resolved address right before it is connected to."""
+    """aiohttp's hook: called with each resolved address right before the connection."""
     family, kind, protocol, _, address = address_info
     plain = _plain(address[0])
     if not is_public(address[0]) and not any(plain in network for network in allowed):
@@ -209,7 +204,7 @@ def _checked_socket(allowed: list, address_info: tuple) -> socket.socket:
 
 
 def _plain(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    """Takes the IPv4 address out of the IPv6 forms that only wrap one (mapped, 6to4, NAT64)."""
+    """An IP address; the IPv4 address of an IPv6 one that wraps it (mapped, 6to4, NAT64)."""
     parsed = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(parsed, ipaddress.IPv6Address):
         wrapped = parsed.ipv4_mapped or parsed.sixtofour

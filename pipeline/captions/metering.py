@@ -1,4 +1,4 @@
-"""Seconds and peak memory of the steps of a stage, also where they overlap."""
+"""Seconds and peak memory of a command's steps, also where they overlap."""
 
 import resource
 import sys
@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+from pipeline import console
 
 SAMPLE_SECONDS = 0.01
 STATM = Path("/proc/self/statm")  # Linux
@@ -76,14 +78,15 @@ class Meter:
         ]
 
     def table(self) -> str:
-        lines = [f"{'step':<18}{'items':>10}{'seconds':>10}{'items/s':>10}{'peak MB':>10}{'above start':>13}"]
-        for row in self.rows():
-            speed = "" if row["items/s"] is None else f"{row['items/s']:,.1f}"
-            lines.append(
-                f"{row['step']:<18}{row['items']:>10,}{row['seconds']:>10.2f}{speed:>10}{row['peak MB']:>10,.0f}"
-                f"{row['above start MB']:>13,.0f}"
-            )
-        return "\n".join(lines)
+        shown = [
+            [
+                row["step"], f"{row['items']:,}", f"{row['seconds']:.2f}",
+                "" if row["items/s"] is None else f"{row['items/s']:,.1f}",
+                f"{row['peak MB']:,.0f}", f"{row['above start MB']:,.0f}",
+            ]
+            for row in self.rows()
+        ]  # fmt: skip
+        return console.table(["step", "items", "seconds", "items/s", "peak MB", "above start"], shown)
 
     def _record(self, name: str) -> None:
         self.peak_bytes[name] = max(self.peak_bytes.get(name, 0), resident_bytes())

@@ -71,9 +71,7 @@ def resolve_data_path(path: str, data_root: str) -> Path:
     if Path(path).is_absolute():
         return Path(path)
     if not data_root:
-        raise BadInput(
-            f"{path!r} is relative to data_root, which is not set: set GUIE_DATA or data_root=FOLDER"
-        )
+        raise BadInput(f"{path!r} is relative to data_root, which is not set: set GUIE_DATA or data_root=FOLDER")
     return Path(data_root) / path
 
 
@@ -87,14 +85,11 @@ def _override(given: Any, override: str) -> None:
         for index, part in enumerate(parts):
             rows = OmegaConf.select(given, ".".join(parts[:index])) if index else {}
             if OmegaConf.is_list(rows) and part not in map(str, range(-len(rows), len(rows))):
-                raise BadInput(
-                    f"{override}: {'.'.join(parts[:index])} has {len(rows)} entries, counted from 0"
-                )
+                raise BadInput(f"{override}: {'.'.join(parts[:index])} has {len(rows)} entries, counted from 0")
         OmegaConf.update(given, key, OmegaConf.from_dotlist([f"value={value}"]).value)
     except yaml.MarkedYAMLError as error:
         raise BadInput(
-            f"{override}: the value is not YAML ({error.problem}): put text with signs of YAML in quotes, "
-            f"{key}='\"…\"'"
+            f"{override}: the value is not YAML ({error.problem}): put text with signs of YAML in quotes, {key}='\"…\"'"
         ) from None
     except IndexError:
         raise BadInput(f"{override}: expected a dotted key such as train.seed before the '='") from None

@@ -83,9 +83,7 @@ class ArrayCache:
             rows = [row for _, row in spots]
             whole = rows == list(range(len(next(iter(opened[0].values())))))
             return {name: array if whole else array[rows] for name, array in opened[0].items()}
-        found = {
-            name: np.empty((len(keys), *array.shape[1:]), array.dtype) for name, array in opened[0].items()
-        }
+        found = {name: np.empty((len(keys), *array.shape[1:]), array.dtype) for name, array in opened[0].items()}
         for part, arrays in zip(parts, opened, strict=True):
             at = [place for place, (of, _) in enumerate(spots) if of == part]
             rows = [spots[place][1] for place in at]

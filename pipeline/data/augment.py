@@ -197,9 +197,7 @@ class _Normal:
         self.lower, self.upper = sampler.min_value, sampler.max_value
 
     def __call__(self, shape: Any = (), dtype: Any = "float32") -> tf.Tensor:
-        return tf.clip_by_value(
-            self.draws.normal(shape, self.mean, self.stddev, dtype), self.lower, self.upper
-        )
+        return tf.clip_by_value(self.draws.normal(shape, self.mean, self.stddev, dtype), self.lower, self.upper)
 
 
 def _window(size: tf.Tensor, shares: tf.Tensor) -> tf.Tensor:

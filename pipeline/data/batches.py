@@ -111,8 +111,7 @@ def eval_batches(
     if not pad_to_batch:
         return dataset.batch(batch_size).prefetch(2)
     padding = {
-        name: tf.zeros([-count % batch_size, *spec.shape], spec.dtype)
-        for name, spec in dataset.element_spec.items()
+        name: tf.zeros([-count % batch_size, *spec.shape], spec.dtype) for name, spec in dataset.element_spec.items()
     }
     filled = dataset.concatenate(tf.data.Dataset.from_tensor_slices(padding))
     return filled.batch(batch_size, drop_remainder=True).prefetch(2)
@@ -131,9 +130,7 @@ def damage_is_bad_input() -> Iterator[None]:
         if read := re.search(r"BadInput: (.+)", str(error)):
             raise BadInput(read[1]) from None
         if reason := re.search(r"jpeg::Uncompress.+|Unknown image file format.+|Invalid JPEG.+", str(error)):
-            raise BadInput(
-                f"an image of the records cannot be decoded ({reason[0]}): `guie verify` names it"
-            ) from None
+            raise BadInput(f"an image of the records cannot be decoded ({reason[0]}): `guie verify` names it") from None
         raise
 
 

@@ -4,7 +4,7 @@ A `RecordSet` knows of every record its shard, offset, length and label, so that
 arithmetic (`pipeline/data/batches.py`): any record can be read at any time, and resuming needs no replay.
 """
 
-import mmap
+import hashlib
 import os
 import threading
 from collections import OrderedDict
@@ -17,8 +17,8 @@ import numpy as np
 
 from pipeline.errors import BadInput
 from pipeline.files import matching
-from tfrecords.schema import LABEL, label_of, parse
-from tfrecords.shards import FOOTER_BYTES, HEADER_BYTES, masked_crc, shard_index
+from tfrecords.schema import LABEL, label_of, parse_record
+from tfrecords.shards import FOOTER_BYTES, mapped_payloads, shard_index, unframed
 
 OPEN_FILES = 128  # a process may hold about a thousand; large sets have more shards than that
 
@@ -53,8 +53,16 @@ class RecordSet:
 
     @cached_property
     def _names(self) -> list[tuple[str, str]]:
-        records = (parse(self.payload(item)) for item in range(len(self)))
+        records = (parse_record(self.payload(item)) for item in range(len(self)))
         return [(record.key, record.source) for record in records]
+
+    @cached_property
+    def digest(self) -> str:
+        """32 hex digits of every record's length and checksum: other images, labels or keys, other digits."""
+        found = hashlib.sha256(self.spans[:, 1].tobytes())
+        for item, (offset, length) in enumerate(self.spans.tolist()):
+            found.update(self._pread(int(self.shard[item]), offset + length - FOOTER_BYTES, FOOTER_BYTES))
+        return found.hexdigest()[:32]
 
     def read(self, items: np.ndarray) -> list[bytes]:
         """The encoded images of `items` ([B] integers), checksums checked.
@@ -65,7 +73,7 @@ class RecordSet:
         images = []
         for item in items:
             try:
-                images.append(parse(self.payload(int(item))).encoded)
+                images.append(parse_record(self.payload(int(item))).encoded)
             except ValueError as error:
                 raise BadInput(f"{self.place(item)}: {error}") from None
         return images
@@ -73,13 +81,12 @@ class RecordSet:
     def payload(self, item: int) -> bytes:
         """The serialised Example of one record."""
         offset, length = (int(number) for number in self.spans[item])
-        framed = self._pread(int(self.shard[item]), offset, length)
-        payload = framed[HEADER_BYTES:-FOOTER_BYTES]
-        if len(framed) < length or int.from_bytes(framed[-FOOTER_BYTES:], "little") != masked_crc(payload):
+        try:
+            return unframed(self._pread(int(self.shard[item]), offset, length), length)
+        except ValueError as error:
             raise BadInput(
-                f"{self.place(item)}: wrong CRC: the shard is damaged or has changed, build it again"
-            )
-        return payload
+                f"{self.place(item)}: {error}: the shard is damaged or has changed, build it again"
+            ) from None
 
     def place(self, item: int) -> str:
         """Where a record stands, for messages."""
@@ -131,21 +138,15 @@ def open_records(patterns: Sequence[str | Path]) -> RecordSet:
 
 
 def _shard_records(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """([n, 2] int64 spans, [n] int64 labels) of one shard. Mapped, so the images' own pages are not read."""
+    """([n, 2] int64 spans, [n] int64 labels) of one shard; reads no image."""
     spans = shard_index(path)
     labels = np.empty(len(spans), np.int64)
-    if not len(spans):
-        return spans, labels
-    with path.open("rb") as file:
-        mapped = memoryview(
-            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        )  # unmapped with its last view
-    for row, (offset, length) in enumerate(spans.tolist()):
-        label = label_of(mapped[offset + HEADER_BYTES : offset + length - FOOTER_BYTES])
+    for row, payload in enumerate(mapped_payloads(path, spans)):
+        label = label_of(payload)
         if label is None:
             raise BadInput(
-                f"{path}: expected an Example with {LABEL} in the record at offset {offset}: the shard is damaged, "
-                "or its records are not labelled images"
+                f"{path}: expected an Example with {LABEL} in the record at offset {spans[row, 0]}: the shard is "
+                "damaged, or its records are not labelled images"
             )
         labels[row] = label
     return spans, labels

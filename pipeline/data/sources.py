@@ -17,7 +17,7 @@ from pipeline.config import Source
 from pipeline.errors import BadInput
 from pipeline.files import file_sha256, matching
 from tfrecords import pixels, schema, shards
-from tfrecords.sources import LAYOUTS, Item, list_configured
+from tfrecords.sources import LAYOUTS, Item, list_configured, list_source
 from tfrecords.sources.items import as_text
 from tfrecords.sources.shards import read_record
 
@@ -37,6 +37,10 @@ class ImageSet:
     items: list[Item]
     label_space: str = ""
 
+    def class_of(self, class_name: str) -> tuple[str, str]:
+        """(label space, class): two images match where this is equal. Scores and `guie browse` go by it."""
+        return self.label_space or self.name, class_name
+
 
 def open_data(spec: str) -> list[ImageSet]:
     """The image sets that `spec` names; `NAME=SPEC` gives a name of one's own.
@@ -47,9 +51,7 @@ def open_data(spec: str) -> list[ImageSet]:
     own_name, equals, rest = spec.partition("=")
     if equals and not Path(spec).exists() and "/" not in own_name:
         sets = open_data(rest)
-        return [
-            replace(each, name=own_name if len(sets) == 1 else f"{own_name}/{each.name}") for each in sets
-        ]
+        return [replace(each, name=own_name if len(sets) == 1 else f"{own_name}/{each.name}") for each in sets]
     folder = Path(spec)
     layout, colon, root = spec.partition(":")
     if colon and layout in LAYOUTS:
@@ -89,8 +91,7 @@ def _read_one(item: Item) -> tuple[np.ndarray | None, str]:
 
 
 def _listed(name: str, layout: str, root: Path) -> ImageSet:
-    listing = LAYOUTS[layout](root)
-    items = list(listing.items)
+    items = list(list_source(layout, root).items)
     if not items:
         raise BadInput(f"{root}: no images found in the layout {layout!r}")
     return ImageSet(name, items)
@@ -139,9 +140,7 @@ def list_images(sources: Sequence[Source], data_root: str) -> tuple[list[Item], 
         listing = list_configured(source, data_root)
         found = [Item(f"{source.name}/{item.key}", item.class_name, item.read) for item in listing.items]
         if not found:
-            raise BadInput(
-                f"source {source.name}: the layout {source.layout} finds no images in {source.root}"
-            )
+            raise BadInput(f"source {source.name}: the layout {source.layout} finds no images in {source.root}")
         names.update({each: listing.names.get(each, each) for each in listing.classes})
         seen: Counter[str] = Counter()
         for image in sorted(found, key=hash_order):

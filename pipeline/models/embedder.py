@@ -15,7 +15,8 @@ LARGEST_DIM = 64  # the competition's limit
 
 @dataclass(frozen=True)
 class Embedder:
-    """
+    """An encoder with its head.
+
     Attributes:
         encoder: see `encoders.ImageEncoder`.
         head: float [B, width] → float32 [B, D], unit length.
@@ -42,7 +43,7 @@ def build(
     """An embedder with the config's starting weights. Call it in the strategy's scope.
 
     Args:
-        image_size_px, patch_overlap_px: in place of the encoder's own, for phases at another resolution.
+        image_size_px, patch_overlap_px: replace the encoder's, for phases at another resolution.
         fill: False leaves the encoder's weights random, for a checkpoint that is restored next.
 
     Raises:
@@ -58,7 +59,7 @@ def build(
     features = keras.Input([encoder.width], name="features")
     projected = keras.layers.Dense(
         width,
-        use_bias=False,  # a bias moves all embeddings the same way, which unit length then bends
+        use_bias=False,  # a bias would shift all embeddings before they are scaled to unit length
         kernel_initializer=keras.initializers.GlorotUniform(seed=config.train.seed),
         dtype="float32",
         name="embedding",

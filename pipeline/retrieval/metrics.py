@@ -95,9 +95,7 @@ def neighbour_hits(
 
 
 def hits_of_predictions(
-    predictions: Mapping[Any, Sequence[Hashable]],
-    solution: Mapping[Any, Sequence[Hashable]],
-    k: int = 5,
+    predictions: Mapping[Any, Sequence[Hashable]], solution: Mapping[Any, Sequence[Hashable]], k: int = 5
 ) -> tuple[np.ndarray, np.ndarray]:
     """Predictions and a solution by ids → (hits bool [Q, k], matches int64 [Q]), Q = queries of the solution.
 

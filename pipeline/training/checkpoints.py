@@ -1,5 +1,6 @@
 """Checkpoints: one safetensors file a step, whole or absent, written beside the training."""
 
+import dataclasses
 import json
 import re
 import threading
@@ -12,7 +13,7 @@ from safetensors.numpy import save_file
 
 from pipeline.config import Run
 from pipeline.errors import BadInput
-from pipeline.files import atomic_path
+from pipeline.files import atomic_path, fingerprint
 
 if TYPE_CHECKING:
     from pipeline.models.embedder import Embedder
@@ -42,9 +43,39 @@ def read_state(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise BadInput(f"expected a checkpoint, {path} does not exist") from None
     except (SafetensorError, KeyError, json.JSONDecodeError, OSError) as error:
+        raise BadInput(f"{path} is not a whole checkpoint of guie ({error}): remove it to start before it") from None
+
+
+def expect_phases(run: Run) -> None:
+    """Raises BadInput where there is nothing to train."""
+    if not run.train.phases:
+        raise BadInput("train.phases: expected at least one phase, got none")
+
+
+def recipe_fingerprint(run: Run) -> str:
+    """Of all that decides the weights; not of how often is logged or saved."""
+    kept = ("phases", "loss", "optimizer", "seed", "init_from", "records")
+    train = {key: value for key, value in dataclasses.asdict(run.train).items() if key in kept}
+    train["loss"]["sharded"] = False  # checkpoints hold the classes whole
+    return fingerprint([train, dataclasses.asdict(run.encoder), dataclasses.asdict(run.embedder)])
+
+
+def state_of(run: Run) -> dict:
+    """What the newest checkpoint of the run folder says of itself; empty where there is none.
+
+    Raises:
+        BadInput: another recipe was trained there.
+    """
+    path = newest(folder_of(run.run_dir))
+    if path is None or run.devices.rehearse:
+        return {}
+    state = read_state(path)
+    if state["recipe"] != recipe_fingerprint(run):
         raise BadInput(
-            f"{path} is not a whole checkpoint of guie ({error}): remove it to start before it"
-        ) from None
+            f"{path} was trained by another recipe or is of another architecture than this config: choose another "
+            f"run_dir (and train.init_from={path} to start from it), or remove {Path(run.run_dir) / 'checkpoints'}"
+        )
+    return state
 
 
 def names(path: Path) -> set[str]:
@@ -89,9 +120,7 @@ def load_trained(config: Run) -> "Embedder":
     Raises:
         BadInput: no checkpoint, or one of another architecture.
     """
-    from pipeline.models import (
-        embedder as embedders,
-    )  # TensorFlow: who only asks what is done needs none of it
+    from pipeline.models import embedder as embedders  # TensorFlow: who only asks what is done needs none of it
 
     folder = folder_of(config.run_dir)
     path = newest(folder)
@@ -100,9 +129,7 @@ def load_trained(config: Run) -> "Embedder":
     state = read_state(path)
     embedder = embedders.build(config, state.get("image_size_px"), state.get("patch_overlap_px"), fill=False)
     restore(path, embedder.variables)
-    if state.get(
-        "phase_step"
-    ):  # within a phase the averages stand beside the weights, as the optimizer names them
+    if state.get("phase_step"):  # within a phase the averages stand beside the weights, as the optimizer names them
         prefix = f"optimizer/{config.train.optimizer.name}/"
         averages = {f"{prefix}{v.path.replace('/', '_')}_average": v for v in embedder.model.variables}
         held = names(path)

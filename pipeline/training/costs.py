@@ -16,12 +16,7 @@ from pipeline.errors import BadInput
 from pipeline.models.catalogue import Entry
 from pipeline.models.position_embeddings import grid_side
 
-OPTIMIZER_BYTES = {
-    "adam": 8,
-    "adamw": 8,
-    "sgd": 4,
-    "adafactor": 4,
-}  # a trained parameter; Keras' Adafactor keeps v
+OPTIMIZER_BYTES = {"adam": 8, "adamw": 8, "sgd": 4, "adafactor": 4}  # a trained parameter; Keras' Adafactor keeps v
 
 
 @dataclass(frozen=True)
@@ -87,14 +82,13 @@ class StepCosts:
 
 
 def transformer(entry: Entry, image_size_px: int, pooling: str, overlap_px: int = 0) -> EncoderCosts:
-    """Costs of the tower that `towers.build_transformer` wires, without building it."""
-    a = entry.architecture
+    """Costs of the network that `vit.transformer` wires, without building it."""
+    a, family = entry.architecture, entry.facts
     patch, width, layers, heads, inner = (
         int(a[key]) for key in ("patch_size", "hidden_dim", "num_layers", "num_heads", "intermediate_dim")
     )
-    family, registers = entry.family, int(a.get("num_register_tokens", 0))
+    prefix, registers = family.prefix_tokens, int(a.get("num_register_tokens", 0))
     patches = grid_side(image_size_px, patch, overlap_px) ** 2
-    prefix = 0 if family == "siglip" else 1
     tokens = prefix + registers + patches
     gated = bool(a.get("use_swiglu_ffn"))
     if gated:
@@ -103,13 +97,11 @@ def transformer(entry: Entry, image_size_px: int, pooling: str, overlap_px: int 
     square, norm = width * width, 2 * width
     attention = 4 * (square + width)
     mlp = width * inward + inward + inner * width + width
-    scales = 2 * width if family == "dinov2" else 0
+    scales = 2 * width if family.layer_scales else 0
 
     stem = 3 * patch * patch * width + (prefix + patches) * width + (prefix + registers) * width
-    stem += norm if family == "clip" else width  # CLIP: a norm and no bias; the others: a bias
-    block_flops = (
-        8.0 * tokens * square + 4.0 * tokens * tokens * width + 2.0 * tokens * width * (inward + inner)
-    )
+    stem += norm if family.stem_norm else width  # width: the patch convolution's bias
+    block_flops = 8.0 * tokens * square + 4.0 * tokens * tokens * width + 2.0 * tokens * width * (inward + inner)
     tail, tail_flops = norm, 0.0
     if pooling == "projection":
         tail, tail_flops = tail + width * int(a["projection_dim"]), 2.0 * width * int(a["projection_dim"])
@@ -151,9 +143,7 @@ def built(model, image_size_px: int, blocks: Sequence[Sequence[Any]]) -> Encoder
     import tensorflow as tf  # a second to import; transformers need none of it
 
     traced = tf.function(lambda images: model(images, training=False))
-    graph = traced.get_concrete_function(
-        tf.TensorSpec([1, image_size_px, image_size_px, 3], tf.float32)
-    ).graph
+    graph = traced.get_concrete_function(tf.TensorSpec([1, image_size_px, image_size_px, 3], tf.float32)).graph
     flops, elements, largest = 0.0, 0.0, 0.0
     for operation in graph.get_operations():
         if not operation.outputs or not operation.outputs[0].shape.is_fully_defined():
@@ -166,9 +156,7 @@ def built(model, image_size_px: int, blocks: Sequence[Sequence[Any]]) -> Encoder
             flops += 2.0 * count * inward * (kernel[2] if operation.type == "Conv2D" else 1)
         if len(output.shape) == 4 and output.dtype.is_floating and output.shape[0] == 1:
             elements, largest = elements + count, max(largest, count)
-    place_of = {
-        id(v): place for place, layers in enumerate(blocks) for layer in layers for v in layer.variables
-    }
+    place_of = {id(v): place for place, layers in enumerate(blocks) for layer in layers for v in layer.variables}
     parameters = [0] * (len(blocks) + 1)  # the last: of no block, which is trained whenever a block is
     for variable in model.trainable_variables:
         parameters[place_of.get(id(variable), -1)] += math.prod(variable.shape)
@@ -184,9 +172,7 @@ def built(model, image_size_px: int, blocks: Sequence[Sequence[Any]]) -> Encoder
     )  # fmt: skip
 
 
-def step(
-    encoder: EncoderCosts, run: config.Run, phase: config.Phase, classes: int, on_features: bool
-) -> StepCosts:
+def step(encoder: EncoderCosts, run: config.Run, phase: config.Phase, classes: int, on_features: bool) -> StepCosts:
     """One phase's step.
 
     Args:
@@ -195,10 +181,7 @@ def step(
     Raises:
         BadInput: `trainable` is none of the known words.
     """
-    dim, centres = (
-        run.embedder.embedding_dim,
-        classes * run.train.loss.subcenters * run.embedder.embedding_dim,
-    )
+    dim, centres = (run.embedder.embedding_dim, classes * run.train.loss.subcenters * run.embedder.embedding_dim)
     projection = encoder.width * dim
     top = 2.0 * (projection + centres)  # FLOPs of head and cosines, forward
     blocks = trained_blocks(phase, encoder.blocks)

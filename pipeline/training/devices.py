@@ -61,9 +61,7 @@ def connect(options: config.Devices) -> Found:
         found = _cpus(options.replicas or 1)
     precision = found.precision if options.precision == "auto" else options.precision
     keras.config.set_dtype_policy(precision)
-    return Found(
-        **{**found.__dict__, "precision": precision, "description": f"{found.description}, {precision}"}
-    )
+    return Found(**{**found.__dict__, "precision": precision, "description": f"{found.description}, {precision}"})
 
 
 def _tpu_is_likely() -> bool:
@@ -96,16 +94,12 @@ def _tpu(options: config.Devices) -> Found:
 def _gpus() -> Found:
     gpus = tf.config.list_physical_devices("GPU")
     if not gpus:
-        raise BadInput(
-            "devices.kind=gpu, but TensorFlow sees no GPU: install tensorflow[and-cuda], or kind=auto"
-        )
+        raise BadInput("devices.kind=gpu, but TensorFlow sees no GPU: install tensorflow[and-cuda], or kind=auto")
     for gpu in gpus:
         tf.config.experimental.set_memory_growth(gpu, True)
     details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
     has_bfloat16 = all(entry.get("compute_capability", (0, 0)) >= (8, 0) for entry in details)
-    strategy = (
-        tf.distribute.MirroredStrategy() if len(gpus) > 1 else tf.distribute.OneDeviceStrategy("/gpu:0")
-    )
+    strategy = tf.distribute.MirroredStrategy() if len(gpus) > 1 else tf.distribute.OneDeviceStrategy("/gpu:0")
     return Found(
         strategy,
         "gpu",

@@ -1,11 +1,17 @@
 """Losses as pure functions, float32 inside whatever the compute dtype.
 
+A loss that `train.loss.name` may name is a function and a line of LOSSES (its name stands in config.schema, too).
 Cosines are kept apart from margins, so that the classes may stand whole on one replica or split over several.
 """
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
+import numpy as np
 import tensorflow as tf
+
+from pipeline import config
 
 SMALLEST_SQUARED_SINE = 1e-12  # under the root: its gradient stays finite where |cos| = 1
 
@@ -114,3 +120,37 @@ def class_margins(counts, smallest_radians: float, largest_radians: float, power
     spread = weights.max() - weights.min()
     share = (weights - weights.min()) / spread if spread else weights * 0.0
     return (smallest_radians + share * (largest_radians - smallest_radians)).astype("float32")
+
+
+@dataclass(frozen=True)
+class Margin:
+    """The margin over a phase's steps: linear from `start` to `end`, plus what each class has more.
+
+    Attributes:
+        start, end: radians. extra: float32 scalar or [C], radians.
+    """
+
+    start: float
+    end: float
+    steps: int
+    extra: np.ndarray | np.float32
+
+    @classmethod
+    def of(cls, loss: config.Loss, phase: config.Phase, counts: np.ndarray, steps: int) -> "Margin":
+        """As the config asks; `counts` int [C], training images a class."""
+        start = loss.margin_radians if phase.margin_radians is None else phase.margin_radians
+        end = start if phase.end_margin_radians is None else phase.end_margin_radians
+        extra: np.ndarray | np.float32 = np.float32(0.0)
+        if loss.largest_margin_radians is not None:
+            extra = class_margins(counts, 0.0, loss.largest_margin_radians - loss.margin_radians)
+        return cls(start, end, steps, extra)
+
+    def at(self, step: tf.Tensor) -> tf.Tensor:
+        """float32 scalar or [C], radians, at an int scalar step."""
+        share = tf.minimum(tf.cast(step, tf.float32) / max(self.steps, 1), 1.0)
+        return self.start + (self.end - self.start) * share + self.extra
+
+
+LOSSES: dict[str, Callable[..., tf.Tensor]] = {  # (embeddings, labels, centers, scale, margin_radians) → [B]
+    "arcface": arcface
+}

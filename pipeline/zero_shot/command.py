@@ -1,31 +1,33 @@
-"""STAGE  guie zero-shot [data-prep | evaluate] CONFIG: CLIP and SigLIP against class prompts.
+"""COMMAND  guie zero-shot [data-prep | evaluate] CONFIG: CLIP and SigLIP against class prompts.
 
-images in a public layout, class names, prompt templates → run_dir/zero_shot.json, and for each model a CSV
-with a row a class and a picture of what is taken for what. `data-prep` resizes and packs the images once for all
-models; `evaluate` makes each class's embedding (the mean of its normalised prompts, normalised again; Radford
-et al. 2021) and classifies by the largest cosine. Without a step's name both run. What is done is kept: a
-rerun goes on.
+images in a public layout, class names, prompt templates → run_dir/zero_shot.json; of each model a CSV with a row a
+class and a picture of the confusion matrix. `data-prep` resizes the images once for all models of one size.
+`evaluate` makes each class's embedding (the mean of its normalised prompts, normalised again; Radford et al. 2021)
+and classifies by the largest cosine. Without a step's name both run. A rerun computes only what is missing.
 """
 
-import csv
-import io
 import os
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pipeline import files
+from pipeline import console, files
 from pipeline.config import ImageTextModel, to_yaml
-from pipeline.console import Progress
-from pipeline.data.preprocessing import Preprocess
+from pipeline.data.array_cache import ArrayCache
+from pipeline.data.image_cache import CachedImages, cache_images
+from pipeline.data.preprocessing import Preprocess, resize_to_square
 from pipeline.data.sources import hash_order
 from pipeline.errors import BadInput
-from pipeline.models import catalogue, prompts
-from pipeline.models.dual_encoder import FITS, DualEncoder, batches, identity
-from pipeline.zero_shot import confusion, image_cache
+from pipeline.models import catalogue
+from pipeline.models.dual_encoder import DualEncoder, batches, class_embeddings
+from pipeline.models.text import prompts
+from pipeline.zero_shot import confusion
 from pipeline.zero_shot.config import ZeroShot, file_name
 from tfrecords.sources import Item, list_configured
 
@@ -34,11 +36,19 @@ TOP = 5
 
 @dataclass(frozen=True)
 class Task:
-    """What is classified: images in order, classes and how they are called."""
+    """What is classified: the images in order; the classes, and the name of each in a prompt."""
 
     items: list[Item]
     classes: list[str]
     names: list[str]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The images of one size: `cache` has a row `images`, uint8 [S, S, 3], for each of `found.keys`."""
+
+    cache: ArrayCache
+    found: CachedImages
 
 
 def main(config: ZeroShot) -> None:
@@ -51,17 +61,12 @@ def main(config: ZeroShot) -> None:
         flush=True,
     )
     files.write_text(run_dir / "config.yaml", to_yaml(config))
-    pack_of_model = [pack_of(config, model, task) for model in config.models]
-    if config.step != "evaluate":
-        for folder, pack in {pack.folder: pack for pack in pack_of_model}.items():  # models share sizes
-            print(f"data-prep: {pack.preprocess.image_size_px} px, {pack.fit} → {folder}", flush=True)
-            image_cache.write(pack, config.threads or os.cpu_count() or 1)
-        if config.step == "data-prep":
-            print(f"zero-shot: {len(task.items):,} images prepared in {run_dir / 'packs'}")
-            return
+    prepared = data_prep(config, task.items)
+    if config.step == "data-prep":
+        print(f"zero-shot: {len(task.items):,} images prepared in {run_dir / 'images'}")
+        return
     rows = [
-        evaluate(config, model, pack, task, templates)
-        for model, pack in zip(config.models, pack_of_model, strict=True)
+        evaluate(config, model, images, task, templates) for model, images in zip(config.models, prepared, strict=True)
     ]
     files.write_json(run_dir / "zero_shot.json", {"templates": len(templates), "models": rows})
     print(table(rows))
@@ -87,48 +92,71 @@ def list_task(config: ZeroShot) -> Task:
     return Task(items, classes, names)
 
 
-def pack_of(config: ZeroShot, model: ImageTextModel, task: Task) -> image_cache.Pack:
-    """The images as the model wants them; models of the same size share a pack."""
+def data_prep(config: ZeroShot, items: list[Item]) -> list[Prepared]:
+    """The images as each model wants them; models of one size share them.
+
+    Raises:
+        BadInput: an unknown encoder; the step is `evaluate` and the cache lacks an image that can be read.
+    """
+    threads = config.threads or os.cpu_count() or 1
+    wanted = [_resizing(config, model) for model in config.models]
+    made_by = [[each.image_size_px, each.resize, each.antialias, fit] for each, fit in wanted]
+    caches = [ArrayCache(Path(config.run_dir) / "images", each) for each in made_by]
+    prepared: dict[Path, Prepared] = {}
+    with ThreadPoolExecutor(threads) as pool:
+        for cache, (preprocess, fit) in zip(caches, wanted, strict=True):
+            if cache.folder in prepared:
+                continue
+            print(f"images: {preprocess.image_size_px} px, {fit} → {cache.folder}", flush=True)
+            resize = partial(resize_to_square, preprocess=preprocess, fit=fit)
+            refuse = config.step == "evaluate"
+            compute = partial(_not_prepared, cache.folder) if refuse else partial(_resized, pool, resize)
+            found = cache_images(cache, items, compute, "images", threads, config.images_per_file, threads)
+            prepared[cache.folder] = Prepared(cache, found)
+    return [prepared[cache.folder] for cache in caches]
+
+
+def _resizing(config: ZeroShot, model: ImageTextModel) -> tuple[Preprocess, str]:
+    """(preprocessing, fit) of a model's images."""
     entry = catalogue.find(model.encoder.name, model.encoder.architecture)
-    size = model.encoder.image_size_px or entry.image_size_px
-    source = config.source
-    return image_cache.Pack(
-        root=Path(config.run_dir) / "packs",
-        source=[source.layout, source.root, dict(source.options)],
-        items=task.items,
-        labels={name: place for place, name in enumerate(task.classes)},
-        preprocess=Preprocess(size, entry.mean, entry.std, entry.resize),
-        fit=config.fit if config.fit != "auto" else FITS.get(entry.family, "squash"),
-        images_per_file=config.images_per_file,
-    )
+    size_px = model.encoder.image_size_px or entry.image_size_px
+    fit = config.fit if config.fit != "auto" else entry.facts.fit
+    return Preprocess(size_px, entry.facts.mean, entry.facts.std, entry.facts.resize), fit
+
+
+def _resized(
+    pool: ThreadPoolExecutor, resize: Callable[[np.ndarray], np.ndarray], pictures: list[np.ndarray]
+) -> dict[str, np.ndarray]:
+    return {"images": np.stack(list(pool.map(resize, pictures)))}
+
+
+def _not_prepared(folder: Path, pictures: list[np.ndarray]) -> dict[str, np.ndarray]:
+    raise BadInput(f"{folder} lacks some images: run guie zero-shot data-prep with this config first")
 
 
 def evaluate(
-    config: ZeroShot, model: ImageTextModel, pack: image_cache.Pack, task: Task, templates: list[str]
+    config: ZeroShot, model: ImageTextModel, images: Prepared, task: Task, templates: list[str]
 ) -> dict[str, Any]:
     """One row of the table; writes the model's CSV and picture."""
     run_dir, title = Path(config.run_dir), file_name(model.title)
-    packed = image_cache.packed_files(pack)
-    towers = DualEncoder(model)
-    if not towers.trained:
-        print(f"{model.title}: random weights, the numbers are chance", flush=True)
-    key = files.fingerprint([identity(model), task.names, templates])
-    started = time.monotonic()
-    classes = prompts.class_embeddings(
-        towers, task.names, templates, run_dir / "classes" / key, config.batch_size
-    )
-    print(f"{model.title}: {len(classes):,} classes in {time.monotonic() - started:.1f} s", flush=True)
-    kept = run_dir / "predictions" / files.fingerprint([key, pack.folder.name])
-    labels, best, seconds, fresh = _classify(
-        towers, classes, packed, kept, config.batch_size, len(task.items)
-    )
-    rejected = [row for path in packed for row in image_cache.rejected(path)]
-    _write_csv(run_dir / "rejects.csv", ["key", "reason"], rejected)
-    if not len(labels):
+    found = images.found
+    files.write_csv(run_dir / "rejects.csv", ["key", "reason"], found.rejects)
+    if not found.items:
         raise BadInput(f"none of the {len(task.items):,} images could be read: see {run_dir / 'rejects.csv'}")
+    encoder = DualEncoder(model)
+    if not encoder.trained:
+        print(f"{model.title}: random weights, the numbers are chance", flush=True)
+    made_by = [encoder.identity, task.names, templates]
+    started = time.monotonic()
+    classes = class_embeddings(encoder, task.names, templates, run_dir / "classes", config.batch_size)
+    print(f"{model.title}: {len(classes):,} classes in {time.monotonic() - started:.1f} s", flush=True)
+    label_of = {name: label for label, name in enumerate(task.classes)}
+    labels = np.array([label_of[item.class_name] for item in found.items])
+    predictions = ArrayCache(run_dir / "predictions", [made_by, asdict(encoder.preprocess), images.cache.folder.name])
+    best, seconds, encoded = _classify(config, encoder, classes, images, labels, predictions)
     hits = best == labels[:, None]  # [N, 5]
     counts = confusion.matrix(labels, best[:, 0], len(task.classes))
-    _write_csv(run_dir / f"classes-{title}.csv", *_per_class(task, labels, hits, counts))
+    files.write_csv(run_dir / f"classes-{title}.csv", *_per_class(task, labels, hits, counts))
     top_1, top_5 = hits[:, 0].mean(), hits.any(axis=1).mean()
     with files.atomic_path(run_dir / f"confusion-{title}.png") as temporary:
         heading = f"{model.title}: top-1 {top_1:.1%} of {len(labels):,} images"
@@ -140,67 +168,58 @@ def evaluate(
         "top-5": round(float(top_5), 6),
         "chance top-1": round(1 / len(task.classes), 6),
         "images": len(labels),
-        "rejected": len(rejected),
+        "rejected": len(found.rejects),
         "classes": len(task.classes),
-        "images/s": round(fresh / seconds, 1) if fresh else None,  # None: nothing was left to encode
+        "images/s": round(encoded / seconds, 1) if encoded else None,  # None: nothing was left to encode
     }
 
 
 def _classify(
-    towers: DualEncoder, classes: np.ndarray, packed: list[Path], kept: Path, batch_size: int, total: int
-) -> tuple[np.ndarray, np.ndarray, float, int]:
-    """(labels int64 [N], the best classes int64 [N, ≤5], seconds of encoding, images encoded now)."""
-    all_labels, best, seconds, fresh, right, seen = [], [], 0.0, 0, 0, 0
-    progress = Progress(f"{towers.text.name}: images", total, "images")
-    for file in packed:
-        with np.load(file) as parts:
-            path = kept / f"{file.stem}-{files.fingerprint(parts['keys'].tolist())}.npy"
-            labels, unread = parts["labels"], len(parts["rejected"])
-            images = None if path.is_file() else parts["images"]
-        if images is not None:
+    config: ZeroShot,
+    encoder: DualEncoder,
+    classes: np.ndarray,
+    images: Prepared,
+    labels: np.ndarray,
+    predictions: ArrayCache,
+) -> tuple[np.ndarray, float, int]:
+    """(the best classes of each image int64 [N, ≤5], seconds of encoding, images encoded now)."""
+    best, seconds, encoded, right = [], 0.0, 0, 0
+    progress = console.Progress(f"{encoder.text.name}: images", len(labels), "images")
+    for start in range(0, len(labels), config.images_per_file):
+        keys = images.found.keys[start : start + config.images_per_file]
+        if new := predictions.missing(keys):
+            pixels = images.cache.get(new)["images"]
             started = time.monotonic()
-            top = [np.zeros((0, min(TOP, len(classes))), np.int64)]
-            for part in batches(images, batch_size):
-                cosine = towers.encode_images(part) @ classes.T  # [B, C]
-                top.append(np.argsort(-cosine, axis=1, kind="stable")[:, :TOP])
-            seconds, fresh = seconds + time.monotonic() - started, fresh + len(images)
-            with files.atomic_path(path) as temporary, temporary.open("wb") as stream:
-                np.save(stream, np.concatenate(top))
-        all_labels.append(labels)
-        best.append(np.load(path))
-        right, seen = right + int((best[-1][:, 0] == labels).sum()), seen + len(labels)
-        progress.add(len(labels) + unread, f"top-1 so far {right / max(seen, 1):.1%}")
-    return np.concatenate(all_labels), np.concatenate(best), seconds, fresh
+            cosines = (encoder.encode_images(batch) @ classes.T for batch in batches(pixels, config.batch_size))
+            top = [np.argsort(-cosine, axis=1, kind="stable")[:, :TOP] for cosine in cosines]
+            seconds, encoded = seconds + time.monotonic() - started, encoded + len(new)
+            predictions.put(new, best=np.concatenate(top))
+        best.append(predictions.get(keys)["best"])
+        seen = start + len(keys)
+        right += int((best[-1][:, 0] == labels[start:seen]).sum())
+        progress.add(len(keys), f"top-1 so far {right / seen:.1%}")
+    return np.concatenate(best), seconds, encoded
 
 
-def _per_class(
-    task: Task, labels: np.ndarray, hits: np.ndarray, counts: np.ndarray
-) -> tuple[list[str], list[list]]:
+def _per_class(task: Task, labels: np.ndarray, hits: np.ndarray, counts: np.ndarray) -> tuple[list[str], list[list]]:
     """Header and rows of a model's CSV; a class without images has empty accuracies."""
     rows = []
-    for place, taken_for in enumerate(confusion.most_confused(counts)):
-        mine = hits[labels == place]
+    for label, other in enumerate(confusion.most_confused(counts)):
+        mine = hits[labels == label]
         accuracies = [f"{mine[:, 0].mean():.4f}", f"{mine.any(axis=1).mean():.4f}"] if len(mine) else ["", ""]
-        other = [task.names[taken_for], counts[place, taken_for]] if taken_for is not None else ["", ""]
-        rows.append([task.classes[place], task.names[place], len(mine), *accuracies, *other])
+        taken_for = [task.names[other], counts[label, other]] if other is not None else ["", ""]
+        rows.append([task.classes[label], task.names[label], len(mine), *accuracies, *taken_for])
     return ["class", "name", "images", "top-1", "top-5", "most taken for", "times"], rows
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """The models one below the other."""
-    lines = [
-        f"{'model':<32}{'weights':<14}{'top-1':>8}{'top-5':>8}{'images':>9}{'rejected':>10}{'images/s':>10}"
-    ]
-    for row in rows:
-        speed = "kept" if row["images/s"] is None else f"{row['images/s']:.1f}"
-        lines.append(
-            f"{row['model'][:31]:<32}{row['weights'][:13]:<14}{row['top-1']:>8.2%}{row['top-5']:>8.2%}"
-            f"{row['images']:>9,}{row['rejected']:>10,}{speed:>10}"
-        )
-    return "\n".join([*lines, f"chance: {rows[0]['chance top-1']:.2%}"])
-
-
-def _write_csv(path: Path, header: list[str], rows: list) -> None:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([header, *rows])
-    files.write_text(path, text.getvalue())
+    """A row a model, and chance."""
+    shown = [
+        [
+            row["model"], row["weights"], f"{row['top-1']:.2%}", f"{row['top-5']:.2%}", f"{row['images']:,}",
+            f"{row['rejected']:,}", "kept" if row["images/s"] is None else row["images/s"],
+        ]
+        for row in rows
+    ]  # fmt: skip
+    header = ["model", "weights", "top-1", "top-5", "images", "rejected", "images/s"]
+    return f"{console.table(header, shown, left=2)}\nchance: {rows[0]['chance top-1']:.2%}"

@@ -1,4 +1,4 @@
-"""A web server on 127.0.0.1 that answers late, breaks off, lies, and sends one in circles."""
+"""A web server on 127.0.0.1 that answers late, breaks off, lies and redirects in circles."""
 
 import threading
 from collections import Counter

@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import os
+import shutil
 import struct
 import threading
 import time
@@ -10,10 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline import cli
-from pipeline.captions import command
+from pipeline.captions import command, embeddings
 from pipeline.captions.caption_table import Pair, Table, read_pairs
 from pipeline.captions.metering import Meter
 from pipeline.errors import BadInput
@@ -39,8 +43,8 @@ def picture(colour: tuple[int, int, int], side: int = 40, form: str = "JPEG") ->
 
 
 @pytest.fixture(autouse=True)
-def towers_built_once(monkeypatch):
-    """Building them takes seconds and is test_text's business."""
+def encoder_built_once(monkeypatch):
+    """Building it takes seconds and is test_text's business."""
 
     def build(model):
         return clip_tiny() if model == MODEL else DualEncoder(model)
@@ -52,8 +56,8 @@ def run(tmp_path: Path, table: str) -> tuple[int, list[dict[str, str]], dict]:
     """`guie captions` on the table; (exit code, result rows, summary)."""
     (tmp_path / "images").mkdir(exist_ok=True)
     (tmp_path / "table.csv").write_text(table, encoding="utf-8")
-    places = {"table": tmp_path / "table.csv", "images": tmp_path / "images", "run_dir": tmp_path / "run"}
-    (tmp_path / "captions.yaml").write_text(CONFIG.format(**places))
+    paths = {"table": tmp_path / "table.csv", "images": tmp_path / "images", "run_dir": tmp_path / "run"}
+    (tmp_path / "captions.yaml").write_text(CONFIG.format(**paths))
     code = cli.main(["captions", str(tmp_path / "captions.yaml")])
     if code:
         return code, [], {}
@@ -68,9 +72,7 @@ def test_every_fault_is_a_row_with_its_reason_and_stops_nothing(tmp_path, capsys
     (tmp_path / "images" / "text.jpg").write_text("no image at all")
     (tmp_path / "images" / "half.jpg").write_bytes(picture((0, 9, 9), 200)[:900])
     (tmp_path / "images" / "wide.png").write_bytes(picture((1, 2, 3), 1100, "PNG"))
-    with faulty_server(
-        {"blue.jpg": picture((0, 0, 200)), "green.png": picture((0, 200, 0), 30, "PNG")}
-    ) as server:
+    with faulty_server({"blue.jpg": picture((0, 0, 200)), "green.png": picture((0, 200, 0), 30, "PNG")}) as server:
         expected = {
             "red.jpg": "",
             f"{server.url}/good/blue.jpg": "",
@@ -113,16 +115,7 @@ def test_every_fault_is_a_row_with_its_reason_and_stops_nothing(tmp_path, capsys
 def test_nasty_captions_are_scored_and_cut_ones_counted(tmp_path):
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "a.jpg").write_bytes(picture((9, 99, 9)))
-    texts = [
-        "plain",
-        "😀👩‍👩‍👧",
-        "שלום עולם",
-        "tab\tand\nline",
-        'a "quote"',
-        "word " * 10_000,
-        "=cmd()",
-        "plain",
-    ]
+    texts = ["plain", "😀👩‍👩‍👧", "שלום עולם", "tab\tand\nline", 'a "quote"', "word " * 10_000, "=cmd()", "plain"]
     stream = io.StringIO()
     csv.writer(stream).writerows([["image", "caption"], *(["a.jpg", text] for text in texts)])
     code, rows, summary = run(tmp_path, "\ufeff" + stream.getvalue())
@@ -134,26 +127,71 @@ def test_nasty_captions_are_scored_and_cut_ones_counted(tmp_path):
     assert summary["captions cut"] == 1 and "retrieval" not in summary  # one image: nothing to find
 
 
-def test_images_are_read_once_and_again_when_they_change(tmp_path):
+def items_of(summary: dict) -> dict[str, int]:
+    return {row["step"]: row["items"] for row in summary["steps"]}
+
+
+def test_images_are_encoded_once_and_again_when_they_change(tmp_path):
     (tmp_path / "images").mkdir()
     image = tmp_path / "images" / "a.jpg"
     image.write_bytes(picture((9, 99, 9)))
+    date = image.stat().st_mtime_ns
     table = "image,caption\na.jpg,one\na.jpg,two\n"
     _, first, summary = run(tmp_path, table)
-    assert {row["step"]: row["items"] for row in summary["steps"]}["loading"] == 1
+    steps = {"loading": 1, "preprocessing": 1, "encoding images": 1, "tokenising": 2, "encoding texts": 2}
+    assert items_of(summary) == steps
     _, second, summary = run(tmp_path, table)
-    assert second == first and "loading" not in {row["step"] for row in summary["steps"]}
+    assert second == first and items_of(summary) == {"loading": 1, "tokenising": 2}
     image.write_bytes(picture((250, 0, 250), 77))
+    os.utime(image, ns=(date, date))  # the bytes tell, not the date
     _, third, _ = run(tmp_path, table)
     assert third[0]["similarity"] != first[0]["similarity"]
+
+
+def test_equal_images_are_encoded_once_and_each_unreadable_one_has_its_reason(tmp_path):
+    (tmp_path / "images").mkdir()
+    for name in ("a.jpg", "copy.jpg"):
+        (tmp_path / "images" / name).write_bytes(picture((9, 99, 9)))
+    for name in ("text.jpg", "again.jpg"):
+        (tmp_path / "images" / name).write_bytes(b"no image at all")
+    table = "image,caption\n" + "".join(f"{name},x\n" for name in ("a.jpg", "text.jpg", "copy.jpg", "again.jpg"))
+    _, rows, summary = run(tmp_path, table)
+    assert [row["reason"] for row in rows] == ["", "not an image"] * 2
+    assert rows[0]["similarity"] == rows[2]["similarity"] and items_of(summary)["encoding images"] == 1
+    (tmp_path / "images" / "text.jpg").write_bytes(picture((99, 9, 9)))
+    _, rows, summary = run(tmp_path, table)
+    assert [bool(row["reason"]) for row in rows] == [False, False, False, True]
+    assert items_of(summary)["encoding images"] == 1
+
+
+def test_a_kill_loses_at_most_a_block(tmp_path, monkeypatch):
+    (tmp_path / "images").mkdir()
+    for number in range(5):
+        (tmp_path / "images" / f"{number}.jpg").write_bytes(picture((9, 40 * number, 9)))
+    table = "image,caption\n" + "".join(f"{number}.jpg,caption {number}\n" for number in range(5))
+    monkeypatch.setattr(embeddings, "BLOCK", 2)
+    real, calls = DualEncoder.encode_images, []
+
+    def killed(self, images):
+        calls.append(len(images))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(self, images)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DualEncoder, "encode_images", killed)
+        assert run(tmp_path, table)[0] == 130
+    code, rows, summary = run(tmp_path, table)
+    assert code == 0 and items_of(summary)["encoding images"] == 3 and all(row["similarity"] for row in rows)
+    (tmp_path / "fresh").mkdir()
+    shutil.copytree(tmp_path / "images", tmp_path / "fresh" / "images")
+    assert run(tmp_path / "fresh", table)[1] == rows
 
 
 def test_kinds_that_the_records_do_not_take_are_rows_with_a_reason(tmp_path):
     """Pillow's plugin for DDS raises NotImplementedError for these pixel flags, that for FTEX AssertionError."""
     (tmp_path / "images").mkdir()
-    header = (
-        b"DDS " + struct.pack("<7I44x", 124, 0x1007, 8, 8, 0, 0, 0) + struct.pack("<8I", 32, 0x99, *[0] * 6)
-    )
+    header = b"DDS " + struct.pack("<7I44x", 124, 0x1007, 8, 8, 0, 0, 0) + struct.pack("<8I", 32, 0x99, *[0] * 6)
     (tmp_path / "images" / "odd.dds").write_bytes(header + bytes(20))
     ftex = b"FTEX" + struct.pack("<I2i2i", 1, 8, 8, 1, 7) + struct.pack("<2i", 0, 0)
     (tmp_path / "images" / "odd.ftu").write_bytes(ftex + bytes(64))
@@ -168,14 +206,35 @@ def test_a_new_caption_alone_is_encoded(tmp_path):
     (tmp_path / "images" / "a.jpg").write_bytes(picture((9, 99, 9)))
     _, first, _ = run(tmp_path, "image,caption\na.jpg,one\na.jpg,two\n")
     _, second, summary = run(tmp_path, "image,caption\na.jpg,new\na.jpg,one\na.jpg,two\n")
-    items = {row["step"]: row["items"] for row in summary["steps"]}
-    assert (items["tokenising"], items["encoding texts"]) == (3, 1)
+    assert (items_of(summary)["tokenising"], items_of(summary)["encoding texts"]) == (3, 1)
     assert [row["similarity"] for row in second[1:]] == [row["similarity"] for row in first]
 
 
 def test_table_of_bad_rows_alone_ends_well(tmp_path):
     code, rows, summary = run(tmp_path, "image,caption\nnone.jpg,x\n,y\n")
     assert code == 0 and len(rows) == 2 and summary["scored"] == 0 and summary["similarity"] == {}
+
+
+def test_reasons_that_differ_in_numbers_and_paths_alone_are_counted_together():
+    reasons = [
+        "HTTP 503 (2 attempts)",
+        "HTTP 503 (3 attempts)",
+        "HTTP 404",
+        "no such file: /a/b",
+        "no such file: /c",
+        "1.2 megapixels, more than max_megapixels 1",
+        "13.5 megapixels, more than max_megapixels 1",
+        "",
+    ]
+    rows = [[2, "a", "b", "", "", "", reason] for reason in reasons]
+    with Meter() as meter:
+        nothing = np.zeros(0, np.float32)
+        assert command.summarise(MODEL, rows, nothing, nothing, meter)["reasons"] == {
+            "HTTP 503 (N attempts)": 2,
+            "no such file": 2,
+            "N megapixels, more than max_megapixels N": 2,
+            "HTTP 404": 1,
+        }
 
 
 def test_retrieval_counts_what_the_slow_way_counts():
@@ -259,6 +318,43 @@ def test_quote_that_is_never_closed_swallows_no_other_row(tmp_path):
     assert [pair.line for pair in pairs] == [2, 3, 4, 5, 6, 8]
 
 
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.text(max_size=8), st.text(alphabet='a", \n\t;é\u2028', max_size=8)), max_size=6))
+def test_every_row_that_csv_writes_comes_back_once_with_its_fields_or_a_reason(tmp_path_factory, written):
+    stream = io.StringIO()
+    csv.writer(stream).writerows([["image", "caption"], ["first", "row"], *written])
+    path = tmp_path_factory.getbasetemp() / "written.csv"
+    path.write_text(stream.getvalue(), encoding="utf-8", newline="")
+    pairs = read_pairs(path, Table())
+
+    def read(field: str) -> str:
+        return field.replace("\r\n", "\n").replace("\r", "\n").strip()
+
+    assert [(pair.image, pair.caption) for pair in pairs] == [
+        ("first", "row"), *((read(image), read(caption)) for image, caption in written)
+    ]  # fmt: skip
+    for pair in pairs:
+        missing = "no image" if not pair.image else "no caption" if not pair.caption else ""
+        assert pair.reason == missing
+
+
+@settings(deadline=None)
+@given(st.text(alphabet='ab", \n\r;', max_size=60))
+def test_any_text_is_read_as_rows_in_order_each_with_both_fields_or_a_reason(tmp_path_factory, text):
+    path = tmp_path_factory.getbasetemp() / "any.csv"
+    path.write_text("image,caption\nfirst,row\n" + text, encoding="utf-8", newline="")
+    pairs = read_pairs(path, Table())
+    starts = [pair.line for pair in pairs]
+    assert pairs[0] == Pair(2, "first", "row") and starts == sorted(set(starts))
+    assert all(pair.reason or (pair.image and pair.caption) for pair in pairs)
+    lines = path.read_text(encoding="utf-8").split("\n")  # any end of a line is read as "\n"
+    ends = [*(start - 1 for start in starts[1:]), len(lines)]
+    for start, end, pair in zip(starts, ends, pairs, strict=True):
+        spanned = [line for line in lines[start - 1 : end] if line]
+        assert len(spanned) == 1 or not pair.reason.startswith("a quote")  # a lone quote swallows no other row
+        assert "".join(spanned).count('"') % 2 == 0 or len(spanned) == 1
+
+
 @pytest.mark.parametrize(
     "override",
     ["fetch.concurrency=0", "fetch.retries=-1", "fetch.timeout_seconds=0", "fetch.allow_networks=[localhost]",
@@ -266,8 +362,8 @@ def test_quote_that_is_never_closed_swallows_no_other_row(tmp_path):
 )  # fmt: skip
 def test_unusable_configs_end_with_code_2(tmp_path, override, capsys):
     (tmp_path / "t.csv").write_text("image,caption\na,b\n")
-    places = {"table": tmp_path / "t.csv", "images": tmp_path, "run_dir": tmp_path / "run"}
-    (tmp_path / "c.yaml").write_text(CONFIG.format(**places))
+    paths = {"table": tmp_path / "t.csv", "images": tmp_path, "run_dir": tmp_path / "run"}
+    (tmp_path / "c.yaml").write_text(CONFIG.format(**paths))
     assert cli.main(["captions", str(tmp_path / "c.yaml"), override]) == 2
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
 
@@ -293,3 +389,6 @@ def test_meter_counts_overlapping_threads_once_and_sees_memory_come_and_go():
     rows = {row["step"]: row for row in meter.rows()}
     assert 0.2 <= rows["threads"]["seconds"] < 0.4 and rows["threads"]["items"] == 3
     assert rows["large"]["peak MB"] - rows["small"]["peak MB"] > 30
+    header, first, *_ = meter.table().splitlines()
+    assert header.split() == ["step", "items", "seconds", "items/s", "peak", "MB", "above", "start"]
+    assert first.split()[:3] == ["threads", "3", f"{rows['threads']['seconds']:.2f}"]

@@ -8,9 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from pipeline.captions.fetch import Fetch, Fetched, fetch, is_public, networks
-from pipeline.errors import BadInput
+from pipeline.captions.config import Fetch
+from pipeline.captions.fetch import Fetched, fetch, is_public
 from tests.captions.faulty_server import FaultyServer, faulty_server
 
 QUICK = Fetch(
@@ -75,9 +77,8 @@ def test_endless_body_is_stopped_at_the_limit_and_not_read_on(server):
     before = server.bytes_sent
     get(server, "/huge")
     time.sleep(0.1)
-    assert (
-        server.bytes_sent - before < 20_000_000
-    )  # socket buffers beyond the limit, not a stream without end
+    # Socket buffers beyond the limit, not a stream without end.
+    assert server.bytes_sent - before < 20_000_000
 
 
 def test_passing_faults_are_retried_and_lasting_ones_not(server):
@@ -166,6 +167,35 @@ def test_public_addresses_count_as_public():
     assert all(map(is_public, ("1.1.1.1", "2606:4700:4700::1111", "::ffff:1.1.1.1")))
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.one_of(
+            st.text(max_size=12),
+            st.tuples(st.sampled_from(["http://", "https://", "ftp://", "HTTP://[", "x://"]), st.text(max_size=12)).map(
+                "".join
+            ),
+        ),
+        max_size=5,
+    )
+)
+def test_any_reference_comes_back_once_with_a_reason_and_nothing_raises(tmp_path_factory, references):
+    """No name is found and no address is public: nothing is connected to."""
+    empty = tmp_path_factory.getbasetemp() / "empty"
+    empty.mkdir(exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket, "getaddrinfo", nowhere)
+        patch.setattr("pipeline.captions.fetch.is_public", lambda address: False)
+        answers = fetch(references, Fetch(retries=0, timeout_seconds=5), empty)
+    assert [answer.reference for answer in answers] == references
+    for answer in answers:
+        assert answer.content is None and answer.reason.strip() and "\n" not in answer.reason, answer
+
+
+def nowhere(*_, **__):
+    raise socket.gaierror(socket.EAI_NONAME, "no such name")
+
+
 def test_malformed_references_are_reasons(server):
     bad = [
         "http://",
@@ -222,5 +252,6 @@ def test_queue_at_one_host_holds_up_no_other(server, tmp_path):
 
 
 def test_networks_that_are_none_are_bad_input():
-    with pytest.raises(BadInput, match="allow_networks"):
-        networks(["10.0.0.1/8"])
+    assert [key for key, _ in Fetch(allow_networks=["10.0.0.1/8", "::1/128", "localhost"]).rules()] == [
+        "allow_networks"
+    ] * 2

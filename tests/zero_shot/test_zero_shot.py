@@ -6,8 +6,6 @@ import io
 import json
 import os
 import shutil
-import zipfile
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,18 +13,14 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from pipeline import cli
+from pipeline import cli, console
 from pipeline.config import ImageTextModel, load
 from pipeline.data.preprocessing import Preprocess, prepare, resize_to_square
 from pipeline.errors import BadInput
 from pipeline.models import prompts
 from pipeline.models.dual_encoder import identity
-from pipeline.zero_shot import command, confusion, image_cache
-from tests.models.tiny_dual_encoder import MODEL, clip_tiny
-from tfrecords.sources import Item, read_file
-from tfrecords.sources.archives import read_zipped
-from tfrecords.sources.arrays import batch, read_image
-from tfrecords.sources.items import refuse
+from pipeline.zero_shot import command, confusion
+from tests.models.tiny_dual_encoder import clip_tiny
 
 COLOURS = {"red": (220, 10, 10), "green": (10, 200, 10), "blue": (10, 10, 230)}
 CONFIG = """
@@ -52,13 +46,15 @@ def picture(colour: tuple[int, int, int], width: int, height: int) -> bytes:
     return stream.getvalue()
 
 
-class ColourTowers:
-    """DualEncoder that know colours: what they should answer is known without them."""
+class ColourEncoder:
+    """A DualEncoder that knows colours: what it should answer is known without it."""
 
     trained = True
+    preprocess = Preprocess(64, (0.5,) * 3, (0.5,) * 3)
 
     def __init__(self, model: ImageTextModel):
         self.text = type("Text", (), {"name": "colours"})
+        self.identity = f"colours {model.seed}"
         self.calls = {"images": 0, "texts": 0}
 
     def encode_images(self, images: np.ndarray) -> np.ndarray:
@@ -78,8 +74,8 @@ def folder(tmp_path):
     """Eleven images: one that cannot be read, two greens among the reds."""
     for name, colour in COLOURS.items():
         (tmp_path / "images" / name).mkdir(parents=True)
-        for place in range(3):
-            (tmp_path / "images" / name / f"{place}.png").write_bytes(picture(colour, 40 + place, 50))
+        for number in range(3):
+            (tmp_path / "images" / name / f"{number}.png").write_bytes(picture(colour, 40 + number, 50))
     (tmp_path / "images" / "red" / "wrong_1.png").write_bytes(picture(COLOURS["green"], 60, 40))
     (tmp_path / "images" / "blue" / "broken.png").write_bytes(b"not an image")
     (tmp_path / "templates.txt").write_text("\n".join(TEMPLATES) + "\n")
@@ -88,11 +84,12 @@ def folder(tmp_path):
 
 
 @pytest.fixture
-def colour_towers(monkeypatch):
-    made: list[ColourTowers] = []
+def encoders(monkeypatch):
+    """The encoders that the command has made, in order."""
+    made: list[ColourEncoder] = []
 
     def build(model):
-        made.append(ColourTowers(model))
+        made.append(ColourEncoder(model))
         return made[-1]
 
     monkeypatch.setattr(command, "DualEncoder", build)
@@ -108,7 +105,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_numbers_tables_and_pictures_are_what_the_images_say(folder, colour_towers, capsys):
+def test_numbers_tables_and_pictures_are_what_the_images_say(folder, encoders, capsys):
     assert run(folder) == 0
     result = json.loads((folder / "run" / "zero_shot.json").read_text())
     assert [row["model"] for row in result["models"]] == ["first", "second one"]
@@ -130,90 +127,115 @@ def test_numbers_tables_and_pictures_are_what_the_images_say(folder, colour_towe
     assert lines[-1] == f"zero-shot: 2 model(s), 10 images: {folder / 'run' / 'zero_shot.json'}"
 
 
-def test_what_is_done_is_not_done_again(folder, colour_towers):
+def test_what_is_done_is_not_done_again(folder, encoders):
     assert run(folder) == 0
     first = json.loads((folder / "run" / "zero_shot.json").read_text())
-    assert colour_towers[0].calls == {"images": 10, "texts": 9}
-    packed = sorted((folder / "run" / "packs").rglob("*.npz"))
-    dates = [path.stat().st_mtime_ns for path in packed]
-    packed[1].unlink()  # as a kill between two files leaves it
+    assert encoders[0].calls == {"images": 10, "texts": 9}
+    parts = {path: path.stat().st_mtime_ns for path in (folder / "run" / "images").glob("*/*")}
+    assert len(parts) == 3  # ten images, four a part
+    lost = sorted(parts)[1]
+    shutil.rmtree(lost)  # as a kill between two parts leaves it
     assert run(folder, step="evaluate") == 2
     assert run(folder) == 0
-    assert [path.stat().st_mtime_ns == date for path, date in zip(packed, dates, strict=True)] == [
-        True,
-        False,
-        True,
-    ]
-    assert colour_towers[-1].calls == {"images": 0, "texts": 0}
+    remade = {path for path, date in parts.items() if path.stat().st_mtime_ns != date}
+    assert remade == {lost} and set((folder / "run" / "images").glob("*/*")) == set(parts)
+    assert encoders[-1].calls == {"images": 0, "texts": 0}
     second = json.loads((folder / "run" / "zero_shot.json").read_text())
     for row, before in zip(second["models"], first["models"], strict=True):
-        assert row["images/s"] is None and row["top-1"] == before["top-1"]
+        assert row["images/s"] is None and before["images/s"] > 0 and row["top-1"] == before["top-1"]
 
 
-def test_other_images_of_the_same_names_are_packed_anew_and_a_changed_one_with_its_file_alone(
-    folder, colour_towers
-):
+def test_other_images_of_the_same_names_are_other_images_and_a_changed_one_alone_is_computed(folder, encoders):
     assert run(folder) == 0
     shutil.copytree(folder / "images", folder / "others")
-    for path in (folder / "others").glob("red/*.png"):
-        path.write_bytes(picture(COLOURS["blue"], 40, 50))
+    for number, path in enumerate((folder / "others").glob("red/*.png")):
+        path.write_bytes(picture(COLOURS["blue"], 30 + number, 50))
     assert run(folder, f"source.root={folder / 'others'}") == 0
     changed = json.loads((folder / "run" / "zero_shot.json").read_text())["models"][0]
     assert (changed["images"], changed["top-1"]) == (10, 0.6)  # all reds are blue now
+    assert encoders[-1].calls == {"images": 4, "texts": 0}
 
-    assert run(folder) == 0  # the first images are packed still
-    before = set((folder / "run" / "packs").rglob("*.npz"))
-    (folder / "images" / "red" / "wrong_1.png").write_bytes(picture(COLOURS["red"], 61, 40))
+    assert run(folder, step="evaluate") == 0  # the first images are still there
+    before = set((folder / "run" / "images").glob("*/*"))
+    path = folder / "images" / "red" / "wrong_1.png"
+    date = path.stat().st_mtime_ns
+    path.write_bytes(picture(COLOURS["red"], 61, 40))
+    os.utime(path, ns=(date, date))  # the bytes tell, not the date
     assert run(folder, step="evaluate") == 2
     assert run(folder) == 0
-    assert len(set((folder / "run" / "packs").rglob("*.npz")) - before) == 1
+    (added,) = set((folder / "run" / "images").glob("*/*")) - before
+    assert len(np.load(added / "images.npy")) == 1
     assert json.loads((folder / "run" / "zero_shot.json").read_text())["models"][0]["top-1"] == 1.0
-    assert colour_towers[-1].calls == {"images": 3, "texts": 0}
+    assert encoders[-1].calls == {"images": 1, "texts": 0}
 
 
-def test_rejected_images_are_tried_again(folder, colour_towers):
+def test_rejected_images_are_tried_again(folder, encoders):
     whole, path = picture(COLOURS["blue"], 44, 50), folder / "images" / "blue" / "broken.png"
     path.write_bytes(bytes(len(whole)))
-    date = path.stat().st_mtime_ns
     assert run(folder) == 0
-    path.write_bytes(whole)  # of the same size and date: nothing but trying tells
-    os.utime(path, ns=(date, date))
+    path.write_bytes(whole)
+    assert run(folder, step="evaluate") == 2
     assert run(folder) == 0
     row = json.loads((folder / "run" / "zero_shot.json").read_text())["models"][1]
     assert (row["images"], row["rejected"]) == (11, 0)
     assert rows_of(folder / "run" / "rejects.csv") == []
-    assert colour_towers[-1].calls == {"images": 4, "texts": 0}
+    assert encoders[-1].calls == {"images": 1, "texts": 0}
 
 
-def test_archives_and_arrays_are_told_apart_by_their_file(tmp_path):
-    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
-        archive.writestr("a.png", picture(COLOURS["red"], 8, 8))
-    for reader in (
-        partial(read_file, str(tmp_path / "set.zip")),
-        partial(read_zipped, str(tmp_path / "set.zip"), 0, 1, 1, 0, 0),
-        partial(read_image, batch(partial(read_file, str(tmp_path / "set.zip")), len), 0),
-    ):
-        stamps = image_cache._stamps([Item("a", "a", reader)])
-        assert stamps == [((tmp_path / "set.zip").stat().st_size, (tmp_path / "set.zip").stat().st_mtime_ns)]
-    nothing = [partial(refuse, "why"), partial(read_file, str(tmp_path / "none")), lambda: b""]
-    assert image_cache._stamps([Item("a", "a", reader) for reader in nothing]) == [None] * 3
+def test_models_of_one_size_share_their_images_and_another_size_has_its_own(folder, encoders):
+    assert run(folder, "models.1.encoder.image_size_px=48", step="data-prep") == 0
+    sides = {np.load(path).shape[1:] for path in (folder / "run" / "images").rglob("images.npy")}
+    assert sides == {(64, 64, 3), (48, 48, 3)}
+    assert len(list((folder / "run" / "images").iterdir())) == 2
+    assert run(folder) == 0
+    assert run(folder, "fit=squash") == 0
+    assert len(list((folder / "run" / "images").iterdir())) == 3
+    assert encoders[-1].calls == {"images": 10, "texts": 0}  # other pixels, other predictions
 
 
-def test_drawn_images_need_no_data_root(folder, colour_towers):
+def test_predictions_are_those_of_the_encoder_s_own_scaling(folder, encoders, monkeypatch):
+    assert run(folder) == 0
+    monkeypatch.setattr(ColourEncoder, "preprocess", Preprocess(64, (0.4,) * 3, (0.5,) * 3))
+    assert run(folder) == 0
+    assert encoders[-1].calls == {"images": 10, "texts": 0}
+
+
+def test_accuracy_so_far_stands_in_the_progress_note(folder, encoders, monkeypatch):
+    notes = []
+
+    class Recorded(console.Progress):
+        def add(self, count: int, note: str = "") -> None:
+            notes.append((count, note))
+
+    monkeypatch.setattr(console, "Progress", Recorded)
+    assert run(folder) == 0
+    parts = [(4, "top-1 so far 100.0%"), (4, "top-1 so far 100.0%"), (2, "top-1 so far 90.0%")]
+    assert notes == parts * 2  # of two models; the wrong one is the last image
+
+
+def test_images_none_of_which_can_be_read_are_one_line(folder, encoders, capsys):
+    for path in (folder / "images").rglob("*.png"):
+        path.write_bytes(b"not an image")
+    assert run(folder) == 2
+    assert "none of the 11 images could be read" in capsys.readouterr().err
+    assert len(rows_of(folder / "run" / "rejects.csv")) == 11
+
+
+def test_drawn_images_need_no_data_root(folder, encoders):
     drawn = "source={layout: drawn, name: d, root: '', options: {classes: 2, images_per_class: 2}}"
     assert run(folder, drawn, "data_root=''", step="data-prep") == 0
 
 
-def test_steps_run_alone_and_evaluate_asks_for_data_prep(folder, colour_towers, capsys):
+def test_steps_run_alone_and_evaluate_asks_for_data_prep(folder, encoders, capsys):
     assert run(folder, step="evaluate") == 2
     assert "data-prep" in capsys.readouterr().err
     assert run(folder, step="data-prep") == 0
-    assert not colour_towers and not (folder / "run" / "zero_shot.json").exists()
+    assert not encoders and not (folder / "run" / "zero_shot.json").exists()
     assert run(folder, step="evaluate") == 0
     assert (folder / "run" / "zero_shot.json").exists()
 
 
-def test_first_images_are_a_part_and_hashed_order_spreads_them(folder, colour_towers):
+def test_first_images_are_a_part_and_hashed_order_spreads_them(folder, encoders):
     assert run(folder, "first=4") == 0
     listed = rows_of(folder / "run" / "classes-first.csv")
     assert [row["images"] for row in listed] == ["3", "0", "0"]  # blue's four, one of them broken
@@ -224,13 +246,13 @@ def test_first_images_are_a_part_and_hashed_order_spreads_them(folder, colour_to
     assert listed[1]["top-1"] == ""  # a class without images has no accuracy
 
 
-def test_other_templates_and_names_make_other_class_embeddings(folder, colour_towers):
+def test_other_templates_and_names_make_other_class_embeddings(folder, encoders):
     assert run(folder) == 0
     assert run(folder, "templates=one") == 0
-    assert colour_towers[-1].calls == {"images": 10, "texts": 3}
+    assert encoders[-1].calls == {"images": 10, "texts": 3}
     (folder / "names.csv").write_text("name,class\ndark red,red\nsky blue,blue\nlight green,green\n")
     assert run(folder, f"class_names={folder / 'names.csv'}") == 0
-    assert colour_towers[-1].calls == {"images": 10, "texts": 9}
+    assert encoders[-1].calls == {"images": 10, "texts": 9}
     assert [row["name"] for row in rows_of(folder / "run" / "classes-first.csv")] == [
         "sky blue",
         "light green",
@@ -239,38 +261,35 @@ def test_other_templates_and_names_make_other_class_embeddings(folder, colour_to
 
 
 def test_classifier_is_the_slow_definition(folder):
-    """Real towers, packs and batches against one image and one prompt at a time."""
+    """A real encoder, the cache and batches against one image and one prompt at a time."""
     config = load(command.ZeroShot, folder / "config.yaml", [f"run_dir={folder / 'run'}", "step=all"])
-    model = ImageTextModel(MODEL.encoder, label="first")
     task = command.list_task(config)
-    pack = command.pack_of(config, model, task)
-    image_cache.write(pack, 2)
-    towers = clip_tiny()
-    fast = prompts.class_embeddings(towers, task.names, TEMPLATES, folder / "kept", 4)
-    kept = prompts.class_embeddings(towers, task.names, TEMPLATES, folder / "kept", 4)
+    images = command.data_prep(config, task.items)[0]
+    encoder = clip_tiny()
+    fast = prompts.class_embeddings(encoder, task.names, TEMPLATES, folder / "kept", 4)
+    kept = prompts.class_embeddings(encoder, task.names, TEMPLATES, folder / "kept", 4)
     assert (fast == kept).all()
     slow = []
     for name in task.names:
         total = np.zeros(64)
         for template in TEMPLATES:
-            vector = towers.text.model(towers.text.tokenize([template.replace("{}", name)])).numpy()[0]
+            vector = encoder.text.model(encoder.text.tokenize([template.replace("{}", name)])).numpy()[0]
             total += vector / np.sqrt((vector**2).sum())
         slow.append(total / np.sqrt((total**2).sum()))
     np.testing.assert_allclose(fast, slow, atol=1e-5)
-    with np.load(image_cache.files(pack)[0]) as parts:
-        came = towers.encode_images(parts["images"])
-    for item, row in zip([item for item in task.items[:4] if "broken" not in item.key], came, strict=True):
+    vectors = encoder.encode_images(images.cache.get(images.found.keys)["images"])
+    assert len(vectors) == 10
+    for item, row in zip([item for item in task.items if "broken" not in item.key], vectors, strict=True):
         with Image.open(io.BytesIO(item.read())) as image:
             side = min(image.size)
             left, top = (image.width - side) // 2, (image.height - side) // 2
             square = np.asarray(image.crop((left, top, left + side, top + side)))
-        vector = towers.image.model(prepare(tf.constant(square), towers.preprocess)[None]).numpy()[0]
-        np.testing.assert_allclose(
-            row, vector / np.linalg.norm(vector), atol=2e-2
-        )  # packed pixels are whole numbers
+        vector = encoder.image.model(prepare(tf.constant(square), encoder.preprocess)[None]).numpy()[0]
+        # Cached pixels are whole numbers.
+        np.testing.assert_allclose(row, vector / np.linalg.norm(vector), atol=2e-2)
 
 
-def test_pack_keeps_the_central_square_or_all_of_it():
+def test_resizing_keeps_the_central_square_or_all_of_it():
     image = np.zeros((10, 30, 3), np.uint8)
     image[:, 10:20] = 200
     preprocess = Preprocess(8, (0.5,) * 3, (0.5,) * 3)
@@ -303,15 +322,8 @@ def test_eighty_templates_are_those_of_the_paper():
     package = importlib.util.find_spec("open_clip")
     if package is None or package.origin is None:
         pytest.skip("needs open_clip's list, the extra clip")
-    listed = (
-        Path(package.origin)
-        .with_name("zero_shot_metadata.py")
-        .read_text()
-        .split("SIMPLE_IMAGENET_TEMPLATES")[0]
-    )
-    theirs = [
-        line.split("f'")[1].split("'")[0].replace("{c}", "{}") for line in listed.splitlines() if "f'" in line
-    ]
+    listed = Path(package.origin).with_name("zero_shot_metadata.py").read_text().split("SIMPLE_IMAGENET_TEMPLATES")[0]
+    theirs = [line.split("f'")[1].split("'")[0].replace("{c}", "{}") for line in listed.splitlines() if "f'" in line]
     assert prompts.templates("80") == theirs and len(set(theirs)) == 80
 
 
@@ -353,7 +365,6 @@ def test_unusable_configs_end_with_code_2(folder, override, capsys):
 @pytest.mark.parametrize("name", ["zero_shot_cub200", "zero_shot_imagenet"])
 def test_configs_of_the_project_load(name):
     config = load(command.ZeroShot, Path(__file__).parents[2] / "configs" / f"{name}.yaml", [])
-    command.check(config)
     assert len({identity(model) for model in config.models}) == len(config.models)
 
 

@@ -1,10 +1,9 @@
-"""Weights on disk: open_clip checkpoints, guie's own safetensors, KerasHub's files and presets.
+"""Weights on disk: open_clip checkpoints and guie's safetensors.
 
-guie's own file is one safetensors: `image/…` and `text/…` tensors under KerasHub's names, `logit_scale`,
+guie's file is one safetensors: `image/…` and `text/…` tensors under KerasHub's names, `logit_scale`,
 `logit_bias`, and in its metadata what the weights need to be used rightly (activation, mean, std).
 """
 
-import difflib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,15 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.errors import BadInput
+from pipeline.errors import BadInput, nearest, reason
 from pipeline.files import atomic_path
 
 FORMAT = "guie-weights-1"
 
 
 class SafeTensors(Mapping):
-    """A safetensors file as name → array; a tensor is read when it is asked for, so a large file costs no
-    memory.
+    """A safetensors file as name → array; a tensor is read when it is asked for, so a large file costs no memory.
 
     Raises:
         BadInput: the file is missing or is not whole.
@@ -34,7 +32,7 @@ class SafeTensors(Mapping):
         try:
             self.file = safetensors.safe_open(path, framework="np")
         except Exception as error:
-            raise BadInput(f"{path} is not a whole safetensors file ({error}): fetch it again") from None
+            raise BadInput(f"{path} is not a whole safetensors file ({reason(error)}): fetch it again") from None
         self.names = dict.fromkeys(self.file.keys())
         self.metadata: dict[str, str] = self.file.metadata() or {}
 
@@ -79,14 +77,12 @@ def read_checkpoint(path: Path) -> Mapping[str, np.ndarray]:
     try:
         import torch
     except ImportError:
-        raise BadInput(
-            f'{path}: torch files need torch: pip install "guie[clip]", or give safetensors'
-        ) from None
+        raise BadInput(f'{path}: torch files need torch: pip install "guie[clip]", or give safetensors') from None
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:
         raise BadInput(
-            f"{path} is not a torch file of tensors alone ({_first_line(error)}): code in it is not run; "
+            f"{path} is not a torch file of tensors alone ({reason(error)}): code in it is not run; "
             "fetch the safetensors, or save its state_dict()"
         ) from None
     state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else loaded
@@ -106,7 +102,7 @@ def known_tag(model: str, tag: str) -> dict[str, Any]:
     known = open_clip.get_pretrained_cfg(model, tag)
     if not known:
         tags = open_clip.list_pretrained_tags_by_model(model)
-        near = ", ".join(difflib.get_close_matches(tag, tags, n=4, cutoff=0.3) or tags) or "none"
+        near = nearest(tag, tags)
         raise BadInput(f"weights: open_clip's {model} has no tag {tag!r} (nearest: {near}), nor is it a file")
     return known
 
@@ -121,15 +117,13 @@ def fetch(model: str, tag: str, known: dict[str, Any]) -> Path:
         return Path(import_open_clip().download_pretrained(known))
     except Exception as error:
         raise BadInput(
-            f"weights: {model} {tag} could not be fetched ({_first_line(error)}): fetch the checkpoint where "
+            f"weights: {model} {tag} could not be fetched ({reason(error)}): fetch the checkpoint where "
             "there is a connection and give its path, open_clip:FILE"
         ) from None
 
 
 def import_open_clip() -> Any:
-    """open_clip. Beside a CPU-only torch, torchvision's wheel needs two operators declared that it never
-    calls.
-    """
+    """open_clip. Beside a CPU-only torch, torchvision's wheel needs two operators declared that it never calls."""
     try:
         import torch
 
@@ -140,26 +134,24 @@ def import_open_clip() -> Any:
                 _LIBRARIES.append(library)  # an operator lives as long as its library
         import open_clip
     except ImportError as error:
-        raise BadInput(
-            f'open_clip is not installed ({_first_line(error)}): pip install "guie[clip]"'
-        ) from None
+        raise BadInput(f'open_clip is not installed ({reason(error)}): pip install "guie[clip]"') from None
     return open_clip
 
 
 _LIBRARIES: list[Any] = []
 
 
-def write(path: Path, tensors: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> None:
-    """guie's own file, whole or not at all."""
+def write(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> None:
+    """guie's file, whole or not at all."""
     from safetensors.numpy import save_file
 
-    metadata = {"format": FORMAT, **{key: json.dumps(value) for key, value in facts.items()}}
+    encoded = {"format": FORMAT, **{key: json.dumps(value) for key, value in metadata.items()}}
     with atomic_path(path) as temporary:
-        save_file(dict(tensors), temporary, metadata)
+        save_file(dict(tensors), temporary, encoded)
 
 
-def facts_of(file: SafeTensors) -> dict[str, Any] | None:
-    """What guie's own file says of its weights; None for another safetensors."""
+def read_metadata(file: SafeTensors) -> dict[str, Any] | None:
+    """What guie's file says of its weights; None for another safetensors."""
     if file.metadata.get("format") != FORMAT:
         return None
     return {key: json.loads(value) for key, value in file.metadata.items() if key != "format"}
@@ -179,8 +171,3 @@ class Part(Mapping):
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__

@@ -1,5 +1,4 @@
-"""open_clip's tensors → KerasHub's, one rule a tensor, for image and text towers of CLIP and SigLIP. Pure
-numpy.
+"""open_clip's tensors → KerasHub's, one rule a tensor, for image and text towers of CLIP and SigLIP. Pure numpy.
 
 A rule names the tensor that it fills, the one it reads and how: torch keeps dense kernels as [out, in] and
 query, key and value in one matrix; Keras keeps [in, out], and attention by head.
@@ -15,8 +14,7 @@ from pipeline.errors import BadInput
 Transform = Callable[[Any], Any]  # array → array
 Rule = tuple[str, str, Transform]  # KerasHub's name, open_clip's name, how
 
-# In open_clip's state but no weight of a tower: the scale and bias of the logits, and masks that can be
-# recomputed.
+# In open_clip's state but no weight of a tower: the scale and bias of the logits, and attention masks.
 NOT_WEIGHTS = ("logit_scale", "logit_bias", "attn_mask", "text.attn_mask")
 
 
@@ -129,7 +127,7 @@ def _siglip_text_block(to: str, of: str, width: int, heads: int) -> list[Rule]:
 
 
 def _block(to: str, of: str, width: int, heads: int, *names: str) -> list[Rule]:
-    """A block of open_clip's own transformer; `names` are KerasHub's for its five parts, in order."""
+    """A block of open_clip's transformer; `names` are KerasHub's for its five parts, in order."""
     norm_1, attention, norm_2, dense_1, dense_2 = (f"{to}/{name}" for name in names)
     return [
         *_norm(norm_1, f"{of}.ln_1"),
@@ -166,25 +164,25 @@ def _dense(to: str, of: str) -> list[Rule]:
 
 
 def _qkv(to: str, weight: str, bias: str, width: int, heads: int) -> Iterator[Rule]:
-    for place, part in enumerate(("query", "key", "value")):
-        yield f"{to}/{part}/kernel", weight, _head_kernel(width, heads, place, 3)
-        yield f"{to}/{part}/bias", bias, _head_bias(width, heads, place, 3)
+    for index, part in enumerate(("query", "key", "value")):
+        yield f"{to}/{part}/kernel", weight, _head_kernel(width, heads, index, 3)
+        yield f"{to}/{part}/bias", bias, _head_bias(width, heads, index, 3)
 
 
-def _heads(to: str, of: str, width: int, heads: int, place: int, stacked: int) -> list[Rule]:
+def _heads(to: str, of: str, width: int, heads: int, index: int, stacked: int) -> list[Rule]:
     return [
-        (f"{to}/kernel", f"{of}.weight", _head_kernel(width, heads, place, stacked)),
-        (f"{to}/bias", f"{of}.bias", _head_bias(width, heads, place, stacked)),
+        (f"{to}/kernel", f"{of}.weight", _head_kernel(width, heads, index, stacked)),
+        (f"{to}/bias", f"{of}.bias", _head_bias(width, heads, index, stacked)),
     ]
 
 
-def _head_kernel(width: int, heads: int, place: int, stacked: int) -> Transform:
-    """[stacked · D, D] → [D, H, D / H], the `place`-th of the stacked matrices."""
-    return lambda x: x.reshape(stacked, width, width)[place].T.reshape(width, heads, width // heads)
+def _head_kernel(width: int, heads: int, index: int, stacked: int) -> Transform:
+    """[stacked · D, D] → [D, H, D / H], number `index` of the stacked matrices."""
+    return lambda x: x.reshape(stacked, width, width)[index].T.reshape(width, heads, width // heads)
 
 
-def _head_bias(width: int, heads: int, place: int, stacked: int) -> Transform:
-    return lambda x: x.reshape(stacked, heads, width // heads)[place]
+def _head_bias(width: int, heads: int, index: int, stacked: int) -> Transform:
+    return lambda x: x.reshape(stacked, heads, width // heads)[index]
 
 
 def _attention_output(to: str, of: str, width: int, heads: int) -> list[Rule]:

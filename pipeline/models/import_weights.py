@@ -1,4 +1,4 @@
-"""STAGE import-weights: an open_clip checkpoint → a local weights file under KerasHub's names.
+"""COMMAND import-weights: an open_clip checkpoint → a local weights file under KerasHub's names.
 
 guie import-weights CHECKPOINT|TAG --encoder NAME --out FILE.safetensors
 guie import-weights --parity [NAME …]
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import BadInput
-from pipeline.models import catalogue
-from pipeline.models.weights import files, parity
+from pipeline.models import catalogue, parity
+from pipeline.models.weights import files
 from pipeline.models.weights.sources import from_open_clip
 
 
@@ -23,7 +23,8 @@ class Config:
         checkpoint: a file, or an open_clip tag of the encoder.
         encoder: a name of the catalogue.
         out: the file to write.
-        parity: names to compare instead; empty together with `checkpoint` empty means the usual four.
+        parity: names to compare instead; empty: the usual ones.
+        compare: whether to compare instead of writing a file.
     """
 
     checkpoint: str
@@ -39,22 +40,20 @@ def main(config: Config) -> None:
         return
     entry = catalogue.find(config.encoder)
     if not entry.text:
-        raise BadInput(
-            f"--encoder: expected a CLIP or SigLIP of the catalogue, {config.encoder} is {entry.family}'s"
-        )
+        raise BadInput(f"--encoder: expected a CLIP or SigLIP of the catalogue, {config.encoder} is {entry.family}'s")
     print(f"import-weights: reads {config.checkpoint} as {config.encoder}; writes {config.out}", flush=True)
     image = from_open_clip(config.checkpoint, entry, "image")
     text = from_open_clip(config.checkpoint, entry, "text")
-    about = {
+    metadata = {
         "encoder": config.encoder,
         "activation": entry.architecture["activation"],
         "num_heads": entry.architecture["num_heads"],
-        "mean": list(entry.mean),
-        "std": list(entry.std),
-        **image.facts,
+        "mean": list(entry.facts.mean),
+        "std": list(entry.facts.std),
+        **image.metadata,
     }
     tensors = {f"image/{name}": value for name, value in image.tensors.items()}
     tensors |= {f"text/{name}": value for name, value in text.tensors.items()}
-    files.write(Path(config.out), tensors, about)
+    files.write(Path(config.out), tensors, metadata)
     numbers = sum(value.size for value in tensors.values())
     print(f"import-weights: {config.out}: {len(tensors)} tensors, {numbers / 1e6:.1f} million numbers")

@@ -1,6 +1,5 @@
 """Text towers: KerasHub's CLIP and SigLIP text encoders, with their tokenizers, from texts to embeddings."""
 
-import random
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,20 +8,19 @@ import keras_hub
 import numpy as np
 from keras import ops
 
-from pipeline.errors import BadInput
-from pipeline.models import catalogue, tokenizers
-from pipeline.models.tokenizers import Tokenizer
-from pipeline.models.weights import load as converted
-
-UNTRAINED_LOGITS = {"clip": (1 / 0.07, None), "siglip": (10.0, -10.0)}  # (scale, bias) before training
+from pipeline.errors import BadInput, nearest, reason
+from pipeline.models import catalogue
+from pipeline.models.backbones import as_float32, seeded
+from pipeline.models.text.tokenizers import TOKENIZERS, Tokenizer
+from pipeline.models.weights.load import load_text
 
 
 @dataclass(frozen=True)
 class TextEncoder:
-    """
+    """A text tower with its tokenizer.
+
     Attributes:
         name: the catalogue's.
-        family: clip | siglip.
         model: int32 [B, L] token ids → float32 [B, D], not normalised.
         tokenizer: texts → int32 [B, L].
         width: D, the image tower's too.
@@ -32,7 +30,6 @@ class TextEncoder:
     """
 
     name: str
-    family: str
     model: keras.Model
     tokenizer: Tokenizer
     width: int
@@ -48,19 +45,15 @@ class EndTokenPooling(keras.layers.Layer):
     """(states [B, L, H], token ids [B, L]) → [B, H]: the state at the end token, CLIP's largest id."""
 
     def call(self, states: Any, token_ids: Any) -> Any:
-        place = ops.argmax(token_ids, axis=-1)[:, None, None]
-        return ops.squeeze(ops.take_along_axis(states, place, axis=1), axis=1)
+        end = ops.argmax(token_ids, axis=-1)[:, None, None]
+        return ops.squeeze(ops.take_along_axis(states, end, axis=1), axis=1)
 
     def compute_output_shape(self, states_shape: tuple, token_ids_shape: tuple) -> tuple:
         return states_shape[0], states_shape[2]
 
 
 def build(
-    name: str,
-    weights: str = "none",
-    vocabulary: str = "",
-    seed: int = 0,
-    architecture: dict[str, Any] | None = None,
+    name: str, weights: str = "none", vocabulary: str = "", seed: int = 0, architecture: dict[str, Any] | None = None
 ) -> TextEncoder:
     """The text tower that belongs to an image encoder of the catalogue.
 
@@ -81,64 +74,60 @@ def build(
         raise BadInput(f"{name} has no text tower, expected a CLIP or a SigLIP: {known}")
     for key in architecture or {}:
         if key not in entry.text:
-            raise BadInput(f"text_architecture: no {key!r}; the text tower has {', '.join(entry.text)}")
+            raise BadInput(f"text_architecture: no {key!r}; nearest: {nearest(key, entry.text)}")
     sizes = {**entry.text, **(architecture or {})}
     preset = entry.preset if weights == "preset" else ""
-    if entry.family == "clip":
-        tokenizer = tokenizers.clip(sizes["sequence_length"], vocabulary, preset)
-    else:
-        pads_with_end = not entry.preset.startswith("siglip2")
-        tokenizer = tokenizers.siglip(sizes["sequence_length"], vocabulary, preset, pads_with_end)
+    make_tokenizer = TOKENIZERS[entry.facts.tokenizer]
+    tokenizer = make_tokenizer(sizes["sequence_length"], vocabulary, preset, entry.facts.pad_with_end)
     if tokenizer.vocabulary_size > sizes["vocabulary_size"]:
         raise BadInput(
-            f"vocabulary: {tokenizer.vocabulary_size:,} pieces, {name} has room for "
-            f"{sizes['vocabulary_size']:,}"
+            f"vocabulary: {tokenizer.vocabulary_size:,} pieces, {name} has room for {sizes['vocabulary_size']:,}"
         )
     model = build_tower(entry.family, sizes, seed)
-    scale, bias = UNTRAINED_LOGITS[entry.family]
+    scale, bias = entry.facts.start_logits
     if weights != "none":
-        scale, bias = converted.load_text(model, replace(entry, text=sizes), weights)
-    return TextEncoder(name, entry.family, model, tokenizer, int(model.output_shape[-1]), scale, bias)
+        scale, bias = load_text(model, replace(entry, text=sizes), weights)
+    return TextEncoder(name, model, tokenizer, int(model.output_shape[-1]), scale, bias)
 
 
 def build_tower(family: str, sizes: dict[str, Any], seed: int = 0) -> keras.Model:
     """A text tower with random weights.
 
     Args:
-        family: clip | siglip.
+        family: of the catalogue, one with a text tower.
         sizes: as `catalogue.Entry.text`.
 
     Returns:
         int32 [B, L] → float32 [B, D]. L is fixed: SigLIP's rows must be whole, see `Tokenizer.pack`.
         KerasHub's encoder is the layer "text_encoder", CLIP's projection the layer "text_projection".
     """
-    dimensions = {key: sizes[key] for key in ("hidden_dim", "num_layers", "num_heads", "intermediate_dim")}
-    common = {
+    token_ids = keras.Input((sizes["sequence_length"],), dtype="int32", name="token_ids")
+    arguments = {key: sizes[key] for key in ("hidden_dim", "num_layers", "num_heads", "intermediate_dim")}
+    arguments |= {
         "vocabulary_size": sizes["vocabulary_size"],
         "embedding_dim": sizes["hidden_dim"],
         "intermediate_activation": sizes["activation"],
         "max_sequence_length": sizes["sequence_length"],
         "name": "text_encoder",
     }
-    state = random.getstate()
-    random.seed(seed)  # Keras draws its initialisers' seeds from it
     try:
-        token_ids = keras.Input((sizes["sequence_length"],), dtype="int32", name="token_ids")
-        if family == "clip":
-            encoder = keras_hub.models.CLIPTextEncoder(**common, **dimensions)
-            encoder.layer_norm.epsilon = 1e-5  # KerasHub's 1e-6 is not what CLIP was trained with
-            states = encoder({"token_ids": token_ids})  # [B, L, H]
-            pooled = EndTokenPooling(name="end_token")(states, token_ids)
-            projection = keras.layers.Dense(sizes["projection_dim"], use_bias=False, name="text_projection")
-            embedding = projection(pooled)
-        else:
-            encoder = keras_hub.models.SigLIPTextEncoder(
-                **common, **dimensions, projection_dim=sizes["projection_dim"]
-            )
-            embedding = encoder({"token_ids": token_ids})
+        with seeded(seed):
+            embedding = EMBEDDINGS[family](token_ids, arguments, sizes["projection_dim"])
     except ValueError as error:  # KerasHub: heads that do not divide the width, and the like
-        raise BadInput(f"text_architecture: {error}") from None
-    finally:
-        random.setstate(state)
-    as_float32 = keras.layers.Activation("linear", dtype="float32", name="embedding")
-    return keras.Model(token_ids, as_float32(embedding), name="text_tower")
+        raise BadInput(f"text_architecture: {reason(error)}") from None
+    return keras.Model(token_ids, as_float32(embedding, "embedding"), name="text_tower")
+
+
+def _clip(token_ids: Any, arguments: dict[str, Any], width: int) -> Any:
+    encoder = keras_hub.models.CLIPTextEncoder(**arguments)
+    encoder.layer_norm.epsilon = 1e-5  # KerasHub's 1e-6 is not what CLIP was trained with
+    states = encoder({"token_ids": token_ids})  # [B, L, H]
+    at_end = EndTokenPooling(name="end_token")(states, token_ids)
+    return keras.layers.Dense(width, use_bias=False, name="text_projection")(at_end)
+
+
+def _siglip(token_ids: Any, arguments: dict[str, Any], width: int) -> Any:
+    return keras_hub.models.SigLIPTextEncoder(**arguments, projection_dim=width)({"token_ids": token_ids})
+
+
+EMBEDDINGS = {"clip": _clip, "siglip": _siglip, "siglip2": _siglip}  # token ids [B, L] → embedding [B, D]
