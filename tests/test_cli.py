@@ -31,6 +31,13 @@ for words in json.loads(sys.argv[1]):
     found[" ".join(words)] = [code, said.getvalue(), sorted(set(sys.modules) & set(json.loads(sys.argv[2])))]
 print(json.dumps(found))
 """
+PRINTS = """
+import sys
+from types import SimpleNamespace
+from pipeline import cli, commands
+commands.import_quietly = lambda name: SimpleNamespace(main=lambda config: print("done"), Config=lambda *_: None)
+sys.exit(cli.main(["verify", "a"]))
+"""
 COMMANDS = [
     *("run", "tfrecords", "verify", "contact-sheet", "train", "plan", "import-weights", "export", "check"),
     *("submit", "score", "embed", "zero-shot", "staged", "similar", "captions", "browse", "report"),
@@ -61,8 +68,8 @@ def test_help_loads_no_tensorflow(helps, command):
 
 def test_the_list_of_commands_is_whole(helps):
     text = helps[""][1]
-    assert list(guie.commands) == COMMANDS
-    assert all(f"\n  {name} " in text for name in COMMANDS) and "..." not in text.split("Commands:")[1]
+    listed = text.split("Commands:\n")[1].split("\n\n")[0]
+    assert [line.split()[0] for line in listed.splitlines()] == COMMANDS and "..." not in listed
     assert "_GUIE_COMPLETE=bash_source guie" in text
 
 
@@ -141,6 +148,7 @@ def test_a_run_config_and_overrides_become_a_run(called, command):
         ("verify --workers=2 a", {"records": Path("a"), "workers": 2}),
         ("contact-sheet a b.jpg", {"records_dir": Path("a"), "out_path": Path("b.jpg")}),
         ("check a", {"submissions": ("a",)}),
+        ("check -- --out --images", {"submissions": ("--out", "--images")}),
         ("check a --images 3 b --scorer kaggle", {"submissions": ("a", "b"), "scorer": "kaggle", "images": 3}),
         ("score e --index a=b", {"embedder": "e", "index": ["a=b"]}),
         (
@@ -231,6 +239,7 @@ def test_words_of_the_older_systems_are_those_of_their_configs():
         ("check a --scorer kagle", "expected here or kaggle, got 'kagle'; nearest: kaggle"),
         ("submit run.yaml --scorer x", "expected here or kaggle, got 'x'"),
         ("plan run.yaml --share 0", "--share: expected a share of the peak, 0 … 1, got 0.0"),
+        ("plan run.yaml --share 1.1", "0 … 1, got 1.1"),
         ("plan run.yaml --share nan", "share of the peak"),
         ("plan run.yaml --classes 0", "'--classes': 0 is not in the range x>=1"),
         ("import-weights ck", "--encoder NAME and --out FILE; or --parity"),
@@ -293,14 +302,13 @@ def test_a_fault_is_raised(verified, fault):
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_a_reader_that_leaves_ends_the_command_quietly(unbuffered):
-    """`guie --help | head -1`, the reader gone before the first byte."""
+@pytest.mark.parametrize("words", [[*ENTRY, "--help"], [sys.executable, "-c", PRINTS]], ids=["help", "main"])
+def test_a_reader_that_leaves_ends_the_command_quietly(words, unbuffered):
+    """`guie … | head -1`, the reader gone before the first byte."""
     reading, writing = os.pipe()
     os.close(reading)
     environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
-    done = subprocess.run(
-        [*ENTRY, "--help"], stdout=writing, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment
-    )
+    done = subprocess.run(words, stdout=writing, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment)
     os.close(writing)
     assert (done.returncode, done.stderr) == (141, "")
 
@@ -324,6 +332,7 @@ def completed(line: str) -> list[str]:
         ("guie staged p", ["plain,predict", "plain,perf"]),
         ("guie staged predict a --stage t", ["plain,third"]),
         ("guie zero-shot d", ["plain,data-prep"]),
+        ("guie zero-shot ", ["file,"]),
         ("guie zero-shot configs/z", ["file,configs/z"]),
     ],
 )
