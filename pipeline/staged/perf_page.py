@@ -28,7 +28,7 @@ def report(tested: Sequence[Tested], result: dict, points: Sequence[cascade.Poin
         title=f"guie staged perf: {result['stage']}",
         images=result["images"],
         neighbours=result["neighbours"],
-        stages=_stage_table(rows),
+        stages=_stage_table(rows, with_time=True),
         bars=[
             charts.bars("Accuracy", accuracy, "%"),
             charts.bars("Time of an image: what the stage adds", milliseconds, "ms"),
@@ -55,24 +55,16 @@ def curve_chart(rows: Sequence[dict], points: Sequence[cascade.Point]) -> str:
 
 def table(result: dict, with_time: bool) -> str:
     """The stages as text, with times where `--time` asks for them, then the cascade."""
-    header, rows = ["stage", "images", "accuracy", "d right", "d wrong"], []
-    if with_time:
-        header += ["encode ms", "query ms", "alone ms"]
-    for row in result["stages"]:
-        distances = [f"{row['distance_correct']:.3f}", f"{row['distance_incorrect']:.3f}"]
-        times = [f"{row[name]:.2f}" for name in ("encode_ms", "query_ms", "alone_ms")] if with_time else []
-        rows.append([row["stage"], f"{row['images']:,}", f"{row['accuracy']:.2%}", *distances, *times])
-    parts = [console.table(header, rows)]
+    parts = [console.table(*_stage_table(result["stages"], with_time))]
     for row in result["stages"]:
         if "answered" in row:
             shares = ", ".join(f"{name} {share:.0%}" for name, share in row["answered"].items())
             parts.append(f"answered by: {shares}")
     if points := result.get("cascade"):
-        rows = [
-            [" ".join(f"{name} {value:g}" for name, value in point["thresholds"].items()),
-             f"{point['accuracy']:.2%}", f"{point['ms']:.2f}"]
-            for point in points
-        ]  # fmt: skip
+        rows = []
+        for point in points:
+            settings = " ".join(f"{stage} {value:g}" for stage, value in point["thresholds"].items())
+            rows.append((settings, f"{point['accuracy']:.2%}", f"{point['ms']:.2f}"))
         parts.append(console.table(["cascade", "accuracy", "ms"], rows))
     return "\n".join(parts)
 
@@ -100,13 +92,13 @@ def _spread(stage: str, groups: dict[str, list[Answer]]) -> str:
     return charts.scatter(stage, points, "distance of the nearest", "agreement", colours=COLOURS)
 
 
-def _stage_table(rows: Sequence[dict]) -> tuple[list[str], list[list[str]]]:
-    header = ["stage", "images", "accuracy %", "encode ms", "query ms", "alone ms"]
-    numbers = [[100 * row["accuracy"], row["encode_ms"], row["query_ms"], row["alone_ms"]] for row in rows]
-    return header, [
-        [row["stage"], f"{row['images']:,}", *(f"{number:.2f}" for number in each)]
-        for row, each in zip(rows, numbers, strict=True)
-    ]
+def _stage_table(stages: Sequence[dict], with_time: bool) -> tuple[list[str], list[list[str]]]:
+    header, rows = ["stage", "images", "accuracy", "d right", "d wrong"], []
+    for row in stages:
+        distances = [f"{row['distance_correct']:.3f}", f"{row['distance_incorrect']:.3f}"]
+        times = [f"{row[name]:.2f}" for name in ("encode_ms", "query_ms", "alone_ms") if with_time]
+        rows.append([row["stage"], f"{row['images']:,}", f"{row['accuracy']:.2%}", *distances, *times])
+    return header + ["encode ms", "query ms", "alone ms"] * with_time, rows
 
 
 def _cascade_table(points: Sequence[cascade.Point]) -> tuple[list[str], list[list[str]]]:

@@ -88,7 +88,8 @@ def neighbours(folder: Path) -> str:
 def staged(folder: Path) -> str:
     answer = SimpleNamespace(stage="first", class_name=HOSTILE, distance=0.5, agreement=1.0)
     tested = [SimpleNamespace(key=HOSTILE, class_name=HOSTILE, answers=[answer])]
-    row = {"images": 1, "accuracy": 1.0, "encode_ms": 1.0, "query_ms": 2.0, "alone_ms": 3.0}
+    row = {"images": 1, "accuracy": 1.0, "distance_correct": 0.5, "distance_incorrect": 0.0}
+    row |= {"encode_ms": 1.0, "query_ms": 2.0, "alone_ms": 3.0}
     stages = [{"stage": "first", **row}, {"stage": HOSTILE, **row}]
     result = {"stage": HOSTILE, "images": 1, "neighbours": 1, "stages": stages}
     points = [cascade.Point((1.0, 2.0, 0.5), 1.0, 2.0, (1.0, 0.0, 0.0, 0.0))]
