@@ -1,8 +1,10 @@
 """The command line: words become options, errors one line and an exit code, help and completion load no TensorFlow."""
 
 import importlib
+import importlib.util
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -82,6 +84,12 @@ def test_help_says_what_is_read_and_written_and_its_example_parses(helps, comman
     assert all((ROOT / word).is_file() for word in words if word.startswith("configs/"))
     monkeypatch.setattr(guie.commands[name], "callback", lambda **_: None)
     assert cli.main([name, *words]) == 0
+
+
+def test_every_module_that_a_command_imports_is_there():
+    text = "".join((ROOT / "pipeline" / name).read_text() for name in ("commands.py", "commands_older.py", "run.py"))
+    modules = re.findall(r'import_quietly\("([\w.]+)"\)', text)
+    assert len(modules) >= 15 and all(importlib.util.find_spec(name) for name in modules)
 
 
 def test_options_name_their_defaults(helps):
