@@ -183,7 +183,7 @@ def test_the_missions_three_sets_get_the_public_label_ranges():
     assert {label for chunk in selected.chunks for _, label in chunk.items()} == set(range(17_691))
 
 
-def test_merged_classes_share_a_label_a_split_and_a_cap(tmp_path: Path):
+def test_merged_classes_share_a_label_a_split_and_a_cap(tmp_path: Path, capsys):
     first = class_folders(tmp_path / "a", {"cat": 6, "dog": 6}, side=16)
     second = class_folders(tmp_path / "b", {"Katze": 6, "pony": 6}, side=16)
     merges = tmp_path / "merges.csv"
@@ -210,10 +210,14 @@ def test_merged_classes_share_a_label_a_split_and_a_cap(tmp_path: Path):
     for text, why in (
         ("b,Katze,a,lion\n", "no class 'lion'"),
         ("b,Katze,a,cat\na,cat,a,dog\n", "merged itself"),
-        ("b,Katze,a\n", "expected 4 fields"),
+        ("b,Katze,a,cat\nb,Katze,a,dog\n", "merged twice or into itself"),
+        ("b,Katze,b,Katze\n", "merged twice or into itself"),
+        ("b,Katze,a\n", "line 2 has 3 values"),
     ):
         merges.write_text("source,class,into_source,into_class\n" + text)
-        assert build(config, f"run_dir={tmp_path / 'other'}") == 2, why
+        capsys.readouterr()
+        assert build(config, f"run_dir={tmp_path / 'other'}") == 2
+        assert why in capsys.readouterr().err
 
 
 def test_a_rejected_image_is_replaced_by_the_next_of_its_class(tmp_path: Path):

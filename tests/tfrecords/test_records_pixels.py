@@ -8,9 +8,17 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from tests.tfrecords.damage import HARMLESS, WAYS, encoded, many_scans, photograph, png_bomb
+from tests.tfrecords.damage import (
+    HARMLESS,
+    MAY_GO_UNNOTICED,
+    WAYS,
+    encoded,
+    many_scans,
+    photograph,
+    png_bomb,
+)
 from tfrecords.jpeg_markers import ARITHMETIC_FRAMES, markers
-from tfrecords.pixels import MAX_PIXELS, Rejected, decode_stored, reduced_by, shrunk_size, transcode
+from tfrecords.pixels import MAX_PIXELS, Rejected, decode_stored, read, reduced_by, shrunk_size, transcode
 
 
 def psnr(one: np.ndarray, other: np.ndarray) -> float:
@@ -212,16 +220,23 @@ def test_a_truncated_jpeg_is_rejected_not_painted_grey(cut: int, side: int):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_no_damage_raises_anything_but_rejected(way: str):
+def test_a_damaged_image_is_stored_whole_or_rejected_with_a_reason(way: str):
     rng = np.random.default_rng(11)
     for seed in range(12):
         data = WAYS[way](encoded(photograph(seed, 40 + seed * 9, 60), quality=85), rng)
         try:
             stored = transcode(data, 48, 95)
         except Rejected as error:
-            assert str(error)
+            assert str(error).strip() and "\n" not in str(error)
+            with pytest.raises(Rejected):
+                read(data)
         else:
-            assert decode_stored(stored.encoded).shape[2] == 3
+            assert way in MAY_GO_UNNOTICED
+            whole, promised = read(data), Image.open(io.BytesIO(data)).size
+            assert whole.shape == (*promised[::-1], 3)
+            pixels = decode_stored(stored.encoded)  # strict: no warning
+            assert pixels.shape[:2] == shrunk_size(*promised, 48)[::-1]
+            assert stored.encoded == data if stored.passed else min(pixels.shape[:2]) == 48
 
 
 @pytest.mark.parametrize("way", HARMLESS)
