@@ -3,15 +3,14 @@
 guie check SUBMISSION … [--scorer kaggle] [--out report.json]
 submission.zip or SavedModel folder → a table on the screen, exit code 0 or 2; --out: the same as JSON
 
-Loads each submission in a clean process. `--scorer kaggle` does so again under TensorFlow 2.6.4 (PyTorch 1.11.0), in an
-environment of its own, and compares the embeddings of the two versions.
+Loads each submission in a clean process. `--scorer kaggle` does so again under TensorFlow 2.6.4 (PyTorch 1.11.0), in a
+separate environment, and compares the embeddings of the two versions.
 """
 
 import json
 import subprocess
 import sys
 import tempfile
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,36 +84,25 @@ def probe(
     "survives".
     """
     rows: dict[str, list[Row]] = {folder: [] for folder in folders}
-    with tempfile.TemporaryDirectory() as elsewhere, tempfile.TemporaryFile("w+") as chatter:
-        # -I: neither this folder nor PYTHONPATH is on the path, so the model cannot use guie.
-        process = subprocess.Popen(
-            [str(python), "-I", str(PROBE), *folders, "--images", str(images)],
-            stdout=subprocess.PIPE,
-            stderr=chatter,
-            text=True,
-            cwd=elsewhere,
-        )
-        timer = threading.Timer(timeout_seconds, process.kill)
-        timer.start()
-        try:
-            assert process.stdout is not None
-            for line in process.stdout:
-                if line.startswith('{"folder"'):
-                    row = json.loads(line)
-                    rows[row.pop("folder")].append(row)
-            code = process.wait()
-        finally:
-            timed_out = not timer.is_alive()
-            timer.cancel()
-            process.kill()
-        chatter.seek(0)
-        last = [line.strip() for line in chatter if line.strip()][-1:]
+    # -I: neither this folder nor PYTHONPATH is on the path, so the model cannot use guie.
+    command = [str(python), "-I", str(PROBE), *folders, "--images", str(images)]
+    with tempfile.TemporaryDirectory() as elsewhere:
+        out, chatter = Path(elsewhere) / "out", Path(elsewhere) / "chatter"
+        with out.open("w") as stdout, chatter.open("w") as stderr:
+            try:
+                code = subprocess.run(
+                    command, stdout=stdout, stderr=stderr, cwd=elsewhere, timeout=timeout_seconds
+                ).returncode
+                why = "the process was killed: most likely out of memory" if code == -9 else ""
+            except subprocess.TimeoutExpired:
+                code, why = 1, f"not done after {timeout_seconds:,.0f} s"
+        for line in out.read_text(encoding="utf-8").splitlines():
+            if line.startswith('{"folder"'):
+                row = json.loads(line)
+                rows[row.pop("folder")].append(row)
+        last = [line for line in chatter.read_text(errors="replace").splitlines() if line.strip()][-1:]
     if code:
-        why = f"ended with code {code}: {last[0] if last else 'no message'}"
-        if timed_out:
-            why = f"not done after {timeout_seconds:,.0f} s"
-        elif code == -9:
-            why = "the process was killed: most likely out of memory"
+        why = why or f"ended with code {code}: {last[0].strip() if last else 'no message'}"
         at = next((folder for folder in reversed(folders) if rows[folder]), folders[0])
         for folder in folders[folders.index(at) :]:
             detail = why if folder == at else "not reached: see the one before"

@@ -59,8 +59,8 @@ def list_sources(config: Run) -> dict[str, Listing]:
     """Source name → its listing, in the config's order.
 
     Raises:
-        BadInput: no sources, a name twice, a name that cannot stand in a file name or contains a split's, or what
-            `list_source` raises.
+        BadInput: no sources, a name twice, a name that is unfit for file names or contains a split's, or as
+            `list_source`.
     """
     if not config.records.sources:
         raise BadInput("expected at least one source under records.sources, found none")

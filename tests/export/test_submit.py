@@ -1,4 +1,4 @@
-"""`guie submit` with the real `kaggle` client against a local server: checked, resumed, nothing twice, faults told."""
+"""`guie submit` with the real `kaggle` client against a local server: check first, resume, nothing twice, faults."""
 
 import json
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from tests.export.kaggle_server import TOKEN, KaggleServer
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KaggleServer]:
-    """The client is pointed at the server by its own switch for local sites; only the port is put in."""
+    """The client has a switch for local sites; it points to this server, with its port put in."""
     kagglesdk = pytest.importorskip("kagglesdk.kaggle_env")
     running = KaggleServer()
     monkeypatch.setenv("KAGGLE_API_ENVIRONMENT", "LOCALHOST")
@@ -145,7 +145,7 @@ def test_changed_content_becomes_a_version_and_not_a_duplicate(server, config):
     assert server.calls.count("CreateDataset") == 1 and server.calls.count("CreateDatasetVersion") == 1
 
 
-def test_dropped_connections_are_gone_on_with_and_nothing_is_made_twice(server, config):
+def test_dropped_connections_are_retried_and_nothing_is_made_twice(server, config):
     server.faults["PUT"] = [("none",), ("none",), ("none",), ("none",), ("cut", 100_000), ("cut", 50_000)]
     for call in ("CreateDataset", "SaveKernel", "CreateCodeSubmission"):
         server.faults[call] = [("drop",), ("drop_after",)]
@@ -157,7 +157,7 @@ def test_dropped_connections_are_gone_on_with_and_nothing_is_made_twice(server, 
     assert server.versions[0]["submission.zip"] == bytes(range(256)) * 1200
 
 
-def test_an_upload_that_was_broken_off_for_good_goes_on_in_the_next_run(server, config, capsys):
+def test_an_interrupted_upload_continues_in_the_next_run(server, config, capsys):
     cuts = [("cut", 40_000)] * blobs.TRIES
     server.faults["PUT"] = [("none",)] * 4 + cuts  # the zip comes last
     assert submitted(config) == 2
@@ -172,7 +172,7 @@ def test_an_upload_that_was_broken_off_for_good_goes_on_in_the_next_run(server, 
     assert len(names) == 5  # one a file, over both runs
 
 
-def test_an_upload_that_ran_out_on_the_server_is_begun_anew(server, config):
+def test_an_upload_that_expired_on_the_server_starts_again(server, config):
     server.faults["PUT"] = [("none",)] * 4 + [("gone",)]
     assert submitted(config) == 0
     assert server.versions[0]["submission.zip"] == bytes(range(256)) * 1200
@@ -196,7 +196,9 @@ def test_an_upload_that_ran_out_on_the_server_is_begun_anew(server, config):
         ("CreateDataset", 418, "I am a teapot", "refuses (418)"),
     ],
 )
-def test_what_is_missing_is_said_in_one_line(server, config, capsys, call, code, message, reason):
+def test_a_refusal_of_kaggles_is_one_line_that_says_what_to_do(
+    server, config, capsys, call, code, message, reason
+):
     server.faults[call] = [("refuse", code, f"{message} {TOKEN}")]
     assert submitted(config) == 2
     error = capsys.readouterr().err

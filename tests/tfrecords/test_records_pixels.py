@@ -93,21 +93,21 @@ def test_exif_orientation_is_turned_upright(orientation: int, side: int):
     assert Image.open(io.BytesIO(stored.encoded)).getexif().get(0x0112, 1) == 1
 
 
-def test_damaged_exif_does_not_cost_the_image():
+def test_an_image_with_damaged_exif_is_stored():
     data = encoded(photograph(3, 40, 40))
     exif = b"Exif\0\0II*\0\xff\xff\xff\xff" + b"\x12\x01" * 8
     data = data[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + data[2:]
     assert transcode(data, 64, 95) == (data, True)
 
 
-def test_transparency_is_laid_on_white():
+def test_transparency_becomes_white():
     pixels = np.zeros((40, 40, 4), np.uint8)
     pixels[:, :20] = (255, 0, 0, 255)
     found = decode_stored(transcode(encoded(Image.fromarray(pixels), "PNG"), 64, 95).encoded)
     assert (found[:, 25:] > 250).all() and (abs(found[:, :15].astype(int) - (255, 0, 0)) < 6).all()
 
 
-def test_palette_with_a_transparent_colour_is_laid_on_white():
+def test_a_transparent_colour_of_a_palette_becomes_white():
     image = Image.new("P", (20, 20), 0)
     image.putpalette([0, 0, 0, 200, 0, 0])
     image.paste(1, (0, 0, 10, 20))
@@ -168,7 +168,7 @@ def test_a_jpeg_of_a_thousand_scans_is_refused_unread():
 @pytest.mark.parametrize(
     "behind", [b"\xff\xda" * 200, b"\xff\xc9", None], ids=["scans", "arithmetic", "film"]
 )
-def test_what_stands_behind_a_jpegs_end_or_in_its_metadata_is_no_part_of_it(behind: bytes | None):
+def test_data_behind_a_jpegs_end_or_in_its_metadata_is_no_part_of_the_picture(behind: bytes | None):
     behind = np.random.default_rng(0).bytes(8 << 20) if behind is None else behind  # 8 MB: some 120 of FF DA
     data = encoded(photograph(7, 64, 64), progressive=True)
     assert transcode(data + behind, 64, 95) == (data + behind, True)
@@ -178,7 +178,7 @@ def test_what_stands_behind_a_jpegs_end_or_in_its_metadata_is_no_part_of_it(behi
 
 
 def test_an_arithmetic_frame_is_found_by_its_marker():
-    """Pillow writes none: the frame's marker alone, behind a segment and padding that must be passed over."""
+    """Pillow writes none: the frame's marker alone, behind a segment and padding that must be skipped."""
     head = bytes.fromhex("ffd8 ffe0 0004 ffc9 ffff ffcb 0003 00")
     assert list(markers(head)) == [0xE0, 0xCB] and not ARITHMETIC_FRAMES.isdisjoint(markers(head))
 

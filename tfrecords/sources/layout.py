@@ -1,4 +1,4 @@
-"""A layout: how an image set lies on disk, and all that is known of it before the disk is looked at."""
+"""A layout: the form of an image set on disk, and everything known about it without reading the disk."""
 
 import difflib
 import inspect
@@ -17,14 +17,14 @@ class Size(NamedTuple):
 
 @dataclass(frozen=True)
 class Layout:
-    """One per public image set, or per general form such as class folders.
+    """One for each public image set, and for each general form such as class folders.
 
     Attributes:
         name: as configs write it.
         listing: (root, **options) → Listing. Its keyword arguments are the layout's options, its defaults theirs.
         published: split → size of the whole set as published; empty where sets of any size have this layout.
         sized: (size of the split, all options) → size, where more options than the split change it.
-        rooted: False where nothing lies on disk.
+        rooted: False where there is nothing on disk, so a config gives no root.
     """
 
     name: str
