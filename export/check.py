@@ -3,15 +3,14 @@
 guie check SUBMISSION … [--scorer kaggle] [--out report.json]
 submission.zip or SavedModel folder → a table on the screen, exit code 0 or 2; --out: the same as JSON
 
-Loads each submission in a clean process. `--scorer kaggle` does so again under TensorFlow 2.6.4 (PyTorch 1.11.0), in an
-environment of its own, and compares the embeddings of the two versions.
+Loads each submission in a clean process. `--scorer kaggle` does so again under TensorFlow 2.6.4 (PyTorch 1.11.0), in a
+separate environment, and compares the embeddings of the two versions.
 """
 
 import json
 import subprocess
 import sys
 import tempfile
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,11 +98,7 @@ def probe(python: Path | str, folders: list[str], images: int, timeout_seconds: 
         chatter.seek(0)
         last = [line.strip() for line in chatter if line.strip()][-1:]
     if code:
-        why = f"ended with code {code}: {last[0] if last else 'no message'}"
-        if timed_out:
-            why = f"not done after {timeout_seconds:,.0f} s"
-        elif code == -9:
-            why = "the process was killed: most likely out of memory"
+        why = why or f"ended with code {code}: {last[0].strip() if last else 'no message'}"
         at = next((folder for folder in reversed(folders) if rows[folder]), folders[0])
         for folder in folders[folders.index(at) :]:
             detail = why if folder == at else "not reached: see the one before"

@@ -162,7 +162,7 @@ class Kaggle:
 
         for number in range(blobs.TRIES):
             try:
-                with contextlib.redirect_stdout(io.StringIO()):  # the client prints advice of its own
+                with contextlib.redirect_stdout(io.StringIO()):  # the client prints advice
                     return call()
             except requests.HTTPError as error:
                 code = error.response.status_code if error.response is not None else 0

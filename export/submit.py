@@ -200,13 +200,13 @@ def wait(finished: Callable[[], tuple[bool, str]], run: Run) -> None:
 
     Raises BadInput: not finished after `timeout_hours`.
     """
-    started, told, told_at = time.monotonic(), "", 0.0
+    started, printed, printed_at = time.monotonic(), "", 0.0
     while True:
         done, status = finished()
         waited = time.monotonic() - started
-        if status != told or waited - told_at >= 60:
+        if status != printed or waited - printed_at >= 60:
             print(f"submit: {status} ({int(waited // 60)}:{int(waited % 60):02d})", flush=True)
-            told, told_at = status, waited
+            printed, printed_at = status, waited
         if done:
             return
         if waited > run.submit.timeout_hours * 3600:

@@ -2,7 +2,7 @@
 
 python -m export.torchscript CONFIG.yaml OUT.pt     (started by `guie export`)
 
-Keras' torch backend builds the same Keras model (in a process of its own: a process has one backend). The encoder is
+Keras' torch backend builds the same Keras model, in a separate process, since a process has one backend. The encoder is
 traced at its one size; the resizing of images of any size is scripted. uint8 [B, 3, H, W] → float32 [B, D].
 """
 

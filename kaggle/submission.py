@@ -15,8 +15,8 @@
 #
 # 1. install the project from its wheel
 # 2. take the finished submission, or put the head on the encoder
-# 3. hold it against the competition's contract
-# 4. see what it does
+# 3. check it against the competition's contract
+# 4. show its model card
 
 # %% [markdown]
 # ## 1. The project
@@ -49,7 +49,7 @@ print("\n".join(f"{path.stat().st_size:>14,}  {path.name}" for path in sorted(pa
 # %% [markdown]
 # ## 2. The submission
 #
-# Kaggle unpacks zips when a dataset is made; packing them again gives the same bytes, so the fingerprint still holds.
+# Kaggle unpacks the zips of a dataset; packing the files again gives the same bytes, so the fingerprint is the same.
 
 # %%
 from pipeline.evaluation.submission_zip import zip_submission
@@ -97,9 +97,9 @@ else:
 print(f"{submission}: {submission.stat().st_size / 1e6:,.1f} MB")
 
 # %% [markdown]
-# ## 3. Against the contract
+# ## 3. The contract
 #
-# The same checks as `guie check`, in a process of its own that sees the file and nothing of the project.
+# The checks of `guie check`, in a separate process that sees the file and nothing of the project.
 
 # %%
 report = Path(tempfile.mkdtemp()) / "check.json"
@@ -121,7 +121,7 @@ display(Markdown("\n".join(["| | check | found |", "|---|---|---|", *lines])))
 assert checks["passed"], checking.stderr
 
 # %% [markdown]
-# ## 4. What it is
+# ## 4. The model
 
 # %%
 display(Markdown((package / "model_card.md").read_text().split("## Recipe")[0].replace("# ", "### ")))

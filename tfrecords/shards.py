@@ -151,7 +151,7 @@ def shard_index(path: Path) -> np.ndarray:
 
 
 def _frames(path: Path) -> Iterator[tuple[BinaryIO, int, int]]:
-    """`(file, offset, payload length)` of every framed record; the file stands at the payload. BadInput by damage."""
+    """`(file, offset, payload length)` of every framed record, the file positioned at its payload. Raises BadInput."""
     with _opened(path) as file:
         size = os.fstat(file.fileno()).st_size
         offset = 0

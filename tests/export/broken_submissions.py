@@ -1,4 +1,4 @@
-"""Submissions that break the contract, each in one way, for test_check.py; written with TensorFlow alone."""
+"""Submissions for test_check.py, each of which breaks the contract in one way; written with TensorFlow alone."""
 
 import shutil
 import struct

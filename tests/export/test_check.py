@@ -1,4 +1,4 @@
-"""`guie check` refuses every broken submission with its own reason, and takes a whole one."""
+"""`guie check` refuses each kind of broken submission with a different reason, and accepts a whole one."""
 
 import json
 import sys
@@ -41,7 +41,7 @@ def test_broken_models_are_refused_each_with_its_own_reason(good, tmp_path, caps
         failed = [row["detail"] for row in said[str(folder)]["checks"] if row["ok"] is False]
         assert any(reason in detail for detail in failed), (name, failed)
         reasons[name] = failed[0].replace(str(folder), "")
-    assert len(set(reasons.values())) >= 15, reasons  # each its own, not one for all
+    assert len(set(reasons.values())) >= 15, reasons  # different ones
 
 
 def test_broken_zips_are_refused_before_anything_is_loaded(broken_zips, tmp_path):
@@ -64,7 +64,7 @@ def test_a_broken_zip_is_one_line_and_exit_2(broken_zips, capsys):
     assert "does not exist" in capsys.readouterr().err
 
 
-def test_a_zip_that_names_its_own_root_is_taken(good, tmp_path):
+def test_a_zip_with_an_entry_for_its_root_is_accepted(good, tmp_path):
     path = tmp_path / "submission.zip"
     zip_submission(good, path)
     with zipfile.ZipFile(path, "a") as file:
@@ -105,7 +105,7 @@ def test_a_check_that_hangs_or_dies_is_a_refusal(tmp_path, monkeypatch):
     assert "out of memory" in rows["a"][0]["detail"]
 
 
-def test_torchscript_submissions_are_held_to_the_same_contract(tmp_path, capsys):
+def test_torchscript_submissions_are_checked_against_the_same_contract(tmp_path, capsys):
     torch = pytest.importorskip("torch")
 
     class Good(torch.nn.Module):
@@ -167,7 +167,7 @@ def test_the_scorers_environment_needs_python_3_9_and_is_whole_or_absent(tmp_pat
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["scorer-tensorflow.lock"]
 
 
-def test_the_two_versions_embeddings_are_held_against_each_other(tmp_path, monkeypatch, capsys):
+def test_the_embeddings_of_two_versions_are_compared(tmp_path, monkeypatch, capsys):
     rows = {"17x31": [0.6, 0.8], "black": [1.0, 0.0]}
     assert check.disagreement(rows, {"17x31": [0.6, 0.80002], "black": [0.0, 1.0]}) == pytest.approx(2e-5)
 
@@ -178,7 +178,7 @@ def test_the_two_versions_embeddings_are_held_against_each_other(tmp_path, monke
             return torch.nn.functional.normalize(images[:, :, 0, 0].float() / 255.0 + 0.1, dim=-1)
 
     torch.jit.script(Corner()).save(str(tmp_path / "saved_model.pt"))
-    other = tmp_path / "python"  # stands for a version that computes one number otherwise
+    other = tmp_path / "python"  # in place of a version that computes one number differently
     other.write_text(
         f"""#!{sys.executable}
 import json, subprocess, sys

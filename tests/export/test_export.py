@@ -1,4 +1,4 @@
-"""The exported files give the trainer's embeddings, and hold what the competition's contract names."""
+"""The exported files give the trainer's embeddings, and are the files that the competition's contract names."""
 
 import json
 import zipfile
@@ -188,7 +188,7 @@ def test_the_card_says_data_recipe_score_and_licence(tmp_path):
     assert "licence" in card and "sha256" in card
 
 
-def test_what_cannot_be_exported_is_one_line_and_leaves_nothing(tmp_path, capsys):
+def test_an_export_that_fails_is_one_line_and_leaves_nothing(tmp_path, capsys):
     config = run_folder(tmp_path, formats=["saved_model", "coreml"])
     assert cli.main(["export", str(config)]) == 2
     assert "expected saved_model, torchscript, onnx or litert, got 'coreml'" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Both Kaggle notebooks run in full, in folders laid out as Kaggle lays them out, without the checkout on the path."""
+"""Both Kaggle notebooks run in full, in folders as Kaggle mounts them, without the checkout on the path."""
 
 import json
 import os
@@ -47,7 +47,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     config = root / "small.yaml"
     config.write_text(yaml.safe_dump(written))
-    # A process of its own: package tfrecord cannot be imported beside TensorFlow
+    # A separate process: the package tfrecord cannot be imported after TensorFlow.
     shards = root / "input" / "drawn-shards"
     command = [sys.executable, "-m", "pipeline.cli", "tfrecords", str(config), f"run_dir={root / 'made'}"]
     subprocess.run(command, check=True, capture_output=True)

@@ -1,20 +1,23 @@
-"""`guie submit` with the real `kaggle` client against a local server: resumed, nothing twice, faults in one line."""
+"""`guie submit` with the real `kaggle` client against a local server: check first, resume, nothing twice, faults."""
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from export import blobs, check, package
 from pipeline import cli
+from pipeline.errors import BadInput
 from tests.export.kaggle_server import TOKEN, KaggleServer
 
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KaggleServer]:
-    """The client is pointed at the server by its own switch for local sites; only the port is put in."""
+    """The client has a switch for local sites; it points to this server, with its port put in."""
     kagglesdk = pytest.importorskip("kagglesdk.kaggle_env")
     running = KaggleServer()
     monkeypatch.setenv("KAGGLE_API_ENVIRONMENT", "LOCALHOST")
@@ -31,14 +34,40 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KaggleSe
     running.close()
 
 
+@dataclass
+class Checks:
+    """Stands in for `guie check`, which test_check.py tests: records its calls, and refuses on demand.
+
+    Attributes:
+        calls: (the submission's bytes, scorer, what had been asked of the server by then) of each call.
+    """
+
+    server: KaggleServer | None
+    refuses: bool = False
+    calls: list[tuple[bytes, str, list[str]]] = field(default_factory=list)
+
+    def main(self, options: Any) -> None:
+        (submission,) = options.submissions
+        asked = list(self.server.calls) if self.server else []
+        self.calls.append((Path(submission).read_bytes(), options.scorer, asked))
+        if self.refuses:
+            raise BadInput("1 of 1 refused: length is off 1")
+
+
 @pytest.fixture
-def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A run folder with a submission of 300 kB; its check and its wheel are tested elsewhere."""
+def checks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Checks:
+    stub = Checks(request.getfixturevalue("server") if "server" in request.fixturenames else None)
+    monkeypatch.setattr(check, "main", stub.main)
+    return stub
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checks: Checks) -> Path:
+    """A run folder with a submission of 300 kB; the project's wheel is built by test_notebooks.py."""
     run = tmp_path / "run"
     (run / "export").mkdir(parents=True)
     (run / "submission.zip").write_bytes(bytes(range(256)) * 1200)
     (run / "export" / "fingerprint.json").write_text(json.dumps({"submission_sha256": "x"}))
-    monkeypatch.setattr(check, "main", lambda options: None)
 
     def wheel(extra: list[str], folder: Path) -> None:
         (folder / "guie-0.1.0-py3-none-any.whl").write_bytes(b"wheel")
@@ -56,7 +85,7 @@ def submitted(config: Path, *overrides: str) -> int:
     return cli.main(["submit", str(config), *overrides])
 
 
-def test_everything_is_uploaded_once_and_the_score_is_printed(server, config, capsys):
+def test_everything_is_uploaded_once_and_the_score_is_printed(server, config, checks, capsys):
     assert submitted(config) == 0
     said = capsys.readouterr().out
     assert said.splitlines()[-1] == "submit: google-universal-image-embedding: public 0.65, private 0.66"
@@ -76,6 +105,32 @@ def test_everything_is_uploaded_once_and_the_score_is_printed(server, config, ca
     assert submitted(config) == 0  # again: all is there already
     assert (len(server.versions), len(server.kernels), len(server.submissions)) == (1, 1, 1)
     assert "submitted already" in capsys.readouterr().out
+    assert len(checks.calls) == 1
+
+
+def test_the_packaged_submission_is_checked_before_anything_is_uploaded(server, config, checks):
+    assert submitted(config) == 0
+    (config.parent / "run" / "submission.zip").write_bytes(b"another model")
+    before = list(server.calls)
+    assert submitted(config) == 0
+    assert submitted(config, "--scorer", "kaggle") == 0  # passed "here", not yet under the scorer's version
+    uploaded = [version["submission.zip"] for version in server.versions]
+    assert [content for content, _, _ in checks.calls] == [*uploaded, uploaded[-1]]
+    assert [scorer for _, scorer, _ in checks.calls] == ["here", "here", "kaggle"]
+    assert [asked for _, _, asked in checks.calls][:2] == [[], before]
+    assert submitted(config, "--dry-run") == 0
+    assert len(checks.calls) == 4  # a rehearsal takes nothing as done
+
+
+def test_a_failed_check_uploads_nothing_and_the_next_run_checks_again(server, config, checks, capsys):
+    checks.refuses = True
+    assert submitted(config) == 2
+    assert capsys.readouterr().err == "guie submit: 1 of 1 refused: length is off 1\n"
+    assert submitted(config) == 2
+    assert server.calls == [] and len(checks.calls) == 2
+    checks.refuses = False
+    assert submitted(config) == 0
+    assert len(checks.calls) == 3 and len(server.versions) == 1
 
 
 def test_changed_content_becomes_a_version_and_not_a_duplicate(server, config):
@@ -88,7 +143,7 @@ def test_changed_content_becomes_a_version_and_not_a_duplicate(server, config):
     assert server.calls.count("CreateDataset") == 1 and server.calls.count("CreateDatasetVersion") == 1
 
 
-def test_dropped_connections_are_gone_on_with_and_nothing_is_made_twice(server, config):
+def test_dropped_connections_are_retried_and_nothing_is_made_twice(server, config):
     server.faults["PUT"] = [("none",), ("none",), ("none",), ("none",), ("cut", 100_000), ("cut", 50_000)]
     for call in ("CreateDataset", "SaveKernel", "CreateCodeSubmission"):
         server.faults[call] = [("drop",), ("drop_after",)]
@@ -100,7 +155,7 @@ def test_dropped_connections_are_gone_on_with_and_nothing_is_made_twice(server, 
     assert server.versions[0]["submission.zip"] == bytes(range(256)) * 1200
 
 
-def test_an_upload_that_was_broken_off_for_good_goes_on_in_the_next_run(server, config, capsys):
+def test_an_interrupted_upload_continues_in_the_next_run(server, config, capsys):
     cuts = [("cut", 40_000)] * blobs.TRIES
     server.faults["PUT"] = [("none",)] * 4 + cuts  # the zip comes last
     assert submitted(config) == 2
@@ -115,7 +170,7 @@ def test_an_upload_that_was_broken_off_for_good_goes_on_in_the_next_run(server, 
     assert len(names) == 5  # one a file, over both runs
 
 
-def test_an_upload_that_ran_out_on_the_server_is_begun_anew(server, config):
+def test_an_upload_that_expired_on_the_server_starts_again(server, config):
     server.faults["PUT"] = [("none",)] * 4 + [("gone",)]
     assert submitted(config) == 0
     assert server.versions[0]["submission.zip"] == bytes(range(256)) * 1200
@@ -134,7 +189,9 @@ def test_an_upload_that_ran_out_on_the_server_is_begun_anew(server, config):
         ("CreateDataset", 418, "I am a teapot", "refuses (418)"),
     ],
 )
-def test_what_is_missing_is_said_in_one_line(server, config, capsys, call, code, message, reason):
+def test_a_refusal_of_kaggles_is_one_line_that_says_what_to_do(
+    server, config, capsys, call, code, message, reason
+):
     server.faults[call] = [("refuse", code, f"{message} {TOKEN}")]
     assert submitted(config) == 2
     error = capsys.readouterr().err

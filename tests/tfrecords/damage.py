@@ -130,6 +130,18 @@ WAYS: dict[str, Way] = {
     "TIFF cut off": _as("TIFF", 0.3),
 }
 
+# Ways that may strike what no decoder looks at: a comment, a quantiser, a pixel's value. All others must be rejected.
+MAY_GO_UNNOTICED = frozenset(
+    (
+        "bytes flipped",
+        "a bit flipped",
+        "zeroes in the middle",
+        "bytes missing",
+        "junk in the middle",
+        "PNG bytes flipped",
+    )
+)
+
 HARMLESS: dict[str, Way] = {  # these must be stored
     "whole": lambda data, rng: data,
     "PNG called .jpg": _as("PNG", 1.0),

@@ -1,4 +1,4 @@
-"""Small shards for tests: each record's image is told from the others by its grey level alone."""
+"""Small shards for tests: the grey level of a record's image is its number."""
 
 import io
 from pathlib import Path

@@ -31,7 +31,7 @@ def class_folders(root: Path, sizes: dict[str, int], side: int = 24, quality: in
 
 
 def write_config(folder: Path, sources: dict[str, Path], **records) -> Path:
-    """A YAML (which JSON is) whose run folder stands beside it."""
+    """Writes a config (JSON is YAML) whose run folder is beside it."""
     rows = [{"layout": "folder", "name": name, "root": str(root)} for name, root in sources.items()]
     config = {
         "run_dir": str(folder / "run"),
@@ -67,7 +67,7 @@ def birds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return class_folders(tmp_path_factory.mktemp("birds"), {"crow": 14, "owl": 9, "tit": 3, "wren": 12, "gull": 7})
 
 
-def test_a_build_holds_what_the_design_promises(birds: Path, tmp_path: Path, capsys):
+def test_a_build_has_the_designs_files_labels_and_splits(birds: Path, tmp_path: Path, capsys):
     config = write_config(
         tmp_path, {"birds": birds}, cap_per_class=8, images_per_shard=5,
         split={"by": "class", "train": 0.6, "validation": 0.2, "test": 0.2},
@@ -82,10 +82,10 @@ def test_a_build_holds_what_the_design_promises(birds: Path, tmp_path: Path, cap
     assert [row["class"] for row in labels["classes"]] == ["crow", "gull", "owl", "tit", "wren"]
     found = all_records(records)
     for row in labels["classes"]:
-        held = {split: sum(record.label == row["label"] for record in found[split]) for split in SPLITS}
-        assert held == {split: row[split] for split in SPLITS}
-        assert sum(held.values()) == {"crow": 8, "gull": 7, "owl": 8, "tit": 3, "wren": 8}[row["class"]]
-        assert sum(count > 0 for count in held.values()) == 1, "a class stands in one split only"
+        counts = {split: sum(record.label == row["label"] for record in found[split]) for split in SPLITS}
+        assert counts == {split: row[split] for split in SPLITS}
+        assert sum(counts.values()) == {"crow": 8, "gull": 7, "owl": 8, "tit": 3, "wren": 8}[row["class"]]
+        assert sum(count > 0 for count in counts.values()) == 1, "a class is in one split only"
     out = capsys.readouterr().out
     total = sum(map(len, found.values()))
     assert re.search(
@@ -97,7 +97,7 @@ def test_a_build_holds_what_the_design_promises(birds: Path, tmp_path: Path, cap
     assert cli.main(["verify", str(records)]) == 0
 
 
-def test_of_a_capped_class_the_lowest_hashes_are_taken(birds: Path, tmp_path: Path):
+def test_a_capped_class_keeps_the_images_of_the_lowest_hashes(birds: Path, tmp_path: Path):
     config = write_config(tmp_path, {"birds": birds}, cap_per_class=4)
     assert build(config) == 0
     taken = {record.key for record in all_records(tmp_path / "run" / "records")["train"]}
@@ -106,7 +106,45 @@ def test_of_a_capped_class_the_lowest_hashes_are_taken(birds: Path, tmp_path: Pa
         assert {key for key in taken if key.startswith(name)} == set(keys[:4])
 
 
-def test_adding_images_disturbs_little(tmp_path: Path):
+def test_the_cap_of_a_source_replaces_the_general_one(birds: Path, tmp_path: Path):
+    config = write_config(tmp_path, {"few": birds, "many": birds}, cap_per_class=6)
+    value = json.loads(config.read_text())
+    value["records"]["sources"][0]["cap_per_class"] = 2
+    config.write_text(json.dumps(value))
+    assert build(config) == 0
+    taken = Counter(
+        (record.source, record.key.split("/")[0])
+        for record in all_records(tmp_path / "run" / "records")["train"]
+    )
+    assert {taken["few", name] for name in ("crow", "gull", "owl", "tit", "wren")} == {2}
+    assert [taken["many", name] for name in ("crow", "gull", "owl", "tit", "wren")] == [6, 6, 6, 3, 6]
+
+
+def test_the_order_of_images_in_shards_never_changes(birds: Path, tmp_path: Path):
+    """A later version continues a build that an earlier one began, so the hashes must stay the same."""
+    assert digest("cap", "crow/001.jpg") == 0x446C692B938A61D3
+    assert digest("order", "crow/001.jpg") == 0xF350845324A32664
+    assert digest("item-split", "ü") == 0xDAA25950051E75EB
+    assert digest("class-split", "crow") == 0xF839119ECC65D54E
+    config = write_config(tmp_path, {"birds": birds}, images_per_shard=10)
+    assert build(config) == 0
+    keys = [record.key for record in all_records(tmp_path / "run" / "records")["train"]]
+    assert len(keys) == 45 and keys == sorted(keys, key=lambda key: digest("order", key))
+
+
+def test_a_key_that_a_source_lists_twice_is_bad_input(birds: Path, tmp_path: Path, capsys):
+    table = tmp_path / "table.csv"
+    table.write_text("path,label\ncrow/000.jpg,a\ncrow/001.jpg,b\ncrow/000.jpg,b\ncrow/002.jpg,a\n")
+    config = write_config(tmp_path, {"birds": table})
+    value = json.loads(config.read_text())
+    value["records"]["sources"][0] |= {"layout": "csv", "options": {"images": str(birds)}}
+    config.write_text(json.dumps(value))
+    assert build(config) == 2
+    assert "source birds lists the key 'crow/000.jpg' twice" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_new_images_change_the_selection_little(tmp_path: Path):
     keys = [f"class/{number}.jpg" for number in range(1000)]
 
     def taken(some: list[str]) -> set[str]:
@@ -118,7 +156,7 @@ def test_adding_images_disturbs_little(tmp_path: Path):
     assert len(taken(keys[:900]) & taken(keys)) >= 40
 
 
-def test_lowest_equals_sorting_everything_also_behind_a_rank():
+def test_lowest_equals_sorting_everything_also_after_a_rank():
     rng = np.random.default_rng(0)
     for cap in (1, 2, 7, 50):
         ranks = [(int(value),) for value in rng.permutation(300)]
@@ -175,7 +213,7 @@ def test_the_missions_three_sets_get_the_public_label_ranges():
     assert {label for chunk in selected.chunks for _, label in chunk.items()} == set(range(17_691))
 
 
-def test_merged_classes_share_a_label_a_split_and_a_cap(tmp_path: Path):
+def test_merged_classes_share_a_label_a_split_and_a_cap(tmp_path: Path, capsys):
     first = class_folders(tmp_path / "a", {"cat": 6, "dog": 6}, side=16)
     second = class_folders(tmp_path / "b", {"Katze": 6, "pony": 6}, side=16)
     merges = tmp_path / "merges.csv"
@@ -198,10 +236,14 @@ def test_merged_classes_share_a_label_a_split_and_a_cap(tmp_path: Path):
     for text, why in (
         ("b,Katze,a,lion\n", "no class 'lion'"),
         ("b,Katze,a,cat\na,cat,a,dog\n", "merged itself"),
-        ("b,Katze,a\n", "expected 4 fields"),
+        ("b,Katze,a,cat\nb,Katze,a,dog\n", "merged twice or into itself"),
+        ("b,Katze,b,Katze\n", "merged twice or into itself"),
+        ("b,Katze,a\n", "line 2 has 3 values"),
     ):
         merges.write_text("source,class,into_source,into_class\n" + text)
-        assert build(config, f"run_dir={tmp_path / 'other'}") == 2, why
+        capsys.readouterr()
+        assert build(config, f"run_dir={tmp_path / 'other'}") == 2
+        assert why in capsys.readouterr().err
 
 
 def test_a_rejected_image_is_replaced_by_the_next_of_its_class(tmp_path: Path):
@@ -252,7 +294,7 @@ def test_file_names_that_are_no_utf8_are_built_and_rejected_as_text(tmp_path: Pa
     root = class_folders(tmp_path / "set", {"n00000001": 3, "n00000002": 3})
     folder = os.fsencode(root / "n00000001")
     os.rename(folder + b"/000.jpg", folder + b"/caf\xe9.jpg")
-    os.mkfifo(folder + b"/\xff.jpg")  # its path stands in the reason
+    os.mkfifo(folder + b"/\xff.jpg")  # the reason names its path
     config = write_config(tmp_path, {"birds": root}, max_reject_share=0.5)
     config.write_text(config.read_text().replace('"folder"', '"imagenet"'))
     assert build(config) == 0

@@ -39,12 +39,12 @@ def test_near_finds_what_comparing_all_pairs_finds():
     assert {pair.other.key: (pair.distance, pair.image.key) for pair in near(images, hashes)} == obvious
 
 
-def test_a_perceptual_hash_survives_recoding_resizing_and_light_and_tells_others_apart():
+def test_a_perceptual_hash_survives_recoding_resizing_and_light_and_differs_between_pictures():
     hashes = []
     for seed in range(20):
         image = photograph(seed, 200, 160)
-        own = perceptual_hash(encoded(image, quality=95))
-        hashes.append(own)
+        original = perceptual_hash(encoded(image, quality=95))
+        hashes.append(original)
         brighter = ImageEnhance.Brightness(image).enhance(1.05)
         for other in (encoded(image, quality=60), encoded(image.resize((120, 96)), quality=90), encoded(brighter)):
             assert (own ^ perceptual_hash(other)).bit_count() <= MAX_DISTANCE

@@ -1,20 +1,31 @@
 """Records, shards and indexes against their other readers: TensorFlow, the package tfrecord, torch."""
 
-import contextlib
 import json
 import struct
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
+from google.protobuf.message import DecodeError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import BadInput
 from tfrecords import labels
-from tfrecords.schema import Record, parse_record, read_shard, serialize
+from tfrecords.schema import (
+    ENCODED,
+    KEY,
+    LABEL,
+    SOURCE,
+    Record,
+    _example_pb2,
+    parse_record,
+    read_shard,
+    serialize,
+)
 from tfrecords.shards import ShardWriter, frame, index_path, read_payloads, shard_index, walk
 
 RECORDS = [
@@ -60,13 +71,47 @@ def test_parse_undoes_serialize_for_any_values(encoded: bytes, label: int, key: 
 @settings(deadline=None, max_examples=100)
 @given(st.binary(max_size=60))
 def test_parse_refuses_any_other_bytes_with_one_error(payload: bytes):
-    with contextlib.suppress(ValueError):
+    with pytest.raises(ValueError, match=r"a record (without image|that is no tf\.train\.Example)"):
         parse_record(payload)
 
 
-def test_records_of_the_public_sets_have_no_key_and_no_source():
-    from tfrecords.schema import _example_pb2
+def by_protobuf(payload: bytes) -> Record | None:
+    """The second implementation; None for bytes that protobuf refuses, or where image or label is missing."""
+    example = _example_pb2().Example()
+    try:
+        example.ParseFromString(payload)
+    except DecodeError:
+        return None
+    feature = example.features.feature
+    images, labels_ = feature[ENCODED].bytes_list.value, feature[LABEL].int64_list.value
+    key, source = (b"".join(feature[name].bytes_list.value[:1]).decode() for name in (KEY, SOURCE))
+    return Record(images[0], labels_[0], key, source) if images and labels_ else None
 
+
+def test_a_damaged_record_is_refused_or_read_as_protobuf_reads_it():
+    whole = serialize(Record(bytes(range(40)), 17690, "ü/2.jpg", "birds"))
+    for end in range(len(whole)):
+        with pytest.raises(ValueError, match="a record"):
+            parse_record(whole[:end])
+    outcomes = Counter()
+    for at in range(len(whole)):
+        for flips in (0x01, 0x02, 0x80, 0xFF):
+            damaged = whole[:at] + bytes([whole[at] ^ flips]) + whole[at + 1 :]
+            try:
+                record = parse_record(damaged)
+            except ValueError as error:
+                assert str(error).startswith("a record ")
+                outcomes["refused"] += 1
+                continue
+            assert record.encoded and type(record.label) is int
+            assert parse_record(damaged, image=False) == record._replace(encoded=b"")
+            if (expected := by_protobuf(damaged)) is not None:
+                assert record == expected
+                outcomes["read"] += 1
+    assert outcomes["refused"] > 100 and outcomes["read"] > 100
+
+
+def test_records_of_the_public_sets_have_no_key_and_no_source():
     example = _example_pb2().Example()
     example.features.feature["image/encoded"].bytes_list.value.append(b"jpeg")
     example.features.feature["image/class/label"].int64_list.value.append(10691)

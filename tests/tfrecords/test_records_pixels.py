@@ -8,9 +8,17 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from tests.tfrecords.damage import HARMLESS, WAYS, encoded, many_scans, photograph, png_bomb
+from tests.tfrecords.damage import (
+    HARMLESS,
+    MAY_GO_UNNOTICED,
+    WAYS,
+    encoded,
+    many_scans,
+    photograph,
+    png_bomb,
+)
 from tfrecords.jpeg_markers import ARITHMETIC_FRAMES, markers
-from tfrecords.pixels import MAX_PIXELS, Rejected, decode_stored, reduced_by, shrunk_size, transcode
+from tfrecords.pixels import MAX_PIXELS, Rejected, decode_stored, read, reduced_by, shrunk_size, transcode
 
 
 def psnr(one: np.ndarray, other: np.ndarray) -> float:
@@ -81,21 +89,21 @@ def test_exif_orientation_is_turned_upright(orientation: int, side: int):
     assert Image.open(io.BytesIO(stored.encoded)).getexif().get(0x0112, 1) == 1
 
 
-def test_damaged_exif_does_not_cost_the_image():
+def test_an_image_with_damaged_exif_is_stored():
     data = encoded(photograph(3, 40, 40))
     exif = b"Exif\0\0II*\0\xff\xff\xff\xff" + b"\x12\x01" * 8
     data = data[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + data[2:]
     assert transcode(data, 64, 95) == (data, True)
 
 
-def test_transparency_is_laid_on_white():
+def test_transparency_becomes_white():
     pixels = np.zeros((40, 40, 4), np.uint8)
     pixels[:, :20] = (255, 0, 0, 255)
     found = decode_stored(transcode(encoded(Image.fromarray(pixels), "PNG"), 64, 95).encoded)
     assert (found[:, 25:] > 250).all() and (abs(found[:, :15].astype(int) - (255, 0, 0)) < 6).all()
 
 
-def test_palette_with_a_transparent_colour_is_laid_on_white():
+def test_a_transparent_colour_of_a_palette_becomes_white():
     image = Image.new("P", (20, 20), 0)
     image.putpalette([0, 0, 0, 200, 0, 0])
     image.paste(1, (0, 0, 10, 20))
@@ -164,7 +172,7 @@ def test_what_stands_behind_a_jpegs_end_or_in_its_metadata_is_no_part_of_it(behi
 
 
 def test_an_arithmetic_frame_is_found_by_its_marker():
-    """Pillow writes none: the frame's marker alone, behind a segment and padding that must be passed over."""
+    """Pillow writes none: the frame's marker alone, behind a segment and padding that must be skipped."""
     head = bytes.fromhex("ffd8 ffe0 0004 ffc9 ffff ffcb 0003 00")
     assert list(markers(head)) == [0xE0, 0xCB] and not ARITHMETIC_FRAMES.isdisjoint(markers(head))
 
@@ -206,16 +214,23 @@ def test_a_truncated_jpeg_is_rejected_not_painted_grey(cut: int, side: int):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_no_damage_raises_anything_but_rejected(way: str):
+def test_a_damaged_image_is_stored_whole_or_rejected_with_a_reason(way: str):
     rng = np.random.default_rng(11)
     for seed in range(12):
         data = WAYS[way](encoded(photograph(seed, 40 + seed * 9, 60), quality=85), rng)
         try:
             stored = transcode(data, 48, 95)
         except Rejected as error:
-            assert str(error)
+            assert str(error).strip() and "\n" not in str(error)
+            with pytest.raises(Rejected):
+                read(data)
         else:
-            assert decode_stored(stored.encoded).shape[2] == 3
+            assert way in MAY_GO_UNNOTICED
+            whole, promised = read(data), Image.open(io.BytesIO(data)).size
+            assert whole.shape == (*promised[::-1], 3)
+            pixels = decode_stored(stored.encoded)  # strict: no warning
+            assert pixels.shape[:2] == shrunk_size(*promised, 48)[::-1]
+            assert stored.encoded == data if stored.passed else min(pixels.shape[:2]) == 48
 
 
 @pytest.mark.parametrize("way", HARMLESS)

@@ -98,7 +98,7 @@ def test_labels_follow_the_mapping_not_the_folders_present(tmp_path):
     assert list_source("imagenet", write(tmp_path, files)).classes == WNIDS
 
 
-def test_tables_that_do_not_fit_the_images_are_bad_input(tmp_path):
+def test_tables_that_contradict_the_images_are_bad_input(tmp_path):
     strange = {"ILSVRC/Data/CLS-LOC/train/n09999999/x.JPEG": jpeg(1)}
     with pytest.raises(BadInput, match="names the class 'n09999999'"):
         list_source("imagenet", write(tmp_path / "a", {**kaggle_files(), **strange}))
@@ -214,6 +214,28 @@ def test_a_tar_that_is_damaged_or_cut_off_is_bad_input_not_a_smaller_set(tmp_pat
         list(list_source("imagenet", path.parent).items)
 
 
+@pytest.mark.parametrize("left", ["both members", "the first member", "half of the second", "nothing"])
+def test_a_tar_within_the_tar_that_is_cut_off_is_bad_input_and_takes_nothing_of_the_next(tmp_path, left):
+    files = {f"{WNIDS[0]}_{n}.JPEG": jpeg(n) for n in range(2)}
+    whole = tar_bytes(files, tmp_path)
+    with tarfile.open(tmp_path / "inner.tar") as archive:
+        _, second = archive.getmembers()
+    ends = {
+        "both members": second.offset_data + -(-second.size // 512) * 512,
+        "the first member": second.offset,
+        "half of the second": second.offset_data + 100,
+        "nothing": 0,
+    }
+    inner = {f"{WNIDS[0]}.tar": whole[: ends[left]], f"{WNIDS[1]}.tar": whole, f"{WNIDS[2]}.tar": whole}
+    tar(tmp_path / "set" / "ILSVRC2012_img_train.tar", inner)
+    taken = []
+    with pytest.raises(BadInput, match=r"n01440764\.tar inside it cannot be read .*cut off at byte"):
+        for item in list_source("imagenet", tmp_path / "set").items:
+            taken.append(item.key)
+    expected = {"both members": 2, "the first member": 1, "half of the second": 1, "nothing": 0}[left]
+    assert taken == [f"{WNIDS[0]}/{name}" for name in files][:expected]
+
+
 def test_a_damaged_header_in_a_tar_within_the_tar_is_bad_input(tmp_path):
     path, whole = train_tar(tmp_path)
     at = whole.index(b"n01443537_1.JPEG")
@@ -294,7 +316,7 @@ def test_archives_damaged_at_random_never_crash_the_listing(tmp_path, monkeypatc
                     outcomes.add("rejected")
         except BadInput:
             outcomes.add("bad input")
-    # Anything else would have raised here. Gzip's own checksum finds every damage, before an image is listed.
+    # Any other exception fails the test. Gzip's checksum finds every damage before an image is listed.
     assert outcomes == {"bad input"} if kind == "tgz" else {"read", "bad input"} <= outcomes
 
 

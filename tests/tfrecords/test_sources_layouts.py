@@ -82,7 +82,7 @@ def test_folder_lists_every_file_in_name_order_and_leaves_hidden_ones_out(tmp_pa
     assert [item.key for item in listing.items] == [item.key for item in items]  # it can be gone through again
 
 
-def test_folder_yields_what_cannot_be_read_as_items_that_raise_and_never_hang(tmp_path):
+def test_folder_lists_unreadable_files_as_items_that_raise_and_never_hang(tmp_path):
     root = write(tmp_path / "set", {"a/1.jpg": jpeg(1)})
     os.mkfifo(root / "a" / "pipe.jpg")
     (root / "a" / "broken.jpg").symlink_to(root / "nowhere.jpg")
@@ -119,16 +119,20 @@ def test_folder_that_holds_no_class_images_is_bad_input(tmp_path, files, says):
 
 
 def test_a_missing_root_is_bad_input_in_every_layout_that_reads_the_disk(tmp_path):
-    for layout in set(LAYOUTS) - {"drawn"}:
-        with pytest.raises(BadInput):
-            list_source(layout, tmp_path / "nowhere")
+    for layout in LAYOUTS.values():
+        if layout.rooted:
+            with pytest.raises(BadInput):
+                list_source(layout.name, tmp_path / "nowhere")
+        else:
+            assert list(list_source(layout.name, tmp_path / "nowhere").items)
 
 
 def test_a_root_without_the_layout_is_bad_input_in_every_layout(tmp_path):
     write(tmp_path, {"unrelated.bin": "x"})
-    for layout in set(LAYOUTS) - {"drawn"}:
-        with pytest.raises(BadInput):
-            list_source(layout, tmp_path)
+    for layout in LAYOUTS.values():
+        if layout.rooted:
+            with pytest.raises(BadInput):
+                list_source(layout.name, tmp_path)
 
 
 def test_unknown_layouts_options_and_types_name_what_is_known(tmp_path):
@@ -138,8 +142,30 @@ def test_unknown_layouts_options_and_types_name_what_is_known(tmp_path):
         list_source("landmarks", tmp_path, {"clases": 3})
     with pytest.raises(BadInput, match="option classes expects int, got 'many'"):
         list_source("landmarks", tmp_path, {"classes": "many"})
-    with pytest.raises(BadInput, match="option split expects"):
-        list_source("imagenet", tmp_path, {"split": "tset"})
+    for layout in LAYOUTS.values():
+        if "split" in layout.options({}) and layout.published:
+            with pytest.raises(
+                BadInput, match=f"option split expects {next(iter(layout.published))}.*got 'tset'"
+            ):
+                list_source(layout.name, tmp_path, {"split": "tset"})
+
+
+def test_published_sizes_follow_the_options_and_add_up():
+    for layout in LAYOUTS.values():
+        if "all" in layout.published:
+            whole, parts = layout.published["all"], [layout.published[split] for split in ("train", "test")]
+            assert whole.images == sum(part.images for part in parts), layout.name
+            assert {part.classes for part in parts} == {whole.classes}
+    size = {name: layout.size for name, layout in LAYOUTS.items()}
+    assert size["folder"]({}) is size["csv"]({}) is size["parquet"]({"split": "any"}) is None
+    assert size["landmarks"]({}) == (7000, 1_580_470) and size["landmarks"]({"classes": 90_000})[0] == 81_313
+    assert size["cifar100"]({"split": "all", "coarse": True}) == (20, 60_000)
+    assert size["products10k"]({"split": "test", "iconic": True}) == (9691, 55_376 + 9691)
+    assert size["drawn"]({"classes": 3}) == (3, 180)
+    with pytest.raises(BadInput, match="option classes expects 1 or more"):
+        size["drawn"]({"classes": 0})
+    with pytest.raises(BadInput, match="no option 'clases'"):
+        size["landmarks"]({"clases": 3})
 
 
 def test_a_folder_that_goes_while_it_is_listed_is_bad_input(tmp_path):
@@ -188,7 +214,7 @@ def test_csv_reads_labels_in_number_order_and_refuses_paths_that_leave_its_folde
         (b"path,label\n\xff\xfe,1\n", "not readable as a CSV"),
     ],
 )
-def test_csv_that_is_none_is_bad_input(tmp_path, text, says):
+def test_a_csv_that_cannot_be_read_is_bad_input(tmp_path, text, says):
     write(tmp_path, {"t.csv": text})
     with pytest.raises(BadInput, match=says):
         list(list_source("csv", tmp_path / "t.csv").items)
@@ -285,7 +311,7 @@ def test_cub200_reads_folder_and_archives_alike(tmp_path, form):
     assert [i.key for i in list_source("cub200", root, {"split": "test"}).items] == ["001.Black_Bird/y.jpg"]
 
 
-def test_cub200_with_tables_that_do_not_fit_is_bad_input(tmp_path):
+def test_cub200_with_tables_that_contradict_each_other_is_bad_input(tmp_path):
     for name, text in [("classes.txt", "1 a\n"), ("images.txt", "x\n"), ("image_class_labels.txt", "1 1\n")]:
         root = write(tmp_path / name, {**CUB, name: text})
         with pytest.raises(BadInput):

@@ -167,13 +167,14 @@ def tar_members(
 
 def _tar_members(path: Path, start: int, size: int | None) -> Iterator[tuple[str, Reader, int, int]]:
     with path.open("rb") as file:
-        file.seek(start)
-        window = file if size is None else _Window(file, start, size)
-        with tarfile.open(fileobj=window, mode="r:") as archive:  # type: ignore[call-overload]
+        limit = start + size if size is not None else path.stat().st_size
+        file.seek(start)  # tarfile begins where the file stands; its offsets are the file's
+        with tarfile.open(fileobj=file, mode="r:") as archive:
             for member in archive:
-                archive.members = []  # tarfile keeps every header: 1.3 million for ImageNet
-                name = member.name.removeprefix("./")
-                offset = start + member.offset_data
+                archive.members = []  # type: ignore[attr-defined]  # tarfile keeps all: 1.3 million for ImageNet
+                name, offset = member.name.removeprefix("./"), member.offset_data
+                if archive.offset > limit:
+                    break  # cut off, see below
                 if member.isdir() or name.rsplit("/", 1)[-1].startswith("."):
                     continue
                 if not member.isreg() or member.issparse():
@@ -184,12 +185,13 @@ def _tar_members(path: Path, start: int, size: int | None) -> Iterator[tuple[str
                     yield name, partial(read_slice, str(path), offset, member.size), offset, member.size
         # To tarfile a damaged header or a cut is the end of the tar. The real end is two blocks of zeros, or one by
         # some writers; what follows is padding.
-        window.seek(archive.offset)
-        end = window.read(2 * tarfile.BLOCKSIZE)
+        end_at = min(archive.offset, limit)
+        file.seek(end_at)
+        end = file.read(min(2 * tarfile.BLOCKSIZE, limit - end_at))
         if len(end) < tarfile.BLOCKSIZE:
-            raise tarfile.ReadError(f"it is cut off at byte {start + archive.offset}: no zero block ends it")
+            raise tarfile.ReadError(f"it is cut off at byte {end_at}: no zero block ends it")
         if any(end):
-            raise tarfile.ReadError(f"the header at byte {start + archive.offset} is damaged")
+            raise tarfile.ReadError(f"the header at byte {end_at} is damaged")
 
 
 def read_slice(path: str, offset: int, size: int) -> bytes:
@@ -270,24 +272,3 @@ def _plain_tar(path: Path) -> Path:
         finally:
             temporary.unlink(missing_ok=True)
     return plain
-
-
-class _Window:
-    """The bytes `[start, start + size)` of a file, as a file: a tar inside a tar."""
-
-    def __init__(self, file: BinaryIO, start: int, size: int):
-        self.file, self.start, self.size, self.position = file, start, size, 0
-
-    def read(self, count: int = -1) -> bytes:
-        left = max(self.size - self.position, 0)
-        self.file.seek(self.start + self.position)
-        data = self.file.read(left if count < 0 else min(count, left))
-        self.position += len(data)
-        return data
-
-    def seek(self, position: int, whence: int = 0) -> int:
-        self.position = position + (0, self.position, self.size)[whence]
-        return self.position
-
-    def tell(self) -> int:
-        return self.position

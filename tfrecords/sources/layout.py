@@ -1,4 +1,4 @@
-"""A layout: how an image set lies on disk, and all that is known of it before the disk is looked at."""
+"""A layout: the form of an image set on disk, and everything known about it without reading the disk."""
 
 import inspect
 from collections.abc import Callable, Mapping

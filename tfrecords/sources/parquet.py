@@ -38,11 +38,11 @@ def parquet_listing(paths: list[Path], classes: list[str], names: dict[str, str]
     class → human-readable name; empty: those of the metadata. Raises BadInput as `parquet`, a label beyond `classes`,
     or no label at all.
     """
-    told = _label_names(_open(paths[0]))
+    named = _label_names(_open(paths[0]))
     if classes:
         of_label = dict(enumerate(classes))
     else:
-        present = range(len(told)) if told else sorted(_present(paths))
+        present = range(len(named)) if named else sorted(_present(paths))
         of_label = {label: f"{label:04d}" for label in present}
     if not of_label:
         raise BadInput(f"{paths[0]}: expected labels of 0 or more in column label, its {len(paths)} shards hold none")
@@ -100,10 +100,10 @@ def _open(path: Path) -> Any:
 def _label_names(file: Any) -> list[str]:
     """The class names that Hugging Face keeps in the shard's metadata; empty where there are none."""
     try:
-        told = json.loads(file.schema_arrow.metadata[b"huggingface"])["info"]["features"]["label"]["names"]
+        names = json.loads(file.schema_arrow.metadata[b"huggingface"])["info"]["features"]["label"]["names"]
     except (KeyError, TypeError, ValueError):
         return []
-    return [str(name) for name in told] if isinstance(told, list) else []
+    return [str(name) for name in names] if isinstance(names, list) else []
 
 
 def _pyarrow() -> Any:

@@ -1,9 +1,8 @@
-"""Solid parts by ray casting in NumPy: what the drawn images are made of.
+"""Ray casting of solid parts in NumPy, for the drawn images.
 
-A part is a convex solid inside the cube [-1, 1]³, brought to the picture by an affine map. Under parallel
-projection a pixel's ray is a straight line in the part's own coordinates too, and its direction there is the
-same for all pixels, so a solid costs a few array operations: the ray is inside between the latest entry and
-the earliest exit of the solid's surfaces.
+A part is a convex solid inside the cube [-1, 1]³, mapped to the picture by an affine map. Under parallel projection a
+pixel's ray is a straight line in the part's coordinates too, with the same direction for all pixels. So a solid costs a
+few array operations: a ray is inside it between its latest entry and its earliest exit through the solid's surfaces.
 """
 
 from dataclasses import dataclass
@@ -53,14 +52,14 @@ class Seen:
 
 
 def cast(solid: str, matrix: np.ndarray, centre: np.ndarray, nearest: np.ndarray) -> Seen:
-    """Casts the rays of a square picture at one part and notes in `nearest` how near it came.
+    """Casts the rays of a square picture at one part and updates `nearest`.
 
     Args:
         solid: a name in SOLIDS.
         matrix: [3, 3] float32, the part's coordinates → the picture's, which run over [-1, 1] with y upwards
             and z towards the eye.
         centre: [3] float32, the part's origin in the picture.
-        nearest: [side, side] float32, the distance of what is seen so far, infinity where there is nothing;
+        nearest: [side, side] float32, the distance of the nearest part so far, infinity where there is none;
             changed in place.
     """
     side = len(nearest)

@@ -1,8 +1,8 @@
 """Existing TFRecords with the public keys (`image/encoded`, `image/class/label`): the guie-* sets as they are.
 
 Classes are the labels found, in numerical order (a set whose labels begin at 1000 gets labels of this run), or, for
-records that guie has built, the classes of their `labels.json`. Labels stand only in the records, so listing goes
-through every shard once.
+records that guie has built, the classes of their `labels.json`. Only the records hold the labels, so listing reads
+every shard once.
 """
 
 import glob
