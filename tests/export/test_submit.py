@@ -189,9 +189,7 @@ def test_an_upload_that_expired_on_the_server_starts_again(server, config):
         ("CreateDataset", 418, "I am a teapot", "refuses (418)"),
     ],
 )
-def test_a_refusal_of_kaggles_is_one_line_that_says_what_to_do(
-    server, config, capsys, call, code, message, reason
-):
+def test_a_refusal_of_kaggles_is_one_line_that_says_what_to_do(server, config, capsys, call, code, message, reason):
     server.faults[call] = [("refuse", code, f"{message} {TOKEN}")]
     assert submitted(config) == 2
     error = capsys.readouterr().err

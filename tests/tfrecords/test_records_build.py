@@ -113,8 +113,7 @@ def test_the_cap_of_a_source_replaces_the_general_one(birds: Path, tmp_path: Pat
     config.write_text(json.dumps(value))
     assert build(config) == 0
     taken = Counter(
-        (record.source, record.key.split("/")[0])
-        for record in all_records(tmp_path / "run" / "records")["train"]
+        (record.source, record.key.split("/")[0]) for record in all_records(tmp_path / "run" / "records")["train"]
     )
     assert {taken["few", name] for name in ("crow", "gull", "owl", "tit", "wren")} == {2}
     assert [taken["many", name] for name in ("crow", "gull", "owl", "tit", "wren")] == [6, 6, 6, 3, 6]
@@ -456,7 +455,7 @@ def test_all_five_public_layouts_build_in_one_config_with_one_label_space(shared
     records = {"sources": sources, "cap_per_class": cap, "workers": 2, "image_size_px": 128}
     config.write_text(json.dumps({"run_dir": str(tmp_path), "encoder": {"name": "none"}, "records": records}))
     assert build(config) == 0
-    # The same counts from the sets' own tables, by other means.
+    # The second implementation: counts from the sets' tables.
     listed = {"imagenet": Counter(path.parent.name for path in data.glob("imagenet/ILSVRC/Data/CLS-LOC/train/*/*"))}
     for layout, column in (("products10k", "class"), ("landmarks", "landmark_id")):
         with (data / layout / "train.csv").open() as file:
@@ -465,8 +464,8 @@ def test_all_five_public_layouts_build_in_one_config_with_one_label_space(shared
     listed["cub200"] = Counter(row.split()[1] for row in rows)
     listed["folder"] = Counter(path.parent.name for path in data.glob("cifar10/train/*/*"))
     expected = {name: sum(min(cap, count) for count in found.values() if count >= 2) for name, found in listed.items()}
-    held = Counter(record.source for record in all_records(tmp_path / "records")["train"])
-    assert held == expected
+    stored = Counter(record.source for record in all_records(tmp_path / "records")["train"])
+    assert stored == expected
     labels = json.loads((tmp_path / "records" / "labels.json").read_text())
     first = 0
     for row in labels["sources"]:

@@ -47,7 +47,7 @@ def test_a_perceptual_hash_survives_recoding_resizing_and_light_and_differs_betw
         hashes.append(original)
         brighter = ImageEnhance.Brightness(image).enhance(1.05)
         for other in (encoded(image, quality=60), encoded(image.resize((120, 96)), quality=90), encoded(brighter)):
-            assert (own ^ perceptual_hash(other)).bit_count() <= MAX_DISTANCE
+            assert (original ^ perceptual_hash(other)).bit_count() <= MAX_DISTANCE
     distances = [(one ^ other).bit_count() for at, one in enumerate(hashes) for other in hashes[:at]]
     assert min(distances) > 2 * MAX_DISTANCE
 

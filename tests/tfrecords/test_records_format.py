@@ -15,17 +15,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import BadInput
 from tfrecords import labels
-from tfrecords.schema import (
-    ENCODED,
-    KEY,
-    LABEL,
-    SOURCE,
-    Record,
-    _example_pb2,
-    parse_record,
-    read_shard,
-    serialize,
-)
+from tfrecords.schema import ENCODED, KEY, LABEL, SOURCE, Record, _example_pb2, parse_record, read_shard, serialize
 from tfrecords.shards import ShardWriter, frame, index_path, read_payloads, shard_index, walk
 
 RECORDS = [

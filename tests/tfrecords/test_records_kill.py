@@ -32,7 +32,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 def test_a_build_killed_at_random_moments_ends_in_the_same_bytes(tmp_path: Path):
     root = class_folders(tmp_path / "set", {"crow": 60, "owl": 60, "tit": 60, "wren": 60, "gull": 60}, side=160)
-    for number in range(3):  # so that places are filled in a second round
+    for number in range(3):  # so that a second round replaces them
         (root / "owl" / f"{number:03d}.jpg").write_bytes(b"spoilt")
     options = {
         "cap_per_class": 50, "images_per_shard": 8, "image_size_px": 96, "max_reject_share": 0.5,

@@ -8,15 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from tests.tfrecords.damage import (
-    HARMLESS,
-    MAY_GO_UNNOTICED,
-    WAYS,
-    encoded,
-    many_scans,
-    photograph,
-    png_bomb,
-)
+from tests.tfrecords.damage import HARMLESS, MAY_GO_UNNOTICED, WAYS, encoded, many_scans, photograph, png_bomb
 from tfrecords.jpeg_markers import ARITHMETIC_FRAMES, markers
 from tfrecords.pixels import MAX_PIXELS, Rejected, decode_stored, read, reduced_by, shrunk_size, transcode
 
@@ -162,7 +154,7 @@ def test_a_jpeg_of_a_thousand_scans_is_refused_unread():
 
 
 @pytest.mark.parametrize("behind", [b"\xff\xda" * 200, b"\xff\xc9", None], ids=["scans", "arithmetic", "film"])
-def test_what_stands_behind_a_jpegs_end_or_in_its_metadata_is_no_part_of_it(behind: bytes | None):
+def test_data_behind_a_jpegs_end_or_in_its_metadata_is_no_part_of_the_picture(behind: bytes | None):
     behind = np.random.default_rng(0).bytes(8 << 20) if behind is None else behind  # 8 MB: some 120 of FF DA
     data = encoded(photograph(7, 64, 64), progressive=True)
     assert transcode(data + behind, 64, 95) == (data + behind, True)

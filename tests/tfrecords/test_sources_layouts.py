@@ -79,7 +79,7 @@ def test_folder_lists_every_file_in_name_order_and_leaves_hidden_ones_out(tmp_pa
     items = list(listing.items)
     assert [item.key for item in items] == ["a/deep/3.jpg", "a/notes.txt", "b/1.jpg", "b/2.jpg"]
     assert contents(items)["b/1.jpg"] == jpeg(1)
-    assert [item.key for item in listing.items] == [item.key for item in items]  # it can be gone through again
+    assert [item.key for item in listing.items] == [item.key for item in items]  # again, in the same order
 
 
 def test_folder_lists_unreadable_files_as_items_that_raise_and_never_hang(tmp_path):
@@ -144,9 +144,7 @@ def test_unknown_layouts_options_and_types_name_what_is_known(tmp_path):
         list_source("landmarks", tmp_path, {"classes": "many"})
     for layout in LAYOUTS.values():
         if "split" in layout.options({}) and layout.published:
-            with pytest.raises(
-                BadInput, match=f"option split expects {next(iter(layout.published))}.*got 'tset'"
-            ):
+            with pytest.raises(BadInput, match=f"option split expects {next(iter(layout.published))}.*got 'tset'"):
                 list_source(layout.name, tmp_path, {"split": "tset"})
 
 
