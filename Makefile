@@ -8,7 +8,7 @@ RUN ?= runs/$(basename $(notdir $(CONFIG)))
 # Further KEY=VALUE overrides: make train ARGS="train.seed=1"
 ARGS ?=
 
-.PHONY: demo test tfrecords train train-tpu score submission bench lint clean
+.PHONY: demo test test-all tfrecords train train-tpu score submission bench lint clean
 
 # One stamp an extra: an environment grows, and is made anew when setup.py changes.
 .venv/base.stamp: setup.py
@@ -27,6 +27,10 @@ demo: .venv/base.stamp
 	$(BIN)/guie run configs/demo.yaml $(ARGS)
 
 test: .venv/test.stamp
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile -m "not slow" $(ARGS)
+
+# With the README's own commands.
+test-all: .venv/test.stamp
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(ARGS)
 
 tfrecords: .venv/base.stamp
@@ -53,6 +57,7 @@ lint: .venv/test.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 
 clean:
 	rm -rf .venv build *.egg-info

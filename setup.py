@@ -30,6 +30,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["pipeline*", "tfrecords*", "export*"]),
+    package_data={"pipeline.pages": ["templates/*"], "pipeline.models.text": ["*.txt"]},
     python_requires=">=3.11,<3.14",
     install_requires=[
         # Pinned together: checkpoints, the served graph and the open_clip parity were measured on these.

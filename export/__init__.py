@@ -1,0 +1,1 @@
+"""Checkpoint → SavedModel and other formats → checked and submitted."""

@@ -1,4 +1,4 @@
-"""Resumable uploads: a file goes to its place in pieces, and a dropped connection costs only what was on its way."""
+"""Resumable uploads: after a dropped connection only the bytes that the server lacks are sent again."""
 
 import time
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from pipeline.files import file_sha256
 
 TRIES = 6
 FIRST_PAUSE_SECONDS = 1.0  # doubled after every try
-VALID_SECONDS = 6 * 24 * 3600  # an upload that was begun can be gone on with for a week
+VALID_SECONDS = 6 * 24 * 3600  # Kaggle keeps an unfinished upload for a week
 
 
 def upload(
@@ -20,12 +20,11 @@ def upload(
     """Sends a file, from where an earlier try or an earlier process stopped; returns its token.
 
     Args:
-        begin: asks for a new upload; gives (token, address to PUT to).
+        begin: asks for a new upload; returns (token, address to PUT to).
         uploads: file digest → {"token", "url", "begun", "done"}, changed in place.
         remember: called after every change of `uploads`.
 
-    Raises:
-        BadInput: the connection dropped TRIES times.
+    Raises BadInput: the connection dropped TRIES times.
     """
     size, digest = path.stat().st_size, file_sha256(path)
     progress = Progress(f"upload {path.name}", size // 1000, "kB")
@@ -42,26 +41,24 @@ def upload(
         except OSError as error:  # requests' errors are OSErrors
             pause(number, f"upload {path.name}", error)
             continue
-        if not there:  # it ran out on the server's side
+        if not there:  # it expired on the server
             del uploads[digest]
             continue
         state["done"] = True
         remember()
         return state["token"]
-    raise BadInput(
-        f"the connection drops on {path.name} every time; run the same command again, it goes on from there"
-    )
+    raise BadInput(f"the connection drops on {path.name} every time; run the same command again, it goes on from there")
 
 
 def pause(number: int, what: str, error: Exception) -> None:
-    """Waits before try `number` + 2."""
+    """Waits after try `number`, counted from 0."""
     seconds = FIRST_PAUSE_SECONDS * 2**number
     print(f"submit: {what}: {type(error).__name__}, tries again in {seconds:.0f} s", flush=True)
     time.sleep(seconds)
 
 
 def _send(path: Path, size: int, url: str, progress: Progress) -> bool:
-    """One try: asks how much is there, sends the rest. False if the upload is gone; OSError when it breaks off."""
+    """One try: asks how much the server has, sends the rest. False: the upload has expired. Raises OSError."""
     import requests
 
     asked = requests.put(url, headers={"Content-Length": "0", "Content-Range": f"bytes */{size}"}, timeout=60)
@@ -84,7 +81,7 @@ def _send(path: Path, size: int, url: str, progress: Progress) -> bool:
 
 
 class _Reader:
-    """A file from where it stands, with its length (so that it is not sent in chunks) and progress."""
+    """The rest of a file, with progress; its length keeps `requests` from sending it in chunks."""
 
     def __init__(self, file: Any, size: int, progress: Progress):
         self.file, self.size, self.progress = file, size, progress

@@ -1,4 +1,4 @@
-"""The model card beside an export: data, recipe, score, fingerprint and licence notes of a run folder."""
+"""The model card of an export: data, score, fingerprint, licence notes and recipe of a run folder."""
 
 from pathlib import Path
 from typing import Any
@@ -6,19 +6,19 @@ from typing import Any
 from pipeline.config import Run, to_yaml
 from pipeline.files import read_json, write_text
 
-LICENCES = """The code is under Apache-2.0. These weights come from two places, and both bind whoever passes
-them on: the encoder's starting weights (`encoder` below) keep their authors' licence, and the images of the
-sources named above keep theirs; several public sets (landmarks, products, birds) allow research only. Say
-both when you publish."""
+LICENCES = """The code is under Apache-2.0. Two other licences bind whoever passes these weights on: that of
+the encoder's starting weights (`encoder` below), and those of the images of the sources named above; several
+public sets (landmarks, products, birds) allow research only. Name both when you publish."""
 
 
 def write(config: Run) -> None:
-    """Writes `<run_dir>/export/model_card.md`; called again when the score is known, to put it in."""
+    """Writes `<run_dir>/export/model_card.md`; `guie run` calls it again once the score is known."""
     run_dir = Path(config.run_dir)
     write_text(run_dir / "export" / "model_card.md", text(config, run_dir))
 
 
 def text(config: Run, run_dir: Path) -> str:
+    """The card as Markdown; a file that is missing in `run_dir` leaves its section short."""
     mark = _read(run_dir / "export" / "fingerprint.json")
     manifest = _read(run_dir / "records" / "manifest.json")
     metrics = _read(run_dir / "metrics.json")
@@ -57,23 +57,17 @@ def _data(config: Run, manifest: dict[str, Any]) -> list[str]:
         counts[key] = counts.get(key, 0) + int(shard["count"])
     if counts:
         return [f"- {source}, {split}: {count:,} images" for (source, split), count in sorted(counts.items())]
-    return [f"- {source.name} (layout {source.layout})" for source in config.records.sources] or [
-        "- none named"
-    ]
+    return [f"- {source.name} (layout {source.layout})" for source in config.records.sources] or ["- none named"]
 
 
 def _score(metrics: dict[str, Any]) -> list[str]:
     if "mP@5" not in metrics:
-        return ["Not scored yet: `guie score` and then `guie export` put the figures here."]
+        return ["Not scored yet: run `guie score` and then `guie export`."]
     rows = [f"- mP@5, all domains: {metrics['mP@5']:.4f}"]
-    for name, domain in metrics.get("domains", {}).items():
-        rows.append(
-            f"- mP@5, {name}: {domain['mP@5']:.4f} "
-            f"({domain['queries']:,} queries, {domain['index']:,} index images)"
-        )
-    rows += [
-        f"- for comparison, {name}: {value:.4f}" for name, value in metrics.get("references", {}).items()
-    ]
+    for name, part in metrics.get("domains", {}).items():
+        sizes = f"{part['queries']:,} queries, {part['index']:,} index images"
+        rows.append(f"- mP@5, {name}: {part['mP@5']:.4f} ({sizes})")
+    rows += [f"- for comparison, {name}: {value:.4f}" for name, value in metrics.get("references", {}).items()]
     return rows
 
 

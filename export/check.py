@@ -1,12 +1,12 @@
-"""`guie check SUBMISSION`: would the competition's scorer take it? Answered in a clean process.
+"""COMMAND  a submission → whether the competition's scorer would accept it.
 
-    SUBMISSION (submission.zip or SavedModel folder)  →  a table, exit 0 or 2; --out: the same as JSON
+guie check SUBMISSION … [--scorer kaggle] [--out report.json]
+submission.zip or SavedModel folder → a table on the screen, exit code 0 or 2; --out: the same as JSON
 
-`--scorer kaggle` runs the same under TensorFlow 2.6.4 (PyTorch 1.11.0) in an environment of its own, and
-holds its embeddings against the current version's.
+Loads each submission in a clean process. `--scorer kaggle` does so again under TensorFlow 2.6.4 (PyTorch 1.11.0), in an
+environment of its own, and compares the embeddings of the two versions.
 """
 
-import argparse
 import json
 import subprocess
 import sys
@@ -19,13 +19,14 @@ from typing import Any
 import numpy as np
 
 from export.scorer_env import python_of
+from pipeline.console import table
 from pipeline.errors import BadInput
 from pipeline.evaluation import submission_zip
 from pipeline.files import write_json
 
 PROBE = Path(__file__).with_name("contract_probe.py")
 SCORED_IMAGES = 205_000  # 5,000 queries and 200,000 index images
-AGREEMENT = 1e-5  # between the scorer's version and the current one
+AGREEMENT = 1e-5  # largest difference between the scorer's version and the current one
 Row = dict[str, Any]
 
 
@@ -35,40 +36,14 @@ class CheckConfig:
     scorer: str = "here"  # here | kaggle
     images: int = 20
     budget_hours: float = 9.0
-    max_seconds_per_image: float | None = None  # None: judged on a GPU only, by the budget
+    max_seconds_per_image: float | None = None  # None: by the budget, and on a CPU a warning only
     memory_gb: float = 13.0
     timeout_seconds: float = 3600.0
     out: str = ""
 
 
-def parse(argv: list[str]) -> CheckConfig:
-    parser = argparse.ArgumentParser(
-        prog="guie check", description="Holds submissions against the competition's contract."
-    )
-    parser.add_argument(
-        "submissions", nargs="+", metavar="SUBMISSION", help="submission.zip or SavedModel folder"
-    )
-    parser.add_argument(
-        "--scorer",
-        choices=("here", "kaggle"),
-        default="here",
-        help="kaggle: also under TensorFlow 2.6.4 or PyTorch 1.11.0, in an environment that is made once",
-    )
-    parser.add_argument("--images", type=int, default=20, help="how many are timed (20)")
-    parser.add_argument("--budget-hours", type=float, default=9.0, help="for 205,000 images (9)")
-    parser.add_argument(
-        "--max-seconds-per-image",
-        type=float,
-        help="fail above this; without it a CPU's time is a warning, for the scorer has a GPU",
-    )
-    parser.add_argument("--memory-gb", type=float, default=13.0, help="fail above this peak (13)")
-    parser.add_argument("--timeout-seconds", type=float, default=3600.0, help="of the whole check (3600)")
-    parser.add_argument("--out", default="", help="the report as JSON")
-    arguments = vars(parser.parse_args(argv))
-    return CheckConfig(**{**arguments, "submissions": tuple(arguments["submissions"])})
-
-
 def main(config: CheckConfig) -> None:
+    """Checks every submission and prints a table of each. Raises BadInput: one is refused."""
     reports: dict[str, list[Row]] = {name: [] for name in config.submissions}
     with tempfile.TemporaryDirectory(prefix="guie-check-") as temporary:
         folders: dict[str, dict[str, str]] = {submission_zip.TENSORFLOW: {}, submission_zip.TORCH: {}}
@@ -85,11 +60,12 @@ def main(config: CheckConfig) -> None:
                 _probe_all(config, kind, named, reports)
     failed = {name: [row for row in rows if row["ok"] is False] for name, rows in reports.items()}
     for name, rows in reports.items():
-        print(f"\n{name}")
-        for row in rows:
-            print(f"  {_mark(row['ok'])} {row['check']:<28} {row['detail']}")
+        verdicts = {True: "ok", False: "FAIL", None: "note"}
+        cells = [[verdicts[row["ok"]], row["check"], row["detail"]] for row in rows]
+        print(f"\n{name}\n{table(['', 'check', 'found'], cells, left=3)}")
     if config.out:
-        write_json(Path(config.out), {name: _report(rows) for name, rows in reports.items()})
+        report = {name: {"passed": not failed[name], "checks": rows} for name, rows in reports.items()}
+        write_json(Path(config.out), report)
     reasons = [f"{name}: {row['detail']}" for name, rows in failed.items() for row in rows]
     if reasons:
         raise BadInput(f"{sum(map(bool, failed.values()))} of {len(failed)} refused: " + "; ".join(reasons))
@@ -97,23 +73,16 @@ def main(config: CheckConfig) -> None:
     print(f"check: {', '.join(reports)}: all of {sum(map(len, reports.values()))} checks passed{scorer}")
 
 
-def probe(
-    python: Path | str, folders: list[str], images: int, timeout_seconds: float
-) -> dict[str, list[Row]]:
+def probe(python: Path | str, folders: list[str], images: int, timeout_seconds: float) -> dict[str, list[Row]]:
     """Runs contract_probe.py in a clean process; returns each folder's rows.
 
-    A process that dies or runs out of time leaves a failed row "survives" on the folder that it was at.
+    Where the process dies or runs out of time, the folder it was at and those after it get a failed row "survives".
     """
     rows: dict[str, list[Row]] = {folder: [] for folder in folders}
     with tempfile.TemporaryDirectory() as elsewhere, tempfile.TemporaryFile("w+") as chatter:
-        # -I: neither this folder nor PYTHONPATH is on the path, so nothing of guie can help the model
-        process = subprocess.Popen(
-            [str(python), "-I", str(PROBE), *folders, "--images", str(images)],
-            stdout=subprocess.PIPE,
-            stderr=chatter,
-            text=True,
-            cwd=elsewhere,
-        )
+        # -I: neither this folder nor PYTHONPATH is on the path, so the model cannot use guie.
+        command = [str(python), "-I", str(PROBE), *folders, "--images", str(images)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=chatter, text=True, cwd=elsewhere)
         timer = threading.Timer(timeout_seconds, process.kill)
         timer.start()
         try:
@@ -134,20 +103,16 @@ def probe(
         if timed_out:
             why = f"not done after {timeout_seconds:,.0f} s"
         elif code == -9:
-            why = "killed: most likely out of memory"
+            why = "the process was killed: most likely out of memory"
         at = next((folder for folder in reversed(folders) if rows[folder]), folders[0])
-        rows[at].append(
-            {"check": "survives", "ok": False, "detail": f"the process was {why}" if code == -9 else why}
-        )
-        for folder in folders[folders.index(at) + 1 :]:
-            rows[folder].append(
-                {"check": "survives", "ok": False, "detail": "not reached: see the one before"}
-            )
+        for folder in folders[folders.index(at) :]:
+            detail = why if folder == at else "not reached: see the one before"
+            rows[folder].append({"check": "survives", "ok": False, "detail": detail})
     return rows
 
 
 def judged(row: Row, config: CheckConfig) -> Row:
-    """A measurement → ok, a warning (None) or a failure."""
+    """Turns a measurement into a verdict: ok, a warning (None) or a failure."""
     detail = row["detail"]
     if row["check"] == "seconds per image":
         seconds, device = detail["seconds"], detail["device"]
@@ -155,11 +120,7 @@ def judged(row: Row, config: CheckConfig) -> Row:
         limit = config.max_seconds_per_image or config.budget_hours * 3600 / SCORED_IMAGES
         strict = config.max_seconds_per_image is not None or device != "cpu"
         ok = True if seconds <= limit else (False if strict else None)
-        note = (
-            ""
-            if ok
-            else f", limit {limit:.4f} s" + ("" if strict else "; the scorer has a GPU, this is a CPU")
-        )
+        note = "" if ok else f", limit {limit:.4f} s" + ("" if strict else "; the scorer has a GPU, this is a CPU")
         text = f"{seconds:.4f} s, {hours:.1f} h for {SCORED_IMAGES:,} images on this {device}"
         return {**row, "ok": ok, "detail": text + note if ok else f"too slow: {text}{note}"}
     if row["check"] == "peak memory":
@@ -170,10 +131,10 @@ def judged(row: Row, config: CheckConfig) -> Row:
 
 
 def disagreement(here: dict[str, list[float]], there: dict[str, list[float]]) -> float:
-    """Largest difference of any number of any embedding of the images with a size for a name.
+    """Largest difference of any number of any embedding, over the images that are named by their size.
 
-    The extreme images stay out: a flat one can leave next to nothing before the length is made 1, and what is
-    left is rounding.
+    The extreme images are left out: the embedding of a flat one can be nearly zero before it is scaled to unit length,
+    which magnifies rounding errors.
     """
     names = [name for name in here.keys() & there.keys() if name[0].isdigit()]
     return max(float(np.abs(np.subtract(here[name], there[name])).max()) for name in names)
@@ -185,10 +146,7 @@ def _probe_all(config: CheckConfig, kind: str, named: dict[str, str], reports: d
         environments["scorer: "] = python_of(kind)
     embeddings: dict[str, list[dict[str, list[float]]]] = {folder: [] for folder in named}
     for prefix, python in environments.items():
-        print(
-            f"check: {len(named)} {kind} submission{'s' if len(named) > 1 else ''} in a process of {python}",
-            flush=True,
-        )
+        print(f"check: {len(named)} {kind} submission(s) in a process of {python}", flush=True)
         for folder, rows in probe(python, list(named), config.images, config.timeout_seconds).items():
             for row in rows:
                 if row["check"] == "embeddings":
@@ -206,16 +164,9 @@ def _probe_all(config: CheckConfig, kind: str, named: dict[str, str], reports: d
 
 
 def _unpacked(path: Path, into: Path) -> tuple[str, Path]:
+    """("tensorflow" or "torch", the folder of the model); unpacks a zip."""
     if path.is_dir():
         names = [file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()]
         return submission_zip.kind_of(names, str(path)), path.resolve()
     into.mkdir()
     return submission_zip.unpack(path, into), into
-
-
-def _mark(ok: bool | None) -> str:
-    return {True: "ok  ", False: "FAIL", None: "note"}[ok]
-
-
-def _report(rows: list[Row]) -> Row:
-    return {"passed": all(row["ok"] is not False for row in rows), "checks": rows}

@@ -1,10 +1,10 @@
-"""Loads submissions and holds them against the contract, with nothing of guie: numpy and one framework.
+"""Checks submissions against the competition's contract; imports numpy and one framework, and nothing of guie.
 
-    python -I contract_probe.py FOLDER [FOLDER ...]       (`guie check` starts it, in whatever environment)
+    python -I contract_probe.py FOLDER [FOLDER ...]       (started by `guie check`, in several environments)
 
-Runs under Python 3.9 with TensorFlow 2.6.4 and under the current versions. Every finding is one line of JSON
-on stdout: {"folder", "check", "ok", "detail"}; at the end of each folder "embeddings", so that two
-environments can be compared. `ok` is null for what is measured and not judged here.
+Runs under Python 3.9 with TensorFlow 2.6.4 and under the current versions. Prints each finding as a line of JSON:
+{"folder", "check", "ok", "detail"}; `ok` is null for a measurement that the caller judges. The last one of each folder
+is "embeddings", so that two environments can be compared.
 """
 
 import argparse
@@ -23,18 +23,18 @@ UNIT_TOLERANCE, REPEAT_TOLERANCE, BATCH_TOLERANCE = 1e-3, 1e-5, 1e-4
 
 
 class Refused(Exception):
-    """A check that failed, with its reason."""
+    """A check has failed; the message is the reason."""
 
 
 def blocks(height, width, seed):
-    """uint8 [height, width, 3]: 5 × 5 blocks of colour; the same under every version of numpy."""
+    """uint8 [height, width, 3]: 5 × 5 blocks of colour, the same under every version of numpy."""
     colours = np.random.RandomState(seed).randint(0, 256, (5, 5, 3)).astype(np.uint8)
     rows, columns = np.arange(height) * 5 // height, np.arange(width) * 5 // width
     return colours[rows][:, columns]
 
 
 def extremes():
-    """Name → uint8 [120, 160, 3]: what a photograph never is and a scorer may still send."""
+    """Name → uint8 [120, 160, 3]: images unlike any photograph, which a scorer may still send."""
     checker = (np.indices((120, 160)).sum(0) % 2 * 255).astype(np.uint8)
     red = np.zeros((120, 160, 3), np.uint8)
     red[..., 0] = 255
@@ -62,10 +62,10 @@ class TensorFlowSubmission:
 
         self.tf, self.version = tf, "TensorFlow " + tf.__version__
         self.accelerated = bool(tf.config.list_physical_devices("GPU"))
-        self.loaded = tf.saved_model.load(folder)  # kept: its variables die with it
+        self.loaded = tf.saved_model.load(folder)  # kept: its variables are deleted with it
 
     def signature(self):
-        """Checks names, dtypes and shapes as they are written; yields (check, detail)."""
+        """Checks the names, dtypes and shapes that the signature states; returns them as text."""
         signatures = self.loaded.signatures
         if "serving_default" not in signatures:
             raise Refused(f"no signature serving_default; it has {sorted(signatures) or 'none'}")
@@ -97,7 +97,7 @@ class TensorFlowSubmission:
 
 
 class TorchSubmission:
-    """TorchScript: uint8 [1, 3, H, W] → anything that flattens to D floats; images come as [1, H, W, 3]."""
+    """TorchScript: uint8 [1, 3, H, W] → anything that flattens to D floats. Called with [1, H, W, 3]."""
 
     batches = False
 
@@ -111,11 +111,10 @@ class TorchSubmission:
             self.module = self.module.cuda()
 
     def signature(self):
+        """Checks the arguments and the output's dtype; returns them as text."""
         arguments = [a.name for a in self.module.forward.schema.arguments if a.name != "self"]
         required = [
-            a.name
-            for a in self.module.forward.schema.arguments
-            if a.name != "self" and not a.has_default_value()
+            a.name for a in self.module.forward.schema.arguments if a.name != "self" and not a.has_default_value()
         ]
         if len(required) > 1 or not arguments:
             raise Refused(f"expected forward(images), it takes {arguments}")
@@ -135,7 +134,7 @@ class TorchSubmission:
 
 
 def peak_gigabytes():
-    """The process's high-water mark; /proc, because rusage inherits the parent's across exec."""
+    """Peak memory of the process. From /proc where it exists: rusage inherits the parent's across exec."""
     try:
         with open("/proc/self/status") as file:
             line = next(line for line in file if line.startswith("VmHWM"))
@@ -147,7 +146,7 @@ def peak_gigabytes():
 
 
 def run_checks(folder, images_timed):
-    """Yields (check, ok, detail); stops where nothing is left to run. Ends with ("embeddings", …)."""
+    """Yields (check, ok, detail), the last one "embeddings"; ends early where no further check can run."""
     torch = os.path.isfile(os.path.join(folder, "saved_model.pt"))
     try:
         submission = (TorchSubmission if torch else TensorFlowSubmission)(folder)
@@ -183,11 +182,7 @@ def run_checks(folder, images_timed):
         return
     dims = {len(row) for row in outputs.values()}
     wrong_dim = len(dims) > 1 or max(dims) > MAX_DIM or max(dims) == 0
-    yield (
-        "dimensions",
-        not wrong_dim,
-        f"{sorted(dims)} numbers" + (f", expected 1 … {MAX_DIM}" if wrong_dim else ""),
-    )
+    yield ("dimensions", not wrong_dim, f"{sorted(dims)} numbers" + (f", expected 1 … {MAX_DIM}" if wrong_dim else ""))
 
     fails = None
     for name, image in extremes().items():
@@ -220,7 +215,7 @@ def run_checks(folder, images_timed):
 
 
 def repeats(submission):
-    """Same result twice, by name and by position, alone and in a batch."""
+    """Checks that a second call, by position in place of by name, and a batch give the same embeddings."""
     batch = np.stack([blocks(120, 160, seed) for seed in range(4)])
     alone = np.concatenate([submission(image[None]) for image in batch])
     again = np.concatenate([submission(image[None], by_name=False) for image in batch])
@@ -238,7 +233,7 @@ def repeats(submission):
 
 
 def cost(submission, images):
-    """Seconds per image, one at a time, and the process's peak memory."""
+    """Measures the seconds per image, one at a time, and the process's peak memory."""
     seconds = []
     for seed in range(images):
         image = blocks(480, 640, seed)[None]

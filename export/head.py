@@ -1,6 +1,6 @@
-"""The head alone: what is uploaded when the encoder is a Kaggle model that nobody trained further.
+"""The head alone: uploaded in place of the submission where the encoder is a Kaggle model with its own weights.
 
-<run_dir>/checkpoints/step-….safetensors  →  head.safetensors (a few hundred kB)  →  the whole embedder again
+<run_dir>/checkpoints/step-….safetensors → head.safetensors (a few hundred kB) → the whole embedder again
 """
 
 import json
@@ -15,27 +15,20 @@ from pipeline.errors import BadInput
 from pipeline.files import atomic_path
 from pipeline.training import checkpoints
 
-KERNEL = "embedder/embedding/kernel"  # the head's one variable, as pipeline.embedder names it
+KERNEL = "embedder/embedding/kernel"  # the head's one variable, as `pipeline.models.embedder` names it
 
 
 def write(config: Run, path: Path) -> None:
-    """Takes the head out of the newest checkpoint. Needs no TensorFlow.
+    """Copies the head out of the newest checkpoint. Needs no TensorFlow.
 
-    Raises:
-        BadInput: no checkpoint; or the run trained its encoder too, or took it from another run, so the head alone
-            would not be the embedder.
+    Raises BadInput: no checkpoint; or the run trained its encoder too, or took it from another run: the head alone
+    would not restore the embedder.
     """
     trained = [phase.name for phase in config.train.phases if phase.trainable != "head"]
-    if trained:
-        raise BadInput(
-            f"submit.encoder_model uploads the head alone, but phase {trained[0]!r} trains the encoder too: "
-            "leave submit.encoder_model out"
-        )
-    if config.train.init_from:
-        raise BadInput(
-            "submit.encoder_model uploads the head alone, but train.init_from took the encoder from "
-            f"{config.train.init_from}: leave submit.encoder_model out"
-        )
+    if trained or config.train.init_from:
+        origin = f"train.init_from took the encoder from {config.train.init_from}"
+        why = f"phase {trained[0]!r} trains the encoder too" if trained else origin
+        raise BadInput(f"submit.encoder_model uploads the head alone, but {why}: leave submit.encoder_model out")
     newest = checkpoints.newest(Path(config.run_dir) / "checkpoints")
     if newest is None:
         raise BadInput(f"expected a checkpoint in {config.run_dir}/checkpoints: run `guie train` first")
@@ -47,10 +40,9 @@ def write(config: Run, path: Path) -> None:
 
 
 def attach(config: Run, path: Path):
-    """The config's encoder with its own weights, and the head of `path`: a `pipeline.models.embedder.Embedder`.
+    """Puts the head of `path` on the config's encoder: a `pipeline.models.embedder.Embedder`.
 
-    Raises:
-        BadInput: no such file, or a head of another width.
+    Raises BadInput: no such file, or a head of another width.
     """
     from pipeline.models import embedder  # TensorFlow, only here
 

@@ -1,7 +1,7 @@
-"""The calls that a submission makes, through the `kaggle` client: retried, resumed, and told in one line.
+"""Kaggle's calls for a submission, through the `kaggle` client: retried, resumed, failures as one line.
 
-The client's own upload loses its place when a connection drops (2.2: it asks for a new upload each time, and leaves a
-file out of the dataset when that fails), so the bytes are sent by blobs.py; every other call is the client's.
+The client's own upload starts again when a connection drops (2.2 asks for a new upload each time, and omits a file from
+the dataset when that fails), so blobs.py sends the bytes. The client makes every other call.
 """
 
 import contextlib
@@ -20,38 +20,29 @@ Answer = TypeVar("Answer")
 class Kaggle:
     """A signed-in client.
 
-    Args:
-        uploads: file digest → see blobs.upload; kept by the caller between runs.
-        remember: called after every change of `uploads`.
-
-    Raises:
-        BadInput: no token, or one that Kaggle refuses.
+    `uploads`: see blobs.upload; the caller keeps it from one command to the next. `remember`: called after every change
+    of `uploads`. Raises BadInput: no token, or one that Kaggle refuses.
     """
 
     def __init__(self, uploads: dict[str, Any], remember: Callable[[], None]):
         self.uploads, self.remember = uploads, remember
         self.api = _signed_in()
-        names = ("token", "key")
-        self.secrets = [value for name in names if (value := self.api.config_values.get(name))]
+        self.secrets = [value for name in ("token", "key") if (value := self.api.config_values.get(name))]
 
     def dataset_version(self, name: str) -> int | None:
-        """The current version; None where there is no such dataset of ours."""
+        """The current version; None where there is no such dataset or it is not the user's."""
         from kagglesdk.datasets.types.dataset_api_service import ApiGetDatasetRequest
 
         request = ApiGetDatasetRequest()
         request.owner_slug, request.dataset_slug = name.split("/")
-        found = self._call(
-            f"looks for the dataset {name}", self._datasets("get_dataset", request), absent=True
-        )
+        found = self._call(f"looks for the dataset {name}", self._datasets("get_dataset", request), absent=True)
         return None if found is None else int(found.current_version_number or 1)
 
     def dataset_status(self, name: str) -> str:
         return self._call(f"asks for {name}", lambda: self.api.dataset_status(name))
 
-    def upload_dataset(
-        self, metadata: dict[str, Any], files: list[Path], note: str, version: int | None
-    ) -> int:
-        """Sends the files, makes the dataset or its next version; returns the version."""
+    def upload_dataset(self, metadata: dict[str, Any], files: list[Path], note: str, version: int | None) -> int:
+        """Sends the files, makes the dataset (`version` None) or its next version; returns the version."""
         from kagglesdk.datasets.types import dataset_api_service as types
 
         entries = []
@@ -72,15 +63,11 @@ class Kaggle:
             request = types.ApiCreateDatasetVersionRequest()
             request.owner_slug, request.dataset_slug, request.body = owner, slug, body
             call = self._datasets("create_dataset_version", request)
-
-        def there_already() -> int | None:
-            now = self.dataset_version(metadata["id"])
-            return now if now is not None and now > (version or 0) else None
-
-        answer = self._call(f"makes version {(version or 0) + 1} of {metadata['id']}", call, there_already)
+        newer = _newer(lambda: self.dataset_version(metadata["id"]), version)
+        answer = self._call(f"makes version {(version or 0) + 1} of {metadata['id']}", call, newer)
         if not isinstance(answer, int):
             _refuse_error(answer.error, self._hidden)
-        # A blob goes into one version: were its token kept, the next version would send what is gone
+        # A blob can go into one version only, so the next version must not use its token.
         self.uploads.clear()
         self.remember()
         return (version or 0) + 1
@@ -103,13 +90,8 @@ class Kaggle:
 
     def push_kernel(self, folder: Path, name: str) -> int:
         """Makes the notebook's next version, which starts it; returns the version."""
-        before = self.kernel_version(name)
-
-        def there_already() -> int | None:
-            now = self.kernel_version(name)
-            return now if now is not None and now > (before or 0) else None
-
-        answer = self._call(f"pushes {name}", lambda: self.api.kernels_push(str(folder)), there_already)
+        newer = _newer(lambda: self.kernel_version(name), self.kernel_version(name))
+        answer = self._call(f"pushes {name}", lambda: self.api.kernels_push(str(folder)), newer)
         if isinstance(answer, int):
             return answer
         _refuse_error(answer.error, self._hidden)
@@ -133,23 +115,17 @@ class Kaggle:
         return answer.status.name.lower(), self._hidden(answer.failure_message or "")
 
     def submit(self, competition: str, kernel: str, version: int, message: str) -> None:
-        def there_already() -> Any:
-            return self.submission(competition, message)
-
+        """Submits the output of a notebook's version, with `message` as the description."""
         self._call(
             f"submits version {version} of {kernel}",
-            lambda: self.api.competition_submit_code(
-                "submission.zip", message, competition, kernel, version, True
-            ),
-            there_already,
+            lambda: self.api.competition_submit_code("submission.zip", message, competition, kernel, version, True),
+            lambda: self.submission(competition, message),
         )
 
     def submission(self, competition: str, message: str) -> dict[str, str] | None:
         """Status, error and scores of the newest submission with this description, or None."""
-        listed = self._call(
-            f"lists submissions to {competition}", lambda: self.api.competition_submissions(competition)
-        )
-        for entry in listed or []:
+        found = self._call(f"lists submissions to {competition}", lambda: self.api.competition_submissions(competition))
+        for entry in found or []:
             if entry.description == message:
                 return {
                     "status": entry.status.name.lower(),
@@ -170,18 +146,17 @@ class Kaggle:
         return call
 
     def _call(
-        self,
-        what: str,
-        call: Callable[[], Any],
-        there_already: Callable[[], Any] | None = None,
-        absent: bool = False,
+        self, what: str, call: Callable[[], Any], arrived: Callable[[], Any] | None = None, absent: bool = False
     ) -> Any:
         """Makes a call; tries again when the connection drops or the server fails.
 
         Args:
-            there_already: asked after such a failure, before trying again: did the call arrive after all? What it
-                gives is the answer then, so nothing is made twice.
-            absent: give None for what is not there, in place of BadInput.
+            what: the call, for messages.
+            arrived: asked after such a failure: did the call arrive after all? If so its return value is the answer,
+                so nothing is made twice.
+            absent: return None in place of BadInput where the thing asked for does not exist.
+
+        Raises BadInput: Kaggle refuses, or cannot be reached.
         """
         import requests
 
@@ -191,25 +166,19 @@ class Kaggle:
                     return call()
             except requests.HTTPError as error:
                 code = error.response.status_code if error.response is not None else 0
-                if absent and code in (403, 404):  # Kaggle says 403 of what it does not want to tell
+                if absent and code in (403, 404):  # 403: Kaggle does not say whether it exists
                     return None
                 if code < 500:
                     raise BadInput(explained(what, code, self._hidden(str(error)))) from None
                 failure: Exception = error
-            except (
-                requests.ConnectionError,
-                requests.Timeout,
-                requests.exceptions.ChunkedEncodingError,
-            ) as error:
+            except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
                 failure = error
             except ValueError as error:  # the client's own refusals
                 raise BadInput(f"guie {what}, but the client says: {self._hidden(str(error))}") from None
             blobs.pause(number, what, failure)
-            if there_already is not None and (answer := there_already()):
+            if arrived is not None and (answer := arrived()):
                 return answer
-        raise BadInput(
-            f"guie {what}, but Kaggle cannot be reached; run the same command again, it goes on from there"
-        )
+        raise BadInput(f"guie {what}, but Kaggle cannot be reached; run the same command again, it goes on from there")
 
     def _hidden(self, text: str) -> str:
         for secret in self.secrets:
@@ -218,7 +187,7 @@ class Kaggle:
 
 
 def explained(what: str, code: int, said: str) -> str:
-    """One line that says what is missing, for a refusal of Kaggle's."""
+    """One line for a refusal of Kaggle's: what was done, why it was refused, what the user can do."""
     text = said.lower()
     if code == 401:
         reason = "Kaggle refuses the token: make a new one in its settings, section API"
@@ -237,18 +206,25 @@ def explained(what: str, code: int, said: str) -> str:
     return f"guie {what}: {reason}" + (f" [{said}]" if said else "")
 
 
+def _newer(ask: Callable[[], int | None], version: int | None) -> Callable[[], int | None]:
+    """Asks for a version; the returned function returns it where it is newer than `version`, else None."""
+
+    def newer() -> int | None:
+        now = ask()
+        return now if now is not None and now > (version or 0) else None
+
+    return newer
+
+
 def _refuse_error(error: str | None, hidden: Callable[[str], str]) -> None:
     if error:
         raise BadInput(explained("pushes", 400, hidden(error)))
 
 
 def _signed_in() -> Any:
-    missing = (
-        "no Kaggle token is found, or Kaggle refuses it: put one into KAGGLE_API_TOKEN, or the file kaggle.json into "
-        "~/.kaggle/"
-    )
-    loud = {name: os.environ.pop(name) for name in ("VERBOSE", "VERBOSE_OUTPUT") if name in os.environ}
-    try:  # the client signs in when it is imported, exits when it cannot, and when loud prints its headers
+    verbose = {name: os.environ.pop(name) for name in ("VERBOSE", "VERBOSE_OUTPUT") if name in os.environ}
+    # The client signs in when it is imported, exits when it cannot, and prints its headers when it is verbose.
+    try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             from kaggle.api.kaggle_api_extended import KaggleApi
 
@@ -256,11 +232,11 @@ def _signed_in() -> Any:
             api.args = [argument for argument in api.args if argument not in ("--verbose", "-v")]
             api.authenticate()
     except SystemExit:
-        raise BadInput(missing) from None
+        raise BadInput("no Kaggle token, or a refused one: set KAGGLE_API_TOKEN or ~/.kaggle/kaggle.json") from None
     except OSError as error:
         raise BadInput(f"Kaggle cannot be reached to sign in ({type(error).__name__})") from None
     except ImportError as error:
         raise BadInput(f"submitting needs the package {error.name}: pip install kaggle") from None
     finally:
-        os.environ.update(loud)
+        os.environ.update(verbose)
     return api

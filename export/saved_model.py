@@ -1,14 +1,14 @@
-"""`guie export CONFIG`: the run's newest checkpoint → SavedModel, submission.zip and the other formats.
+"""COMMAND  newest checkpoint → SavedModel, submission.zip and the other formats.
 
-    <run_dir>/checkpoints/  →  <run_dir>/export/saved_model/  <run_dir>/submission.zip
-                               <run_dir>/export/model_card.md  <run_dir>/export/fingerprint.json
+guie export CONFIG [KEY=VALUE …]
+<run_dir>/checkpoints/ → <run_dir>/export/saved_model/, <run_dir>/submission.zip, <run_dir>/export/model_card.md,
+<run_dir>/export/fingerprint.json
 
-The served graph takes uint8 [B, H, W, 3] of any H and W and gives {"embedding_norm": float32 [B, D]} of unit
-length. Scaling, resizing and normalising live inside it, and TensorFlow 2.6.4, the competition's, loads it.
+The served graph takes uint8 [B, H, W, 3] of any H and W and returns {"embedding_norm": float32 [B, D]}, unit length.
+It scales, resizes and normalises the images itself. TensorFlow 2.6.4, the competition's version, loads it.
 """
 
 import dataclasses
-import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,25 +19,25 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 from export import card, formats
-from pipeline.config import Run, from_command_line
+from export.contract_probe import KEY
+from pipeline.config import Run
 from pipeline.data.preprocessing import Preprocess, prepare
-from pipeline.errors import BadInput
 from pipeline.evaluation.submission_zip import zip_submission
 from pipeline.files import atomic_path, file_sha256, fingerprint, read_json, write_json
+from pipeline.models.weights.variables import weights_digest
 from pipeline.training import checkpoints
 
-OUTPUT = "embedding_norm"
 CROP_SHARE = 0.875  # side of a crop as a share of the image's
-# Where each further view stands: (top, left) as shares of the room that a crop leaves.
+# (top, left) of each further view, as shares of the margin that a crop leaves: the centre, the corners.
 CROPS = ((0.5, 0.5), (0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0))
-# Ops that a newer TensorFlow writes into the function that saves variables; 2.6.4 does not know them.
+# An op that a newer TensorFlow writes into the function that saves variables; 2.6.4 lacks it.
 UNKNOWN_TO_SCORER = "DisableCopyOnRead"
 
 
 def views(images: tf.Tensor, preprocess: Preprocess, flip_average: bool, crops: int) -> tf.Tensor:
-    """uint8 [B, H, W, 3] → float32 [V * B, S, S, 3]: the views of every image, view by view.
+    """uint8 [B, H, W, 3] → float32 [V * B, S, S, 3]: V views of each image, view by view.
 
-    The first view is the whole image; then the centre, then the corners; then all of these mirrored.
+    First the whole images, then their centres, then the corners; then all of these mirrored.
     """
     height, width = tf.shape(images)[1], tf.shape(images)[2]
     crop_height = tf.maximum(tf.cast(CROP_SHARE * tf.cast(height, tf.float32), tf.int32), 1)
@@ -53,7 +53,7 @@ def views(images: tf.Tensor, preprocess: Preprocess, flip_average: bool, crops: 
 
 
 class Served(tf.Module):
-    """The tracked object that is saved: the weights and one signature, nothing of Keras."""
+    """The object that is saved: the weights and one signature, without Keras."""
 
     def __init__(self, model: keras.Model, preprocess: Preprocess, flip_average: bool, crops: int):
         super().__init__(name="embedder")
@@ -63,13 +63,11 @@ class Served(tf.Module):
         @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")])
         def serve(images: tf.Tensor) -> dict[str, tf.Tensor]:
             pixels = tf.ensure_shape(views(images, preprocess, flip_average, crops), [None, side, side, 3])
-            embeddings = tf.cast(model(pixels, training=False), tf.float32)  # [V * B, D]
+            embeddings = formats.unit_embeddings(model, pixels)  # [V * B, D]
             if count > 1:
-                embeddings = tf.math.l2_normalize(embeddings, axis=-1, epsilon=1e-12)
-                embeddings = tf.reduce_mean(
-                    tf.reshape(embeddings, [count, -1, model.output_shape[-1]]), axis=0
-                )
-            return {OUTPUT: tf.math.l2_normalize(embeddings, axis=-1, epsilon=1e-12)}
+                by_view = tf.reshape(embeddings, [count, -1, model.output_shape[-1]])
+                embeddings = tf.math.l2_normalize(tf.reduce_mean(by_view, axis=0), axis=-1, epsilon=1e-12)
+            return {KEY: embeddings}
 
         self.serve = serve
 
@@ -85,18 +83,13 @@ def save(
     """Writes a SavedModel that TensorFlow 2.6.4 and newer load. The folder appears whole or not at all.
 
     Args:
-        model: float32 [B, S, S, 3], normalised → [B, D]. Any dtype policy: it is served in float32.
-        preprocess: how uint8 pixels become the model's input.
+        model: float32 [B, S, S, 3], normalised → [B, D]; of any dtype policy, served in float32.
+        preprocess: from uint8 pixels to the model's input.
         out_dir: replaced if it exists.
         flip_average: average the embeddings of each view and its mirror image.
-        crops: views of an image, 1 … 6: the whole, the centre, the corners; their embeddings are averaged.
-        io_device: "/job:localhost" on a remote TPU, whose own hosts cannot see this machine's disk.
-
-    Raises:
-        BadInput: crops out of range.
+        crops: number of views of an image, 1 … 6: the whole, the centre, the corners; averages their embeddings.
+        io_device: "/job:localhost" on a remote TPU, whose hosts cannot write to this machine's disk.
     """
-    if not 1 <= crops <= 1 + len(CROPS):
-        raise BadInput(f"export.crops: expected 1 … {1 + len(CROPS)}, got {crops}")
     with in_float32(model), atomic_path(out_dir) as temporary:
         served = Served(model, preprocess, flip_average, crops)
         options = tf.saved_model.SaveOptions(experimental_io_device=io_device)
@@ -104,12 +97,12 @@ def save(
             tf.saved_model.save(served, str(temporary), signatures=served.serve, options=options)
         make_loadable_by_scorer(temporary)
         if not any((temporary / "assets").iterdir()):
-            (temporary / "assets").rmdir()  # the contract names three files
+            (temporary / "assets").rmdir()  # no part of the contract
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without TensorFlow's "Assets written to": the folder is renamed a moment later."""
+    """Silences TensorFlow's "Assets written to", which names the temporary folder."""
     logger = tf.get_logger()
     level = logger.level
     logger.setLevel("WARNING")
@@ -121,7 +114,7 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def in_float32(model: keras.Model) -> Iterator[None]:
-    """Every layer computes in float32 while the block runs: TensorFlow 2.6.4 has few bfloat16 kernels."""
+    """Lets every layer compute in float32 while the block runs: TensorFlow 2.6.4 has few bfloat16 kernels."""
     layers = list(model._flatten_layers())
     policies = [layer.dtype_policy for layer in layers]
     try:
@@ -136,10 +129,10 @@ def in_float32(model: keras.Model) -> Iterator[None]:
 
 
 def make_loadable_by_scorer(saved_model_dir: Path) -> int:
-    """Takes the DisableCopyOnRead nodes out of saved_model.pb; returns how many there were.
+    """Removes the DisableCopyOnRead nodes from saved_model.pb; returns how many there were.
 
-    They stand only in the function that saves the variables, as control inputs, so no number changes. The
-    file `fingerprint.pb` goes too: it is a hash of the graph as it was.
+    They are control inputs of the function that saves the variables, so no number changes. The file
+    `fingerprint.pb` is removed too: it is a hash of the unchanged graph.
     """
     path = saved_model_dir / "saved_model.pb"
     saved_model = saved_model_pb2.SavedModel.FromString(path.read_bytes())
@@ -172,18 +165,8 @@ def make_loadable_by_scorer(saved_model_dir: Path) -> int:
     return removed
 
 
-def weights_sha256(model: keras.Model) -> str:
-    """Hex digest of every weight, in order: equal digests, equal embedder."""
-    digest = hashlib.sha256()
-    for weight in model.weights:
-        value = weight.numpy()
-        digest.update(f"{value.dtype}{value.shape}".encode())
-        digest.update(value.tobytes())
-    return digest.hexdigest()
-
-
 def source_fingerprint(config: Run) -> str | None:
-    """Of the newest checkpoint and the parts of the config that shape the graph; None: no checkpoint."""
+    """Cache key of an export: the newest checkpoint (without one None) and the config that shapes the graph."""
     newest = checkpoints.newest(Path(config.run_dir) / "checkpoints")
     if newest is None:
         return None
@@ -195,11 +178,10 @@ def source_fingerprint(config: Run) -> str | None:
 def write_formats(
     config: Run, model: keras.Model, preprocess: Preprocess, folder: Path
 ) -> dict[str, dict[str, float | str]]:
-    """The formats beside the SavedModel in `folder`, each held against it: name → file, difference …
+    """Writes the formats beside the SavedModel in `folder` and compares each with it.
 
-    Raises:
-        BadInput: a format that this encoder has no way to.
-        RuntimeError: a format that disagrees with the SavedModel.
+    Returns format → its file, largest difference and tolerance. Raises BadInput: the encoder cannot be written in a
+    format. Raises RuntimeError: a format differs from the SavedModel by more than its tolerance.
     """
     wanted = [name for name in config.export.formats if name != "saved_model"]
     if not wanted:
@@ -209,22 +191,14 @@ def write_formats(
     for name in wanted:
         path, embed, sizes = formats.write(name, config, model, preprocess, folder.parent)
         difference = formats.largest_difference(
-            lambda images: served.signatures["serving_default"](images=tf.constant(images))[OUTPUT].numpy(),
-            embed,
-            sizes,
+            lambda images: served.signatures["serving_default"](images=tf.constant(images))[KEY].numpy(), embed, sizes
         )
         tolerance = formats.TOLERANCES[name]
         if not difference <= tolerance:
-            raise RuntimeError(
-                f"{path} differs from the SavedModel by {difference:.1e}, more than {tolerance:g}"
-            )
+            raise RuntimeError(f"{path} differs from the SavedModel by {difference:.1e}, more than {tolerance:g}")
         report[name] = {"file": path.name, "largest_difference": difference, "tolerance": tolerance}
         print(f"export: {path}, differs from the SavedModel by at most {difference:.1e}", flush=True)
     return report
-
-
-def parse(argv: list[str]) -> Run:
-    return from_command_line(Run, argv, "export")
 
 
 def main(config: Run) -> None:
@@ -242,32 +216,21 @@ def main(config: Run) -> None:
     keras.config.set_dtype_policy("float32")  # a training in this process may have left bfloat16
     embedder = checkpoints.load_trained(config)
     io_device = "/job:localhost" if config.devices.tpu else None
-    save(
-        embedder.model,
-        embedder.preprocess,
-        folder,
-        flip_average=config.export.flip_average,
-        crops=config.export.crops,
-        io_device=io_device,
-    )
+    save(embedder.model, embedder.preprocess, folder, config.export.flip_average, config.export.crops, io_device)
     zip_submission(folder, submission)
     written = write_formats(config, embedder.model, embedder.preprocess, folder)
-    write_json(
-        mark,
-        {
-            "source": source,
-            "weights_sha256": weights_sha256(embedder.model),
-            "submission_sha256": file_sha256(submission),
-            "embedding_dim": int(embedder.model.output_shape[-1]),
-            "parameters": int(embedder.model.count_params()),
-            "formats": written,
-            "preprocess": dataclasses.asdict(embedder.preprocess),
-            "tensorflow": tf.__version__,
-            "keras": keras.__version__,
-        },
-    )
+    dim = int(embedder.model.output_shape[-1])
+    facts = {
+        "source": source,
+        "weights_sha256": weights_digest(embedder.model.weights),
+        "submission_sha256": file_sha256(submission),
+        "embedding_dim": dim,
+        "parameters": int(embedder.model.count_params()),
+        "formats": written,
+        "preprocess": dataclasses.asdict(embedder.preprocess),
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+    }
+    write_json(mark, facts)
     card.write(config)
-    print(
-        f"export: {submission}, {os.path.getsize(submission) / 1e6:,.1f} MB, {OUTPUT} of "
-        f"{embedder.model.output_shape[-1]} numbers"
-    )
+    print(f"export: {submission}, {os.path.getsize(submission) / 1e6:,.1f} MB, {KEY} of {dim} numbers")

@@ -1,4 +1,4 @@
-"""The competition's environment: TensorFlow 2.6.4 or PyTorch 1.11.0 under Python 3.9, made once and kept."""
+"""The competition's environment: TensorFlow 2.6.4 or PyTorch 1.11.0 under Python 3.9; made once and kept."""
 
 import fcntl
 import os
@@ -6,11 +6,12 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from export import subprocesses
 from pipeline.errors import BadInput
 from pipeline.files import atomic_path
 
 REQUIREMENTS = {
-    # keras, protobuf and numpy as they were: newer ones break TensorFlow 2.6.4 at import.
+    # With newer keras, protobuf or numpy TensorFlow 2.6.4 does not import.
     "tensorflow": ["tensorflow-cpu==2.6.4", "protobuf<3.21", "numpy<1.20", "keras==2.6.0"],
     "torch": ["torch==1.11.0", "numpy<1.24"],
 }
@@ -18,29 +19,23 @@ PYTHON = "3.9"
 
 
 def folder_of(kind: str) -> Path:
-    """Where the environment of "tensorflow" or "torch" is kept; GUIE_CACHE moves it."""
-    cache = os.environ.get("GUIE_CACHE") or os.path.join(
-        os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "guie"
-    )
+    """The folder of the environment for "tensorflow" or "torch"; in GUIE_CACHE where that is set."""
+    cache = os.environ.get("GUIE_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "guie"
     return Path(cache) / f"scorer-{kind}"
 
 
 def python_of(kind: str) -> Path:
-    """The interpreter of the scorer's environment; makes the environment first where there is none.
+    """The interpreter of the scorer's environment; makes the environment where it is missing.
 
-    Raises:
-        BadInput: no Python 3.9 here, or the packages cannot be installed.
+    Raises BadInput: no Python 3.9 on this machine, or the packages cannot be installed.
     """
     folder, wanted = folder_of(kind), "\n".join(REQUIREMENTS[kind])
     folder.parent.mkdir(parents=True, exist_ok=True)
     with (folder.parent / f"{folder.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # two checks at once make it once
+        fcntl.flock(lock, fcntl.LOCK_EX)  # a second check waits for the first one's environment
         mark = folder / "requirements.txt"
         if not (mark.is_file() and mark.read_text() == wanted):
-            print(
-                f"check: makes the scorer's environment in {folder}: {' '.join(REQUIREMENTS[kind])}",
-                flush=True,
-            )
+            print(f"check: makes the scorer's environment in {folder}: {' '.join(REQUIREMENTS[kind])}", flush=True)
             with atomic_path(folder) as temporary:
                 _make(temporary, REQUIREMENTS[kind])
                 (temporary / "requirements.txt").write_text(wanted)
@@ -64,11 +59,9 @@ def _make(folder: Path, requirements: list[str]) -> None:
 
 
 def find_python() -> Path | None:
-    """A Python 3.9 that starts: GUIE_PYTHON39, python3.9 on PATH, pyenv's; a pyenv shim may not start."""
+    """A Python 3.9 that starts (a pyenv shim may not): GUIE_PYTHON39, else python3.9 on PATH, else pyenv's."""
     candidates = [os.environ.get("GUIE_PYTHON39"), shutil.which(f"python{PYTHON}")]
-    candidates += [
-        str(path) for path in Path("~/.pyenv/versions").expanduser().glob(f"{PYTHON}.*/bin/python")
-    ]
+    candidates += [str(path) for path in Path("~/.pyenv/versions").expanduser().glob(f"{PYTHON}.*/bin/python")]
     for candidate in filter(None, candidates):
         asked = [candidate, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
         try:
@@ -81,8 +74,4 @@ def find_python() -> Path | None:
 
 
 def _run(command: list[str], what: str) -> None:
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        lines = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
-        errors = [line for line in lines if line.startswith("ERROR")] or lines or ["no output"]
-        raise BadInput(f"the scorer's environment could not be made: {what}: {errors[-1]}")
+    subprocesses.run(command, f"the scorer's environment could not be made: {what}")

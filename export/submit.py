@@ -1,13 +1,14 @@
-"""`guie submit CONFIG [--dry-run]`: package → check → dataset → notebook → submission → score.
+"""COMMAND  submission.zip → a scored submission on Kaggle.
 
-    <run_dir>/submission.zip  →  a version of submit.dataset, a version of submit.kernel, a scored submission
-    <run_dir>/submit/state.json holds how far it came: the same command goes on from there, and what is on Kaggle
-    already becomes a new version only when its content changed.
+guie submit CONFIG [KEY=VALUE …] [--dry-run]
+<run_dir>/submission.zip → a version of the dataset `submit.dataset` and of the notebook `submit.kernel`, a submission
 
-Signs in as the `kaggle` client does: KAGGLE_API_TOKEN, or ~/.kaggle/kaggle.json. The token is never printed or kept.
+In this order: package, check, dataset, notebook, submission, score. `<run_dir>/submit/state.json` records what is done:
+the same command continues from there, and a dataset or notebook gets a new version only when its content has changed.
+
+Signs in as the `kaggle` client does: KAGGLE_API_TOKEN, or ~/.kaggle/kaggle.json. The token is never printed or stored.
 """
 
-import argparse
 import dataclasses
 import json
 import os
@@ -19,7 +20,7 @@ from typing import Any
 
 from export import check, package
 from export.kaggle_client import Kaggle
-from pipeline.config import Run, load
+from pipeline.config import Run
 from pipeline.errors import BadInput
 from pipeline.files import atomic_path, fingerprint, read_json
 
@@ -32,7 +33,7 @@ class SubmitConfig:
 
 
 class Rehearsal:
-    """Says every call that `Kaggle` would make, and answers so that the next one follows."""
+    """Takes the place of `Kaggle` in a dry run: prints every call, and answers so that the next one follows."""
 
     def __init__(self) -> None:
         self.submitted = False
@@ -41,14 +42,10 @@ class Rehearsal:
         _would(f"GetDataset {name}: is there one already?")
         return None
 
-    def upload_dataset(
-        self, metadata: dict[str, Any], files: list[Path], note: str, version: int | None
-    ) -> int:
+    def upload_dataset(self, metadata: dict[str, Any], files: list[Path], note: str, version: int | None) -> int:
         for path in files:
             _would(f"StartBlobUpload {path.name}, then PUT {path.stat().st_size:,} bytes")
-        _would(
-            f"CreateDataset {metadata['id']} (CreateDatasetVersion if it is there), private, note {note!r}"
-        )
+        _would(f"CreateDataset {metadata['id']} (CreateDatasetVersion if it is there), private, note {note!r}")
         return 1
 
     def dataset_status(self, name: str) -> str:
@@ -76,7 +73,7 @@ class Rehearsal:
 
 
 class State:
-    """What is done already, in `<run_dir>/submit/state.json`, readable by its owner alone."""
+    """What is done already: `<run_dir>/submit/state.json`, readable by its owner alone; not `kept` in a dry run."""
 
     def __init__(self, path: Path, kept: bool):
         self.path, self.kept = path, kept
@@ -98,21 +95,12 @@ class State:
                     json.dump(self.values, file, indent=2)
 
 
-def parse(argv: list[str]) -> SubmitConfig:
-    parser = argparse.ArgumentParser(
-        prog="guie submit",
-        description="Package, check, upload, wait for the score.",
-        usage="guie submit CONFIG …",
-    )
-    parser.add_argument("config", metavar="CONFIG")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
-    parser.add_argument("--dry-run", action="store_true", help="show every call, make none")
-    parser.add_argument("--scorer", choices=("here", "kaggle"), default="here", help="as in `guie check`")
-    given = parser.parse_intermixed_args(argv)
-    return SubmitConfig(load(Run, given.config, given.overrides), given.dry_run, given.scorer)
-
-
 def main(config: SubmitConfig) -> None:
+    """Submits the run and prints its score.
+
+    Raises BadInput as `package.build` and `check.main`, which run before anything is uploaded; Kaggle refuses; a wait
+    times out.
+    """
     run = config.run
     folder = Path(run.run_dir) / "submit"
     print(f"submit: reads {run.run_dir}/submission.zip, writes {folder} and, on Kaggle, {run.submit.dataset}")
@@ -135,12 +123,12 @@ def main(config: SubmitConfig) -> None:
 
 
 def send_dataset(kaggle: Any, run: Run, packed: package.Package, state: State) -> int:
-    """Uploads the dataset unless this content is its version already; waits until Kaggle has it ready."""
+    """Uploads the dataset unless its newest version is this; waits until it is processed. Returns its version."""
     name = run.submit.dataset
     current = kaggle.dataset_version(name)
     sent = [name, packed.dataset_fingerprint, current]
     if current is None or state.get("dataset") != sent:
-        metadata = json.loads((packed.dataset / package.DATASET_METADATA).read_text())
+        metadata = read_json(packed.dataset / package.DATASET_METADATA)
         files = sorted(path for path in packed.dataset.iterdir() if path.name != package.DATASET_METADATA)
         note = f"guie {packed.dataset_fingerprint}"
         current = kaggle.upload_dataset(metadata, files, note, current)
@@ -160,7 +148,7 @@ def send_dataset(kaggle: Any, run: Run, packed: package.Package, state: State) -
 
 
 def run_kernel(kaggle: Any, run: Run, packed: package.Package, dataset_version: int, state: State) -> int:
-    """Pushes the notebook unless this one ran on this dataset already; waits until it is through."""
+    """Pushes the notebook unless it has been pushed for this dataset; waits until it has run. Returns its version."""
     name = run.submit.kernel
     wanted = [name, packed.kernel_fingerprint, dataset_version]
     pushed = state.get("kernel")
@@ -174,9 +162,7 @@ def run_kernel(kaggle: Any, run: Run, packed: package.Package, dataset_version: 
         status, message = kaggle.kernel_status(name)
         if status in ("error", "cancel_requested", "cancel_acknowledged"):
             state.set(kernel=None)
-            raise BadInput(
-                f"the notebook {name} version {pushed[3]} ended with {status}: {message or 'see its log'}"
-            )
+            raise BadInput(f"the notebook {name} version {pushed[3]} ended with {status}: {message or 'see its log'}")
         return status == "complete", f"{name} version {pushed[3]}: {status}"
 
     wait(through, run)
@@ -186,12 +172,12 @@ def run_kernel(kaggle: Any, run: Run, packed: package.Package, dataset_version: 
 def score(
     kaggle: Any, run: Run, packed: package.Package, dataset_version: int, kernel_version: int, state: State
 ) -> dict[str, str]:
-    """Submits the notebook's output unless it is submitted already; waits for the scores."""
+    """Submits the notebook's output unless that is done; waits for the scores and returns them."""
     competition = run.submit.competition
     content = [packed.dataset_fingerprint, packed.kernel_fingerprint, dataset_version, kernel_version]
     message = f"{run.submit.message or run.name} [guie {fingerprint(content)}]"
-    there = kaggle.submission(competition, message)
-    if there is None or there["status"] == "error":
+    earlier = kaggle.submission(competition, message)
+    if earlier is None or earlier["status"] == "error":
         kaggle.submit(competition, run.submit.kernel, kernel_version, message)
     else:
         print("submit: submitted already")
@@ -210,7 +196,10 @@ def score(
 
 
 def wait(finished: Callable[[], tuple[bool, str]], run: Run) -> None:
-    """Asks every `poll_seconds`; prints what changed, and the time now and then."""
+    """Asks every `poll_seconds` until it is finished; prints the status when it changes, and once a minute.
+
+    Raises BadInput: not finished after `timeout_hours`.
+    """
     started, told, told_at = time.monotonic(), "", 0.0
     while True:
         done, status = finished()
@@ -221,9 +210,7 @@ def wait(finished: Callable[[], tuple[bool, str]], run: Run) -> None:
         if done:
             return
         if waited > run.submit.timeout_hours * 3600:
-            raise BadInput(
-                f"{status} after {run.submit.timeout_hours:g} h: run the same command again to go on waiting"
-            )
+            raise BadInput(f"{status} after {run.submit.timeout_hours:g} h: run the same command again to wait longer")
         time.sleep(run.submit.poll_seconds)
 
 

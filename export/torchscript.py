@@ -1,44 +1,38 @@
-"""The trained embedder as TorchScript, for the competition's other contract: saved_model.pt.
+"""The trained embedder as TorchScript: saved_model.pt, the competition's contract for PyTorch.
 
-    python -m export.torchscript CONFIG.yaml OUT.pt     (`guie export` starts it)
+python -m export.torchscript CONFIG.yaml OUT.pt     (started by `guie export`)
 
-The encoder is the same Keras model, built on Keras' torch backend (hence a process of its own) and traced at
-its one size; the part that meets images of any size is scripted. uint8 [B, 3, H, W] → float32 [B, D].
+Keras' torch backend builds the same Keras model (in a process of its own: a process has one backend). The encoder is
+traced at its one size; the resizing of images of any size is scripted. uint8 [B, 3, H, W] → float32 [B, D].
 """
 
 import os
 import shutil
-import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
+from export import subprocesses
 from pipeline.errors import BadInput
 from pipeline.evaluation.submission_zip import ZIP_DATE
 
-TOLERANCE = 1e-4  # against the SavedModel: torch rounds its resizing elsewhere
+TOLERANCE = 1e-4  # largest difference from the SavedModel: torch rounds differently when it resizes
 
 
 def convert(config_yaml: Path, out: Path) -> None:
-    """Runs this module in a process of its own.
-
-    Raises:
-        BadInput: torch is not installed, or the encoder has a layer that torch's backend cannot run.
-    """
-    environment = {**os.environ, "KERAS_BACKEND": "torch", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    done = subprocess.run(
+    """Runs this module in a process of its own. Raises BadInput: no torch, or it cannot run a layer of the encoder."""
+    subprocesses.run(
         [sys.executable, "-m", "export.torchscript", str(config_yaml), str(out)],
-        env=environment,
-        capture_output=True,
-        text=True,
+        "export.formats: torchscript cannot be written for this encoder",
+        {**os.environ, "KERAS_BACKEND": "torch", "TF_CPP_MIN_LOG_LEVEL": "3"},
     )
-    if done.returncode:
-        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()] or ["no message"]
-        raise BadInput(f"export.formats: torchscript cannot be written for this encoder: {lines[-1]}")
 
 
 def write(config_yaml: str, out: str) -> None:
-    """Loads the newest checkpoint on the torch backend, traces, scripts and saves."""
+    """Loads the newest checkpoint on the torch backend; traces, scripts and saves the embedder.
+
+    Raises BadInput: torch is not installed, another backend is set, or torch cannot resize as the config says.
+    """
     try:
         import torch
     except ImportError:
@@ -51,7 +45,7 @@ def write(config_yaml: str, out: str) -> None:
     if keras.backend.backend() != "torch":
         raise BadInput("it needs KERAS_BACKEND=torch")
     keras.config.set_dtype_policy("float32")
-    # Operators that PyTorch 1.11 knows, in place of two that it does not
+    # PyTorch 1.11 lacks two operators; these are the same in operators that it has.
     torch.nn.functional.scaled_dot_product_attention = attention  # type: ignore[assignment]
     exact_gelu = torch.nn.functional.gelu
 
@@ -61,7 +55,7 @@ def write(config_yaml: str, out: str) -> None:
     torch.nn.functional.gelu = gelu  # type: ignore[assignment]
     embedder = load_trained(load(Run, config_yaml))
     if embedder.preprocess.resize not in ("bicubic", "bilinear") or not embedder.preprocess.antialias:
-        raise BadInput(f"resizing by {embedder.preprocess.resize} without antialias has no equal in torch")
+        raise BadInput(f"torch cannot resize by {embedder.preprocess.resize} without antialias")
     with torch.no_grad():
         served = torch.jit.script(scripted_module(embedder.model, embedder.preprocess))
         torch.jit.save(served, out + ".current")
@@ -70,9 +64,9 @@ def write(config_yaml: str, out: str) -> None:
 
 
 def lower_version(source: Path, target: Path) -> None:
-    """States file version 9, the last that PyTorch 1.11 reads.
+    """Copies a TorchScript file and writes version 9 into it, the last that PyTorch 1.11 reads.
 
-    Version 10 added one argument to GELU, which files leave out where it has its default.
+    Version 10 only added an argument to GELU, and a file does not mention it where it has its default.
     """
     with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
         for entry in old.infolist():
@@ -86,18 +80,13 @@ def lower_version(source: Path, target: Path) -> None:
 
 
 def attention(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, **_):
-    """Softmax attention by its formula; the fused operator is unknown to PyTorch 1.11, the competition's.
-
-    Takes and gives [B, heads, T, D] (Vaswani et al. 2017, equation 1).
-    """
+    """Softmax attention by its formula (Vaswani et al. 2017, equation 1): [B, heads, T, D] → [B, heads, T, D]."""
     import torch
 
     scores = query @ key.transpose(-2, -1) * (scale if scale is not None else query.shape[-1] ** -0.5)
     if attn_mask is not None:
         bias = torch.zeros_like(scores)
-        scores = scores + (
-            bias.masked_fill(~attn_mask, float("-inf")) if attn_mask.dtype == torch.bool else attn_mask
-        )
+        scores = scores + (bias.masked_fill(~attn_mask, float("-inf")) if attn_mask.dtype == torch.bool else attn_mask)
     return scores.softmax(-1) @ value
 
 
@@ -109,7 +98,7 @@ def tanh_gelu(x):
 
 
 def scripted_module(model, preprocess):
-    """A torch module that can be scripted: resize, normalise, the traced encoder, unit length."""
+    """Scriptable uint8 [B, 3, H, W] → float32 [B, D], unit length: resizes, normalises, runs the traced encoder."""
     import torch
 
     for parameter in model.parameters():
@@ -135,7 +124,7 @@ def scripted_module(model, preprocess):
             self.register_buffer("std", torch.tensor(preprocess.std).reshape(1, 3, 1, 1) * 255.0)
 
         def forward(self, images: torch.Tensor) -> torch.Tensor:
-            # The operators themselves: `interpolate` brings one along that PyTorch 1.11 lacks.
+            # Not `interpolate`: it uses an operator that PyTorch 1.11 lacks.
             size, pixels = [self.side, self.side], images.to(torch.float32)
             if self.bicubic:
                 pixels = torch.ops.aten._upsample_bicubic2d_aa(pixels, size, False)

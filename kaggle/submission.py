@@ -44,11 +44,7 @@ subprocess.run([sys.executable, "-m", *install], check=True)
 sys.path.insert(0, packages)
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 warnings.filterwarnings("ignore", message="IProgress|pkg_resources")
-print(
-    "\n".join(
-        f"{path.stat().st_size:>14,}  {path.name}" for path in sorted(package.rglob("*")) if path.is_file()
-    )
-)
+print("\n".join(f"{path.stat().st_size:>14,}  {path.name}" for path in sorted(package.rglob("*")) if path.is_file()))
 
 # %% [markdown]
 # ## 2. The submission
@@ -65,8 +61,9 @@ unpacked = [folder for folder in (package / "submission", package) if (folder / 
 
 if (package / "head.safetensors").is_file():
     from export.head import attach
-    from export.saved_model import save, weights_sha256
+    from export.saved_model import save
     from pipeline.config import Run, load
+    from pipeline.models.weights.variables import weights_digest
 
     presets = sorted(INPUT.rglob("model.weights.h5"))
     assert presets, "attach the encoder as a Kaggle model: the dataset holds the head alone"
@@ -76,7 +73,7 @@ if (package / "head.safetensors").is_file():
     keras_hub.models.Backbone.from_preset(str(presets[0].parent)).save(encoder)
     config = load(Run, package / "config.yaml", [f"encoder.weights=file:{encoder}"])
     embedder = attach(config, package / "head.safetensors")
-    found = weights_sha256(embedder.model)
+    found = weights_digest(embedder.model.weights)
     assert found == mark["weights_sha256"], (
         f"the encoder of {presets[0].parent} is not the one that the head was trained on (weights {found[:16]}…, "
         f"expected {mark['weights_sha256'][:16]}…): attach that one, or leave submit.encoder_model out"
@@ -95,9 +92,7 @@ else:
         shutil.copytree(unpacked[0] / "variables", folder / "variables")
         zip_submission(folder, submission)
     found = file_sha256(submission)
-    assert found == mark["submission_sha256"], (
-        f"damaged on the way: {found}, expected {mark['submission_sha256']}"
-    )
+    assert found == mark["submission_sha256"], f"damaged on the way: {found}, expected {mark['submission_sha256']}"
     print(f"the packed submission, sha256 {found[:16]}…")
 print(f"{submission}: {submission.stat().st_size / 1e6:,.1f} MB")
 

@@ -2,6 +2,7 @@
 
 import io
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -65,8 +66,8 @@ class Progress:
 
     def restart(self, done: int) -> None:
         """Counts from `done` on: an upload that broke off goes on from what the server holds."""
-        self._bar.reset()
-        self._bar.initial = self._bar.n = done
+        self._bar.initial = self._bar.n = self._bar.last_print_n = done  # `reset` would print at once
+        self._bar.start_t = self._bar.last_print_t = time.time()
 
     @property
     def rate(self) -> float:

@@ -1,4 +1,7 @@
-"""The one exception that a user's input can cause, and how other libraries' errors are put into a line."""
+"""The one exception that a user's input can cause, and what its message is made of."""
+
+import difflib
+from collections.abc import Iterable
 
 
 class BadInput(Exception):
@@ -16,3 +19,13 @@ def reason(error: BaseException, most: int = 200) -> str:
     """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0][:most] if lines else type(error).__name__
+
+
+def nearest(name: str, known: Iterable[str], most: int = 12) -> str:
+    """The known names that are most like an unknown one, for a message; the first `most` where none is like it.
+
+    >>> nearest("hiden_dim", ["hidden_dim", "num_heads"]), nearest("xy", ["b", "a"]), nearest("a", [])
+    ('hidden_dim', 'b, a', 'none')
+    """
+    names = list(known)
+    return ", ".join(difflib.get_close_matches(name, names, n=4, cutoff=0.4) or names[:most]) or "none"

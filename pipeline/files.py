@@ -46,13 +46,9 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Raises BadInput where the file is missing or is not JSON."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BadInput(f"expected {path}, which does not exist: has the stage before it been run?") from None
+        return json.loads(_existing(path).read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise BadInput(
-            f"{path} is not whole JSON ({error}): remove it and rerun the stage that writes it"
-        ) from None
+        raise BadInput(f"{path} is not whole JSON ({error}): remove it and rerun the command that writes it") from None
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -76,11 +72,14 @@ def fingerprint(value: Any) -> str:
 
 def file_sha256(path: Path) -> str:
     """Raises BadInput where the file is missing."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except FileNotFoundError:
-        raise BadInput(f"expected {path}, which does not exist: has the stage before it been run?") from None
+    with _existing(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _existing(path: Path) -> Path:
+    if not path.exists():
+        raise BadInput(f"expected {path}, which does not exist: has the command before it been run?")
+    return path
 
 
 def _remove(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""STAGE  tfrecords → train → export → score, in one run folder; what is done is not done again.
+"""COMMAND run: tfrecords → train → export → score, in one run folder; what is done is not done again.
 
 guie run CONFIG [KEY=VALUE …]
 images on disk → <run_dir>/, everything that DESIGN lists
@@ -11,19 +11,15 @@ from pipeline import config, files
 from pipeline.config import Run
 from pipeline.errors import BadInput
 from pipeline.quiet import import_quietly
-from pipeline.training import recipe
+from pipeline.training import checkpoints
 from tfrecords import contact_sheet
 
 
-def parse(argv: list[str]) -> Run:
-    return config.from_command_line(Run, argv, "run")
-
-
 def main(run: Run) -> None:
-    """Runs each stage by its own `main`; each skips what it has done."""
+    """Runs each command's `main`; each skips what it has done."""
     folder = Path(run.run_dir)
-    recipe.check(run)
-    recipe.state_of(run)  # refuses another recipe before anything is written
+    checkpoints.expect_phases(run)
+    checkpoints.state_of(run)  # refuses another recipe before anything is written
     if run.records.sources:
         import_quietly("tfrecords.build").main(run)
         sheet = folder / "contact_sheet.jpg"
@@ -42,29 +38,18 @@ def score(run: Run) -> None:
     """Scores the exported submission beside the references; `<run_dir>/metrics.json`."""
     folder = Path(run.run_dir)
     path, archive = folder / "metrics.json", folder / "submission.zip"
-    # What the numbers hang on: the submission, and the records they are counted over.
-    asked = files.fingerprint(
-        [
-            dataclasses.asdict(run.score),
-            files.file_sha256(archive),
-            _optional_sha256(folder / "records/manifest.json"),
-        ]
-    )
+    manifest = folder / "records/manifest.json"
+    digests = [files.file_sha256(archive), files.file_sha256(manifest) if manifest.exists() else ""]
+    asked = files.fingerprint([dataclasses.asdict(run.score), *digests])
     if path.exists() and files.read_json(path).get("asked") == asked:
         print(f"score: done already, {path}")
         return
-    embedders, scoring, references = (
-        import_quietly(f"pipeline.evaluation.{name}") for name in ("embedders", "score", "references")
-    )
+    modules = (import_quietly(f"pipeline.evaluation.{name}") for name in ("embedders", "score", "references"))
+    embedders, scoring, references = modules
     index, queries = run.in_run_dir(run.score.index), run.in_run_dir(run.score.queries)
     if not index:
         raise BadInput("score.index: expected at least one DATA to score on")
-    result = scoring.score(
-        embedders.load(str(archive)), index, queries, run.score.batch_size, references.References(run)
-    )
+    beside = references.References(run)
+    result = scoring.score(embedders.load(str(archive)), index, queries, run.score.batch_size, beside)
     files.write_json(path, {**result, "asked": asked})
     print(f"score: mP@5 {result['mP@5']:.4f} → {path}")
-
-
-def _optional_sha256(path: Path) -> str:
-    return files.file_sha256(path) if path.exists() else ""

@@ -8,9 +8,7 @@ import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-importlib.import_module(
-    "tensorflow"
-)  # before any test loads the package tfrecord: after it, TensorFlow would not load
+importlib.import_module("tensorflow")  # before any test loads the package tfrecord: after it, TensorFlow would not load
 
 
 @pytest.fixture(scope="session")

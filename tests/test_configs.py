@@ -1,6 +1,8 @@
 """Every config loads; every training config is planned, and rehearsed on two replicas under XLA, narrowed."""
 
 import json
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import cli, config
+from pipeline.commands import guie
 from pipeline.models import catalogue
 
 ROOT = Path(__file__).parents[1]
@@ -51,7 +54,7 @@ def narrowed(name: str, keras_file: Path) -> list[str]:
     if run.encoder.name.startswith("keras_file:"):
         return [*overrides, f"encoder.name=keras_file:{keras_file}"]
     architecture = {**run.encoder.architecture, **NARROW}
-    if "patch_size" not in catalogue.find(run.encoder.name).architecture:
+    if not catalogue.find(run.encoder.name).facts.transformer:
         architecture = {}
     return [*overrides, "encoder.weights=none", f"encoder.architecture={json.dumps(architecture)}"]
 
@@ -75,11 +78,7 @@ def rehearsals(records) -> dict[str, str]:
     keras_file = small_keras_file(records / "small.keras")
     asked = {}
     for name in TRAINING:
-        own = [
-            f"train.records=[{records}/records/*.tfrec]",
-            "train.validation=[]",
-            f"run_dir={records}/{name}",
-        ]
+        own = [f"train.records=[{records}/records/*.tfrec]", "train.validation=[]", f"run_dir={records}/{name}"]
         two = ["devices.rehearse=2", "devices.rehearse_steps=2"]
         asked[str(CONFIGS[name])] = [*narrowed(name, keras_file), *own, *two]
     script = [sys.executable, "-m", "tests.training.rehearsals", json.dumps(asked)]
@@ -89,11 +88,28 @@ def rehearsals(records) -> dict[str, str]:
     return {Path(part.split("\n", 1)[0]).stem: part + done.stderr[-500:] for part in parts}
 
 
+def commands_in_the_head(text: str) -> list[str]:
+    """The `guie` commands of a config's head: lines that are indented by three spaces, up to an explanation."""
+    head = text.split("\n", 1)[1].split("\nrecords:")[0]
+    lines = [line for line in head.splitlines() if line.startswith("#   ")]
+    parts = [part for line in lines for part in re.split(r" && |\s{4,}|\(then: |\)$", line.removeprefix("#   "))]
+    return [part[part.index("guie ") :].strip() for part in parts if re.match(r"(\S+=\S+ )?guie ", part)]
+
+
 @pytest.mark.parametrize("name", CONFIGS)
-def test_config_loads_and_its_head_says_how_it_is_run(name):
+def test_config_loads_and_the_commands_of_its_head_are_right(name, monkeypatch):
+    """Each command is parsed, its config and overrides loaded and checked; what it would start is left out."""
     config.load(schema_of(name), CONFIGS[name])
     text = CONFIGS[name].read_text()
-    assert "guie " in text.split("\n\n")[0] + text[:600] and len(text.splitlines()) <= 60
+    assert len(text.splitlines()) <= 60
+    found = commands_in_the_head(text)
+    assert any(f"configs/{name}.yaml" in command for command in found)
+    monkeypatch.chdir(ROOT)
+    for command in found:
+        _, first, *words = shlex.split(command)
+        monkeypatch.setattr(guie.commands[first], "callback", lambda **_: None)
+        assert cli.main([first, *words]) == 0, command
+        assert all((ROOT / word).is_file() for word in words if word.startswith("configs/")), command
 
 
 @pytest.mark.parametrize("name", BIG)

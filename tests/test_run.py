@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -108,20 +109,14 @@ def test_a_killed_run_goes_on_to_the_same_records_losses_and_metrics(whole, conf
         return [(row["step"], row["loss"], row.get("validation/mP@5")) for row in rows]
 
     assert losses(tmp_path / "run") == losses(expected)
-    found, wanted = (
-        json.loads((folder / "metrics.json").read_text()) for folder in (tmp_path / "run", expected)
-    )
+    found, wanted = (json.loads((folder / "metrics.json").read_text()) for folder in (tmp_path / "run", expected))
     assert found["mP@5"] == wanted["mP@5"] and found["references"] == wanted["references"]
 
 
 def test_what_is_done_is_not_done_again(whole, config):
     folder, _ = whole
     made = [*folder.glob("records/*.tfrec"), *folder.glob("checkpoints/*"), folder / "submission.zip"]
-    made += [
-        *folder.glob("features/*"),
-        folder / "metrics.json",
-        folder / "export/saved_model/saved_model.pb",
-    ]
+    made += [*folder.glob("features/*"), folder / "metrics.json", folder / "export/saved_model/saved_model.pb"]
     before = {path: path.stat().st_mtime_ns for path in made}
     process = start(config, folder)
     output, error = process.communicate()
@@ -141,12 +136,8 @@ def test_another_recipe_in_the_same_folder_is_refused(whole, config, capsys):
 
 def test_the_report_is_one_page_with_the_scores_and_the_pictures(whole):
     page = (whole[0] / "report.html").read_text()
-    assert (
-        "raw_pixels" in page
-        and page.count("<figure") >= 6 * 10
-        and 'src="http' not in page
-        and "href=" not in page
-    )
+    assert "raw_pixels" in page and page.count("<figure") >= 6 * 10
+    assert not re.search(r"""(?:src|href)=["'](?!data:|#)""", page)  # "#": a mark that the chart itself defines
 
 
 @pytest.mark.parametrize(
@@ -166,9 +157,7 @@ def test_the_report_is_one_page_with_the_scores_and_the_pictures(whole):
     ],
 )
 def test_a_wrong_value_ends_in_one_line(whole, config, tmp_path, override, said, capsys):
-    records = [
-        f"train.{name}=[{whole[0]}/records/*-{split}-*.tfrec]" for name, split in (("records", "train"),)
-    ]
+    records = [f"train.{name}=[{whole[0]}/records/*-{split}-*.tfrec]" for name, split in (("records", "train"),)]
     command = "tfrecords" if override.startswith("records") else "train"
     code = cli.main([command, str(config), f"run_dir={tmp_path}/run", *records, override])
     error = capsys.readouterr().err

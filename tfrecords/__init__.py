@@ -1,1 +1,1 @@
-"""Images on disk become capped, verified TFRecord shards. Imports no TensorFlow."""
+"""From images on disk to capped, verified TFRecord shards. Imports no TensorFlow."""

@@ -2,9 +2,9 @@
 
     guie tfrecords CONFIG records.runner=beam records.beam_options='[--runner=FlinkRunner,--flink_master=HOST:PORT]'
 
-Beam deals out the chunks of the same plan to its workers, which make the same shards by the same code. All machines
-must see the sources and the run folder under the same paths (a shared file system), and have guie installed.
-Without options it runs in this process (DirectRunner).
+Beam distributes the chunks to its workers, which write the same shards with the same code. All machines must see the
+sources and the run folder under the same paths (a shared file system) and have guie installed. Without options Beam
+runs in this process (DirectRunner).
 """
 
 from collections.abc import Sequence
@@ -13,15 +13,14 @@ from pathlib import Path
 
 from pipeline.errors import BadInput
 from tfrecords import chunks as chunk_files
-from tfrecords.chunks import Pixels
+from tfrecords.chunks import JpegSettings
 from tfrecords.selection import Chunk
 
 
-def make_chunks(folder: Path, chunks: Sequence[Chunk], pixels: Pixels, options: Sequence[str]) -> None:
-    """Makes every chunk; the marks beside the shards tell what came out.
+def make_shards(folder: Path, chunks: Sequence[Chunk], jpeg: JpegSettings, options: Sequence[str]) -> None:
+    """Makes the shard of every chunk; the marks beside the shards hold the results.
 
-    Raises:
-        BadInput: Beam is not installed, or an option is not one of its.
+    Raises BadInput: Beam is not installed, or refuses an option.
     """
     try:
         import apache_beam as beam
@@ -37,11 +36,11 @@ def make_chunks(folder: Path, chunks: Sequence[Chunk], pixels: Pixels, options: 
     with pipeline:
         (
             pipeline
-            | "Plan" >> beam.Create(list(chunks))
-            | "Deal" >> beam.Reshuffle()
-            | "Shards" >> beam.Map(partial(_make, folder, pixels))
+            | "Chunks" >> beam.Create(list(chunks))
+            | "Distribute" >> beam.Reshuffle()
+            | "Shards" >> beam.Map(partial(_make_shard, folder, jpeg))
         )
 
 
-def _make(folder: Path, pixels: Pixels, chunk: Chunk) -> str:
-    return str(chunk_files.make(folder, pixels, chunk)["file"])
+def _make_shard(folder: Path, jpeg: JpegSettings, chunk: Chunk) -> str:
+    return str(chunk_files.make_shard(folder, jpeg, chunk)["file"])

@@ -1,20 +1,18 @@
-"""Stage: images on disk → capped, checked shards.
+"""COMMAND  images on disk → capped, checked shards.
 
-    guie tfrecords CONFIG [KEY=VALUE …]
+guie tfrecords CONFIG [KEY=VALUE …]
+the sources of `records.sources` → <run_dir>/records/: shards <source>-<split>-<NN>-<count>.tfrec with an index beside
+each, labels.json, rejects.csv, duplicates.csv, manifest.json (last)
 
-Reads the sources of `records.sources`; writes `<run_dir>/records/`: shards `<source>-<split>-<NN>-<count>.tfrec`
-with an index beside each, labels.json, rejects.csv, duplicates.csv, manifest.json (last). What each shard holds is
-decided before any pixel is read, so a build that was killed goes on where it was, to the same bytes, and many
-processes (or machines: Apache Beam) give the same shards as one.
+What each shard holds is decided before any pixel is read. So a build that was killed continues to the same bytes, and
+many processes (or machines: Apache Beam) write the same shards as one.
 
-A place that a rejected image leaves free is filled by the next image of its class in the order of the hash, in further
-shards, until the class is full or used up. So a class shrinks below its cap only where it has no more whole images.
+A rejected image is replaced by the next image of its class in the order of the hash, in further shards, until the class
+is full or used up: a class stays below its cap only where it has no more whole images.
 """
 
 import csv
-import io
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -22,73 +20,60 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.config import Run, from_command_line
-from pipeline.console import Progress
+from pipeline import console
+from pipeline.config import Run
 from pipeline.errors import BadInput
-from pipeline.files import fingerprint, read_json, write_json, write_text
-from tfrecords import beam, duplicates
-from tfrecords import chunks as chunk_files
-from tfrecords import selection as plans
-from tfrecords.chunks import Pixels
+from pipeline.files import fingerprint, read_json, write_csv, write_json
+from tfrecords import beam, chunks, duplicates, selection
+from tfrecords.chunks import JpegSettings
 from tfrecords.duplicates import Pair
 from tfrecords.labels import SPLITS, ClassId, LabelSpace
 from tfrecords.processes import cores, in_processes
-from tfrecords.selection import Chunk, Plan
+from tfrecords.selection import Chunk
 
-FORMAT = 1  # of the records; a change of pixels or order must raise it, so old and new shards never mix
-
-
-def parse(argv: list[str]) -> Run:
-    return from_command_line(Run, argv, "tfrecords")
+# Of the records: raise it with any change of pixels or order, so that old and new shards never mix.
+FORMAT = 1
 
 
 def main(config: Run) -> None:
     """Builds `<run_dir>/records/`, or says that it is built.
 
-    Raises:
-        BadInput: see plan.py; also a folder that holds records of another config, and more rejects than
-            `records.max_reject_share`.
+    Raises BadInput as `selection.select`; the folder holds records of another config; more rejects than
+    `records.max_reject_share`.
     """
     records, folder = config.records, Path(config.run_dir) / "records"
-    listings = plans.list_sources(config)
-    plan = plans.make(records, listings)
-    total = sum(chunk.count for chunk in plan.chunks)
+    listings = selection.list_sources(config)
+    selected = selection.select(records, listings)
+    total = sum(chunk.count for chunk in selected.chunks)
     print(
-        f"tfrecords: {len(listings)} sources ({', '.join(listings)}), {len(plan.space.classes):,} classes, {total:,} "
-        f"images of {sum(plan.seen.values()):,} taken → {folder}",
+        f"tfrecords: {len(listings)} sources ({', '.join(listings)}), {len(selected.space.classes):,} classes, "
+        f"{total:,} images of {sum(selected.listed.values()):,} taken → {folder}",
         flush=True,
     )
-    identity = {
-        "format": FORMAT,
-        "config": _config_fingerprint(config),
-        "listing": _listing_fingerprint(plan),
-    }
+    listing = fingerprint([(chunk.stem, chunks.fingerprint(chunk)) for chunk in selected.chunks])
+    identity = {"format": FORMAT, "config": _config_fingerprint(config), "listing": listing}
     _claim(folder, identity)
-    made = list(plan.chunks)
+    made = list(selected.chunks)
     marks = build_chunks(config, folder, made)
-    while new := plans.refill(records, listings, plan, _kept(plan.space, marks), made):
-        count = sum(chunk.count for chunk in new)
-        print(f"tfrecords: {count:,} more images for the places of rejected ones", flush=True)
+    while new := selection.select_replacements(records, listings, selected, _kept(selected.space, marks), made):
+        print(f"tfrecords: {sum(chunk.count for chunk in new):,} more images replace rejected ones", flush=True)
         made += new
         marks |= build_chunks(config, folder, new)
     ordered = [marks[chunk.stem] for chunk in made]
-    rejects = plan.too_small + [
+    rejects = selected.too_small + [
         (key, mark["source"], name, reason) for mark in ordered for key, name, reason in mark["rejects"]
     ]
-    write_text(folder / "rejects.csv", _csv(["key", "source", "class", "reason"], rejects))
+    write_csv(folder / "rejects.csv", ["key", "source", "class", "reason"], rejects)
     rejected, seen = sum(len(mark["rejects"]) for mark in ordered), sum(chunk.count for chunk in made)
     if rejected > records.max_reject_share * seen:
         raise BadInput(
             f"{rejected:,} of {seen:,} images were rejected, more than records.max_reject_share="
-            f"{records.max_reject_share:g}; why stands in {folder / 'rejects.csv'}"
+            f"{records.max_reject_share:g}; the reasons are in {folder / 'rejects.csv'}"
         )
-    space = replace(plan.space, counts=_counts(plan.space, ordered))
+    space = replace(selected.space, counts=_counts(selected.space, ordered))
     write_json(folder / "labels.json", space.to_json())
-    shards = [
-        {key: mark[key] for key in ("file", "source", "split", "count", "bytes", "sha256")}
-        for mark in ordered
-        if mark["file"]
-    ]
+    kept = ("file", "source", "split", "count", "bytes", "sha256")
+    shards = [{key: mark[key] for key in kept} for mark in ordered if mark["file"]]
     images = sum(shard["count"] for shard in shards)
     manifest = {
         **identity,
@@ -98,57 +83,55 @@ def main(config: Run) -> None:
         "near_duplicates": records.near_duplicates,
         "shards": shards,
     }
-    if not _is_written(folder, manifest):
+    earlier = folder / "manifest.json"  # written last
+    if not (earlier.exists() and (folder / "duplicates.csv").exists() and read_json(earlier) == manifest):
         rows = duplicates.rows(find_duplicates(config, folder, made, ordered))
-        write_text(folder / "duplicates.csv", _csv(duplicates.COLUMNS, rows))
+        write_csv(folder / "duplicates.csv", duplicates.COLUMNS, rows)
         write_json(folder / "manifest.json", manifest)
     print(table(space, ordered))
-    short = [known for known in space.classes if sum(space.counts[known]) < max(records.min_per_class, 1)]
+    short = [class_id for class_id in space.classes if sum(space.counts[class_id]) < max(records.min_per_class, 1)]
     if short:
         print(f"warning: {len(short)} classes fell below records.min_per_class by rejects, e.g. {short[0]}")
-    if plan.too_small:
-        print(
-            f"left out: {len(plan.too_small)} images of classes below records.min_per_class={records.min_per_class}"
-        )
+    if few := len(selected.too_small):
+        print(f"left out: {few} images of classes below records.min_per_class={records.min_per_class}")
     with (folder / "duplicates.csv").open(encoding="utf-8", newline="") as file:
         for kind, count in Counter(row["kind"] for row in csv.DictReader(file)).items():
-            print(
-                f"warning: {count} images stand in two splits ({kind} duplicates): {folder / 'duplicates.csv'}"
-            )
+            print(f"warning: {count} images are in two splits ({kind} duplicates): {folder / 'duplicates.csv'}")
     print(
         f"records: {images:,} images in {len(shards)} shards, {len(space.classes):,} classes, {len(rejects):,} rejects "
         f"→ {folder}"
     )
 
 
-def build_chunks(config: Run, folder: Path, chunks: list[Chunk]) -> dict[str, dict[str, Any]]:
-    """Makes the chunks that are not done yet. Returns stem → mark, of all of them."""
+def build_chunks(config: Run, folder: Path, todo: list[Chunk]) -> dict[str, dict[str, Any]]:
+    """Makes the shards that are not done yet. Returns stem → mark, of all of them."""
     records = config.records
-    total = sum(chunk.count for chunk in chunks)
-    marks = {chunk.stem: mark for chunk in chunks if (mark := chunk_files.done(folder, chunk)) is not None}
-    missing = [chunk for chunk in chunks if chunk.stem not in marks]
-    pixels = Pixels(records.image_size_px, records.jpeg_quality)
+    total = sum(chunk.count for chunk in todo)
+    marks = {chunk.stem: mark for chunk in todo if (mark := chunks.read_mark(folder, chunk)) is not None}
+    missing = [chunk for chunk in todo if chunk.stem not in marks]
+    jpeg = JpegSettings(records.image_size_px, records.jpeg_quality)
     if marks:
-        print(f"tfrecords: {len(marks)} of {len(chunks)} shards are done", flush=True)
+        print(f"tfrecords: {len(marks)} of {len(todo)} shards are done", flush=True)
     if records.runner == "beam":
-        beam.make_chunks(folder, missing, pixels, records.beam_options)
-        return {chunk.stem: _mark(folder, chunk) for chunk in chunks}
-    progress = Progress("tfrecords", total, "images", done=total - sum(chunk.count for chunk in missing))
+        beam.make_shards(folder, missing, jpeg, records.beam_options)
+        marks |= {chunk.stem: mark for chunk in missing if (mark := chunks.read_mark(folder, chunk)) is not None}
+        if lost := [chunk.stem for chunk in missing if chunk.stem not in marks]:
+            raise BadInput(f"Beam ended without {lost[0]}: do its workers see {folder.absolute()}?")
+        return marks
+    progress = console.Progress("tfrecords", total, "images", done=total - sum(chunk.count for chunk in missing))
     rejected = sum(len(mark["rejects"]) for mark in marks.values())
     workers = min(records.workers if records.workers > 0 else cores(), max(len(missing), 1))
-    for chunk, mark in in_processes(partial(chunk_files.make, folder, pixels), missing, workers):
+    for chunk, mark in in_processes(partial(chunks.make_shard, folder, jpeg), missing, workers):
         marks[chunk.stem] = mark
         rejected += len(mark["rejects"])
         progress.add(chunk.count, f"{rejected} rejects")
     return marks
 
 
-def find_duplicates(
-    config: Run, folder: Path, chunks: list[Chunk], marks: list[dict[str, Any]]
-) -> list[Pair]:
+def find_duplicates(config: Run, folder: Path, made: list[Chunk], marks: list[dict[str, Any]]) -> list[Pair]:
     """The same picture in two splits, exact and (`records.near_duplicates`) near."""
     images: list[duplicates.Image] = []
-    for chunk, mark in zip(chunks, marks, strict=True):
+    for chunk, mark in zip(made, marks, strict=True):
         left_out = {key for key, _, _ in mark["rejects"]}
         kept = (item.key for item, _ in chunk.items() if item.key not in left_out)
         images += [duplicates.Image(chunk.source, chunk.split, key) for key in kept]
@@ -162,34 +145,19 @@ def find_duplicates(
     return pairs
 
 
-def _mark(folder: Path, chunk: Chunk) -> dict[str, Any]:
-    mark = chunk_files.done(folder, chunk)
-    if mark is None:
-        raise BadInput(f"Beam ended without {chunk.stem}: do its workers see {folder.absolute()}?")
-    return mark
-
-
 def table(space: LabelSpace, marks: list[dict[str, Any]]) -> str:
     """Images by source and split, as text."""
-    counts = Counter((mark["source"], split) for mark in marks for split in [mark["split"]] * mark["count"])
-    rows = [["source", "classes", *SPLITS, "total"]]
+    counts: Counter[tuple[str, str]] = Counter()
+    for mark in marks:
+        counts[mark["source"], mark["split"]] += mark["count"]
     ranges = space.ranges()
-    for source in space.sources:
-        own = [counts[source, split] for split in SPLITS]
-        rows.append([source, f"{ranges[source][1]:,}", *(f"{count:,}" for count in (*own, sum(own)))])
-    sums = [sum(counts[source, split] for source in space.sources) for split in SPLITS]
-    if len(space.sources) > 1:
-        rows.append(["all", f"{len(space.classes):,}", *(f"{count:,}" for count in (*sums, sum(sums)))])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(
-            [
-                row[0].ljust(widths[0]),
-                *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)),
-            ]
-        )
-        for row in rows
-    )
+    names = [*ranges]
+    rows = [[ranges[source][1], *(counts[source, split] for split in SPLITS)] for source in names]
+    if len(rows) > 1:
+        names.append("all")
+        rows.append([sum(column) for column in zip(*rows, strict=True)])
+    texts = [[name, *(f"{count:,}" for count in [*row, sum(row[1:])])] for name, row in zip(names, rows, strict=True)]
+    return console.table(["source", "classes", *SPLITS, "total"], texts)
 
 
 def _claim(folder: Path, identity: dict[str, Any]) -> None:
@@ -199,27 +167,17 @@ def _claim(folder: Path, identity: dict[str, Any]) -> None:
         before = read_json(claim)
         if before != identity:
             what = next(key for key in ("format", "config", "listing") if before.get(key) != identity[key])
-            why = {
-                "format": "of another version of guie",
-                "config": "of another config",
-                "listing": "of other images",
-            }
+            why = {"format": "of another version of guie", "config": "of another config", "listing": "of other images"}
             raise BadInput(f"{folder} holds records {why[what]}: remove it, or choose another run_dir")
     elif folder.is_dir() and any(folder.glob("*.tfrec")):
-        raise BadInput(f"{folder} holds shards that this stage did not make: choose another run_dir")
+        raise BadInput(f"{folder} holds shards that guie tfrecords did not make: choose another run_dir")
     for stale in [*folder.glob(".partial-*"), *folder.glob(".build/.partial-*")]:
         stale.unlink(missing_ok=True)
     write_json(claim, identity)
 
 
-def _is_written(folder: Path, manifest: dict[str, Any]) -> bool:
-    """Whether the build was finished before: its last file is there and says the same."""
-    path = folder / "manifest.json"
-    return path.exists() and (folder / "duplicates.csv").exists() and read_json(path) == manifest
-
-
 def _config_fingerprint(config: Run) -> str:
-    """Of what decides the bytes; where the data lies and how many workers there are does not."""
+    """Of the keys that decide the bytes; the data's location and the number of workers do not."""
     value = asdict(config.records)
     for key in ("workers", "max_reject_share", "near_duplicates", "runner", "beam_options"):
         value.pop(key)
@@ -228,32 +186,18 @@ def _config_fingerprint(config: Run) -> str:
     return fingerprint(value)
 
 
-def _listing_fingerprint(plan: Plan) -> str:
-    return fingerprint([(chunk.stem, chunk_files.fingerprint(chunk)) for chunk in plan.chunks])
-
-
-def _kept(space: LabelSpace, marks: dict[str, dict[str, Any]]) -> Counter[ClassId]:
-    kept: Counter[ClassId] = Counter()
-    for mark in marks.values():
-        for label, count in mark["labels"].items():
-            kept[space.classes[int(label)]] += count
-    return kept
-
-
 def _counts(space: LabelSpace, marks: list[dict[str, Any]]) -> dict[ClassId, tuple[int, int, int]]:
+    """Class → images kept in train, validation, test."""
     counts: Counter[tuple[int, str]] = Counter()
     for mark in marks:
         for label, count in mark["labels"].items():
             counts[int(label), mark["split"]] += count
     return {
-        known: (counts[label, "train"], counts[label, "validation"], counts[label, "test"])
-        for label, known in enumerate(space.classes)
+        class_id: (counts[label, "train"], counts[label, "validation"], counts[label, "test"])
+        for label, class_id in enumerate(space.classes)
     }
 
 
-def _csv(columns: list[str], rows: Iterable[tuple[str, ...]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
-    return text.getvalue()
+def _kept(space: LabelSpace, marks: dict[str, dict[str, Any]]) -> dict[ClassId, int]:
+    """Class → images kept so far."""
+    return {class_id: sum(counts) for class_id, counts in _counts(space, list(marks.values())).items()}

@@ -1,7 +1,7 @@
-"""Makes one shard from its chunk of the plan: runs in a worker process, on any machine that sees the folder.
+"""Makes one shard from its chunk, in a worker process, on any machine that sees the folder.
 
-A shard counts as done when it stands under its own name and `.build/<stem>.json` tells of it. The index and the
-mark are written first and the shard is renamed last, so a finished shard is never made again.
+A shard is done when it has its final name and `.build/<stem>.json`, its mark, describes it. The index and the mark are
+written first and the shard is renamed last, so a finished shard is never made again.
 """
 
 import hashlib
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.errors import reason
 from pipeline.files import write_json, write_text
 from tfrecords.pixels import Rejected, transcode
 from tfrecords.schema import Record, serialize
@@ -21,8 +22,8 @@ from tfrecords.sources.items import as_text
 
 
 @dataclass(frozen=True)
-class Pixels:
-    """How images are stored."""
+class JpegSettings:
+    """How images are stored: the shorter side at most `size_px`; the quality of those encoded here, 1 … 100."""
 
     size_px: int
     quality: int
@@ -32,8 +33,8 @@ def mark_path(folder: Path, stem: str) -> Path:
     return folder / ".build" / f"{stem}.json"
 
 
-def done(folder: Path, chunk: Chunk) -> dict[str, Any] | None:
-    """The mark of a finished chunk, None where the shard has yet to be made."""
+def read_mark(folder: Path, chunk: Chunk) -> dict[str, Any] | None:
+    """The mark of a finished chunk; None where the shard is not done, or is that of another chunk."""
     try:
         mark = json.loads(mark_path(folder, chunk.stem).read_text(encoding="utf-8"))
         if mark["tasks"] != fingerprint(chunk):
@@ -48,26 +49,25 @@ def done(folder: Path, chunk: Chunk) -> dict[str, Any] | None:
 
 
 def fingerprint(chunk: Chunk) -> str:
-    """16 hex digits of what goes into the chunk."""
+    """16 hex digits of the chunk's keys, classes and labels, in order."""
     hasher = hashlib.blake2b(digest_size=8)
     for item, label in chunk.items():
         hasher.update(f"{item.key}\0{item.class_name}\0{label}\n".encode("utf-8", "surrogatepass"))
     return hasher.hexdigest()
 
 
-def make(folder: Path, pixels: Pixels, chunk: Chunk) -> dict[str, Any]:
-    """Reads, transcodes and writes a chunk's images; one image in memory at a time.
+def make_shard(folder: Path, jpeg: JpegSettings, chunk: Chunk) -> dict[str, Any]:
+    """Reads, transcodes and writes a chunk's images, one image in memory at a time.
 
-    Returns:
-        The mark: file ("" where nothing was kept), source, split, count, bytes, sha256, labels {label: count},
-        rejects [[key, class, reason]], hashes (of the images as found), tasks.
+    Returns the mark: file ("" where no image was kept), source, split, count, bytes, sha256, labels {label: count},
+    rejects [[key, class, reason]], hashes (of the images as found, one an image kept), tasks (the chunk's fingerprint).
     """
-    ready = done(folder, chunk)
-    if ready is not None:  # another worker of a distributed run was faster
-        return ready
+    finished = read_mark(folder, chunk)
+    if finished is not None:  # another worker of a distributed build was faster
+        return finished
     temporary = folder / f".partial-{chunk.stem}-{os.getpid()}"
     try:
-        mark, index = _write(temporary, chunk, pixels)
+        mark, index = _write(temporary, chunk, jpeg)
         if mark["file"]:
             write_text(index_path(folder / mark["file"]), index)
         write_json(mark_path(folder, chunk.stem), mark)
@@ -78,8 +78,8 @@ def make(folder: Path, pixels: Pixels, chunk: Chunk) -> dict[str, Any]:
     return mark
 
 
-def _write(path: Path, chunk: Chunk, pixels: Pixels) -> tuple[dict[str, Any], str]:
-    """Writes the shard to `path`; gives its mark and the text of its index."""
+def _write(path: Path, chunk: Chunk, jpeg: JpegSettings) -> tuple[dict[str, Any], str]:
+    """Writes the shard to `path`; returns its mark and the text of its index."""
     kept: Counter[int] = Counter()
     rejects: list[tuple[str, str, str]] = []
     hashes: list[str] = []
@@ -88,13 +88,14 @@ def _write(path: Path, chunk: Chunk, pixels: Pixels) -> tuple[dict[str, Any], st
         for item, label in chunk.items():
             try:
                 data = item.read()
-                stored = transcode(data, pixels.size_px, pixels.quality)
+                stored = transcode(data, jpeg.size_px, jpeg.quality)
             except Rejected as error:
                 rejects.append((item.key, item.class_name, str(error)))
                 continue
             except (OSError, ValueError) as error:
-                reason = as_text(getattr(error, "strerror", None) or str(error) or type(error).__name__)
-                rejects.append((item.key, item.class_name, f"cannot be read: {reason}"))
+                # Without the path that an OSError names: rejects.csv is the same on every machine.
+                why = as_text(getattr(error, "strerror", None) or reason(error, most=1000))
+                rejects.append((item.key, item.class_name, f"cannot be read: {why}"))
                 continue
             writer.write(serialize(Record(stored.encoded, label, item.key, chunk.source)))
             kept[label] += 1

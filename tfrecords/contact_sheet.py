@@ -1,6 +1,5 @@
-"""A picture of a records folder to look at: a row a class, its images side by side, read back from the shards."""
+"""A picture of a records folder: a row a class, its images side by side, read back from the shards."""
 
-import argparse
 import io
 import textwrap
 from dataclasses import dataclass
@@ -24,14 +23,10 @@ class Config:
 
 
 def contact_sheet(records_dir: Path, rows: int = 16, columns: int = 12, tile_px: int = 64) -> Image.Image:
-    """Draws about `rows` classes with up to `columns` images each: some of every source, spread evenly over
-    it.
+    """Draws about `rows` classes with up to `columns` images each, some of every source, evenly spaced.
 
-    Every source and split has its turn: shards are gone through side by side, so a class that lies only in
-    the last one is met too.
-
-    Raises:
-        BadInput: no labels.json, no shard, or a damaged one.
+    Shards are read side by side, so that classes of every source and split are found early. Raises BadInput: no
+    labels.json, no shard, or a damaged one.
     """
     space = labels.read(records_dir / "labels.json")
     shards = sorted(records_dir.glob("*.tfrec"))
@@ -56,9 +51,9 @@ def contact_sheet(records_dir: Path, rows: int = 16, columns: int = 12, tile_px:
     sheet = Image.new("RGB", (NAME_PX + columns * step, len(wanted) * step), "white")
     pen = ImageDraw.Draw(sheet)
     for row, label in enumerate(wanted):
-        known = space.classes[label]
-        words = textwrap.wrap(space.names.get(known, known[1]), 24, max_lines=3, placeholder=" …")
-        for line, text in enumerate([f"{label} {known[0]}", *words]):
+        source, name = space.classes[label]
+        words = textwrap.wrap(space.names.get((source, name), name), 24, max_lines=3, placeholder=" …")
+        for line, text in enumerate([f"{label} {source}", *words]):
             pen.text((4, row * step + 2 + 14 * line), text, fill="black")
         for column, encoded in enumerate(tiles[label]):
             with Image.open(io.BytesIO(encoded)) as image:
@@ -75,23 +70,6 @@ def write(records_dir: Path, out_path: Path) -> None:
         sheet.save(temporary, "JPEG", quality=90)
 
 
-def parse(argv: list[str]) -> Config:
-    parser = argparse.ArgumentParser("python -m tfrecords.contact_sheet", description=__doc__)
-    parser.add_argument("records_dir", type=Path)
-    parser.add_argument("out_path", type=Path)
-    return Config(**vars(parser.parse_args(argv)))
-
-
 def main(config: Config) -> None:
     write(config.records_dir, config.out_path)
     print(f"contact sheet: {config.out_path}")
-
-
-if __name__ == "__main__":
-    import sys
-
-    try:
-        main(parse(sys.argv[1:]))
-    except BadInput as error:
-        print(f"contact_sheet: {error}", file=sys.stderr)
-        sys.exit(2)

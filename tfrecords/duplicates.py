@@ -1,11 +1,11 @@
 """The same picture in two splits: exact (same bytes) and near (perceptual hash).
 
-An image that is trained on and tested on makes the score a measure of memory. Nothing is taken out: what stands in
-`duplicates.csv` is for the user to judge.
+A test image that was also trained on inflates the score. Nothing is removed: `duplicates.csv` lists the pairs, and the
+user judges them.
 
-The perceptual hash is 64 signs of differences between neighbours on a 9 × 8 grey thumbnail ("dHash"): the same
-photograph recoded, resized or slightly brightened keeps nearly all of them. Flat pictures share hashes with strangers
-and are left out of the search.
+The perceptual hash ("dHash") is 64 bits: the signs of the differences between neighbours on a 9 × 8 grey thumbnail. The
+same photograph recoded, resized or slightly brightened keeps nearly all of them. Flat pictures share hashes with
+unrelated ones and are left out.
 """
 
 from collections.abc import Iterable, Sequence
@@ -21,10 +21,8 @@ from tfrecords.processes import in_processes
 from tfrecords.schema import read_shard
 
 MAX_DISTANCE = 4  # bits of 64
-FLAT_SIGNS = 8  # fewer differences that are not zero than this: the hash says nothing
-BANDS = tuple(
-    np.array_split(np.arange(64), MAX_DISTANCE + 1)
-)  # two hashes ≤ 4 bits apart agree on one of five bands
+FLAT_SIGNS = 8  # with fewer differences than this that are not zero a picture counts as flat
+BANDS = tuple(np.array_split(np.arange(64), MAX_DISTANCE + 1))  # hashes ≤ 4 bits apart agree on one of five bands
 
 
 class Image(NamedTuple):
@@ -44,7 +42,7 @@ COLUMNS = ["kind", "distance", "source", "split", "key", "other_source", "other_
 
 
 def exact(images: Sequence[Image], hashes: Sequence[str]) -> list[Pair]:
-    """Images whose bytes stand in an earlier split too (train, validation, test), each with the first that has them."""
+    """Images whose bytes, by their `hashes`, are in an earlier split too, each with the first such image."""
     groups: dict[str, list[Image]] = {}
     for image, digest in zip(images, hashes, strict=True):
         groups.setdefault(digest, []).append(image)
@@ -56,12 +54,10 @@ def exact(images: Sequence[Image], hashes: Sequence[str]) -> list[Pair]:
 
 
 def near(images: Sequence[Image], hashes: np.ndarray) -> list[Pair]:
-    """Images whose hash is at most MAX_DISTANCE bits from that of an image before them in another split: the nearest.
+    """Each image with the nearest earlier image of another split, where at most MAX_DISTANCE bits differ.
 
-    Candidates agree on a whole band of bits, so not every image is compared with every other.
-
-    Args:
-        hashes: `[N]` uint64; 0 where the picture is flat.
+    Only images that agree on a whole band of bits are compared, not every image with every other. `hashes` is
+    `[N]` uint64, perceptual; 0 where the picture is flat.
     """
     splits = np.array([image.split for image in images])
     best: dict[int, tuple[int, int]] = {}  # image → (distance, other)
@@ -78,17 +74,15 @@ def near(images: Sequence[Image], hashes: np.ndarray) -> list[Pair]:
                 if not len(before):
                     continue
                 distances = np.bitwise_count(hashes[before] ^ hashes[image])
-                at = int(np.argmin(distances))
-                found = (int(distances[at]), int(before[at]))
-                if found < best.get(int(image), (MAX_DISTANCE + 1, -1)):
-                    best[int(image)] = found
-    return [
-        Pair("near", distance, images[one], images[other]) for other, (distance, one) in sorted(best.items())
-    ]
+                nearest = int(np.argmin(distances))
+                candidate = (int(distances[nearest]), int(before[nearest]))
+                if candidate < best.get(int(image), (MAX_DISTANCE + 1, -1)):
+                    best[int(image)] = candidate
+    return [Pair("near", distance, images[one], images[other]) for other, (distance, one) in sorted(best.items())]
 
 
 def perceptual_hash(encoded: bytes) -> int:
-    """64 bits of a stored JPEG; 0 where it is flat."""
+    """The 64 bits of a stored JPEG; 0 where it is flat."""
     try:
         grey = simplejpeg.decode_jpeg(encoded, "GRAY", min_height=32, min_width=32)[..., 0]
     except ValueError:
@@ -101,13 +95,14 @@ def perceptual_hash(encoded: bytes) -> int:
 
 
 def perceptual_hashes(shards: Iterable[Path], workers: int) -> dict[Path, list[int]]:
-    """Shard → the hash of each of its images, in order; shards are read again, in parallel."""
+    """Shard → the perceptual hash of each of its images, in order. Rereads the shards, in parallel."""
     return dict(in_processes(_hash_shard, shards, workers))
 
 
 def _hash_shard(path: Path) -> list[int]:
-    return list(map(perceptual_hash, (record.encoded for record in read_shard(path))))
+    return [perceptual_hash(record.encoded) for record in read_shard(path)]
 
 
 def rows(pairs: Iterable[Pair]) -> list[tuple[str, ...]]:
+    """Rows of duplicates.csv, see COLUMNS."""
     return [(pair.kind, str(pair.distance), *pair.image, *pair.other) for pair in pairs]

@@ -13,15 +13,15 @@ _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
 def markers(data: bytes) -> Iterator[int]:
     """The second byte of each marker behind SOI, in order, up to and with EOI.
 
-    What stands behind EOI is no part of the picture: a phone's film, a camera's second picture, junk. What lies in
-    a segment (a thumbnail, a colour profile) is passed over by the segment's length.
+    Data behind EOI (a phone's film, a camera's second picture, junk) is no part of the picture. The contents of a
+    segment (a thumbnail, a colour profile) are skipped by its length.
 
     >>> [f"{marker:x}" for marker in markers(bytes.fromhex("ffd8 ffe0 0004 ffda ffda 0002 11ff0022 ffd9 ffda"))]
     ['e0', 'da', 'd9']
     """
     at = 2
-    while found := _MARKER.search(data, at):
-        at = found.end()
+    while match := _MARKER.search(data, at):
+        at = match.end()
         yield (marker := data[at - 1])
         if marker == END_OF_IMAGE:
             return

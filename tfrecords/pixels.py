@@ -1,12 +1,10 @@
-"""Encoded image of any kind → the JPEG that is stored, or the reason why there is none.
+"""An image file of any kind → the JPEG that is stored, or the reason why it is rejected.
 
-What is done with each kind, on purpose:
-
-- a whole JPEG, RGB or grey, upright, its shorter side at or under the target: passes byte for byte (progressive too);
-- a larger one: decoded at a reduced DCT scale that still is at least the target, resized with antialiasing, encoded;
+- a whole JPEG, RGB or grey, upright, its shorter side at most the target: stored byte for byte (progressive too);
+- a larger JPEG: decoded at a reduced DCT scale that is still at least the target, resized with antialiasing, encoded;
 - EXIF orientation: turned upright; CMYK: converted; arithmetic coding: recoded (TensorFlow cannot read it);
-- PNG, WebP, GIF (first frame), BMP, TIFF, whatever the file is called: converted; alpha and palette transparency are
-  laid on white; 16-bit grey keeps its upper 8 bits; float pixels are rejected, their range is not known;
+- PNG, WebP, GIF (first frame), BMP, TIFF, whatever the file's name: converted; alpha and palette transparency go on
+  white; 16-bit grey keeps its upper 8 bits; float pixels are rejected, since their range is not known;
 - truncated or damaged data: rejected, also where a decoder would only warn and paint the rest grey;
 - more pixels than MAX_PIXELS, or a JPEG of more than MAX_SCANS scans: rejected by the header, not decoded.
 """
@@ -16,27 +14,23 @@ import math
 import struct
 import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 import simplejpeg
-from PIL import (  # Image.open does not know a kind whose plugin nobody has imported
-    BmpImagePlugin,
-    GifImagePlugin,
-    Image,
-    JpegImagePlugin,
-    PngImagePlugin,
-    TiffImagePlugin,
-    WebPImagePlugin,
-)
+from PIL import BmpImagePlugin, GifImagePlugin, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
 
+from pipeline.errors import reason
 from tfrecords.jpeg_markers import ARITHMETIC_FRAMES, START_OF_SCAN, markers
 
 MAX_PIXELS = 89_478_485  # 256 MiB of RGB; no camera photograph of the public sets comes near
 MAX_SCANS = 64  # a progressive JPEG has about ten; each costs a pass over all coefficients
-FORMATS = (  # JPEG opens MPO (a JPEG with a second picture behind it) too
+# Image.open knows only kinds whose plugin is imported. JPEG opens MPO (a JPEG with a second picture behind it) too.
+FORMATS = (
     JpegImagePlugin.JpegImageFile.format,
     PngImagePlugin.PngImageFile.format,
     WebPImagePlugin.WebPImageFile.format,
@@ -60,69 +54,50 @@ class Stored(NamedTuple):
 
 
 def transcode(data: bytes, size_px: int, quality: int) -> Stored:
-    """What is stored for an image file.
+    """The JPEG that is stored for an image file.
 
     Args:
-        data: the file, of any of FORMATS; its name's suffix plays no part.
+        data: the file's bytes, of any of FORMATS.
         size_px: the shorter side of the result is at most this.
         quality: of JPEGs that are encoded here, 1 … 100.
 
-    Raises:
-        Rejected: not an image, damaged, or too large to be decoded safely.
+    Raises Rejected: not an image, damaged, or too large to be decoded safely.
     """
     image = opened(data)
-    try:
+    with _errors_rejected(f"damaged {image.format}"):
         if image.format in ("JPEG", "MPO"):
             return _from_jpeg(data, image, size_px, quality)
-        pixels = _upright(image)
-        height, width = pixels.shape[:2]
-        return Stored(_encode(shrink(pixels, *shrunk_size(width, height, size_px)), quality, "444"), False)
-    except Rejected:
-        raise
-    except DECODER_ERRORS as error:
-        raise Rejected(f"damaged {image.format}: {error or type(error).__name__}") from None
+        return Stored(_shrunk_jpeg(_upright(image), size_px, quality, "444"), False)
 
 
 def read(data: bytes) -> np.ndarray:
-    """An image file at its full size, by the rules of `transcode`; for those who embed images without records.
+    """Decodes an image file at its full size, by the rules of `transcode`: for images that go into no records.
 
-    Returns:
-        uint8 `[H, W, 3]`.
-
-    Raises:
-        Rejected: not an image, damaged, or too large to be decoded safely.
+    Returns uint8 `[H, W, 3]`. Raises Rejected: not an image, damaged, or too large to be decoded safely.
     """
     image = opened(data)
-    try:
+    with _errors_rejected(f"damaged {image.format}"):
         if image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L"):
             _refuse_many_scans(data)
-            return np.ascontiguousarray(_turn(_decode(data, image, "RGB", 1), _orientation(image)))
+            return np.ascontiguousarray(_turn(_decode_jpeg(data, image, "RGB", 1), _orientation(image)))
         pixels = _upright(image)
-    except Rejected:
-        raise
-    except DECODER_ERRORS as error:
-        raise Rejected(f"damaged {image.format}: {error}") from None
     return np.ascontiguousarray(pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2))
 
 
 def opened(data: bytes) -> Image.Image:
-    """An image file of FORMATS by its header: size and mode are known, no pixel is decoded.
+    """Opens an image file by its header: its size and mode are known, no pixel is decoded.
 
-    Raises:
-        Rejected: not an image, damaged, or too large to be decoded safely.
+    Raises Rejected: not an image, damaged, or too large to be decoded safely.
     """
     if not data:
         raise Rejected("empty file")
-    try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except Image.DecompressionBombError:
-        raise Rejected(f"decompression bomb: its header says more than {MAX_PIXELS:,} pixels") from None
-    except Image.UnidentifiedImageError:
-        raise Rejected(f"not an image ({_what(data)})") from None
-    except Rejected:
-        raise
-    except DECODER_ERRORS as error:
-        raise Rejected(f"damaged header: {error}") from None
+    with _errors_rejected("damaged header"):
+        try:
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+        except Image.DecompressionBombError:
+            raise Rejected(f"decompression bomb: its header says more than {MAX_PIXELS:,} pixels") from None
+        except Image.UnidentifiedImageError:
+            raise Rejected(f"not an image ({_kind_of(data)})") from None
     if image.width * image.height > MAX_PIXELS:
         raise Rejected(
             f"decompression bomb: its header says {image.width} × {image.height} pixels, "
@@ -131,49 +106,39 @@ def opened(data: bytes) -> Image.Image:
     return image
 
 
-# What Pillow's plugins raise on damaged data, seen by fuzzing them.
+# Pillow's plugins raise these on damaged data, as fuzzing them shows.
 DECODER_ERRORS = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    TypeError,
-    IndexError,
-    KeyError,
-    AttributeError,
-    EOFError,
-    OverflowError,
-    ZeroDivisionError,
-    RuntimeError,
-    AssertionError,
-    struct.error,
-    zlib.error,
-)
+    OSError, ValueError, SyntaxError, TypeError, IndexError, KeyError, AttributeError, EOFError, OverflowError,
+    ZeroDivisionError, RuntimeError, AssertionError, struct.error, zlib.error,
+)  # fmt: skip
 
 
-def decode(encoded: bytes) -> np.ndarray:
-    """A stored JPEG, every warning of the decoder an error.
+@contextmanager
+def _errors_rejected(what: str) -> Iterator[None]:
+    """Turns a decoder's error into Rejected: `what: its reason`."""
+    try:
+        yield
+    except Rejected:
+        raise
+    except DECODER_ERRORS as error:
+        raise Rejected(f"{what}: {reason(error)}") from None
 
-    Returns:
-        uint8 `[H, W, 3]`.
 
-    Raises:
-        Rejected: damaged or no JPEG.
+def decode_stored(encoded: bytes) -> np.ndarray:
+    """Decodes a stored JPEG strictly: every warning of the decoder is an error.
+
+    Returns uint8 `[H, W, 3]`. Raises Rejected: damaged or no JPEG.
     """
     try:
         return simplejpeg.decode_jpeg(encoded)
     except ValueError as error:
-        if "subsampling" not in str(error):
-            raise Rejected(f"damaged JPEG: {error}") from None
-    try:
-        return np.asarray(Image.open(io.BytesIO(encoded), formats=FORMATS).convert("RGB"))
-    except Rejected:
-        raise
-    except DECODER_ERRORS as error:
+        if "subsampling" in str(error):  # simplejpeg knows only the usual ones
+            return read(encoded)
         raise Rejected(f"damaged JPEG: {error}") from None
 
 
 def shrunk_size(width: int, height: int, size_px: int) -> tuple[int, int]:
-    """Width and height scaled so that the shorter is `size_px`; never enlarged.
+    """Width and height scaled so that the shorter one is `size_px`; never enlarged.
 
     >>> shrunk_size(1000, 500, 250), shrunk_size(100, 90, 250)
     ((500, 250), (100, 90))
@@ -184,18 +149,13 @@ def shrunk_size(width: int, height: int, size_px: int) -> tuple[int, int]:
     return max(1, round(width * factor)), max(1, round(height * factor))
 
 
-def shrink(
-    pixels: np.ndarray, width: int, height: int, original: tuple[float, float] | None = None
-) -> np.ndarray:
+def shrink(pixels: np.ndarray, width: int, height: int, original: tuple[float, float] | None = None) -> np.ndarray:
     """uint8 `[H, W]` or `[H, W, 3]` → `[height, width]` or `[height, width, 3]`, antialiased.
 
-    A Gaussian takes away what the smaller grid cannot hold, then a cubic reads it: against Pillow's antialiased
-    bicubic 45 to 50 dB on detailed photographs (OpenCV's area average: 45), in half that one's time.
-
-    Args:
-        original: width and height of what `pixels` shows; may be fractions of a pixel less than they have, after a
-            decode at a DCT scale, which rounds up. Taken for the whole, it would shift the far edge by up to half
-            a pixel (31 dB).
+    A Gaussian removes the frequencies that the smaller grid cannot hold, then cubic interpolation samples it: 45 to 50
+    dB against Pillow's antialiased bicubic on detailed photographs (OpenCV's area average: 45), in half the time.
+    `original`: width and height of the picture in `pixels`, where a decode at a DCT scale has rounded its sides up:
+    fractions of a pixel less than the array has. Without it the far edge would shift by up to half a pixel (31 dB).
     """
     if pixels.shape[:2] == (height, width):
         return pixels
@@ -213,17 +173,15 @@ def shrink(
 def _from_jpeg(data: bytes, image: Image.Image, size_px: int, quality: int) -> Stored:
     _refuse_many_scans(data)
     if image.mode not in ("RGB", "L"):  # CMYK
-        pixels = _upright(image)
-        height, width = pixels.shape[:2]
-        return Stored(_encode(shrink(pixels, *shrunk_size(width, height, size_px)), quality, "420"), False)
+        return Stored(_shrunk_jpeg(_upright(image), size_px, quality, "420"), False)
     turned = _orientation(image)
     width, height = shrunk_size(*image.size, size_px)
     recode = turned != 1 or not ARITHMETIC_FRAMES.isdisjoint(markers(data))
     if (width, height) == image.size and not recode:
-        _decode(data, image, "GRAY", 8)  # the whole stream is read, an eighth of the pixels is made
+        _decode_jpeg(data, image, "GRAY", 8)  # reads the whole stream, computes an eighth of each side
         return Stored(data, True)
     by = reduced_by(image.size, (width, height))
-    pixels = _decode(data, image, "GRAY" if image.mode == "L" else "RGB", by)
+    pixels = _decode_jpeg(data, image, "GRAY" if image.mode == "L" else "RGB", by)
     pixels = shrink(pixels, width, height, (image.width / by, image.height / by))
     return Stored(_encode(_turn(pixels, turned), quality, "420"), False)
 
@@ -235,7 +193,7 @@ def _refuse_many_scans(data: bytes) -> None:
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF's number of how the camera was held, 1 … 8; 1 (upright) where EXIF is missing or damaged."""
+    """EXIF's orientation, 1 … 8; 1 (upright) where EXIF is missing or damaged."""
     try:
         value = image.getexif().get(0x0112, 1)
     except DECODER_ERRORS:
@@ -244,7 +202,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """`[H, W, …]` as the camera stored it → upright (sides swapped for 5 … 8)."""
+    """Turns `[H, W, …]` upright; an orientation of 5 … 8 swaps its sides."""
     if orientation >= 5:
         pixels = pixels.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):
@@ -255,36 +213,32 @@ def _turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def reduced_by(original: tuple[int, int], target: tuple[int, int]) -> int:
-    """By how much a JPEG is made smaller while it is decoded: 1, 2, 4 or 8.
+    """The factor by which a JPEG is reduced while it is decoded: 1, 2, 4 or 8.
 
-    The reduced grid is at least as fine as the target's, so nothing that the target can hold is lost. The scales
-    between (5/8 …) are slower than a full decode: libjpeg-turbo has no SIMD code for them.
+    The reduced picture is at least as large as the target, so no detail of the target is lost. The scales in between
+    (5/8 …) are slower than a full decode: libjpeg-turbo has no SIMD code for them.
 
     >>> reduced_by((1000, 800), (480, 384)), reduced_by((700, 500), (538, 384))
     (2, 1)
     """
-    return max(
-        by
-        for by in (1, 2, 4, 8)
-        if by == 1 or all(o >= by * t for o, t in zip(original, target, strict=True))
-    )
+    return max(by for by in (1, 2, 4, 8) if by == 1 or all(o >= by * t for o, t in zip(original, target, strict=True)))
 
 
-def _decode(data: bytes, image: Image.Image, colorspace: str, by: int) -> np.ndarray:
-    """uint8 `[H / by, W / by]` or `[…, 3]`, rounded up; any warning of the decoder is an error."""
+def _decode_jpeg(data: bytes, image: Image.Image, colorspace: str, by: int) -> np.ndarray:
+    """uint8 `[H / by, W / by]` or `[…, 3]`, sides rounded up; any warning of the decoder is an error."""
     width, height = (-(-side // by) for side in image.size)
     try:
         pixels = simplejpeg.decode_jpeg(data, colorspace, min_height=height, min_width=width)
     except ValueError as error:
         if "subsampling" not in str(error):
             raise Rejected(f"damaged JPEG: {error}") from None
-        # simplejpeg knows the usual chroma samplings only; Pillow takes the others, as large as they are.
+        # simplejpeg knows only the usual chroma samplings; Pillow decodes the others, at full size.
         return cv2.resize(np.asarray(image), (width, height), interpolation=cv2.INTER_AREA)
     return pixels[..., 0] if colorspace == "GRAY" else pixels
 
 
 def _upright(image: Image.Image) -> np.ndarray:
-    """Any mode → uint8 `[H, W]` or `[H, W, 3]`, turned as its EXIF says, transparency on white."""
+    """Decodes any mode → uint8 `[H, W]` or `[H, W, 3]`, turned upright by EXIF, transparency on white."""
     image.load()
     turned = _orientation(image)
     if image.mode == "F":
@@ -300,6 +254,11 @@ def _upright(image: Image.Image) -> np.ndarray:
     return _turn(np.asarray(image), turned)
 
 
+def _shrunk_jpeg(pixels: np.ndarray, size_px: int, quality: int, subsampling: str) -> bytes:
+    height, width = pixels.shape[:2]
+    return _encode(shrink(pixels, *shrunk_size(width, height, size_px)), quality, subsampling)
+
+
 def _encode(pixels: np.ndarray, quality: int, subsampling: str) -> bytes:
     pixels = np.ascontiguousarray(pixels)
     if max(pixels.shape[:2]) > 65500:
@@ -309,7 +268,8 @@ def _encode(pixels: np.ndarray, quality: int, subsampling: str) -> bytes:
     return simplejpeg.encode_jpeg(pixels, quality, "RGB", subsampling)
 
 
-def _what(data: bytes) -> str:
+def _kind_of(data: bytes) -> str:
+    """What a file that is no image seems to be."""
     if not any(data[:4096]):
         return "zeroes"
     head = data[:64].lstrip().lower()

@@ -1,4 +1,4 @@
-"""Work over processes: bounded in flight, no fork, no orphans."""
+"""Work in several processes: a bounded number of tasks at once, no fork, no orphans."""
 
 import multiprocessing
 import os
@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
 from typing import TypeVar
 
 import cv2
@@ -20,20 +21,14 @@ Result = TypeVar("Result")
 def in_processes(
     work: Callable[[Task], Result], tasks: Iterable[Task], workers: int = 0
 ) -> Iterator[tuple[Task, Result]]:
-    """`(task, work(task))` as they are done, not in order.
+    """`(task, work(task))` in the order in which they finish.
 
-    Two tasks a worker are in flight, so memory does not grow with their number.
-
-    Args:
-        work: picklable.
-        workers: 0: one a core that this process may use.
-
-    Raises:
-        BadInput: a worker was killed from outside.
+    At most two tasks a worker are submitted at once, so memory does not grow with their number. `work` must be
+    picklable; `workers` 0 is one a core that this process may use. Raises BadInput: something killed a worker.
     """
     todo = iter(tasks)
     workers = workers if workers > 0 else cores()
-    # The parent may hold TensorFlow and its threads, which a fork would copy half.
+    # No fork: the parent may hold TensorFlow, whose threads a fork does not copy.
     context = multiprocessing.get_context("spawn" if os.name == "nt" else "forkserver")
     if os.name != "nt":
         context.set_forkserver_preload(["tfrecords.chunks"])
@@ -41,11 +36,7 @@ def in_processes(
     waiting: dict[Future[Result], Task] = {}
     try:
         while True:
-            while len(waiting) < 2 * workers:
-                try:
-                    task = next(todo)
-                except StopIteration:
-                    break
+            for task in islice(todo, 2 * workers - len(waiting)):
                 waiting[pool.submit(work, task)] = task
             if not waiting:
                 return
@@ -60,15 +51,14 @@ def in_processes(
 
 
 def cores() -> int:
-    """Cores that this process may use; a container often has fewer than the machine."""
+    """Cores that this process may use; in a container often fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _start_worker() -> None:
-    """One thread a worker; and a worker whose parent was killed ends, where it would wait for work for ever."""
+    """Limits a worker to one thread, and ends it when its parent is killed: it would wait for work for ever."""
     cv2.setNumThreads(1)
-    # Decoders' chatter about images that are then stored, or rejected by name.
-    warnings.simplefilter("ignore")
+    warnings.simplefilter("ignore")  # decoders warn about images that are then stored, or rejected by name
     parent = multiprocessing.parent_process()
     assert parent is not None
 

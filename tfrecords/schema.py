@@ -1,10 +1,10 @@
-"""The record: keys and types; serialise and parse.
+"""The record: its keys and types; to bytes and back.
 
 `image/encoded` (JPEG bytes) and `image/class/label` (int64) are the keys of the public guie-* sets, so their shards
-and ours are interchangeable; `image/key` and `image/source` are ours and may be missing.
+and ours are interchangeable. `image/key` and `image/source` are ours and may be missing.
 
-Writing goes through the package `tfrecord`. Reading walks the protobuf wire format itself, because that package
-cannot be imported in a process that holds TensorFlow ("duplicate symbol"), and the scorer reads shards in one.
+Writing uses the package `tfrecord`. Reading walks the protobuf wire format itself: that package cannot be imported
+after TensorFlow ("duplicate symbol"), and training reads shards beside TensorFlow.
 """
 
 import importlib
@@ -16,21 +16,7 @@ from types import ModuleType
 from typing import NamedTuple
 
 from pipeline.errors import BadInput
-from tfrecords.shards import ShardWriter, read_payloads, shard_index
-
-__all__ = [
-    "ENCODED",
-    "KEY",
-    "LABEL",
-    "SOURCE",
-    "Record",
-    "ShardWriter",
-    "label_of",
-    "parse",
-    "read_shard",
-    "serialize",
-    "shard_index",
-]
+from tfrecords.shards import read_payloads
 
 ENCODED, LABEL, KEY, SOURCE = "image/encoded", "image/class/label", "image/key", "image/source"
 
@@ -44,13 +30,14 @@ class Record(NamedTuple):
 
 @cache
 def _example_pb2() -> ModuleType:
-    """`tfrecord.example_pb2` without torch, which the package imports wherever it is installed (2 s, 200 MB)."""
-    if "tensorflow" in sys.modules:  # one pool of message types a process: TensorFlow's is the same message
+    """`tfrecord.example_pb2` without torch, which the package imports where it is installed (2 s, 200 MB)."""
+    if "tensorflow" in sys.modules:  # a process registers a message type once; TensorFlow's is the same message
         return importlib.import_module("tensorflow.core.example.example_pb2")
     missing = object()
     before = sys.modules.get("tfrecord.torch", missing)
     if before is missing and "tfrecord" not in sys.modules:
-        sys.modules["tfrecord.torch"] = None  # type: ignore[assignment]  # its own `except ImportError` takes this
+        # With None in its place the import fails, which the package catches.
+        sys.modules["tfrecord.torch"] = None  # type: ignore[assignment]
         try:
             from tfrecord import example_pb2
         finally:
@@ -68,38 +55,37 @@ def serialize(record: Record) -> bytes:
     feature[LABEL].int64_list.value.append(record.label)
     feature[KEY].bytes_list.value.append(record.key.encode())
     feature[SOURCE].bytes_list.value.append(record.source.encode())
-    return example.SerializeToString(deterministic=True)  # a map's order is otherwise a matter of chance
+    return example.SerializeToString(deterministic=True)  # the order of a map's entries is undefined otherwise
 
 
-def parse(payload: bytes) -> Record:
+def parse_record(payload: bytes | memoryview, image: bool = True) -> Record:
     """The record of a serialised `tf.train.Example`.
 
-    Raises:
-        ValueError: not an Example, or one without image or label.
+    `image=False` leaves `encoded` empty, so that the image's bytes in a mapped file are not read. Raises ValueError:
+    not an Example, or one without image or label.
     """
-    view = memoryview(payload)
-    found: dict[str, bytes | int] = {}
+    label: int | None = None
+    found: dict[str, memoryview] = {}
     try:
-        for features in _fields(view, 1):
+        for features in _fields(memoryview(payload), 1):
             for entry in _fields(features, 1):
                 name = bytes(next(_fields(entry, 1))).decode()
-                if name in (ENCODED, LABEL, KEY, SOURCE):
-                    feature = next(_fields(entry, 2))
-                    value = _int64(feature) if name == LABEL else _bytes(feature)
+                if name == LABEL:
+                    label = _int64(next(_fields(entry, 2)))
+                elif name in (ENCODED, KEY, SOURCE):
+                    value = _bytes(next(_fields(entry, 2)))
                     if value is not None:
                         found[name] = value
-        encoded, label = found[ENCODED], found[LABEL]
-        key, source = (bytes(found.get(name, b"")).decode() for name in (KEY, SOURCE))  # type: ignore[arg-type]
-    except KeyError as error:
-        raise ValueError(f"a record without {error.args[0]}") from None
+        key, source = (bytes(found.get(name, b"")).decode() for name in (KEY, SOURCE))
     except (IndexError, StopIteration, UnicodeDecodeError):
         raise ValueError("a record that is no tf.train.Example") from None
-    assert isinstance(encoded, bytes) and isinstance(label, int)
-    return Record(encoded, label, key, source)
+    if ENCODED not in found or label is None:
+        raise ValueError(f"a record without {LABEL if ENCODED in found else ENCODED}")
+    return Record(bytes(found[ENCODED]) if image else b"", label, key, source)
 
 
 def label_of(payload: memoryview) -> int | None:
-    """The label of a serialised Example without touching its image; None where there is none."""
+    """The label of a serialised Example, found without looking at the rest; None where there is none."""
     wanted = LABEL.encode()
     try:
         for features in _fields(payload, 1):
@@ -112,22 +98,17 @@ def label_of(payload: memoryview) -> int | None:
 
 
 def read_shard(path: Path) -> Iterator[Record]:
-    """Every record of a shard, in order, checksums checked.
-
-    Raises:
-        BadInput: damage; names the shard and the offset.
-    """
+    """Every record of a shard, in order; checks their CRCs. Raises BadInput: damage; names the shard and the offset."""
     for offset, payload in read_payloads(Path(path)):
         try:
-            record = parse(payload)
+            record = parse_record(payload)
         except ValueError as error:
-            raise BadInput(
-                f"{path}: expected {ENCODED} and {LABEL} in the record at offset {offset}: {error}"
-            ) from None
+            raise BadInput(f"{path}: expected {ENCODED} and {LABEL} in record at offset {offset}: {error}") from None
         yield record
 
 
 def _varint(view: memoryview, at: int) -> tuple[int, int]:
+    """The integer that begins at `at`, and where the next field begins."""
     value = shift = 0
     while True:
         byte = view[at]
@@ -141,7 +122,7 @@ def _varint(view: memoryview, at: int) -> tuple[int, int]:
 
 
 def _fields(view: memoryview, wanted: int) -> Iterator[memoryview]:
-    """The length-delimited fields numbered `wanted` of a message, as views (no copy)."""
+    """The values of the fields numbered `wanted` of a message, as views (no copy)."""
     at = 0
     while at < len(view):
         tag, at = _varint(view, at)
@@ -162,15 +143,14 @@ def _fields(view: memoryview, wanted: int) -> Iterator[memoryview]:
             yield view[start:at]
 
 
-def _bytes(feature: memoryview) -> bytes | None:
-    for values in _fields(feature, 1):  # Feature.bytes_list
-        for value in _fields(values, 1):
-            return bytes(value)
-    return None
+def _bytes(feature: memoryview) -> memoryview | None:
+    """The first value of Feature.bytes_list."""
+    return next((value for values in _fields(feature, 1) for value in _fields(values, 1)), None)
 
 
 def _int64(feature: memoryview) -> int | None:
-    for values in _fields(feature, 3):  # Feature.int64_list, its values packed or not
+    """The first value of Feature.int64_list, packed or not."""
+    for values in _fields(feature, 3):
         for value in _fields(values, 1):
             number, _ = _varint(value, 0)
             return number - (1 << 64) if number >= 1 << 63 else number

@@ -1,11 +1,12 @@
-"""The TFRecord file format: framing, checksums, the index beside a shard. No protobuf, no TensorFlow.
+"""The TFRecord file format: frames, CRCs, the index beside a shard. No protobuf, no TensorFlow.
 
-A shard is a chain of framed records, each `length uint64 | crc of length uint32 | payload | crc of payload uint32`,
-little endian; the CRCs are CRC-32C, masked. The index is a text file of `offset length` lines (the form of the
-package tfrecord's `tfrecord2idx`): where each framed record begins, and its length with the frame, in bytes.
+A shard is a sequence of framed records, each `length uint64 | CRC of length uint32 | payload | CRC of payload uint32`,
+little endian; the CRCs are CRC-32C, masked. The index is a text file of `offset length` lines, as the package
+tfrecord's `tfrecord2idx` writes it: the span of each framed record (frame included), in bytes.
 """
 
 import hashlib
+import mmap
 import os
 import struct
 from collections.abc import Iterator
@@ -18,23 +19,31 @@ import numpy as np
 from pipeline.errors import BadInput
 
 HEADER_BYTES, FOOTER_BYTES = 12, 4
-MAX_PAYLOAD_BYTES = (
-    1 << 30
-)  # a longer "length" is a damaged frame; believing it would ask for that much memory
+FRAME_BYTES = HEADER_BYTES + FOOTER_BYTES
+MAX_PAYLOAD_BYTES = 1 << 30  # a longer "length" is damage; believing it would allocate that much memory
 
 
 def masked_crc(data: bytes) -> int:
-    """CRC-32C of `data`, rotated and offset as the format asks."""
+    """CRC-32C of `data`, rotated and offset as the format requires."""
     crc = crc32c.crc32c(data)
     return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def frame(payload: bytes) -> bytes:
-    """One framed record: `len(payload) + 16` bytes."""
+    """One framed record: `len(payload) + FRAME_BYTES` bytes."""
     length = struct.pack("<Q", len(payload))
-    return b"".join(
-        (length, struct.pack("<I", masked_crc(length)), payload, struct.pack("<I", masked_crc(payload)))
-    )
+    return b"".join((length, struct.pack("<I", masked_crc(length)), payload, struct.pack("<I", masked_crc(payload))))
+
+
+def unframed(framed: bytes, length: int) -> bytes:
+    """The payload of one framed record.
+
+    `framed` is what was read of it, `length` its bytes by the index. Raises ValueError: fewer bytes, or a wrong CRC.
+    """
+    payload = framed[HEADER_BYTES:-FOOTER_BYTES]
+    if len(framed) != length or int.from_bytes(framed[-FOOTER_BYTES:], "little") != masked_crc(payload):
+        raise ValueError("wrong CRC")
+    return payload
 
 
 def index_path(shard: Path) -> Path:
@@ -42,11 +51,11 @@ def index_path(shard: Path) -> Path:
 
 
 class ShardWriter:
-    """Writes framed payloads to `path` and keeps what the index and the manifest need.
+    """Writes framed payloads to `path`, and collects what the index and the manifest need.
 
     Attributes:
         spans: `(offset, length)` of every framed record so far, in bytes.
-        sha256: of all bytes so far.
+        bytes, sha256: size and hash of the file so far.
     """
 
     def __init__(self, path: Path):
@@ -78,74 +87,62 @@ def _opened(path: Path) -> BinaryIO:
         raise BadInput(f"expected a shard, cannot read {path}: {error.strerror}") from None
 
 
-def read_payloads(path: Path, verify: bool = True) -> Iterator[tuple[int, bytes]]:
-    """`(offset, payload)` of every record; one record in memory at a time.
+def read_payloads(path: Path) -> Iterator[tuple[int, bytes]]:
+    """`(offset, payload)` of every record, one in memory at a time.
 
-    Raises:
-        BadInput: no such file, a frame that is cut off, or (with `verify`) one whose CRC is wrong; the message
-            names the shard and the offset in bytes.
+    Raises BadInput: no such file, a frame that is cut off, or one whose CRC is wrong; the message names the shard and
+    the offset in bytes.
     """
-    with _opened(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        offset = 0
-        while offset < size:
-            length = _payload_length(file, path, offset, size)
-            rest = file.read(length + FOOTER_BYTES)
-            payload = rest[:length]
-            if verify and struct.unpack("<I", rest[length:])[0] != masked_crc(payload):
-                raise BadInput(
-                    f"{path}: record at offset {offset} has a wrong CRC: the shard is damaged, build it again"
-                )
-            yield offset, payload
-            offset += HEADER_BYTES + length + FOOTER_BYTES
+    for file, offset, length in _frames(path):
+        payload, footer = file.read(length), file.read(FOOTER_BYTES)
+        if int.from_bytes(footer, "little") != masked_crc(payload):
+            raise BadInput(f"{path}: record at offset {offset} has a wrong CRC: the shard is damaged, build it again")
+        yield offset, payload
+
+
+def mapped_payloads(path: Path, spans: np.ndarray) -> Iterator[memoryview]:
+    """The payloads at `spans` (see `shard_index`); CRCs are not checked.
+
+    The file is mapped: of a payload only the pages that somebody looks at are read.
+    """
+    if not len(spans):  # an empty file cannot be mapped
+        return
+    with path.open("rb") as file:
+        # No `with` for the map: it is unmapped with the last view on it.
+        mapped = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    for offset, length in spans.tolist():
+        yield mapped[offset + HEADER_BYTES : offset + length - FOOTER_BYTES]
 
 
 def walk(path: Path) -> np.ndarray:
-    """The spans of a shard found by its framing alone (only headers are read).
+    """The spans of a shard by its frames alone: reads only their headers.
 
-    Returns:
-        `[N, 2]` int64: offset and length of each framed record, in bytes.
-
-    Raises:
-        BadInput: as `read_payloads`, of which only the headers' CRC is checked.
+    Returns `[N, 2]` int64: offset and length of each framed record, in bytes. Raises BadInput as `read_payloads`; only
+    the CRCs of the headers are checked.
     """
-    spans = []
-    with _opened(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        offset = 0
-        while offset < size:
-            length = HEADER_BYTES + _payload_length(file, path, offset, size) + FOOTER_BYTES
-            spans.append((offset, length))
-            offset += length
-            file.seek(offset)
+    spans = [(offset, length + FRAME_BYTES) for _, offset, length in _frames(path)]
     return np.array(spans, dtype=np.int64).reshape(-1, 2)
 
 
 def shard_index(path: Path) -> np.ndarray:
-    """The spans of a shard: from `<stem>.index` beside it, else (the public guie-* sets) by walking the framing.
+    """The spans of a shard: from `<stem>.index` beside it, else (the public guie-* sets) by `walk`.
 
-    Returns:
-        `[N, 2]` int64: offset and length of each framed record, in bytes.
-
-    Raises:
-        BadInput: no such shard, a damaged frame, or an index that is of another shard.
+    Returns `[N, 2]` int64: offset and length of each framed record, in bytes. Raises BadInput: no such shard, a damaged
+    frame, or the index of another shard.
     """
     beside = index_path(path)
     if not beside.is_file():
         return walk(path)
     try:
-        numbers = np.array(beside.read_text(encoding="ascii").split(), dtype=np.int64)
-        spans = numbers.reshape(-1, 2)
+        spans = np.array(beside.read_text(encoding="ascii").split(), dtype=np.int64).reshape(-1, 2)
     except (ValueError, OverflowError):
         raise BadInput(f"{beside} is not an index (lines of `offset length`): remove it") from None
-    try:
-        size = path.stat().st_size
-    except OSError as error:
-        raise BadInput(f"expected a shard, cannot read {path}: {error.strerror}") from None
+    with _opened(path) as file:
+        size = os.fstat(file.fileno()).st_size
     ends = spans.sum(axis=1)
     starts = np.concatenate([[0], ends[:-1]])
-    if (spans[:, 0] != starts[: len(spans)]).any() or (int(ends[-1]) if len(ends) else 0) != size:
-        last = int(ends[-1]) if len(ends) else 0
+    last = int(ends[-1]) if len(ends) else 0
+    if (spans[:, 0] != starts[: len(spans)]).any() or last != size:
         raise BadInput(
             f"{path} has {size} bytes, its index ends at offset {last}: one of them is half-written or of "
             f"another shard; build the shard again, or remove the index if the shard is right"
@@ -153,17 +150,22 @@ def shard_index(path: Path) -> np.ndarray:
     return spans
 
 
-def _payload_length(file: BinaryIO, path: Path, offset: int, size: int) -> int:
-    header = file.read(HEADER_BYTES)
-    if len(header) < HEADER_BYTES:
-        raise BadInput(f"{path}: record at offset {offset} is cut off: the shard is half-written")
-    length, crc = struct.unpack("<QI", header)
-    if crc != masked_crc(header[:8]) or length > MAX_PAYLOAD_BYTES:
-        raise BadInput(
-            f"{path}: no record begins at offset {offset} (wrong length CRC): the shard is damaged or is no TFRecord"
-        )
-    if offset + HEADER_BYTES + length + FOOTER_BYTES > size:
-        raise BadInput(
-            f"{path}: record at offset {offset} is cut off at byte {size}: the shard is half-written"
-        )
-    return length
+def _frames(path: Path) -> Iterator[tuple[BinaryIO, int, int]]:
+    """`(file, offset, payload length)` of every framed record; the file stands at the payload. BadInput by damage."""
+    with _opened(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        offset = 0
+        while offset < size:
+            file.seek(offset)
+            header = file.read(HEADER_BYTES)
+            length, crc = struct.unpack("<QI", header.ljust(HEADER_BYTES, b"\0"))
+            whole = len(header) == HEADER_BYTES
+            if whole and (crc != masked_crc(header[:8]) or length > MAX_PAYLOAD_BYTES):
+                raise BadInput(
+                    f"{path}: no record begins at offset {offset} (wrong length CRC): the shard is damaged or is no "
+                    "TFRecord"
+                )
+            if not whole or offset + length + FRAME_BYTES > size:
+                raise BadInput(f"{path}: record at offset {offset} is cut off at byte {size}: it is half-written")
+            yield file, offset, length
+            offset += length + FRAME_BYTES

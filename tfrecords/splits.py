@@ -1,4 +1,4 @@
-"""Which images are taken, and which split they go to: by hash alone, so order and machine do not matter."""
+"""Which images are selected, and which split each goes to: by hash alone, so order and machine do not matter."""
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,16 +7,19 @@ from tfrecords.labels import SPLITS
 
 
 def digest(salt: str, text: str) -> int:
-    """64 bits of BLAKE2b. Each use has a salt of its own: the images of a capped class are those of the lowest
-    hashes, and one hash for both cap and split would put them all in one split."""
+    """64 bits of BLAKE2b.
+
+    Each use has its own salt. The images of a capped class are those of the lowest hashes: were the split decided by
+    the same hash, all of them would go to one split.
+    """
     data = text.encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(data, digest_size=8, person=salt.encode()).digest(), "big")
 
 
 def split_classes(classes: Iterable[str], shares: Mapping[str, float]) -> dict[str, str]:
-    """Whole classes → splits, in exact shares by largest remainder, so the counts do not vary by chance.
+    """Class → split, whole classes in exact shares by largest remainder: the counts do not vary by chance.
 
-    Classes are dealt in the order of their hash: a class that is added moves few others.
+    Classes are assigned in the order of their hash, so a new class moves few others.
 
     >>> from collections import Counter
     >>> sorted(Counter(split_classes(map(str, range(96)), {"train": 0.667, "validation": 0.083, "test": 0.25})
@@ -29,33 +32,31 @@ def split_classes(classes: Iterable[str], shares: Mapping[str, float]) -> dict[s
     by_remainder = sorted(range(len(SPLITS)), key=lambda i: (counts[i] - exact[i], i))
     for i in by_remainder[: len(ordered) - sum(counts)]:
         counts[i] += 1
-    dealt = [split for split, count in zip(SPLITS, counts, strict=True) for _ in range(count)]
-    return dict(zip(ordered, dealt, strict=True))
+    splits = [split for split, count in zip(SPLITS, counts, strict=True) for _ in range(count)]
+    return dict(zip(ordered, splits, strict=True))
 
 
 def split_item(key: str, shares: Mapping[str, float]) -> str:
-    """The split of one image, drawn with probability `shares`; only its own key decides."""
-    at = digest("item-split", key) / 2**64
+    """The split of one image, each with probability `shares`; the key alone decides."""
+    position = digest("item-split", key) / 2**64  # in [0, 1]
     for split in SPLITS[:-1]:
-        if at < shares[split]:
+        if position < shares[split]:
             return split
-        at -= shares[split]
+        position -= shares[split]
     return next(split for split in reversed(SPLITS) if shares[split] > 0)
 
 
 class Lowest:
-    """The `cap` lowest-ranked entries of a stream, in bounded memory (`2 × cap` at most).
-
-    Ranks above `after` only, so the next ones can be asked for later.
-    """
+    """The `cap` lowest-ranked entries of a stream, in bounded memory (at most `2 × cap` entries)."""
 
     __slots__ = ("after", "cap", "entries", "limit", "seen")
 
     def __init__(self, cap: int, after: tuple | None = None):
-        self.cap, self.after = cap, after
+        self.cap = cap
+        self.after = after  # only ranks above it count, so the next entries of the same stream can be had later
         self.entries: list[tuple] = []
         self.limit: tuple | None = None
-        self.seen = 0
+        self.seen = 0  # entries offered
 
     def offer(self, rank: tuple, entry: object) -> None:
         self.seen += 1

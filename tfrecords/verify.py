@@ -1,15 +1,13 @@
-"""Stage: rereads every shard.
+"""COMMAND  rereads every shard.
 
-    guie verify RECORDS_DIR [--workers N]
+guie verify RECORDS_DIR [--workers N]
+<run_dir>/records/ → every problem with its shard and offset, on the screen
 
-Checks each shard's bytes and hash against manifest.json, every frame's CRC, the index, the count, that every record
-parses, that its label is one of labels.json and its source the shard's, and that every image decodes without a
-warning. Prints every problem with its shard and offset. Shards without a manifest (the public guie-* sets) are
-checked for all but the hash and the labels.
+Checks the bytes and the hash of each shard against manifest.json, the CRC of every frame, the index and the count; that
+every record parses, its label is in labels.json and its source is the shard's; that every image decodes without a
+warning. Shards without a manifest (the public guie-* sets) are checked for all but hashes, labels and sources.
 """
 
-import argparse
-import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,12 +18,12 @@ import numpy as np
 
 from pipeline.console import Progress
 from pipeline.errors import BadInput
-from pipeline.files import read_json
+from pipeline.files import file_sha256, read_json
 from tfrecords import labels as label_spaces
-from tfrecords.pixels import Rejected, decode
+from tfrecords.pixels import Rejected, decode_stored
 from tfrecords.processes import in_processes
-from tfrecords.schema import parse as parse_record
-from tfrecords.shards import index_path, read_payloads, shard_index
+from tfrecords.schema import parse_record
+from tfrecords.shards import FRAME_BYTES, index_path, read_payloads, shard_index
 
 
 @dataclass(frozen=True)
@@ -46,30 +44,20 @@ class Expected:
     labels: int | None = None  # labels are below this
 
 
-def parse(argv: list[str]) -> Config:
-    parser = argparse.ArgumentParser(
-        prog="guie verify", description="Reread every shard of a records folder."
-    )
-    parser.add_argument("records", type=Path, help="a run's records folder, or any folder of .tfrec shards")
-    parser.add_argument("--workers", type=int, default=0, help="processes; 0: one a core")
-    given = parser.parse_args(argv)
-    return Config(given.records, given.workers)
-
-
 def main(config: Config) -> None:
-    """Raises BadInput where anything is wrong; every problem has been printed by then."""
+    """Prints every problem; raises BadInput at the end where there is one."""
     expected = expectations(config.records)
-    problems = _strangers(config.records, expected)
+    problems = _unlisted(config.records, expected)
     print(f"verify: {len(expected)} shards of {config.records}", flush=True)
     progress = Progress("verify", sum(shard.count or 0 for shard in expected), "images")
     images = 0
-    found: dict[Path, list[str]] = {}
-    for shard, (count, own) in in_processes(check_shard, expected, config.workers):
+    of_shard: dict[Path, list[str]] = {}
+    for shard, (count, found) in in_processes(check_shard, expected, config.workers):
         images += count
-        found[shard.path] = own
-        progress.add(count, f"{sum(map(len, found.values()))} problems")
+        of_shard[shard.path] = found
+        progress.add(count, f"{sum(map(len, of_shard.values()))} problems")
     for shard in expected:
-        problems += found[shard.path]
+        problems += of_shard[shard.path]
     for problem in problems:
         print(problem)
     if problems:
@@ -78,10 +66,9 @@ def main(config: Config) -> None:
 
 
 def expectations(folder: Path) -> list[Expected]:
-    """What the manifest says, or without one what the shards' names say.
+    """What the manifest says of each shard; without a manifest what the shards' names say.
 
-    Raises:
-        BadInput: no such folder, no shards, a build that is not finished, a manifest of another kind.
+    Raises BadInput: no such folder, no shards, an unfinished build, a manifest of another kind.
     """
     if not folder.is_dir():
         raise BadInput(f"expected a records folder, {folder} is none")
@@ -90,9 +77,7 @@ def expectations(folder: Path) -> list[Expected]:
         classes = len(label_spaces.read(folder / "labels.json").classes)
         try:
             return [
-                Expected(
-                    folder / row["file"], row["count"], row["bytes"], row["sha256"], row["source"], classes
-                )
+                Expected(folder / row["file"], row["count"], row["bytes"], row["sha256"], row["source"], classes)
                 for row in manifest["shards"]
             ]
         except (KeyError, TypeError):
@@ -102,11 +87,9 @@ def expectations(folder: Path) -> list[Expected]:
     shards = sorted(folder.glob("*.tfrec"))
     if not shards:
         raise BadInput(f"{folder} holds no shards (*.tfrec)")
-    print(f"no manifest.json in {folder}: hashes and labels are not checked")
+    print(f"no manifest.json in {folder}: hashes, labels and sources are not checked")
     counts = [re.search(r"-(\d+)\.tfrec$", path.name) for path in shards]
-    return [
-        Expected(path, int(match[1]) if match else None) for path, match in zip(shards, counts, strict=True)
-    ]
+    return [Expected(path, int(match[1]) if match else None) for path, match in zip(shards, counts, strict=True)]
 
 
 def check_shard(shard: Expected) -> tuple[int, list[str]]:
@@ -119,18 +102,14 @@ def check_shard(shard: Expected) -> tuple[int, list[str]]:
     size = path.stat().st_size
     if shard.bytes is not None and size != shard.bytes:
         problems.append(f"{path}: {size:,} bytes, the manifest says {shard.bytes:,}")
-    elif shard.sha256 is not None:
-        with path.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != shard.sha256:
-                problems.append(f"{path}: its SHA-256 is not the manifest's")
+    elif shard.sha256 is not None and file_sha256(path) != shard.sha256:
+        problems.append(f"{path}: its SHA-256 is not the manifest's")
     try:
         for offset, payload in read_payloads(path):
-            spans.append((offset, len(payload) + 16))
-            problems += [
-                f"{path}: record at offset {offset}: {what}" for what in _check_record(payload, shard)
-            ]
+            spans.append((offset, len(payload) + FRAME_BYTES))
+            problems += [f"{path}: record at offset {offset}: {what}" for what in _check_record(payload, shard)]
     except BadInput as error:
-        problems.append(str(error))  # names the shard and the offset; nothing behind it can be found
+        problems.append(str(error))  # names the shard and the offset; the records after it cannot be found
         return len(spans), problems
     if shard.count is not None and len(spans) != shard.count:
         problems.append(f"{path}: {len(spans)} records, expected {shard.count}")
@@ -146,6 +125,7 @@ def check_shard(shard: Expected) -> tuple[int, list[str]]:
 
 
 def _check_record(payload: bytes, shard: Expected) -> Iterator[str]:
+    """What is wrong with one record."""
     try:
         record = parse_record(payload)
     except ValueError as error:
@@ -156,14 +136,12 @@ def _check_record(payload: bytes, shard: Expected) -> Iterator[str]:
     if shard.source is not None and record.source != shard.source:
         yield f"source {record.source!r}, expected {shard.source!r}"
     try:
-        decode(record.encoded)
+        decode_stored(record.encoded)
     except Rejected as error:
         yield f"image {record.key!r}: {error}"
 
 
-def _strangers(folder: Path, expected: list[Expected]) -> list[str]:
-    """Shards that the manifest does not name: a glob would train on them."""
-    known = {shard.path.name for shard in expected}
-    return [
-        f"{path}: not in the manifest" for path in sorted(folder.glob("*.tfrec")) if path.name not in known
-    ]
+def _unlisted(folder: Path, expected: list[Expected]) -> list[str]:
+    """Shards that the manifest does not name; a glob would find them and train on them."""
+    named = {shard.path.name for shard in expected}
+    return [f"{path}: not in the manifest" for path in sorted(folder.glob("*.tfrec")) if path.name not in named]

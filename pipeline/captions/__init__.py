@@ -1,0 +1,1 @@
+"""`guie captions`: how well images and their captions fit."""

@@ -15,25 +15,18 @@ LARGEST_FIELD = 10_000_000  # characters; csv's own limit would refuse a caption
 
 @dataclass(frozen=True)
 class Pair:
-    """
-    Attributes:
-        line: where the row starts in the file, from 1.
-        image: path or URL.
-        caption: as it stands in the table.
-        reason: why the row cannot be used; "" when it can.
-    """
+    """A row of the table."""
 
-    line: int
-    image: str
-    caption: str
-    reason: str = ""
+    line: int  # where the row starts in the file, from 1
+    image: str  # path or URL
+    caption: str  # as it stands in the table
+    reason: str = ""  # why the row cannot be used; "" when it can
 
 
 def read_pairs(path: Path, table: Table) -> list[Pair]:
     """All rows of the table, in order.
 
-    Raises:
-        BadInput: no such file, another encoding, an empty file, no rows, columns that are not there.
+    Raises BadInput: no such file, another encoding, an empty file, no rows, columns that are not there.
     """
     if not path.is_file():
         raise BadInput(f"table: expected a CSV file, {path} does not exist")
@@ -42,16 +35,11 @@ def read_pairs(path: Path, table: Table) -> list[Pair]:
     first = next(rows, None)
     if first is None:
         raise BadInput(f"{path}: expected a table of images and captions, the file is empty")
+    width = len(first[1])
     if table.header:
-        columns = [
-            _column(path, first[1], name, table) for name in (table.image_column, table.caption_column)
-        ]
-        width = len(first[1])
+        columns = [_column(path, first[1], name, table) for name in (table.image_column, table.caption_column)]
     else:
-        columns = [
-            _column_number(path, first[1], name) for name in (table.image_column, table.caption_column)
-        ]
-        width = len(first[1])
+        columns = [_column_number(path, first[1], name) for name in (table.image_column, table.caption_column)]
         rows = _rows(lines, table.delimiter)
     pairs = [_pair(line, fields, reason, columns, width) for line, fields, reason in rows]
     if not pairs:
@@ -88,9 +76,7 @@ def _rows(lines: list[str], delimiter: str) -> Iterator[tuple[int, list[str], st
                 first, end = end, start + reader.line_num
                 if fields is None:
                     yield first + 1, [], f"a field of more than {LARGEST_FIELD:,} characters"
-                elif end - first > 1 and (
-                    (width and len(fields) != width) or _misquoted(lines[first:end], delimiter)
-                ):
+                elif end - first > 1 and ((width and len(fields) != width) or _misquoted(lines[first:end], delimiter)):
                     yield first + 1, lines[first].rstrip("\n").split(delimiter), "a quote is never closed"
                     end = first + 1
                     break
@@ -125,19 +111,14 @@ def _misquoted(lines: list[str], delimiter: str) -> bool:
 def _decoded(path: Path, encoding: str) -> str:
     content = path.read_bytes()
     try:
-        if encoding.lower().replace("_", "-") in ("utf-8", "utf8") and content[:2] in (
-            b"\xff\xfe",
-            b"\xfe\xff",
-        ):
+        if encoding.lower().replace("_", "-") in ("utf-8", "utf8") and content[:2] in (b"\xff\xfe", b"\xfe\xff"):
             raise BadInput(f"{path} begins like UTF-16: set format.encoding=utf-16")
         text = content.decode(encoding)
     except LookupError:
         raise BadInput(f"format.encoding: no encoding {encoding!r}") from None
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
-        raise BadInput(
-            f"{path}: line {line} is not {encoding} ({error.reason}): set format.encoding, such as latin-1"
-        ) from None
+        raise BadInput(f"{path}: line {line} is not {encoding} ({error.reason}): set format.encoding") from None
     # Lines end where editors end them; splitlines would also break at the separators of Unicode.
     return io.StringIO(text.removeprefix("\ufeff"), newline=None).read()
 

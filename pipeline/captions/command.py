@@ -8,7 +8,6 @@ what is new and tries images again that could not be had.
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +18,15 @@ from pipeline.captions.caption_table import Pair, read_pairs
 from pipeline.captions.config import Captions
 from pipeline.captions.embeddings import encode_images, encode_texts
 from pipeline.captions.metering import Meter
-from pipeline.config import ImageTextModel, from_command_line, resolve_data_path, to_yaml
+from pipeline.config import ImageTextModel, resolve_data_path, to_yaml
 from pipeline.data.array_cache import ArrayCache
-from pipeline.models.dual_encoder import DualEncoder, identity
+from pipeline.models.dual_encoder import DualEncoder
 from pipeline.pages import charts
 from pipeline.retrieval.metrics import recall_at_k
 from pipeline.retrieval.search import nearest
 
 RANKS = (1, 5, 10)
 HEADER = ["line", "image", "caption", "similarity", "logit", "tokens cut", "reason"]
-
-
-def parse(argv: list[str]) -> Captions:
-    return from_command_line(Captions, argv, "captions")
 
 
 def main(config: Captions) -> None:
@@ -45,27 +40,23 @@ def main(config: Captions) -> None:
     if not encoder.trained:
         print(f"{config.model.title}: random weights, the similarities mean nothing", flush=True)
     usable = [pair for pair in pairs if not pair.reason]
-    model, folder = identity(config.model), run_dir / "embeddings"
-    of_images = ArrayCache(folder, ["images", model, asdict(encoder.preprocess), encoder.fit])
+    model, folder = encoder.identity, run_dir / "embeddings"
+    of_images = ArrayCache(folder, ["images", model, encoder.fit])
     of_texts = ArrayCache(folder, ["texts", model])
     with Meter() as meter:
-        images, reasons = encode_images(
-            [pair.image for pair in usable], root, config, encoder, of_images, meter
-        )
+        images, reasons = encode_images([pair.image for pair in usable], root, config, encoder, of_images, meter)
         texts, cut = encode_texts([pair.caption for pair in usable], encoder, of_texts, meter)
     scored = [pair for pair in usable if pair.image in images]
     similarity = np.array([images[pair.image] @ texts[pair.caption] for pair in scored], np.float32)
     others = mismatched(scored, images, texts)
-    rows = list(
-        result_rows(pairs, reasons, dict(zip(scored, similarity.tolist(), strict=True)), cut, encoder)
-    )
+    rows = list(result_rows(pairs, reasons, dict(zip(scored, similarity.tolist(), strict=True)), cut, encoder))
     summary = summarise(config.model, rows, similarity, others, meter)
     if config.retrieval and len(images) > 1:
         summary["retrieval"] = retrieval(scored, images, texts)
     files.write_csv(run_dir / "captions.csv", HEADER, rows)
     groups = {"own image": similarity.tolist(), "another image": others.tolist()}
     title = f"{config.model.title}: similarity of captions"
-    colours = [charts.CORRECT, charts.INCORRECT]
+    colours = [charts.RED, charts.BLUE]
     files.write_text(run_dir / "histogram.svg", charts.histogram(title, groups, colours, "cosine"))
     files.write_json(run_dir / "summary.json", summary)
     print_summary(summary, meter)
@@ -96,11 +87,7 @@ def retrieval(
 
 
 def result_rows(
-    pairs: list[Pair],
-    reasons: dict[str, str],
-    similarity: dict[Pair, float],
-    cut: dict[str, int],
-    encoder: DualEncoder,
+    pairs: list[Pair], reasons: dict[str, str], similarity: dict[Pair, float], cut: dict[str, int], encoder: DualEncoder
 ) -> Iterator[list[Any]]:
     """The columns of HEADER, for each row of the table."""
     for pair in pairs:
@@ -126,9 +113,7 @@ def mismatched(pairs: list[Pair], images: dict[str, np.ndarray], texts: dict[str
 def summarise(
     model: ImageTextModel, rows: list[list[Any]], similarity: np.ndarray, others: np.ndarray, meter: Meter
 ) -> dict[str, Any]:
-    reasons = Counter(
-        re.sub(r"(?<!HTTP )\b\d[\d,.]*", "N", row[-1].split(": /")[0]) for row in rows if row[-1]
-    )
+    reasons = Counter(re.sub(r"(?<!HTTP )\b\d[\d,.]*", "N", row[-1].split(": /")[0]) for row in rows if row[-1])
     return {
         "model": model.title,
         "weights": model.encoder.weights,
@@ -167,7 +152,5 @@ def _spread(values: np.ndarray) -> dict[str, float]:
     names = ("minimum", "5 %", "median", "95 %", "maximum")
     shares = np.quantile(values.astype(np.float64), (0, 0.05, 0.5, 0.95, 1))
     spread = {"mean": float(values.mean(dtype=np.float64)), "std": float(values.std(dtype=np.float64))}
-    return {
-        key: round(value, 6)
-        for key, value in {**spread, **dict(zip(names, map(float, shares), strict=True))}.items()
-    }
+    spread |= zip(names, map(float, shares), strict=True)
+    return {key: round(value, 6) for key, value in spread.items()}

@@ -24,24 +24,14 @@ BATCH = 32
 
 
 def encode_images(
-    references: list[str],
-    root: Path,
-    config: Captions,
-    encoder: DualEncoder,
-    cache: ArrayCache,
-    meter: Meter,
+    references: list[str], root: Path, config: Captions, encoder: DualEncoder, cache: ArrayCache, meter: Meter
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Encodes the images that the cache lacks, equal ones once.
 
-    A file's cache key is its content's, so files are read in every run. A URL's is that of its text, so a cached
-    URL is not fetched again. An image that could not be had is tried again in the next run.
-
-    Args:
-        references: paths, relative ones from `root`, and URLs.
-        cache: rows `vectors`, float32 [D], by this encoder's image tower.
-
-    Returns:
-        (reference → float32 [D], unit length; reference → the reason why there is none).
+    A file's cache key is its content's, so files are read in every run. A URL's is that of its text, so a cached URL is
+    not fetched again. An image that could not be had is tried again in the next run. `references` are paths, relative
+    ones from `root`, and URLs; `cache` has rows `vectors`, float32 [D], of this encoder's image tower. Returns
+    (reference → float32 [D], unit length; reference → the reason why there is none).
     """
     unique = list(dict.fromkeys(references))
     keys = {url: key for url in unique if is_url(url) and (key := content_key(url.encode())) in cache}
@@ -80,11 +70,8 @@ def encode_texts(
 ) -> tuple[dict[str, np.ndarray], dict[str, int]]:
     """Tokenises all captions and encodes those that the cache lacks, each once.
 
-    Args:
-        cache: rows `vectors`, float32 [D], by this encoder's text tower.
-
-    Returns:
-        (caption → float32 [D], unit length; caption → tokens that did not fit, where there are any).
+    `cache` has rows `vectors`, float32 [D], of this encoder's text tower. Returns (caption → float32 [D], unit length;
+    caption → tokens that did not fit, where there are any).
     """
     keys = {caption: content_key(caption.encode()) for caption in captions}
     unique = list(keys)

@@ -51,12 +51,7 @@ class Refused(OSError):
 
 
 class Unfetchable(Exception):
-    """No image; the message is the reason.
-
-    Attributes:
-        passing: a retry may help.
-        pause_seconds: before a retry, as the server asks for.
-    """
+    """No image; the message is the reason. `passing`: a retry may help, after the pause that the server asks for."""
 
     def __init__(self, message: str, passing: bool = False, pause_seconds: float = 0.0):
         super().__init__(message)
@@ -84,32 +79,22 @@ def is_public(address: str) -> bool:
 def fetch(references: list[str], options: Fetch, root: Path) -> list[Fetched]:
     """Reads all references, in parallel; the answers stand in the order of the references.
 
-    Args:
-        references: URLs (http, https) or paths; relative ones are taken from `root`.
-
-    Returns:
-        One `Fetched` a reference; nothing about a single image raises. Up to `max_bytes` each in memory.
+    `references` are URLs (http, https) or paths, relative ones from `root`. Nothing about a single image raises. Holds
+    up to `max_bytes` of each in memory.
     """
     return asyncio.run(_fetch_all(references, options, root))
 
 
 async def _fetch_all(references: list[str], options: Fetch, root: Path) -> list[Fetched]:
-    connector = aiohttp.TCPConnector(
-        limit=0,  # the semaphores below limit: in the connector's own queue the time-out would run already
-        socket_factory=functools.partial(
-            _checked_socket, [ipaddress.ip_network(text) for text in options.allow_networks]
-        ),
-    )
+    networks = [ipaddress.ip_network(text) for text in options.allow_networks]
+    # The semaphores below limit: in the connector's own queue the time-out would run already.
+    connector = aiohttp.TCPConnector(limit=0, socket_factory=functools.partial(_checked_socket, networks))
     slots = asyncio.Semaphore(options.concurrency)
     hosts: dict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(options.per_host))
     async with aiohttp.ClientSession(
         connector=connector,
         # A compressed body would pass the size limit small and unpack large: none is asked for or unpacked.
-        headers={
-            "User-Agent": "guie/0.1",
-            "Accept": "image/*,*/*;q=0.1",
-            "Accept-Encoding": "identity",
-        },
+        headers={"User-Agent": "guie/0.1", "Accept": "image/*,*/*;q=0.1", "Accept-Encoding": "identity"},
         auto_decompress=False,
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=False,  # a proxy would connect in our place, past the check
@@ -150,11 +135,8 @@ async def _get(session: aiohttp.ClientSession, url: str, options: Fetch) -> byte
     try:
         async with session.get(url, timeout=timeout, max_redirects=options.max_redirects + 1) as response:
             if response.status != 200:
-                raise Unfetchable(
-                    f"HTTP {response.status}",
-                    passing=response.status in RETRIED_STATUSES,
-                    pause_seconds=_seconds(response.headers.get("Retry-After", "")),
-                )
+                pause_seconds = _seconds(response.headers.get("Retry-After", ""))
+                raise Unfetchable(f"HTTP {response.status}", response.status in RETRIED_STATUSES, pause_seconds)
             return await _body(response, options.max_bytes)
     except TimeoutError:
         raise Unfetchable(f"no whole answer within {options.timeout_seconds:g} s", passing=True) from None
@@ -163,9 +145,7 @@ async def _get(session: aiohttp.ClientSession, url: str, options: Fetch) -> byte
     except aiohttp.ClientConnectorError as error:
         if refused := re.search(r"refused: \S+ is not[^,]*", str(error.os_error)):
             raise Unfetchable(refused.group()) from None
-        raise Unfetchable(
-            f"no connection: {error.os_error.strerror or error.os_error}", passing=True
-        ) from None
+        raise Unfetchable(f"no connection: {error.os_error.strerror or error.os_error}", passing=True) from None
     except aiohttp.ClientPayloadError:
         raise Unfetchable("the body broke off", passing=True) from None
     # A redirect may hold such a URL too.

@@ -1,7 +1,7 @@
 """YAML and dotted overrides → frozen dataclasses: the keys, their ranges, and how a file is read."""
 
 from pipeline.config.keys import check, key
-from pipeline.config.loading import from_command_line, load, resolve_data_path, to_yaml
+from pipeline.config.loading import load, resolve_data_path, to_yaml
 from pipeline.config.schema import (
     Augment,
     Devices,
@@ -20,28 +20,3 @@ from pipeline.config.schema import (
     Submit,
     Train,
 )
-
-__all__ = [
-    "Augment",
-    "Devices",
-    "Embedder",
-    "Encoder",
-    "Export",
-    "ImageTextModel",
-    "Loss",
-    "Optimizer",
-    "Phase",
-    "Records",
-    "Run",
-    "Score",
-    "Source",
-    "Split",
-    "Submit",
-    "Train",
-    "check",
-    "from_command_line",
-    "key",
-    "load",
-    "resolve_data_path",
-    "to_yaml",
-]

@@ -12,12 +12,7 @@ RANGE = "range"  # of a field's metadata
 
 @dataclass(frozen=True)
 class Range:
-    """What a value may be; None and the items of a list or mapping are checked one by one.
-
-    Attributes:
-        least: the smallest value. above: the value must be larger than this. most: the largest value.
-        one_of: the words that are known.
-    """
+    """The values that a key takes: words (`one_of`), or numbers from `least` on (or larger than `above`) to `most`."""
 
     least: float | None = None
     above: float | None = None
@@ -27,11 +22,8 @@ class Range:
     def holds(self, value: Any) -> bool:
         if self.one_of:
             return value in self.one_of
-        return (
-            (self.least is None or value >= self.least)
-            and (self.above is None or value > self.above)
-            and (self.most is None or value <= self.most)
-        )
+        above = self.above is None or value > self.above
+        return above and (self.least is None or value >= self.least) and (self.most is None or value <= self.most)
 
     def __str__(self) -> str:
         """
@@ -39,13 +31,12 @@ class Range:
         ('0 … 1', 'above 0', '1 or more', 'a or b')
         """
         if self.one_of:
-            return " or ".join(
-                [", ".join(self.one_of[:-1]), self.one_of[-1]] if self.one_of[1:] else self.one_of
-            )
-        first = f"above {self.above:g}" if self.above is not None else f"{self.least:g}"
+            *others, last = self.one_of
+            return f"{', '.join(others)} or {last}" if others else last
+        first = f"{self.least}" if self.above is None else f"above {self.above}"
         if self.most is not None:
-            return f"{first} … {self.most:g}"
-        return first if self.above is not None else f"{first} or more"
+            return f"{first} … {self.most}"
+        return f"{first} or more" if self.above is None else first
 
 
 def key(
@@ -56,7 +47,10 @@ def key(
     most: float | None = None,
     one_of: Sequence[str] = (),
 ) -> Any:
-    """A dataclass field with its default and its range; a list or dict is copied for each config."""
+    """A dataclass field with its default and its range, see `Range`.
+
+    None is in every range. Each item of a list or dict must be in the range; the default is copied for each config.
+    """
     metadata = {RANGE: Range(least, above, most, tuple(one_of))}
     if isinstance(default, list | dict):
         return field(default_factory=default.copy, metadata=metadata)
@@ -64,15 +58,10 @@ def key(
 
 
 def check(config: Any, where: str = "", path: str = "") -> None:
-    """Checks every key of a config, a dataclass, against its range.
+    """Checks every key of a config, a dataclass, against its range; raises BadInput for the first that is out of it.
 
     A section may have rules over several of its keys: a method `rules()` that yields `(key, what is wrong)`.
-
-    Args:
-        where: stands before each message. path: dotted, of this section.
-
-    Raises:
-        BadInput: names the first key that is out of its range, what was expected and what came.
+    `where` stands before each message; `path` is this section's, dotted.
     """
     said = f"{where}: " if where else ""
     for each in dataclasses.fields(config):
@@ -82,15 +71,12 @@ def check(config: Any, where: str = "", path: str = "") -> None:
             if dataclasses.is_dataclass(item):
                 check(item, where, f"{at}.")
             elif allowed and item is not None and not allowed.holds(item):
-                shown = f"{item:g}" if isinstance(item, float) else repr(item)
-                raise BadInput(f"{said}{at}: expected {allowed}, got {shown}")
+                raise BadInput(f"{said}{at}: expected {allowed}, got {item!r}")
     for name, wrong in config.rules() if hasattr(config, "rules") else ():
         raise BadInput(f"{said}{path}{name}: {wrong}")
 
 
 def _items(name: str, value: Any) -> list[tuple[str, Any]]:
-    if isinstance(value, list):
-        return [(f"{name}.{place}", item) for place, item in enumerate(value)]
-    if isinstance(value, dict):
-        return [(f"{name}.{inner}", item) for inner, item in value.items()]
-    return [(name, value)]
+    """The values under a key, each with its dotted name."""
+    pairs = enumerate(value) if isinstance(value, list) else value.items() if isinstance(value, dict) else None
+    return [(name, value)] if pairs is None else [(f"{name}.{inner}", item) for inner, item in pairs]

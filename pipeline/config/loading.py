@@ -4,7 +4,6 @@ the run. Types are OmegaConf's to check, ranges stand beside the keys (`keys.key
 
 import dataclasses
 import difflib
-import sys
 import typing
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,14 +21,13 @@ Schema = TypeVar("Schema")
 def load(schema: type[Schema], path: str | Path, overrides: list[str] | None = None) -> Schema:
     """Reads a YAML file and `KEY=VALUE` overrides into `schema`, a frozen dataclass.
 
-    Raises:
-        BadInput: no such file, not YAML, a key that `schema` lacks (the nearest ones are named), a value of the
-            wrong type or out of its range, a required key left out, an override without `=` or whose value is not
-            YAML.
+    Raises BadInput: no such file, not YAML, a key that `schema` lacks (the nearest are named), a value of the wrong
+    type or out of its range, a required key left out, an override without `=` or whose value is not YAML.
     """
     path = Path(path)
     if not path.is_file():
-        raise BadInput(f"expected a config file, {path} does not exist{_near_files(path)}")
+        came = "is a folder" if path.is_dir() else f"does not exist{_near_files(path)}"
+        raise BadInput(f"expected a config file, {path} {came}")
     try:
         given = OmegaConf.load(path)
     except Exception as error:  # PyYAML's errors share no base with OmegaConf's
@@ -41,8 +39,7 @@ def load(schema: type[Schema], path: str | Path, overrides: list[str] | None = N
     _refuse_unknown_keys(schema, given, "", path)
     try:
         merged = OmegaConf.structured(schema)
-        OmegaConf.set_readonly(merged, False)
-        for node in _dataclass_nodes(merged):
+        for node in _nodes(merged):
             OmegaConf.set_readonly(node, False)
         merged = OmegaConf.merge(merged, given)
         if "name" in merged and not merged.name:
@@ -57,38 +54,20 @@ def load(schema: type[Schema], path: str | Path, overrides: list[str] | None = N
     return typing.cast(Schema, config)
 
 
-def from_command_line(schema: type[Schema], argv: list[str], command: str) -> Schema:
-    """`guie COMMAND CONFIG [KEY=VALUE …]` → config. `--help` prints the usage and exits."""
-    if not argv or argv[0] in ("-h", "--help"):
-        print(
-            f"usage: guie {command} CONFIG [KEY=VALUE …]\n\nCONFIG is a YAML file (configs/ holds some); KEY is dotted."
-        )
-        sys.exit(0 if argv else 2)
-    return load(schema, argv[0], argv[1:])
-
-
 def to_yaml(config: Any) -> str:
     """The config as run, as YAML."""
     return OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config)))
 
 
 def resolve_data_path(path: str, data_root: str) -> Path:
-    """A path of the config: absolute as it is, relative below `data_root`.
-
-    Raises:
-        BadInput: the path is relative and there is no `data_root`.
-    """
-    if Path(path).is_absolute():
-        return Path(path)
-    if not data_root:
-        raise BadInput(
-            f"{path!r} is relative to data_root, which is not set: set GUIE_DATA or data_root=FOLDER"
-        )
+    """A path of the config: absolute as it is, relative below `data_root`; BadInput where there is none."""
+    if not Path(path).is_absolute() and not data_root:
+        raise BadInput(f"{path!r} is relative to data_root, which is not set: set GUIE_DATA or data_root=FOLDER")
     return Path(data_root) / path
 
 
 def _override(given: Any, override: str) -> None:
-    """Sets the key of one `KEY=VALUE` in `given`; raises BadInput as `load`."""
+    """Sets the key of one `KEY=VALUE` in `given`."""
     key, equals, value = override.partition("=")
     if not equals or not key:
         raise BadInput(f"expected KEY=VALUE, got {override!r}")
@@ -97,14 +76,11 @@ def _override(given: Any, override: str) -> None:
         for index, part in enumerate(parts):
             rows = OmegaConf.select(given, ".".join(parts[:index])) if index else {}
             if OmegaConf.is_list(rows) and part not in map(str, range(-len(rows), len(rows))):
-                raise BadInput(
-                    f"{override}: {'.'.join(parts[:index])} has {len(rows)} entries, counted from 0"
-                )
+                raise BadInput(f"{override}: {'.'.join(parts[:index])} has {len(rows)} entries, counted from 0")
         OmegaConf.update(given, key, OmegaConf.from_dotlist([f"value={value}"]).value)
     except yaml.MarkedYAMLError as error:
         raise BadInput(
-            f"{override}: the value is not YAML ({error.problem}): put text with signs of YAML in quotes, "
-            f"{key}='\"…\"'"
+            f"{override}: the value is not YAML ({error.problem}): put text with signs of YAML in quotes, {key}='\"…\"'"
         ) from None
     except IndexError:
         raise BadInput(f"{override}: expected a dotted key such as train.seed before the '='") from None
@@ -135,14 +111,14 @@ def _refuse_unknown_keys(schema: Any, given: Any, prefix: str, path: Path) -> No
                 _refuse_unknown_keys(inner[0], OmegaConf.create(entry), f"{prefix}{key}.{index}.", path)
 
 
-def _dataclass_nodes(node: Any) -> list[Any]:
-    children = [node._get_node(key) for key in node] if OmegaConf.is_dict(node) else []
-    children = [child for child in children if OmegaConf.is_dict(child)]
-    return children + [grandchild for child in children for grandchild in _dataclass_nodes(child)]
+def _nodes(node: Any) -> list[Any]:
+    """A section and all sections below it."""
+    children = (node._get_node(key) for key in node)
+    return [node, *(each for child in children if OmegaConf.is_dict(child) for each in _nodes(child))]
 
 
 def _near_files(path: Path) -> str:
     if not path.parent.is_dir():
         return ""
-    near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], n=3, cutoff=0.3)
+    near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.y*ml")], n=3, cutoff=0.3)
     return f"; nearest: {', '.join(near)}" if near else ""

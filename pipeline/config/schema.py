@@ -30,8 +30,7 @@ class Source:
 class Split:
     """Shares of the splits; they must sum to 1. Chosen by hash, so a rerun and a larger set choose the same."""
 
-    # class: whole classes, so validation and test classes are never trained on.
-    by: str = key("class", one_of=("class", "item"))
+    by: str = key("class", one_of=("class", "item"))  # class: validation and test classes are never trained on
     train: float = key(1.0, least=0)
     validation: float = key(0.0, least=0)
     test: float = key(0.0, least=0)
@@ -71,7 +70,7 @@ class Encoder:
     mean: list[float] | None = None  # of pixels scaled to [0, 1]; None: the encoder's own
     std: list[float] | None = None
     patch_overlap_px: int = key(0, least=0)
-    stochastic_depth: float = key(0.0, least=0, most=0.999)
+    stochastic_depth: float = key(0.0, least=0, most=0.9999999)
     checkpointing: bool = False  # recompute activations in the backward pass
     architecture: dict[str, Any] = field(default_factory=dict)  # dimensions that replace the catalogue's
 
@@ -80,8 +79,7 @@ class Encoder:
 class Embedder:
     embedding_dim: int = key(64, least=1, most=64)  # at most the competition's 64
     dropout: float = key(0.2, least=0, most=0.999)
-    # Pca: of the frozen encoder's features, when the first phase runs on those
-    init: str = key("random", one_of=("random", "pca"))
+    init: str = key("random", one_of=("random", "pca"))  # pca of the encoder's features, where phase 1 runs on those
 
 
 @dataclass(frozen=True)
@@ -91,26 +89,23 @@ class Loss:
     margin_radians: float = 0.3
     subcenters: int = key(1, least=1)
     sharded: bool = False  # class centres split over the replicas: pays from some 100,000 classes on
-    # Dynamic margin: of the smallest class; margin_radians of the largest
-    largest_margin_radians: float | None = None
+    largest_margin_radians: float | None = None  # dynamic margin: the smallest class's; margin_radians the largest's
 
 
 @dataclass(frozen=True)
 class Optimizer:
     name: str = key("adamw", one_of=("adam", "adamw", "sgd", "adafactor"))
     weight_decay: float = 1e-4
-    momentum: float = 0.9  # sgd
+    momentum: float = key(0.9, least=0, most=1)  # sgd
     clip_norm: float | None = key(None, above=0)
     accumulate_steps: int = key(1, least=1)
-    # Decay of the averaged weights that are validated and exported
-    ema: float | None = key(None, least=0, most=0.9999999)
+    ema: float | None = key(None, least=0, most=0.9999999)  # decay of the averaged weights, which are exported
 
 
 @dataclass(frozen=True)
 class Augment:
     flip: bool = False
-    # Random resized crop: smallest share of the area; 1.0 is none
-    crop_scale_min: float = key(1.0, above=0, most=1)
+    crop_scale_min: float = key(1.0, above=0, most=1)  # random resized crop: smallest share of the area; 1.0 is none
     crop_aspect_max: float = key(1.33, least=1)
     color_jitter: float = key(0.0, least=0, most=1)
     rand_augment: float = key(0.0, least=0, most=1)  # magnitude
@@ -132,7 +127,7 @@ class Phase:
     layer_decay: float = key(1.0, least=0)
     margin_radians: float | None = None  # at the start of the phase; None: loss.margin_radians
     end_margin_radians: float | None = None  # None: the margin stays
-    image_size_px: int | None = None  # None: encoder.image_size_px
+    image_size_px: int | None = key(None, least=1)  # None: encoder.image_size_px
     patch_overlap_px: int | None = None  # None: encoder.patch_overlap_px
     min_images_per_class: int = 0  # classes with fewer are drawn more often
     augment: Augment = field(default_factory=Augment)
@@ -162,8 +157,7 @@ class Devices:
     host_index: int = 0
     replicas: int = key(0, least=0)  # logical CPU devices; 0: one
     precision: str = key("auto", one_of=("auto", "float32", "mixed_bfloat16"))
-    # N: the step of the TPU run on N logical CPU replicas under XLA, for a few steps
-    rehearse: int = key(0, least=0)
+    rehearse: int = key(0, least=0)  # N: the step of the TPU run on N logical CPU replicas under XLA, for a few steps
     rehearse_steps: int = key(5, least=1)
 
 
@@ -180,8 +174,7 @@ class Export:
 
 @dataclass(frozen=True)
 class Score:
-    # DATA, as `guie score`
-    index: list[str] = field(default_factory=lambda: ["{run_dir}/records/*-test-*.tfrec"])
+    index: list[str] = field(default_factory=lambda: ["{run_dir}/records/*-test-*.tfrec"])  # DATA, as `guie score`
     queries: list[str] = field(default_factory=list)  # empty: leave-one-out over the index
     references: list[str] = key(["raw_pixels", "untrained"], one_of=REFERENCES)
     batch_size: int = key(64, least=1)
@@ -194,10 +187,9 @@ class Submit:
     kernel: str = ""  # owner/slug
     message: str = ""
     encoder_model: str = ""  # owner/model/framework/variation/version: attach it and upload the head alone
-    # Owner/slug of shards, for the training notebook
-    records_datasets: list[str] = field(default_factory=list)
+    records_datasets: list[str] = field(default_factory=list)  # owner/slug of shards, for the training notebook
     extra_wheels: list[str] = field(default_factory=list)  # what the notebook's image lacks, as pip names it
-    poll_seconds: float = 30.0
+    poll_seconds: float = key(30.0, least=0)
     timeout_hours: float = 12.0
 
 

@@ -1,8 +1,7 @@
 """Arrays that a model made of some content, kept on disk: computed once, found again by content and model.
 
-A row is known by its content's key (`content_key` of an image's bytes, say), and the folder by all that decides what
-is computed from it. So nothing in a cache is ever stale: changed content has another key, another model another folder.
-Rows are written in parts, a folder of `.npy` files each; a part appears whole or not at all.
+A row is known by its content's key, the folder by all that decides what is computed from it. So nothing in a cache is
+ever stale. Rows are written in parts, a folder of `.npy` files each; a part appears whole or not at all.
 """
 
 import hashlib
@@ -51,11 +50,7 @@ class ArrayCache:
         return [key for key in dict.fromkeys(keys) if key not in self._where]
 
     def put(self, keys: Sequence[str], **arrays: np.ndarray) -> None:
-        """Keeps a row a key.
-
-        Args:
-            arrays: name → [len(keys), …], the same names in every part.
-        """
+        """Keeps a row a key; `arrays`: name → [len(keys), …], the same names in every part."""
         if not keys:
             return
         part = self.folder / fingerprint(list(keys))
@@ -69,11 +64,7 @@ class ArrayCache:
         self._add(part, keys)
 
     def get(self, keys: Sequence[str]) -> dict[str, np.ndarray]:
-        """Name → [len(keys), …], rows in the order of `keys`; memory-mapped where they are one part's, in its order.
-
-        Raises:
-            KeyError: a key without a row.
-        """
+        """Name → [len(keys), …], rows in the order of `keys`; memory-mapped where they are one part's, in its order."""
         spots = [self._where[key] for key in keys]
         parts = list(dict.fromkeys(part for part, _ in spots))
         if not parts:
@@ -83,9 +74,7 @@ class ArrayCache:
             rows = [row for _, row in spots]
             whole = rows == list(range(len(next(iter(opened[0].values())))))
             return {name: array if whole else array[rows] for name, array in opened[0].items()}
-        found = {
-            name: np.empty((len(keys), *array.shape[1:]), array.dtype) for name, array in opened[0].items()
-        }
+        found = {name: np.empty((len(keys), *array.shape[1:]), array.dtype) for name, array in opened[0].items()}
         for part, arrays in zip(parts, opened, strict=True):
             at = [place for place, (of, _) in enumerate(spots) if of == part]
             rows = [spots[place][1] for place in at]

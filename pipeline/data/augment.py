@@ -22,8 +22,8 @@ cv2.setNumThreads(1)  # tf.data runs several images at once already
 class Draws:
     """Random numbers of one image: a stateless op for each draw, keyed by (seed, number of the draw, position).
 
-    Has the methods of `tf.random.Generator` that keras-cv's layers call. The draws are numbered while the graph is
-    traced, so each op has its own key; `begin` is called where the trace begins.
+    Has the methods of `tf.random.Generator` that keras-cv's layers call. The draws are numbered from `begin` on while
+    the graph is traced, so each op has its own key.
     """
 
     def __init__(self, seed: int):
@@ -35,9 +35,7 @@ class Draws:
         self.position, self.count = tf.cast(position, tf.int64), 0
 
     def uniform(self, shape: Any, minval: Any = 0, maxval: Any = None, dtype: Any = tf.float32) -> tf.Tensor:
-        if maxval is None:
-            maxval = 1
-        return tf.random.stateless_uniform(shape, self._key(), minval, maxval, dtype)
+        return tf.random.stateless_uniform(shape, self._key(), minval, 1 if maxval is None else maxval, dtype)
 
     def normal(self, shape: Any, mean: Any = 0.0, stddev: Any = 1.0, dtype: Any = tf.float32) -> tf.Tensor:
         return tf.random.stateless_normal(shape, self._key(), mean, stddev, dtype)
@@ -77,16 +75,14 @@ def image_function(preprocess: Preprocess, augment: Augment, seed: int) -> Calla
 def decode_random_crop(encoded: tf.Tensor, augment: Augment, side: int, draws: Draws) -> tf.Tensor:
     """Scalar string → uint8 [h, w, 3]: a random window, of which only the blocks that it touches are decoded.
 
-    The window has a share a of the image's area, uniform in [crop_scale_min, 1], and an aspect r times the image's
-    own, log-uniform in [1/crop_aspect_max, crop_aspect_max]: the encoder sees whole images squashed to a square, so
-    an unstretched window is one of the image's aspect. A window at least twice `side` is decoded at the reduced size
-    that libjpeg takes straight from the DCT; the rest of the way is `resize_crop`.
+    The window's share of the area is uniform in [crop_scale_min, 1]; its aspect is the image's times a factor that is
+    log-uniform in [1/crop_aspect_max, crop_aspect_max], as the encoder sees images squashed to a square. A window at
+    least twice `side` is decoded at the reduced size that libjpeg takes from the DCT; then comes `resize_crop`.
     """
     share, stretch, down, across = tf.unstack(draws.uniform([4]))
     area = augment.crop_scale_min + (1.0 - augment.crop_scale_min) * share
     aspect = tf.exp((2.0 * stretch - 1.0) * math.log(augment.crop_aspect_max))
-    height_share = tf.minimum(tf.sqrt(area / aspect), 1.0)
-    width_share = tf.minimum(tf.sqrt(area * aspect), 1.0)
+    height_share, width_share = (tf.minimum(tf.sqrt(each), 1.0) for each in (area / aspect, area * aspect))
     shares = tf.stack([down * (1.0 - height_share), across * (1.0 - width_share), height_share, width_share])
 
     def of_jpeg() -> tf.Tensor:
@@ -127,10 +123,7 @@ def resize_crop(pixels: tf.Tensor, side: int, mirrored: tf.Tensor) -> tf.Tensor:
 
 
 def keras_cv_layers(augment: Augment, draws: Draws) -> list[Any]:
-    """keras-cv's layers for `augment`, drawing from `draws`; none of them if nothing asks for one.
-
-    They take and give {"images": float32 [S, S, 3] in 0…255}.
-    """
+    """keras-cv's layers for `augment`, drawing from `draws`; they take and give {"images": float32 [S, S, 3] 0…255}."""
     if not (augment.color_jitter or augment.rand_augment or augment.cutout):
         return []
     import keras
@@ -152,11 +145,7 @@ def keras_cv_layers(augment: Augment, draws: Draws) -> list[Any]:
             )
             layers.append(keras_cv.layers.RandomColorDegeneration(factor=0.5 * jitter))
         if augment.rand_augment:
-            layers.append(
-                keras_cv.layers.RandAugment(
-                    value_range=(0, 255), augmentations_per_image=2, magnitude=augment.rand_augment
-                )
-            )
+            layers.append(keras_cv.layers.RandAugment((0, 255), 2, magnitude=augment.rand_augment))
         if side := augment.cutout:
             layers.append(keras_cv.layers.RandomCutout((side, side), (side, side), fill_value=127.5))
     finally:
@@ -174,32 +163,21 @@ def _draw_from(layer: Any, draws: Draws) -> None:
     layer._random_generator = draws
     for name, value in list(vars(layer).items()):
         if isinstance(value, core.UniformFactorSampler):
-            setattr(layer, name, _Uniform(draws, value.lower, value.upper))
+            setattr(layer, name, _uniform(draws, value))
         elif isinstance(value, core.NormalFactorSampler):
-            setattr(layer, name, _Normal(draws, value))
+            setattr(layer, name, _normal(draws, value))
 
 
-class _Uniform:
-    """keras-cv's UniformFactorSampler on `Draws`."""
-
-    def __init__(self, draws: Draws, lower: float, upper: float):
-        self.draws, self.lower, self.upper = draws, lower, upper
-
-    def __call__(self, shape: Any = (), dtype: Any = "float32") -> tf.Tensor:
-        return self.draws.uniform(shape, self.lower, self.upper, dtype)
+def _uniform(draws: Draws, sampler: Any) -> Callable[..., tf.Tensor]:
+    return lambda shape=(), dtype="float32": draws.uniform(shape, sampler.lower, sampler.upper, dtype)
 
 
-class _Normal:
-    """keras-cv's NormalFactorSampler on `Draws`."""
+def _normal(draws: Draws, sampler: Any) -> Callable[..., tf.Tensor]:
+    def draw(shape: Any = (), dtype: Any = "float32") -> tf.Tensor:
+        drawn = draws.normal(shape, sampler.mean, sampler.stddev, dtype)
+        return tf.clip_by_value(drawn, sampler.min_value, sampler.max_value)
 
-    def __init__(self, draws: Draws, sampler: Any):
-        self.draws, self.mean, self.stddev = draws, sampler.mean, sampler.stddev
-        self.lower, self.upper = sampler.min_value, sampler.max_value
-
-    def __call__(self, shape: Any = (), dtype: Any = "float32") -> tf.Tensor:
-        return tf.clip_by_value(
-            self.draws.normal(shape, self.mean, self.stddev, dtype), self.lower, self.upper
-        )
+    return draw
 
 
 def _window(size: tf.Tensor, shares: tf.Tensor) -> tf.Tensor:

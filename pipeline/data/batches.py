@@ -5,7 +5,7 @@ The order is arithmetic (`sampler`) and records are read by number (`records`), 
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -35,12 +35,9 @@ def train_batches(
     """The training stream from step `start_step` on, without end.
 
     Args:
-        records: from `open_records`.
         preprocess: of the encoder; without augmentation the pixels are exactly those of `resize`.
-        augment: what is done to the images; every draw follows from (seed, position).
         batch_size: of all hosts together.
-        seed: of order and augmentation.
-        start_step: batches before it are not read.
+        seed: of order and augmentation: every draw follows from (seed, position).
         host: (index, hosts): this host's slice of each batch, `batch_size / hosts` images.
         label_map: int [labels]: label in the records → class that is trained; None: as they are.
         sampling: see `Positions`.
@@ -62,18 +59,13 @@ def train_batches(
         items = order.at(positions)
         return _bytes_array(records.read(items)), labels[items], positions
 
-    def read_step(step):
-        return tf.numpy_function(read, [step], [tf.string, tf.int32, tf.int64])
-
     image_of = augmentation.image_function(preprocess, augment, seed)
 
     def element(encoded, label, position):
-        encoded, label, position = (tf.ensure_shape(each, []) for each in (encoded, label, position))
         return {"images": image_of(encoded, position), "labels": label, "positions": position}
 
     each = batch_size // host[1]
-    dataset = tf.data.Dataset.counter(start_step).map(read_step).prefetch(2).unbatch()
-    dataset = dataset.map(element, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    dataset = _elements(tf.data.Dataset.counter(start_step), read, tf.int32, element)
     return dataset.batch(each, drop_remainder=True).prefetch(2)
 
 
@@ -87,10 +79,7 @@ def eval_batches(
 
     Returns:
         {"images": float32 [B, S, S, 3] in 0…255, "labels": int64 [B] as in the records, "positions": int64 [B] the
-        record's number, "valid": bool [B], False where padded}.
-
-    Raises:
-        tf.errors.OpError: while iterating, for damage; see `damage_is_bad_input`.
+        record's number, "valid": bool [B], False where padded}. Damage raises as in `train_batches`.
     """
     count = len(records)
 
@@ -98,32 +87,33 @@ def eval_batches(
         items = np.arange(start, min(start + batch_size, count), dtype=np.int64)
         return _bytes_array(records.read(items)), records.labels[items], items
 
-    def read_batch(start):
-        return tf.numpy_function(read, [start], [tf.string, tf.int64, tf.int64])
-
     def element(encoded, label, item):
-        encoded, label, item = (tf.ensure_shape(each, []) for each in (encoded, label, item))
         image = tf.ensure_shape(resize(decode(encoded), preprocess), [preprocess.image_size_px] * 2 + [3])
         return {"images": image, "labels": label, "positions": item, "valid": True}
 
-    dataset = tf.data.Dataset.range(0, count, batch_size).map(read_batch).prefetch(2).unbatch()
-    dataset = dataset.map(element, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    if not pad_to_batch:
-        return dataset.batch(batch_size).prefetch(2)
-    padding = {
-        name: tf.zeros([-count % batch_size, *spec.shape], spec.dtype)
-        for name, spec in dataset.element_spec.items()
-    }
-    filled = dataset.concatenate(tf.data.Dataset.from_tensor_slices(padding))
-    return filled.batch(batch_size, drop_remainder=True).prefetch(2)
+    dataset = _elements(tf.data.Dataset.range(0, count, batch_size), read, tf.int64, element)
+    if pad_to_batch:
+        lacking = -count % batch_size
+        padding = {name: tf.zeros([lacking, *spec.shape], spec.dtype) for name, spec in dataset.element_spec.items()}
+        dataset = dataset.concatenate(tf.data.Dataset.from_tensor_slices(padding))
+    return dataset.batch(batch_size, drop_remainder=pad_to_batch).prefetch(2)
+
+
+def _elements(numbers: tf.data.Dataset, read: Callable, label: tf.DType, element: Callable) -> tf.data.Dataset:
+    """`element` of every (encoded, label, number) that `read` gives for `numbers`, one at a time, in order."""
+
+    def scalars(*each):
+        return element(*(tf.ensure_shape(value, []) for value in each))
+
+    rows = numbers.map(lambda number: tf.numpy_function(read, [number], [tf.string, label, tf.int64]))
+    return rows.prefetch(2).unbatch().map(scalars, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
 
 @contextmanager
 def damage_is_bad_input() -> Iterator[None]:
-    """Around iteration (or as a decorator): damaged records, which TensorFlow reports as its own error and a traceback.
+    """Around iteration (or as a decorator): raises BadInput for the tf.errors.OpError of damaged records.
 
-    Raises:
-        BadInput: with the line of the thread that read (shard and offset), or that an image cannot be decoded.
+    Its message is the line of the thread that read (shard and offset), or that an image cannot be decoded.
     """
     try:
         yield
@@ -131,9 +121,7 @@ def damage_is_bad_input() -> Iterator[None]:
         if read := re.search(r"BadInput: (.+)", str(error)):
             raise BadInput(read[1]) from None
         if reason := re.search(r"jpeg::Uncompress.+|Unknown image file format.+|Invalid JPEG.+", str(error)):
-            raise BadInput(
-                f"an image of the records cannot be decoded ({reason[0]}): `guie verify` names it"
-            ) from None
+            raise BadInput(f"an image of the records cannot be decoded ({reason[0]}): `guie verify` names it") from None
         raise
 
 

@@ -18,16 +18,9 @@ from tfrecords.sources.items import as_text
 
 @dataclass(frozen=True)
 class CachedImages:
-    """
-    Attributes:
-        items: those that could be read, in order.
-        keys: their cache keys, one an item; equal images have equal keys.
-        rejects: (the item's key, the reason) of the others.
-    """
-
-    items: list[Item]
-    keys: list[str]
-    rejects: list[tuple[str, str]]
+    items: list[Item]  # those that could be read, in order
+    keys: list[str]  # their cache keys, one an item; equal images have equal keys
+    rejects: list[tuple[str, str]]  # (the item's key, the reason) of the others
 
 
 def cache_images(
@@ -87,9 +80,7 @@ def cache_images(
     return found
 
 
-def _read_ahead(
-    items: Sequence[Item], cache: ArrayCache, threads: int
-) -> Iterator[tuple[str, np.ndarray | None, str]]:
+def _read_ahead(items: Sequence[Item], cache: ArrayCache, threads: int) -> Iterator[tuple[str, np.ndarray | None, str]]:
     """(key, picture, reason) of each, in order; no picture where the cache has the key."""
 
     def read(item: Item) -> tuple[str, np.ndarray | None, str]:

@@ -11,20 +11,13 @@ DCT_METHOD = "INTEGER_ACCURATE"  # Pillow's pixels, see `decode`
 
 @dataclass(frozen=True)
 class Preprocess:
-    """How an encoder wants its pixels.
+    """How an encoder wants its pixels."""
 
-    Attributes:
-        image_size_px: side of the square that the encoder sees; images are squashed to it, not cropped.
-        mean, std: of RGB scaled to [0, 1].
-        resize: a method of `tf.image.resize`.
-        antialias: filter before shrinking, as Pillow does and OpenCV does not.
-    """
-
-    image_size_px: int
-    mean: tuple[float, float, float]
+    image_size_px: int  # side of the square that the encoder sees; images are squashed to it, not cropped
+    mean: tuple[float, float, float]  # of RGB scaled to [0, 1]
     std: tuple[float, float, float]
-    resize: str = "bicubic"
-    antialias: bool = True
+    resize: str = "bicubic"  # a method of `tf.image.resize`
+    antialias: bool = True  # filter before shrinking, as Pillow does and OpenCV does not
 
 
 def decode(encoded: tf.Tensor) -> tf.Tensor:
@@ -33,9 +26,11 @@ def decode(encoded: tf.Tensor) -> tf.Tensor:
     The accurate DCT gives Pillow's pixels, which is what scorers feed; TensorFlow's default, the fast one, is off by
     up to a few levels and no faster here.
     """
-    if tf.executing_eagerly():
-        return _decode_jpeg(encoded) if tf.io.is_jpeg(encoded) else _decode_other(encoded)
-    return tf.cond(tf.io.is_jpeg(encoded), lambda: _decode_jpeg(encoded), lambda: _decode_other(encoded))
+    return tf.cond(
+        tf.io.is_jpeg(encoded),
+        lambda: tf.io.decode_jpeg(encoded, channels=3, dct_method=DCT_METHOD),
+        lambda: tf.io.decode_image(encoded, channels=3, expand_animations=False),
+    )
 
 
 def resize(images: tf.Tensor, preprocess: Preprocess) -> tf.Tensor:
@@ -68,22 +63,10 @@ def prepare_all(images: Sequence[np.ndarray], preprocess: Preprocess) -> tf.Tens
 
 
 def resize_to_square(image: np.ndarray, preprocess: Preprocess, fit: str) -> np.ndarray:
-    """uint8 [H, W, 3] → uint8 [S, S, 3], by the encoder's own resize.
-
-    Args:
-        fit: "squash" the whole image into the square, or "crop" its central square first.
-    """
+    """uint8 [H, W, 3] → uint8 [S, S, 3] by the encoder's resize; `fit`: "squash", or "crop" the central square."""
     if fit == "crop":
         height, width = image.shape[:2]
         side = min(height, width)
         top, left = (height - side) // 2, (width - side) // 2
         image = image[top : top + side, left : left + side]
     return tf.cast(tf.round(resize(image, preprocess)), tf.uint8).numpy()
-
-
-def _decode_jpeg(encoded: tf.Tensor) -> tf.Tensor:
-    return tf.io.decode_jpeg(encoded, channels=3, dct_method=DCT_METHOD)
-
-
-def _decode_other(encoded: tf.Tensor) -> tf.Tensor:
-    return tf.io.decode_image(encoded, channels=3, expand_animations=False)

@@ -4,7 +4,7 @@ A `RecordSet` knows of every record its shard, offset, length and label, so that
 arithmetic (`pipeline/data/batches.py`): any record can be read at any time, and resuming needs no replay.
 """
 
-import mmap
+import hashlib
 import os
 import threading
 from collections import OrderedDict
@@ -17,24 +17,18 @@ import numpy as np
 
 from pipeline.errors import BadInput
 from pipeline.files import matching
-from tfrecords.schema import LABEL, label_of, parse
-from tfrecords.shards import FOOTER_BYTES, HEADER_BYTES, masked_crc, shard_index
+from tfrecords.schema import LABEL, label_of, parse_record
+from tfrecords.shards import FOOTER_BYTES, mapped_payloads, shard_index, unframed
 
 OPEN_FILES = 128  # a process may hold about a thousand; large sets have more shards than that
 
 
 class RecordSet:
-    """The records of some shards, numbered 0 … N−1 in the order of shards and offsets.
-
-    Attributes:
-        shards: the files.
-        shard: [N] int32, which of `shards` a record is in.
-        spans: [N, 2] int64, offset and length of the framed record, in bytes.
-        labels: [N] int64, as in the records.
-    """
+    """The records of some shards, numbered 0 … N−1 in the order of shards and offsets."""
 
     def __init__(self, shards: Sequence[Path], shard: np.ndarray, spans: np.ndarray, labels: np.ndarray):
-        self.shards, self.shard, self.spans, self.labels = list(shards), shard, spans, labels
+        self.shards, self.shard = list(shards), shard  # the files; int32 [N], which of them a record is in
+        self.spans, self.labels = spans, labels  # int64 [N, 2], offset and bytes of the framed record; int64 [N]
         self._files: OrderedDict[int, int] = OrderedDict()  # shard → file descriptor, least used first
         self._lock = threading.Lock()
 
@@ -53,19 +47,23 @@ class RecordSet:
 
     @cached_property
     def _names(self) -> list[tuple[str, str]]:
-        records = (parse(self.payload(item)) for item in range(len(self)))
+        records = (parse_record(self.payload(item)) for item in range(len(self)))
         return [(record.key, record.source) for record in records]
 
-    def read(self, items: np.ndarray) -> list[bytes]:
-        """The encoded images of `items` ([B] integers), checksums checked.
+    @cached_property
+    def digest(self) -> str:
+        """32 hex digits of every record's length and checksum: other images, labels or keys, other digits."""
+        found = hashlib.sha256(self.spans[:, 1].tobytes())
+        for item, (offset, length) in enumerate(self.spans.tolist()):
+            found.update(self._pread(int(self.shard[item]), offset + length - FOOTER_BYTES, FOOTER_BYTES))
+        return found.hexdigest()[:32]
 
-        Raises:
-            BadInput: damage; names the shard and the offset.
-        """
+    def read(self, items: np.ndarray) -> list[bytes]:
+        """The encoded images of `items` ([B] integers), checksums checked; BadInput: names shard and offset."""
         images = []
         for item in items:
             try:
-                images.append(parse(self.payload(int(item))).encoded)
+                images.append(parse_record(self.payload(int(item))).encoded)
             except ValueError as error:
                 raise BadInput(f"{self.place(item)}: {error}") from None
         return images
@@ -73,13 +71,12 @@ class RecordSet:
     def payload(self, item: int) -> bytes:
         """The serialised Example of one record."""
         offset, length = (int(number) for number in self.spans[item])
-        framed = self._pread(int(self.shard[item]), offset, length)
-        payload = framed[HEADER_BYTES:-FOOTER_BYTES]
-        if len(framed) < length or int.from_bytes(framed[-FOOTER_BYTES:], "little") != masked_crc(payload):
+        try:
+            return unframed(self._pread(int(self.shard[item]), offset, length), length)
+        except ValueError as error:
             raise BadInput(
-                f"{self.place(item)}: wrong CRC: the shard is damaged or has changed, build it again"
-            )
-        return payload
+                f"{self.place(item)}: {error}: the shard is damaged or has changed, build it again"
+            ) from None
 
     def place(self, item: int) -> str:
         """Where a record stands, for messages."""
@@ -100,14 +97,9 @@ class RecordSet:
 
 
 def open_records(patterns: Sequence[str | Path]) -> RecordSet:
-    """Finds the shards and every record in them.
+    """Finds the shards and every record in them, in the order of `patterns` (paths or globs), by name within one.
 
-    Args:
-        patterns: paths or globs (`**` too); a shard matched twice is taken once. Shards are read in the order of the
-            patterns, and by name within one.
-
-    Raises:
-        BadInput: a pattern matches no shard, a shard is half-written or is no TFRecord, a record has no label.
+    Raises BadInput: a pattern matches no shard, a shard is half-written or is no TFRecord, a record has no label.
     """
     shards: dict[Path, None] = {}
     for pattern in patterns:
@@ -122,30 +114,18 @@ def open_records(patterns: Sequence[str | Path]) -> RecordSet:
     counts = [len(labels) for _, labels in parts]
     if not sum(counts):
         raise BadInput(f"expected records, the {len(shards)} shards of {patterns[0]} … hold none")
-    return RecordSet(
-        list(shards),
-        np.repeat(np.arange(len(shards), dtype=np.int32), counts),
-        np.concatenate([spans for spans, _ in parts]),
-        np.concatenate([labels for _, labels in parts]),
-    )
+    spans, labels = (np.concatenate(each) for each in zip(*parts, strict=True))
+    return RecordSet(list(shards), np.repeat(np.arange(len(shards), dtype=np.int32), counts), spans, labels)
 
 
 def _shard_records(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """([n, 2] int64 spans, [n] int64 labels) of one shard. Mapped, so the images' own pages are not read."""
+    """([n, 2] int64 spans, [n] int64 labels) of one shard; reads no image."""
     spans = shard_index(path)
     labels = np.empty(len(spans), np.int64)
-    if not len(spans):
-        return spans, labels
-    with path.open("rb") as file:
-        mapped = memoryview(
-            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        )  # unmapped with its last view
-    for row, (offset, length) in enumerate(spans.tolist()):
-        label = label_of(mapped[offset + HEADER_BYTES : offset + length - FOOTER_BYTES])
+    for row, payload in enumerate(mapped_payloads(path, spans)):
+        label = label_of(payload)
         if label is None:
-            raise BadInput(
-                f"{path}: expected an Example with {LABEL} in the record at offset {offset}: the shard is damaged, "
-                "or its records are not labelled images"
-            )
+            at = f"in the record at offset {spans[row, 0]}"
+            raise BadInput(f"{path}: expected an Example with {LABEL} {at}: damaged, or no labelled images")
         labels[row] = label
     return spans, labels

@@ -16,18 +16,16 @@ class Positions:
     >>> sorted(positions.batch(0, 3).tolist()), sorted(positions.batch(1, 3).tolist())
     ([0, 1, 2], [0, 1, 2])
 
-    Args:
-        records: how many there are.
-        seed: of the order; any integer from 0.
-        sampling: integers [records], how often each record is drawn in an epoch (0: never); None: once.
+    `sampling`, integers [records], says how often each record is drawn in an epoch (0: never); None: once.
     """
 
     def __init__(self, records: int, seed: int, sampling: np.ndarray | None = None):
         entries = np.arange(records) if sampling is None else np.repeat(np.arange(records), sampling)
         if not len(entries):
             raise ValueError("expected records to draw from, got none")
-        self.entries, self.seed = entries, seed
-        self._permutation = lru_cache(maxsize=2)(self._permute)  # a batch sees two epochs at a border
+        self.entries = entries
+        # A batch sees two epochs at a border.
+        self._permutation = lru_cache(2)(lambda epoch: np.random.default_rng([seed, epoch]).permutation(entries))
 
     def __len__(self) -> int:
         """Positions in an epoch."""
@@ -46,9 +44,6 @@ class Positions:
     def batch(self, step: int, batch_size: int, host: tuple[int, int] = (0, 1)) -> np.ndarray:
         """int64 [batch_size / hosts]: this host's records of global batch `step`."""
         return self.at(batch_positions(step, batch_size, host))
-
-    def _permute(self, epoch: int) -> np.ndarray:
-        return np.random.default_rng([self.seed, epoch]).permutation(self.entries)
 
 
 def batch_positions(step: int, batch_size: int, host: tuple[int, int] = (0, 1)) -> np.ndarray:

@@ -17,7 +17,7 @@ from pipeline.config import Source
 from pipeline.errors import BadInput
 from pipeline.files import file_sha256, matching
 from tfrecords import pixels, schema, shards
-from tfrecords.sources import LAYOUTS, Item, list_configured
+from tfrecords.sources import LAYOUTS, Item, list_configured, list_source
 from tfrecords.sources.items import as_text
 from tfrecords.sources.shards import read_record
 
@@ -26,30 +26,23 @@ SPLIT_NAMES = ("train", "test", "val", "validation", "index", "query", "queries"
 
 @dataclass(frozen=True)
 class ImageSet:
-    """One domain of the score table. Classes of two label spaces differ, whatever they are called.
-
-    Attributes:
-        label_space: the same for all sets of one records folder, where a class may be in several (`merge_classes`);
-            empty: the set's own.
-    """
+    """One domain of the score table. Classes of two label spaces differ, whatever they are called."""
 
     name: str
     items: list[Item]
-    label_space: str = ""
+    label_space: str = ""  # shared by a records folder's sets, as a class may be in several; empty: the name
+
+    def class_of(self, class_name: str) -> tuple[str, str]:
+        """(label space, class): two images match where this is equal. Scores and `guie browse` go by it."""
+        return self.label_space or self.name, class_name
 
 
 def open_data(spec: str) -> list[ImageSet]:
-    """The image sets that `spec` names; `NAME=SPEC` gives a name of one's own.
-
-    Raises:
-        BadInput: nothing there, no images, an unknown layout.
-    """
-    own_name, equals, rest = spec.partition("=")
-    if equals and not Path(spec).exists() and "/" not in own_name:
+    """The image sets that `spec` names; `NAME=SPEC` names them. Raises BadInput: no images, an unknown layout."""
+    given, equals, rest = spec.partition("=")
+    if equals and not Path(spec).exists() and "/" not in given:
         sets = open_data(rest)
-        return [
-            replace(each, name=own_name if len(sets) == 1 else f"{own_name}/{each.name}") for each in sets
-        ]
+        return [replace(each, name=given if len(sets) == 1 else f"{given}/{each.name}") for each in sets]
     folder = Path(spec)
     layout, colon, root = spec.partition(":")
     if colon and layout in LAYOUTS:
@@ -89,8 +82,7 @@ def _read_one(item: Item) -> tuple[np.ndarray | None, str]:
 
 
 def _listed(name: str, layout: str, root: Path) -> ImageSet:
-    listing = LAYOUTS[layout](root)
-    items = list(listing.items)
+    items = list(list_source(layout, root).items)
     if not items:
         raise BadInput(f"{root}: no images found in the layout {layout!r}")
     return ImageSet(name, items)
@@ -100,35 +92,25 @@ def _from_shards(pattern: str) -> list[ImageSet]:
     paths = matching(pattern)
     if not paths:
         raise BadInput(f"{pattern}: no shard matches; expected <source>-<split>-<NN>-<count>.tfrec files")
-    folders = dict.fromkeys(path.parent for path in paths)
-    spaces = {folder: _label_space(folder) for folder in folders}
+    tables = {path.parent: path.parent / "labels.json" for path in paths}
+    # What a folder's labels are counted in: the digest of its labels.json; empty without one.
+    spaces = {folder: file_sha256(table) if table.is_file() else "" for folder, table in tables.items()}
     found: dict[tuple[str, str], list[Item]] = {}  # (label space, source) → its images
     for path in paths:
         offsets = shards.shard_index(path)
         for (offset, length), record in zip(offsets.tolist(), schema.read_shard(path), strict=True):
             source = record.source or path.name.split("-")[0]
             key = record.key or f"{path.name}@{offset}"
-            read = partial(read_record, str(path), offset, length)
-            image = Item(key, str(record.label), read)
+            image = Item(key, str(record.label), partial(read_record, str(path), offset, length))
             found.setdefault((spaces[path.parent], source), []).append(image)
     return [ImageSet(source, items, space) for (space, source), items in found.items()]
 
 
-def _label_space(folder: Path) -> str:
-    """What the labels of a folder's shards are counted in: a digest of its labels.json, empty without one."""
-    path = folder / "labels.json"
-    return file_sha256(path) if path.is_file() else ""
-
-
 def list_images(sources: Sequence[Source], data_root: str) -> tuple[list[Item], dict[str, str]]:
-    """Lists sources; `cap_per_class` of each holds.
+    """Lists sources → (images, keys `source/key`, in `hash_order`), (class → what a human calls it).
 
-    Returns:
-        (images in the order of their keys' hashes, so that the first N are a fair sample and a larger cap only
-        adds; keys are `source/key`), (class → what a human calls it).
-
-    Raises:
-        BadInput: the layout's, two sources of one name, and where a source has no images.
+    A source's first `cap_per_class` images of a class are taken: a larger cap only adds.
+    Raises BadInput: the layout's, two sources of one name, and where a source has no images.
     """
     images: list[Item] = []
     names: dict[str, str] = {}
@@ -139,9 +121,7 @@ def list_images(sources: Sequence[Source], data_root: str) -> tuple[list[Item], 
         listing = list_configured(source, data_root)
         found = [Item(f"{source.name}/{item.key}", item.class_name, item.read) for item in listing.items]
         if not found:
-            raise BadInput(
-                f"source {source.name}: the layout {source.layout} finds no images in {source.root}"
-            )
+            raise BadInput(f"source {source.name}: the layout {source.layout} finds no images in {source.root}")
         names.update({each: listing.names.get(each, each) for each in listing.classes})
         seen: Counter[str] = Counter()
         for image in sorted(found, key=hash_order):
@@ -152,29 +132,26 @@ def list_images(sources: Sequence[Source], data_root: str) -> tuple[list[Item], 
 
 
 def check_shared_names(index: Sequence[Source], queries: Sequence[Source]) -> None:
-    """A query's own image in the index is found by source and key, so one name must stand for one place.
+    """A query finds its own image in the index by source and key, so one name must stand for one set of files.
 
-    Raises:
-        BadInput: a name of both lists has another layout, root or options. Another `split` is the same place: a
-            set's keys are of the whole set.
+    Raises BadInput: a name of both lists has another layout, root or options. `split` may differ: a set's keys are of
+    the whole set.
     """
-    of_index = {source.name: _place(source) for source in index}
+    of_index = {source.name: source for source in index}
     for source in queries:
-        here = of_index.get(source.name, _place(source))
-        if here != _place(source):
+        first, second = (_without_split(each) for each in (of_index.get(source.name, source), source))
+        if first != second:
+            shown = (":".join([*each[:2], *(f"{k}={v}" for k, v in each[2].items())]) for each in (first, second))
             raise BadInput(
-                f"index and queries both have a source {source.name!r}, of {_shown(here)} and of "
-                f"{_shown(_place(source))}: their images would be taken for each other, rename one"
+                f"index and queries both have a source {source.name!r}, of {' and of '.join(shown)}: "
+                "their images would be taken for each other, rename one"
             )
 
 
-def _place(source: Source) -> tuple[str, str, dict[str, Any]]:
+def _without_split(source: Source) -> tuple[str, str, dict[str, Any]]:
+    """(layout, root, options) of a source."""
     options = {key: value for key, value in source.options.items() if key != "split"}
     return source.layout, os.path.normpath(source.root), options
-
-
-def _shown(place: tuple[str, str, dict[str, Any]]) -> str:
-    return ":".join([*place[:2], *(f"{key}={value}" for key, value in place[2].items())])
 
 
 def hash_order(item: Item) -> bytes:

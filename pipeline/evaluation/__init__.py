@@ -1,0 +1,1 @@
+"""An embedder and labelled images → embeddings and scores."""

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from pipeline.errors import BadInput
+from pipeline.errors import BadInput, reason
 from pipeline.evaluation import submission_zip
+from pipeline.files import file_sha256
 from pipeline.models.embedder import LARGEST_DIM
 
 OUTPUT = "embedding_norm"
@@ -21,23 +22,25 @@ Embed = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Submission:
-    """uint8 [B, H, W, 3] → float32 [B, D]. `fingerprint` changes when the model does."""
+    """An embedder that was called and keeps the contract."""
 
     handle: str
-    embed: Embed
+    embed: Embed  # uint8 [B, H, W, 3] → float32 [B, embedding_dim]
     embedding_dim: int
-    fingerprint: str
+    fingerprint: str  # 16 hex digits of the model's files; of a Hub model its handle
 
 
 def load(handle: str) -> Submission:
-    """Loads an embedder and tries it on one image.
+    """Loads an embedder and calls it on a grey image.
 
-    Raises:
-        BadInput: no such file, not a model, another signature, output of another shape, more than 64 dimensions.
+    Raises BadInput: no such file, not a model, another signature, output of another shape, more than 64 dimensions.
     """
     path = Path(handle)
     if path.is_file():
-        path = _unpacked(path)
+        folder = Path(tempfile.mkdtemp(prefix="guie-submission-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        submission_zip.unpack(path, folder)
+        path = folder
         if (path / "saved_model.pt").exists():
             embed = _torchscript(path / "saved_model.pt", handle)
             return _tried(embed, handle, _fingerprint(path))
@@ -45,9 +48,7 @@ def load(handle: str) -> Submission:
         if not (path / "saved_model.pb").exists():
             raise BadInput(f"{handle}: expected a SavedModel folder, it holds no saved_model.pb")
     elif "://" not in handle:
-        raise BadInput(
-            f"{handle}: expected a SavedModel folder, a submission.zip or a Hub handle; nothing is there"
-        )
+        raise BadInput(f"{handle}: expected a SavedModel folder, a submission.zip or a Hub handle; nothing is there")
     embed = _saved_model(str(path) if path.exists() else handle, handle)
     return _tried(embed, handle, _fingerprint(path) if path.exists() else handle)
 
@@ -57,13 +58,11 @@ def _saved_model(location: str, handle: str) -> Embed:
 
     try:
         model = hub.load(location)
-    except Exception as error:  # TensorFlow, protobuf and urllib each have their own
-        raise BadInput(f"{handle}: not a SavedModel that loads ({_short(error)})") from None
+    except Exception as error:  # TensorFlow, protobuf and urllib each raise their own
+        raise BadInput(f"{handle}: not a SavedModel that loads ({reason(error)})") from None
     signatures = getattr(model, "signatures", {})
     if "serving_default" not in signatures:
-        raise BadInput(
-            f"{handle}: expected the signature serving_default, it has {sorted(signatures) or 'none'}"
-        )
+        raise BadInput(f"{handle}: expected the signature serving_default, it has {sorted(signatures) or 'none'}")
     signature = signatures["serving_default"]
     names = list(signature.structured_input_signature[1])
     if len(names) != 1:
@@ -83,32 +82,27 @@ def _torchscript(path: Path, handle: str) -> Embed:
     try:
         import torch
     except ImportError:
-        raise BadInput(
-            f"{handle} is a TorchScript submission: pip install 'guie[clip]' to score it"
-        ) from None
+        raise BadInput(f"{handle} is a TorchScript submission: pip install 'guie[clip]' to score it") from None
     try:
         model = torch.jit.load(str(path), map_location="cpu").eval()
     except Exception as error:
-        raise BadInput(f"{handle}: saved_model.pt is not TorchScript that loads ({_short(error)})") from None
+        raise BadInput(f"{handle}: saved_model.pt is not TorchScript that loads ({reason(error)})") from None
 
     def embed(images: np.ndarray) -> np.ndarray:
         with torch.inference_mode():  # the contract gives one image at a time: [1, 3, H, W]
             return np.stack(
-                [
-                    model(torch.from_numpy(image.transpose(2, 0, 1)[None].copy())).numpy().reshape(-1)
-                    for image in images
-                ]
+                [model(torch.from_numpy(image.transpose(2, 0, 1)[None].copy())).numpy().reshape(-1) for image in images]
             )
 
     return embed
 
 
 def _tried(embed: Embed, handle: str, fingerprint: str) -> Submission:
-    """The embedder, tried on one image and on two: where it takes no batch, it is given one image at a time."""
+    """Calls the embedder on one image and on two; one that takes no batch is called once an image from here on."""
     dim = _checked_dim(embed, handle)
     try:
         batched = embed(np.full((2, 32, 48, 3), 127, np.uint8)).shape == (2, dim)
-    except Exception:  # the competition's scorer sends single images, so this breaks no contract
+    except Exception:  # the competition's scorer sends single images: the contract asks for no batches
         batched = False
 
     def embed_singly(images: np.ndarray) -> np.ndarray:
@@ -123,30 +117,14 @@ def _checked_dim(embed: Embed, handle: str) -> int:
     except BadInput:
         raise
     except Exception as error:
-        raise BadInput(f"{handle}: does not take uint8 [B, H, W, 3] of any size ({_short(error)})") from None
+        raise BadInput(f"{handle}: does not take uint8 [B, H, W, 3] of any size ({reason(error)})") from None
     if output.ndim != 2 or output.shape[0] != 1 or not 1 <= output.shape[1] <= LARGEST_DIM:
-        raise BadInput(
-            f"{handle}: expected embeddings [1, ≤{LARGEST_DIM}] of one image, got {list(output.shape)}"
-        )
+        raise BadInput(f"{handle}: expected embeddings [1, ≤{LARGEST_DIM}] of one image, got {list(output.shape)}")
     if not np.isfinite(output).all():
         raise BadInput(f"{handle}: gives NaN or infinity for a grey image")
     return int(output.shape[1])
 
 
-def _unpacked(path: Path) -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="guie-submission-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    submission_zip.unpack(path, folder)
-    return folder
-
-
 def _fingerprint(path: Path) -> str:
-    digest = hashlib.sha256()
-    for file in sorted(p for p in path.rglob("*") if p.is_file()):
-        with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()[:16]
-
-
-def _short(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    return hashlib.sha256(bytes.fromhex("".join(map(file_sha256, files)))).hexdigest()[:16]

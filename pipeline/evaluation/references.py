@@ -1,4 +1,4 @@
-"""The rows that a run's score stands beside: the same encoder's raw features, their PCA, and the untrained embedder."""
+"""References of a run's score: the encoder's features before training, their PCA, and the untrained embedder."""
 
 import keras
 import numpy as np
@@ -14,11 +14,11 @@ from pipeline.training import feature_cache, pca
 
 
 class References:
-    """Embeds the scored images once with the encoder as it was before training.
+    """Encodes the scored images once, with the encoder as it was before training.
 
-    `untrained` is the starting embedder, head included; `raw_features` the encoder's output at unit length; `pca`
-    that output's first `embedding_dim` principal components (named pca<D>), fitted on the training images where the
-    run kept their features, else on the index.
+    Rows: `untrained` is the embedder at the start, head included. `raw_features` is the encoder's output at unit
+    length. `pca<D>` is that output's first D = `embedding_dim` principal components, fitted on the training images
+    where the run kept their features, else on the index.
     """
 
     def __init__(self, run: Run):
@@ -34,9 +34,10 @@ class References:
         return {"features": self._forward(tf.constant(images)).numpy()}
 
     def finish(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Row name → [N, D], of all scored images; replaces `features` by the rows that the config asks for.
+        """Replaces `features` by the rows that the config asks for.
 
-        Call it for the index first: what is called later is projected on the same principal components.
+        Call it for the index first: later calls project on the same principal components. `rows`: row name → float32
+        [N, D], of all scored images.
         """
         found = rows.pop("features", None)
         wanted = self.run.score.references
@@ -58,15 +59,12 @@ class References:
         return rows
 
     def _features(self, images):
-        return tf.cast(
-            self.start.encoder.model(prepare(images, self.start.preprocess), training=False), tf.float32
-        )
+        return tf.cast(self.start.encoder.model(prepare(images, self.start.preprocess), training=False), tf.float32)
 
     def _training_features(self) -> np.ndarray | None:
         try:
             records = open_records(self.run.in_run_dir(self.run.train.records))
         except BadInput:  # a run that trained on shards that are gone since
             return None
-        maker = feature_cache.made_by(self.run, self.start, keras.config.dtype_policy().name)
-        path = feature_cache.kept_path(self.run, maker, records, "train")
-        return np.load(path) if path.exists() else None
+        cache = feature_cache.open_cache(self.run, self.start.encoder, keras.config.dtype_policy().name)
+        return None if cache.missing([records.digest]) else cache.get([records.digest])["features"][0]

@@ -9,23 +9,22 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.errors import BadInput
+from pipeline import console
+from pipeline.errors import BadInput, reason
 from pipeline.retrieval.metrics import hits_of_predictions, mean_precision_at_5
 from pipeline.retrieval.search import nearest
 
-# What NumPy and csv raise for a file of another form, empty, cut off or damaged.
+# NumPy and csv raise these for a file that is empty, cut off, damaged or of another format.
 UNREADABLE = (
     OSError, EOFError, KeyError, ValueError, IndexError, TypeError, csv.Error, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
 
 
 def score(embeddings_path: str, solution_path: str) -> dict[str, Any]:
-    """mP@5 of all queries, and of each Usage (Public, Private) apart; prints the table.
+    """mP@5 of all queries and of each Usage (Public, Private); prints the table.
 
-    Every id that the solution does not name as a query is an index image.
-
-    Raises:
-        BadInput: a file of another form; not one query or index image among the embeddings.
+    An id that is no query of the solution is an index image. Raises BadInput: a file of another format; embeddings
+    without a query or without an index image.
     """
     ids, vectors = read_embeddings(Path(embeddings_path))
     solution, usage = read_solution(Path(solution_path))
@@ -39,7 +38,7 @@ def score(embeddings_path: str, solution_path: str) -> dict[str, Any]:
     query_ids = [each for each, query in zip(ids, is_query, strict=True) if query]
     neighbours, _ = nearest(vectors[is_query], vectors[~is_query], 5)
     predictions = {
-        query: [index_ids[place] for place in row if place >= 0]
+        query: [index_ids[neighbour] for neighbour in row if neighbour >= 0]
         for query, row in zip(query_ids, neighbours, strict=True)
     }
     hits, matches = hits_of_predictions(predictions, solution)
@@ -58,8 +57,8 @@ def score(embeddings_path: str, solution_path: str) -> dict[str, Any]:
         "index": len(index_ids),
         "embedding_dim": int(vectors.shape[1]),
     }
-    for name, part in result["usage"].items():
-        print(f"{name:<20}{part['queries']:>9,} queries  mP@5 {part['mP@5']:.4f}")
+    rows = [(name, f"{part['queries']:,}", f"{part['mP@5']:.4f}") for name, part in result["usage"].items()]
+    print(console.table(("usage", "queries", "mP@5"), rows))
     if result["missing_queries"]:
         print(f"{result['missing_queries']} queries of the solution have no embedding: they score 0")
     return result
@@ -85,16 +84,14 @@ def read_embeddings(path: Path) -> tuple[list[str], np.ndarray]:
     except UNREADABLE as error:
         raise BadInput(
             f"{path}: expected embeddings with ids (a folder by guie embed, .npz with ids and embeddings, or CSV): "
-            f"{error}"
+            f"{reason(error)}"
         ) from None
     if vectors.ndim != 2 or len(vectors) != len(ids):
-        raise BadInput(
-            f"{path}: expected one row of numbers an id, got {len(ids)} ids and an array {list(vectors.shape)}"
-        )
+        raise BadInput(f"{path}: expected one row of numbers an id, got {len(ids)} ids and shape {list(vectors.shape)}")
     if not np.isfinite(vectors).all():
         raise BadInput(f"{path}: holds NaN or infinity")
     if len(set(ids)) != len(ids):
-        raise BadInput(f"{path}: {len(ids) - len(set(ids))} ids stand more than once")
+        raise BadInput(f"{path}: {len(ids) - len(set(ids))} ids are there more than once")
     return ids, vectors
 
 
@@ -105,11 +102,9 @@ def read_solution(path: Path) -> tuple[dict[str, list[str]], dict[str, str]]:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.reader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise BadInput(f"{path}: expected the competition's solution CSV ({error})") from None
+        raise BadInput(f"{path}: expected the competition's solution CSV ({reason(error)})") from None
     if len(rows) < 2 or len(rows[0]) not in (2, 3) or rows[0][0].strip().lower() != "id":
-        raise BadInput(
-            f"{path}: expected the columns id, index ids, Usage; got {rows[0] if rows else 'an empty file'}"
-        )
+        raise BadInput(f"{path}: expected the columns id, index ids, Usage; got {rows[0] if rows else 'an empty file'}")
     solution, usage = {}, {}
     for number, row in enumerate(rows[1:], 2):
         if len(row) != len(rows[0]):

@@ -1,7 +1,7 @@
-"""A submission's file: packing one, and what one may hold before anything in it is loaded. No TensorFlow.
+"""submission.zip: packs one, and checks anybody's before it is unpacked or loaded. No TensorFlow.
 
 TensorFlow: saved_model.pb, variables/variables.index, variables/variables.data-…; PyTorch: saved_model.pt.
-All at the root of the zip. A path that leads outside, a link, a bomb or what is no model is refused.
+All at the root of the zip. Refused: a path that leads outside, a link, a zip bomb, a zip without a model.
 """
 
 import lzma
@@ -12,23 +12,22 @@ import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
 
-from pipeline.errors import BadInput
+from pipeline.errors import BadInput, reason
 from pipeline.files import atomic_path
 
 MAX_BYTES = 20 << 30  # unpacked; a Kaggle notebook's output folder holds 20 GB
 MAX_RATIO = 50  # weights barely compress; a graph of text at most some 20-fold
 SMALL_BYTES = 64 << 20  # below this no ratio is dangerous
 MAX_ENTRIES = 10_000
-ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can state
+ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest date of the format
 TENSORFLOW, TORCH = "tensorflow", "torch"
 DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError, NotImplementedError)
 
 
 def kind_of(names: list[str], where: str) -> str:
-    """The contract that a list of file names follows: "tensorflow" or "torch".
+    """Which contract the file names of a submission follow: "tensorflow" or "torch".
 
-    Raises:
-        BadInput: neither, both, files missing, or all of it inside a parent folder.
+    Raises BadInput: neither, both, files missing, or all of it inside a parent folder.
     """
     tensorflow, torch = "saved_model.pb" in names, "saved_model.pt" in names
     if tensorflow and torch:
@@ -36,29 +35,22 @@ def kind_of(names: list[str], where: str) -> str:
     if torch:
         return TORCH
     if not tensorflow:
-        for name in names:
-            path = PurePosixPath(name)
-            if path.name in ("saved_model.pb", "saved_model.pt"):
-                raise BadInput(
-                    f"{where}: {path.name} stands in the folder {path.parent}/; "
-                    "expected at the root of the zip, without a parent folder"
-                )
+        nested = (path for path in map(PurePosixPath, names) if path.name in ("saved_model.pb", "saved_model.pt"))
+        if path := next(nested, None):
+            raise BadInput(f"{where}: {path.name} is in {path.parent}/; expected at the root, without a parent folder")
         shown = ", ".join(sorted(names)[:3]) or "nothing"
         raise BadInput(f"{where}: expected saved_model.pb or saved_model.pt, it holds {shown}: not a model")
     if "variables/variables.index" not in names:
         raise BadInput(f"{where}: variables/variables.index is missing beside saved_model.pb")
     if not any(name.startswith("variables/variables.data-") for name in names):
-        raise BadInput(
-            f"{where}: variables/variables.data-00000-of-00001 is missing: the model has no weights"
-        )
+        raise BadInput(f"{where}: variables/variables.data-00000-of-00001 is missing: the model has no weights")
     return TENSORFLOW
 
 
 def inspect(zip_path: Path) -> str:
     """Checks a submission's zip without unpacking it; returns "tensorflow" or "torch".
 
-    Raises:
-        BadInput: not a whole zip, a path outside itself, a link, a name twice, encrypted, a bomb, no model.
+    Raises BadInput: not a whole zip, a path that leads outside, a link, a name twice, encrypted, a bomb, no model.
     """
     if not zip_path.is_file():
         raise BadInput(f"expected a submission.zip or a SavedModel folder, {zip_path} does not exist")
@@ -67,30 +59,28 @@ def inspect(zip_path: Path) -> str:
             entries = archive.infolist()
     except (zipfile.BadZipFile, struct.error, OSError, NotImplementedError) as error:
         raise BadInput(
-            f"{zip_path}: expected a submission.zip or a SavedModel folder, this is not a whole zip file ({error})"
+            f"{zip_path}: expected a submission.zip or a SavedModel folder, this is not a whole zip file "
+            f"({reason(error)})"
         ) from None
     if len(entries) > MAX_ENTRIES:
         raise BadInput(f"{zip_path}: {len(entries):,} entries; a submission has a handful: refused as a bomb")
     names = set()
     for entry in entries:
-        path = PurePosixPath(entry.filename.replace("\\", "/"))
+        path, named = PurePosixPath(entry.filename.replace("\\", "/")), f"{zip_path}: entry {entry.filename!r}"
         if not entry.filename:
             raise BadInput(f"{zip_path}: an entry without a name: refused")
         if path.is_absolute() or ".." in path.parts or ":" in "".join(path.parts[:1]):
-            raise BadInput(f"{zip_path}: entry {entry.filename!r} leads outside the zip: refused")
+            raise BadInput(f"{named} leads outside the zip: refused")
         if stat.S_ISLNK(entry.external_attr >> 16):
-            raise BadInput(f"{zip_path}: entry {entry.filename!r} is a link: refused")
+            raise BadInput(f"{named} is a link: refused")
         if entry.flag_bits & 0x1:
-            raise BadInput(f"{zip_path}: entry {entry.filename!r} is encrypted: refused")
+            raise BadInput(f"{named} is encrypted: refused")
         if entry.filename in names:
-            raise BadInput(f"{zip_path}: entry {entry.filename!r} stands in the zip twice: refused")
+            raise BadInput(f"{named} is in the zip twice: refused")
         names.add(entry.filename)
         ratio = entry.file_size / max(entry.compress_size, 1)
         if entry.file_size > SMALL_BYTES and ratio > MAX_RATIO:
-            raise BadInput(
-                f"{zip_path}: entry {entry.filename!r} grows {ratio:,.0f}-fold to {entry.file_size:,} bytes: "
-                "refused as a bomb"
-            )
+            raise BadInput(f"{named} grows {ratio:,.0f}-fold to {entry.file_size:,} bytes: refused as a bomb")
     total = sum(entry.file_size for entry in entries)
     if total > MAX_BYTES:
         raise BadInput(f"{zip_path}: unpacks to {total:,} bytes, more than {MAX_BYTES:,}: refused as a bomb")
@@ -100,10 +90,8 @@ def inspect(zip_path: Path) -> str:
 def unpack(zip_path: Path, into: Path) -> str:
     """Inspects a submission's zip and unpacks it; returns "tensorflow" or "torch".
 
-    Never writes more than the sizes that the zip states, whatever its data decompress to.
-
-    Raises:
-        BadInput: as `inspect`; an entry whose bytes do not match its stated size or check sum.
+    Writes no more bytes than the zip states, whatever its data decompress to. Raises BadInput as `inspect`; an entry
+    whose bytes do not match its stated size or check sum.
     """
     kind = inspect(zip_path)
     with zipfile.ZipFile(zip_path) as archive:
@@ -115,7 +103,7 @@ def unpack(zip_path: Path, into: Path) -> str:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 _copy(archive, entry, target)
             except DAMAGE as error:
-                raise BadInput(f"{zip_path}: entry {entry.filename!r} is damaged ({error})") from None
+                raise BadInput(f"{zip_path}: entry {entry.filename!r} is damaged ({reason(error)})") from None
     return kind
 
 
@@ -132,10 +120,9 @@ def _copy(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path) -> Non
 
 
 def zip_submission(saved_model_dir: Path, zip_path: Path) -> None:
-    """The folder's files at the root of a zip; the same files, the same bytes. Weights are not compressed.
+    """Writes the folder's files at the root of a zip; equal files give equal bytes. Weights are not compressed.
 
-    Raises:
-        BadInput: the folder holds no saved_model.pb.
+    Raises BadInput: the folder holds no saved_model.pb.
     """
     if not (saved_model_dir / "saved_model.pb").is_file():
         raise BadInput(f"expected a SavedModel folder, {saved_model_dir} holds no saved_model.pb")

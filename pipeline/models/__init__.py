@@ -1,0 +1,1 @@
+"""Networks: images or texts → features, with their weights from any source."""

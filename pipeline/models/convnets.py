@@ -1,4 +1,4 @@
-"""Dimensions of the convolutional encoders, as the arguments of KerasHub's classes."""
+"""Dimensions of the convolutional encoders, as the arguments of KerasHub's classes. No TensorFlow."""
 
 from typing import Any
 
@@ -19,11 +19,7 @@ _MBCONV = {  # EfficientNet B0 (Tan and Le 2019, table 1) as KerasHub's class sp
 EFFICIENTNET: dict[str, tuple[str, dict[str, Any], int, str]] = {
     f"efficientnet_{size}": (
         "efficientnet",
-        {
-            **_MBCONV,
-            "stackwise_width_coefficients": [wide] * 7,
-            "stackwise_depth_coefficients": [deep] * 7,
-        },
+        {**_MBCONV, "stackwise_width_coefficients": [wide] * 7, "stackwise_depth_coefficients": [deep] * 7},
         px,
         preset,
     )
@@ -37,8 +33,7 @@ EFFICIENTNET: dict[str, tuple[str, dict[str, Any], int, str]] = {
     )
 }
 
-# Howard et al. 2019, tables 1 and 2; a row is a block: kernel, expanded, out, squeeze-excite, activation,
-# stride.
+# Howard et al. 2019, tables 1 and 2. A tuple is a block: kernel, expanded, out, squeeze-excite, activation, stride.
 _RELU, _SWISH = "relu", "hard_swish"
 Stacks = list[list[tuple[Any, ...]]]
 _V3_SMALL: Stacks = [

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import asdict, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -9,55 +10,65 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline.config import ImageTextModel
+from pipeline.console import Progress
+from pipeline.data.array_cache import ArrayCache
 from pipeline.data.preprocessing import Preprocess, normalize
 from pipeline.errors import BadInput
 from pipeline.files import fingerprint
-from pipeline.models import catalogue, encoders, text
-from pipeline.models.text import TextEncoder
+from pipeline.models import catalogue, encoders
+from pipeline.models.text import encoder as text_encoder
+from pipeline.models.text.prompts import fill
+from pipeline.models.weights.variables import weights_digest
+from pipeline.retrieval.vectors import unit_length
 
-JOINT_POOLING = {"clip": "projection", "siglip": "attention"}  # the features that are compared with text
-FITS = {"clip": "crop", "siglip": "squash"}  # how images were made square in training, see packs.fitted
+CLASSES_A_PART = 50  # of the cache of class embeddings: a kill loses at most one part
 
 
 class DualEncoder:
-    """Both towers, ready to run.
+    """Both towers, ready to run: `image` (its features are those compared with text) and `text`.
 
-    Attributes:
-        image: see `encoders.ImageEncoder`; its features are those compared with text.
-        text: see `text.TextEncoder`.
-        fit: how images become square, see `packs.fitted`.
-        trained: whether the weights are more than random.
+    Raises BadInput: an encoder without a text tower, a pooling that is not compared with text, towers of different
+    widths; as `encoders.build` and `text.encoder.build`.
     """
 
     def __init__(self, model: ImageTextModel):
         entry = catalogue.find(model.encoder.name, model.encoder.architecture)
-        if entry.family not in JOINT_POOLING:
+        pooling = entry.facts.joint_pooling
+        if not pooling:
             raise BadInput(f"{model.encoder.name} has no text tower, expected a CLIP or a SigLIP")
-        pooling = JOINT_POOLING[entry.family]
         if model.encoder.pooling not in (None, pooling):
             raise BadInput(f"{model.title}: only encoder.pooling={pooling} can be compared with text")
-        self.text: TextEncoder = text.build(
+        self.config = model
+        self.text = text_encoder.build(
             model.encoder.name, model.encoder.weights, model.vocabulary, model.seed, model.text_architecture
         )
         self.image = encoders.build(replace(model.encoder, pooling=pooling), seed=model.seed)
         if self.image.width != self.text.width:
-            raise BadInput(
-                f"{model.title}: images have {self.image.width} numbers and texts {self.text.width}; "
-                "make encoder.architecture and text_architecture agree"
-            )
-        self.fit = FITS[entry.family]
-        self.trained = model.encoder.weights != "none"
+            widths = f"images have {self.image.width} numbers and texts {self.text.width}"
+            raise BadInput(f"{model.title}: {widths}; make encoder.architecture and text_architecture agree")
+        self.fit = entry.facts.fit  # how images become square, see `preprocessing.resize_to_square`
+        self.trained = model.encoder.weights != "none"  # more than random
         side = self.preprocess.image_size_px
         self._encode_images = tf.function(
-            self._images,
-            input_signature=[tf.TensorSpec([None, side, side, 3], tf.float32)],
-            autograph=False,
+            self._images, input_signature=[tf.TensorSpec([None, side, side, 3], tf.float32)], autograph=False
         )
         self._encode_texts = tf.function(
             lambda ids: _unit(self.text.model(ids, training=False)),
             input_signature=[tf.TensorSpec([None, self.text.tokenizer.length], tf.int32)],
             autograph=False,
         )
+
+    @cached_property
+    def identity(self) -> str:
+        """16 hex digits that change whenever the embeddings would: a cache key. Reads all weights, once.
+
+        Weights and vocabulary count by content. What no weight shows (activation, overlap) counts as the config says.
+        """
+        encoder, tokenizer = self.config.encoder, self.text.tokenizer
+        network = [encoder.name, encoder.architecture, encoder.patch_overlap_px, self.config.text_architecture]
+        weights = weights_digest([*self.image.model.weights, *self.text.model.weights])
+        tokens = [tokenizer.digest, tokenizer.length, tokenizer.pad]
+        return fingerprint([network, weights, asdict(self.preprocess), tokens])
 
     @property
     def preprocess(self) -> Preprocess:
@@ -84,11 +95,25 @@ class DualEncoder:
         return _unit(self.image.model(normalize(images, self.preprocess), training=False))
 
 
-def identity(model: ImageTextModel) -> str:
-    """16 hex digits that change whenever the embeddings would: what caches are named after."""
-    files = [model.encoder.weights.partition(":")[2], model.vocabulary]
-    states = [(path.stat().st_size, path.stat().st_mtime_ns) for path in map(Path, files) if path.is_file()]
-    return fingerprint([asdict(replace(model, label="")), states])
+def class_embeddings(
+    encoder: DualEncoder, names: list[str], templates: list[str], folder: Path, batch_size: int
+) -> np.ndarray:
+    """float32 [C, D]: of each class the mean of its prompts' unit vectors, at unit length (Radford et al. 2021).
+
+    `names` are the classes' as they are spoken, `templates` prompts with {} in place of the name; `folder` keeps the
+    embeddings (`ArrayCache`); `batch_size` prompts are encoded at once.
+    """
+    cache = ArrayCache(folder, [encoder.identity, templates])
+    missing = cache.missing(names)
+    kept = (len(names) - len(missing)) * len(templates)
+    progress = Progress(f"{encoder.text.name}: prompts", len(names) * len(templates), "prompts", kept)
+    for start in range(0, len(missing), CLASSES_A_PART):
+        part = missing[start : start + CLASSES_A_PART]
+        texts = [fill(template, name) for name in part for template in templates]
+        encoded = encoder.encode_texts(texts, batch_size).reshape(len(part), len(templates), -1)
+        cache.put(part, embeddings=unit_length(encoded.mean(axis=1)))
+        progress.add(len(texts))
+    return cache.get(names)["embeddings"]
 
 
 def batches(rows: np.ndarray, size: int) -> Iterable[np.ndarray]:

@@ -1,7 +1,7 @@
 """The embedder: encoder → Dense → unit length. Dropout belongs to the training step, not to the model."""
 
-import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import keras
 
@@ -15,16 +15,11 @@ LARGEST_DIM = 64  # the competition's limit
 
 @dataclass(frozen=True)
 class Embedder:
-    """
-    Attributes:
-        encoder: see `encoders.ImageEncoder`.
-        head: float [B, width] → float32 [B, D], unit length.
-        model: float32 [B, S, S, 3], normalised pixels → float32 [B, D], unit length.
-    """
+    """An encoder with its head."""
 
     encoder: ImageEncoder
-    head: keras.Model
-    model: keras.Model
+    head: keras.Model  # float [B, width] → float32 [B, D], unit length
+    model: keras.Model  # float32 [B, S, S, 3], normalised pixels → float32 [B, D], unit length
 
     @property
     def preprocess(self) -> Preprocess:
@@ -39,26 +34,17 @@ class Embedder:
 def build(
     config: Run, image_size_px: int | None = None, patch_overlap_px: int | None = None, fill: bool = True
 ) -> Embedder:
-    """An embedder with the config's starting weights. Call it in the strategy's scope.
+    """An embedder with the config's starting weights. Call it in the strategy's scope; `fill` as in `encoders.build`.
 
-    Args:
-        image_size_px, patch_overlap_px: in place of the encoder's own, for phases at another resolution.
-        fill: False leaves the encoder's weights random, for a checkpoint that is restored next.
-
-    Raises:
-        BadInput: see `encoders.build`.
+    `image_size_px` and `patch_overlap_px` replace the encoder's, for phases at another resolution.
     """
-    width = config.embedder.embedding_dim
-    options = config.encoder
-    if image_size_px is not None:
-        options = dataclasses.replace(options, image_size_px=image_size_px)
-    if patch_overlap_px is not None:
-        options = dataclasses.replace(options, patch_overlap_px=patch_overlap_px)
+    given: dict[str, Any] = {"image_size_px": image_size_px, "patch_overlap_px": patch_overlap_px}
+    options = replace(config.encoder, **{key: value for key, value in given.items() if value is not None})
     encoder = encoders.build(options, seed=config.train.seed, fill=fill)
     features = keras.Input([encoder.width], name="features")
     projected = keras.layers.Dense(
-        width,
-        use_bias=False,  # a bias moves all embeddings the same way, which unit length then bends
+        config.embedder.embedding_dim,
+        use_bias=False,  # a bias would shift all embeddings before they are scaled to unit length
         kernel_initializer=keras.initializers.GlorotUniform(seed=config.train.seed),
         dtype="float32",
         name="embedding",

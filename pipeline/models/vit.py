@@ -1,31 +1,86 @@
-"""Layers around KerasHub's: a stem whose patches may overlap, blocks that drop out and recompute."""
+"""Image transformers: KerasHub's layers wired anew, with overlapping patches, stochastic depth, recomputed
+activations and a choice of pooling.
+
+Variables keep their names whatever is switched on, so weights move between all variants.
+"""
 
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
-from pipeline.data.stateless_rng import mixed
-from pipeline.models.backbones import Parts
+from pipeline.data.stateless_rng import random_bits
+from pipeline.models import backbones
+from pipeline.models.backbones import ImageNetwork, Parts
+from pipeline.models.catalogue import Entry
+from pipeline.models.position_embeddings import PositionTable, grid_side
 
-_randomness = threading.local()  # replicas are traced in threads of their own
+_randomness = threading.local()  # each replica is traced in its own thread
+
+
+def transformer(
+    entry: Entry,
+    image_size_px: int,
+    pooling: str,
+    overlap_px: int = 0,
+    stochastic_depth: float = 0.0,
+    recompute: bool = False,
+) -> ImageNetwork:
+    """A transformer of random weights; `stochastic_depth` is the last block's rate, the first block's is 0."""
+    patch = entry.architecture["patch_size"]
+    grid = grid_side(image_size_px, patch, overlap_px)
+    # KerasHub does not overlap patches: its backbone gets the size whose plain grid has as many.
+    parts = backbones.transformer_parts(entry, grid * patch)
+    images = keras.Input((image_size_px, image_size_px, 3), dtype="float32", name="images")
+    stem = Stem(parts, patch - overlap_px, grid)
+    x = stem(images)
+    for layer in parts.before:
+        x = layer(x)
+    blocks: list[list[keras.layers.Layer]] = [[stem, *parts.before]]
+    taps = {}
+    for index, rate in enumerate(np.linspace(0.0, stochastic_depth, len(parts.blocks))):
+        block = Residual(parts.blocks[index], index, float(rate), recompute)
+        x = block(x)
+        blocks.append([block])
+        taps[f"block_{index + 1}"] = block.name
+    x, last = _pooled(x, parts, pooling, entry)
+    blocks[-1].extend(last)
+    names = tuple(v.path for v in parts.embedding.variables if tuple(v.shape) == tuple(parts.position_table.shape))
+    return ImageNetwork(
+        model=keras.Model(images, backbones.as_float32(x, "features"), name=entry.family),
+        blocks=blocks,
+        taps=taps,
+        hub_names=[variable.path for variable in parts.variables],
+        positions=PositionTable(names, parts.prefix_tokens, grid, parts.antialias),
+    )
+
+
+def _pooled(x: Any, parts: Parts, pooling: str, entry: Entry) -> tuple[Any, list[keras.layers.Layer]]:
+    """Tokens [B, T, D] of the last block → features [B, width], and the layers on the way."""
+    if pooling == "class_token":
+        return parts.norm(x[:, 0]), [parts.norm]
+    if pooling == "projection":
+        width = entry.architecture["projection_dim"]
+        projection = keras.layers.Dense(width, use_bias=False, name="projection")
+        return projection(parts.norm(x[:, 0])), [parts.norm, projection]
+    if pooling == "attention" and parts.head is not None:
+        return parts.head(parts.norm(x)), [parts.norm, parts.head]
+    patches = parts.norm(x)[:, parts.prefix_tokens + parts.extra_tokens :]
+    return keras.ops.mean(keras.ops.cast(patches, "float32"), axis=1), [parts.norm]
 
 
 @contextmanager
 def step_seed(seed: tf.Tensor, first_image: tf.Tensor | int = 0) -> Iterator[None]:
     """The randomness of one training step; stochastic depth needs it.
 
-    Draws depend on the seed, the block and the place of the image in the global batch, not on any state:
-    one replica and four drop the same blocks of the same images, and a step run again is the same.
-
-    Args:
-        seed: int [2], such as (run seed, step).
-        first_image: place of this replica's first image in the global batch: replica number × images a
-            replica.
+    Draws depend on the seed (int [2], such as run seed and step), the block and the image's index in the global batch
+    alone: one replica and four drop the same blocks of the same images. `first_image` is this replica's first index.
     """
     before = getattr(_randomness, "current", None)
     _randomness.current = (seed, first_image)
@@ -38,8 +93,7 @@ def step_seed(seed: tf.Tensor, first_image: tf.Tensor | int = 0) -> Iterator[Non
 class Residual(keras.layers.Layer):
     """A transformer block with stochastic depth and recomputed activations; both act in training only.
 
-    Stochastic depth (Huang et al. 2016) drops the whole block's change, image by image, and scales what is
-    kept.
+    Stochastic depth (Huang et al. 2016) drops the whole block's change, image by image, and scales what is kept.
     """
 
     def __init__(self, block: keras.layers.Layer, index: int, drop_rate: float, recompute: bool) -> None:
@@ -53,8 +107,8 @@ class Residual(keras.layers.Layer):
     def call(self, x: tf.Tensor, training: bool | None = None) -> tf.Tensor:  # [B, T, D] → [B, T, D]
         if not training:
             return self.block(x)
-        forward = tf.recompute_grad(lambda x: self.block(x, training=True)) if self.recompute else self.block
-        y = forward(x) if self.recompute else self.block(x, training=True)
+        forward = partial(self.block, training=True)
+        y = tf.recompute_grad(forward)(x) if self.recompute else forward(x)
         if not self.drop_rate:
             return y
         return x + (y - x) * tf.cast(self._kept(tf.shape(x)[0]), x.dtype) / (1.0 - self.drop_rate)
@@ -63,22 +117,20 @@ class Residual(keras.layers.Layer):
         """float32 [B, 1, 1], 1 where the block stays."""
         current = getattr(_randomness, "current", None)
         if current is None:
-            raise ValueError(
-                "stochastic depth in training needs a seed: call inside pipeline.encoders.step_seed"
-            )
+            raise ValueError("stochastic depth in training needs a seed: call the model inside `vit.step_seed`")
         seed, first = current
         images = first + tf.range(batch)
-        bits = mixed([tf.cast(seed, tf.int32)[0], tf.cast(seed, tf.int32)[1], self.index, images])
+        bits = random_bits([tf.cast(seed, tf.int32)[0], tf.cast(seed, tf.int32)[1], self.index, images])
         bits = tf.bitwise.right_shift(bits, tf.constant(8, tf.uint32))
         uniform = tf.cast(bits, tf.float32) / 2.0**24  # 24 bits are exact in float32
         return tf.cast(uniform >= self.drop_rate, tf.float32)[:, None, None]
 
 
 class Stem(keras.layers.Layer):
-    """Images → tokens with KerasHub's own variables: patches, class and register tokens, positions.
+    """Images → tokens with KerasHub's variables: patches, class and register tokens, positions.
 
-    KerasHub looks positions up by an id, which makes their gradient sparse, and cannot overlap patches;
-    the table is added as it is here, and the window moves by `stride`.
+    KerasHub looks positions up by an id, which makes their gradient sparse, and cannot overlap patches. Here the
+    whole table is added, and the window moves by `stride`.
     """
 
     def __init__(self, parts: Parts, stride: int, grid: int) -> None:

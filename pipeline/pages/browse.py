@@ -1,32 +1,29 @@
-"""STAGE  vectors of `guie embed` + their images → a local web page: look through them, click one, see its nearest.
+"""COMMAND  vectors of `guie embed` + their images → a local web page: look through them, click one, see its nearest.
 
 guie browse VECTORS_DIR DATA [--host 127.0.0.1] [--port 8000]
 VECTORS_DIR/embeddings.npy, VECTORS_DIR/items.csv and the images they came from → http://127.0.0.1:8000/
 """
 
-import argparse
 import csv
-import html
-import io
 from dataclasses import dataclass
 from functools import lru_cache
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import parse_qs, urlencode, urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
-from PIL import Image
 
 from pipeline.data import sources
-from pipeline.errors import BadInput
-from pipeline.pages.report import STYLE
+from pipeline.errors import BadInput, reason
+from pipeline.pages import pictures
+from pipeline.pages.pictures import Figure
+from pipeline.pages.render import render
 from pipeline.retrieval.search import nearest
-from tfrecords import pixels
 from tfrecords.sources import Item
 
-GRID = "figure { vertical-align: top } figcaption { max-width: 120px; overflow-wrap: anywhere }"
 ITEMS_A_PAGE, NEIGHBOURS, THUMBNAIL_PX = 60, 24, 224
+thumbnail = lru_cache(maxsize=4096)(pictures.thumbnail)
 
 
 @dataclass(frozen=True)
@@ -39,27 +36,12 @@ class Options:
 
 @dataclass(frozen=True)
 class Gallery:
-    """
-    Attributes:
-        vectors: float32 [N, D].
-        rows: (key, source, class) of each vector.
-        images: (source, key) → image; what is gone since is shown without a picture.
-    """
+    """The vectors of `guie embed` with their images."""
 
-    vectors: np.ndarray
-    rows: list[tuple[str, str, str]]
-    images: dict[tuple[str, str], Item]
-
-
-def parse(argv: list[str]) -> Options:
-    parser = argparse.ArgumentParser(
-        "guie browse", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("vectors", metavar="VECTORS_DIR", type=Path, help="what `guie embed --out` wrote")
-    parser.add_argument("data", metavar="DATA", help="the DATA that `guie embed` was given")
-    parser.add_argument("--host", default=Options.host, help="0.0.0.0 shows it to the whole network")
-    parser.add_argument("--port", type=int, default=Options.port, help="0 takes a free one")
-    return Options(**vars(parser.parse_args(argv)))
+    vectors: np.ndarray  # float32 [N, D]
+    rows: list[tuple[str, str, str]]  # (key, source, class) of each vector
+    classes: list[tuple[str, str]]  # `ImageSet.class_of` of each vector: two images match where it is equal
+    images: dict[tuple[str, str], Item]  # by (source, key); one that is gone since is shown without a picture
 
 
 def main(options: Options) -> None:
@@ -75,16 +57,13 @@ def main(options: Options) -> None:
 def server(options: Options) -> ThreadingHTTPServer:
     """A server that listens and does not serve yet.
 
-    Raises:
-        BadInput: no vectors there, a table of another length, no such data, an address that cannot be used.
+    Raises BadInput: no vectors there, a table of another length, no such data, an address that is taken or wrong.
     """
     handler = type("Handler", (_Handler,), {"gallery": open_gallery(options.vectors, options.data)})
     try:
         return ThreadingHTTPServer((options.host, options.port), handler)
     except (OSError, OverflowError) as error:
-        raise BadInput(
-            f"cannot listen on {options.host}:{options.port} ({error}): choose another --port"
-        ) from None
+        raise BadInput(f"cannot listen on {options.host}:{options.port} ({error}): choose another --port") from None
 
 
 def open_gallery(folder: Path, spec: str) -> Gallery:
@@ -94,15 +73,15 @@ def open_gallery(folder: Path, spec: str) -> Gallery:
         with (folder / "items.csv").open(encoding="utf-8", newline="") as file:
             rows = [(row["key"], row["source"], row["class"]) for row in csv.DictReader(file)]
     except (OSError, ValueError, KeyError) as error:
-        raise BadInput(
-            f"{folder}: expected embeddings.npy and items.csv, as `guie embed` writes them ({error})"
-        ) from None
+        raise BadInput(f"{folder}: expected embeddings.npy and items.csv of `guie embed` ({reason(error)})") from None
     if vectors.ndim != 2 or len(vectors) != len(rows) or not rows:
-        raise BadInput(
-            f"{folder}: expected a vector a row of items.csv, got {vectors.shape} and {len(rows)} rows"
-        )
+        found = f"{vectors.shape} and {len(rows)} rows"
+        raise BadInput(f"{folder}: expected one vector for each row of items.csv, got {found}")
     sets = sources.open_data(spec)
-    return Gallery(vectors, rows, {(each.name, item.key): item for each in sets for item in each.items})
+    images = {(each.name, item.key): item for each in sets for item in each.items}
+    spaces = {each.name: each for each in sets}
+    classes = [spaces[source].class_of(name) if source in spaces else (source, name) for _, source, name in rows]
+    return Gallery(vectors, rows, classes, images)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -125,7 +104,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _thumbnail(self, row: int) -> bytes | None:
         key, source, _ = self.gallery.rows[row]
         item = self.gallery.images.get((source, key))
-        return thumbnail(item) if item else None
+        return thumbnail(item, THUMBNAIL_PX) if item else None
 
     def _send(self, body: bytes, kind: str = "text/html; charset=utf-8") -> None:
         self.send_response(HTTPStatus.OK)
@@ -138,19 +117,6 @@ class _Handler(BaseHTTPRequestHandler):
         """Quiet: a page of pictures would be sixty lines."""
 
 
-@lru_cache(maxsize=4096)
-def thumbnail(item: Item) -> bytes | None:
-    """JPEG of at most 224 px, None where the image cannot be read any more."""
-    try:
-        image = Image.fromarray(pixels.read(item.read()))
-    except (OSError, ValueError):
-        return None
-    image.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
-    jpeg = io.BytesIO()
-    image.save(jpeg, "JPEG", quality=85)
-    return jpeg.getvalue()
-
-
 def list_page(gallery: Gallery, find: str, page: str) -> str:
     """Items in order, sixty a page; `find` keeps those whose class, source or key holds it."""
     wanted = find.lower()
@@ -158,17 +124,9 @@ def list_page(gallery: Gallery, find: str, page: str) -> str:
     pages = max(-(-len(found) // ITEMS_A_PAGE), 1)
     number = min(max(int(page) if page.isascii() and page.isdigit() else 1, 1), pages)
     shown = found[(number - 1) * ITEMS_A_PAGE : number * ITEMS_A_PAGE]
-    links = [
-        f'<a href="/?{html.escape(urlencode({"find": find, "page": to}))}">{word}</a>'
-        for word, to in (("previous", number - 1), ("next", number + 1))
-        if 1 <= to <= pages
-    ]
-    form = (
-        f'<form><input name="find" value="{html.escape(find, quote=True)}" placeholder="class, source or key">'
-        f"<button>Find</button> {len(found):,} of {len(gallery.rows):,} images, page {number} of {pages} "
-        f"{' '.join(links)}</form>"
-    )
-    return _page("Images", form + "".join(_figure(gallery, row, gallery.rows[row][2]) for row in shown))
+    figures = [_figure(gallery, row, gallery.rows[row][2]) for row in shown]
+    counts = {"found": len(found), "total": len(gallery.rows), "page": number, "pages": pages}
+    return render("browse_list.html", title="Images", find=find, figures=figures, **counts)
 
 
 def item_page(gallery: Gallery, row: int) -> str:
@@ -176,28 +134,15 @@ def item_page(gallery: Gallery, row: int) -> str:
     key, source, name = gallery.rows[row]
     ids, distances = nearest(gallery.vectors[row][None], gallery.vectors, NEIGHBOURS + 1)
     near = [(i, d) for i, d in zip(ids[0].tolist(), distances[0].tolist(), strict=True) if i not in (row, -1)]
-    figures = [
-        _figure(gallery, other, f"{distance:.3f} {gallery.rows[other][2]}", _kind(gallery, row, other))
-        for other, distance in near[:NEIGHBOURS]
-    ]
-    title = html.escape(f"{name} · {source} · {key}")
-    return _page(
-        title, f'<p><a href="/">all images</a></p>{_figure(gallery, row, name)}<hr>{"".join(figures)}'
-    )
+    neighbours = []
+    for other, distance in near[:NEIGHBOURS]:
+        kind = "hit" if gallery.classes[other] == gallery.classes[row] else "miss"
+        neighbours.append(_figure(gallery, other, f"{distance:.3f} {gallery.rows[other][2]}", kind))
+    title = f"{name} · {source} · {key}"
+    return render("browse_item.html", title=title, query=_figure(gallery, row, name), neighbours=neighbours)
 
 
-def _kind(gallery: Gallery, row: int, other: int) -> str:
-    return "hit" if gallery.rows[row][1:] == gallery.rows[other][1:] else "miss"
-
-
-def _figure(gallery: Gallery, row: int, caption: str, kind: str = "") -> str:
-    key = html.escape(" ".join(gallery.rows[row][1:2] + gallery.rows[row][:1]), quote=True)
-    return (
-        f'<figure class="{kind}"><a href="/item/{row}"><img src="/image/{row}" alt="{key}" title="{key}" '
-        f'loading="lazy"></a><figcaption>{html.escape(caption[:40])}</figcaption></figure>'
-    )
-
-
-def _page(title: str, body: str) -> str:
-    head = f'<!doctype html><meta charset="utf-8"><title>{title}</title><style>{STYLE}{GRID}</style>'
-    return f"{head}<h1>{title}</h1>{body}"
+def _figure(gallery: Gallery, row: int, caption: str, kind: str = "") -> Figure:
+    key, source, _ = gallery.rows[row]
+    image = f"/image/{row}" if (source, key) in gallery.images else ""
+    return Figure(image, f"{source} {key}", caption[:40], kind, f"/item/{row}")

@@ -1,0 +1,1 @@
+"""Vectors → neighbours → metrics. Pure NumPy and faiss."""

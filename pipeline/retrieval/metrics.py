@@ -83,21 +83,17 @@ def neighbour_hits(
 
     Args:
         neighbours: int64 [Q, k] rows of the index; -1 where the index holds fewer than k images.
-        index_labels: int64 [N]. query_labels: int64 [Q].
+        index_labels, query_labels: int64 [N], int64 [Q].
         leave_one_out: queries are the index itself, so each has one match fewer than its class has images.
     """
     hits = (index_labels[np.maximum(neighbours, 0)] == query_labels[:, None]) & (neighbours >= 0)
-    classes, counts = np.unique(index_labels, return_counts=True)
-    place = np.searchsorted(classes, query_labels).clip(max=max(len(classes) - 1, 0))
-    found = classes[place] == query_labels if len(classes) else np.zeros(len(query_labels), bool)
-    matches = np.where(found, counts[place] if len(classes) else 0, 0) - (1 if leave_one_out else 0)
-    return hits, matches.astype(np.int64)
+    ordered = np.sort(index_labels)
+    matches = np.searchsorted(ordered, query_labels, "right") - np.searchsorted(ordered, query_labels, "left")
+    return hits, matches.astype(np.int64) - int(leave_one_out)
 
 
 def hits_of_predictions(
-    predictions: Mapping[Any, Sequence[Hashable]],
-    solution: Mapping[Any, Sequence[Hashable]],
-    k: int = 5,
+    predictions: Mapping[Any, Sequence[Hashable]], solution: Mapping[Any, Sequence[Hashable]], k: int = 5
 ) -> tuple[np.ndarray, np.ndarray]:
     """Predictions and a solution by ids → (hits bool [Q, k], matches int64 [Q]), Q = queries of the solution.
 

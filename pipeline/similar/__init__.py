@@ -1,0 +1,1 @@
+"""`guie similar`: the images most similar to one; triplet training."""

@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from pipeline.config import Encoder, Source, key
 
 CLASS_MEANS = "class_means"
+MAP_AT = (1, 3, 5)  # the ranks of mAP
 
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """One set of the course; training goes on from where the set before it ended."""
+    """One of the sets that are trained on in turn; each goes on from where the one before ended."""
 
     name: str = ""
     train: list[Source] = field(default_factory=list)
@@ -34,17 +35,15 @@ class Triplets:
     def rules(self) -> Iterator[tuple[str, str]]:
         if any(not each.train or not each.validation for each in self.sets):
             yield "sets", "expected train and validation sources in each"
-        if len({each.name for each in self.sets}) < len(self.sets) or not all(
-            each.name for each in self.sets
-        ):
-            yield "sets", "every set needs a name of its own"
+        if len({each.name for each in self.sets}) < len(self.sets) or not all(each.name for each in self.sets):
+            yield "sets", "every set needs a name that no other has"
 
 
 @dataclass(frozen=True)
 class Classifier:
     """The section `classifier`."""
 
-    name: str = CLASS_MEANS  # of the index's own classes; or keras_hub:<preset or folder>, keras_file:<path>
+    name: str = CLASS_MEANS  # of the index's classes; or keras_hub:<preset or folder>, keras_file:<path>
     labels: str = ""  # label map: CSV index,name; or a class a line, in order (LOC_synset_mapping.txt)
     top_classes: int = key(1, least=1)  # neighbours may come from this many likeliest classes
     mean: list[float] | None = None  # of a keras_file, as of an encoder

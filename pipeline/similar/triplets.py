@@ -1,6 +1,5 @@
-"""Triplet loss, the batches it needs, and the loop that trains an embedder with it."""
+"""Triplet loss, the batches it needs, and the training step with its state file."""
 
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import keras
@@ -8,13 +7,12 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline import files
-from pipeline.console import Progress
 from pipeline.errors import BadInput
+from pipeline.similar.config import Triplets
+from pipeline.similar.embedder import assign
 
 
-def triplet_loss(
-    embeddings: tf.Tensor, labels: tf.Tensor, margin: float, mining: str = "semihard"
-) -> tf.Tensor:
+def triplet_loss(embeddings: tf.Tensor, labels: tf.Tensor, margin: float, mining: str = "semihard") -> tf.Tensor:
     """Triplet loss of a batch, on Euclidean distances.
 
         max(0, d(a, p) − d(a, n) + margin)
@@ -23,12 +21,8 @@ def triplet_loss(
     semihard: for every pair (a, p) the nearest negative that is farther than p; where there is none, the farthest
     negative (Schroff et al., FaceNet, CVPR 2015).
 
-    Args:
-        embeddings: [B, D], unit length. labels: int [B]. margin: in distance, 0 … 2.
-
-    Returns:
-        float32 scalar, the mean over anchors (hard) or pairs (semihard) that have a positive and a negative; 0
-        where none has.
+    `embeddings` are [B, D] of unit length, `labels` int [B], `margin` a distance, 0 … 2. Returns float32, the mean over
+    anchors (hard) or pairs (semihard) that have a positive and a negative; 0 where none has.
     """
     distances = pairwise_distances(embeddings)  # [B, B]
     same = labels[:, None] == labels[None, :]
@@ -63,27 +57,21 @@ def pairwise_distances(embeddings: tf.Tensor) -> tf.Tensor:
 def class_batches(labels: np.ndarray, classes: int, images: int, seed: int) -> list[np.ndarray]:
     """One epoch of batches with several images of each class.
 
-    Args:
-        labels: int [N], of every image. classes, images: P classes a batch, K images of each.
-
-    Returns:
-        int64 [P · K] rows of `labels` each; as many batches as give N images. Classes come by turns; within a
-        class its images do too, so that none is left out while another is drawn twice. Classes with one image
-        are left out: they have no positive.
-
-    Raises:
-        BadInput: fewer than two classes have two images.
+    `labels` is int [N], `classes` P a batch, `images` K of each. Returns int64 [P · K] rows of `labels` each, as many
+    batches as give N images. Classes take turns, and within a class its images do, so that none is left out while
+    another is drawn twice. A class with one image is left out: it has no positive. Raises BadInput: fewer than two
+    classes have two images.
     """
     rng = np.random.default_rng(seed)
-    rows_of: dict[int, np.ndarray] = {}
-    for label in np.unique(labels):
-        rows = np.flatnonzero(labels == label)
-        if len(rows) > 1:
-            rows_of[int(label)] = rng.permutation(rows)
+    rows_of = {  # class → its rows, shuffled
+        int(label): rng.permutation(rows)
+        for label in np.unique(labels)
+        if len(rows := np.flatnonzero(labels == label)) > 1
+    }
     if len(rows_of) < 2:
         raise BadInput("triplets need two classes with at least two images each")
     classes = min(classes, len(rows_of))
-    place = dict.fromkeys(rows_of, 0)
+    drawn = dict.fromkeys(rows_of, 0)  # class → images drawn so far; after the last comes the first again
     queue: list[int] = []
     batches = []
     for _ in range(-(-len(labels) // (classes * images))):
@@ -99,16 +87,16 @@ def class_batches(labels: np.ndarray, classes: int, images: int, seed: int) -> l
             chosen.append(label)
         batch: list[int] = []
         for label in chosen:
-            rows, start = rows_of[label], place[label]
+            rows, start = rows_of[label], drawn[label]
             count = min(images, len(rows))
             batch.extend(int(rows[(start + i) % len(rows)]) for i in range(count))
-            place[label] = start + count
+            drawn[label] += count
         batches.append(np.array(batch, np.int64))
     return batches
 
 
 class Trainer:
-    """An embedder under triplet loss; everything that a rerun needs is in one file, written after every epoch.
+    """A model under triplet loss, and the state file from which training goes on.
 
     Args:
         model: [B, …] → float32 [B, D], unit length; what is trainable in it is trained.
@@ -116,68 +104,36 @@ class Trainer:
         identity: must be the same when the state is read again.
     """
 
-    def __init__(
-        self, model: keras.Model, path: Path, identity: str, learning_rate: float, margin: float, mining: str
-    ):
+    def __init__(self, model: keras.Model, path: Path, identity: str, options: Triplets):
         self.model, self.path, self.identity = model, path, identity
-        self.optimizer = keras.optimizers.Adam(learning_rate)
+        self.optimizer = keras.optimizers.Adam(options.learning_rate)
         self.optimizer.build(model.trainable_variables)
         shape = [None, *model.inputs[0].shape[1:]]
 
         @tf.function(input_signature=[tf.TensorSpec(shape, tf.float32), tf.TensorSpec([None], tf.int64)])
-        def step(inputs, classes):
+        def step(inputs, labels):
             with tf.GradientTape() as tape:
-                loss = triplet_loss(model(inputs, training=True), classes, margin, mining)
+                loss = triplet_loss(model(inputs, training=True), labels, options.margin, options.mining)
             variables = model.trainable_variables
             gradients = tape.gradient(loss, [variable.value for variable in variables])
             self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
             return loss
 
-        self.step = step
+        self.step = step  # (inputs [B, …], labels int64 [B]) → the batch's loss
 
     def restore(self) -> tuple[int, int]:
-        """(set, epochs of it done) of the state file; (0, 0) where there is none.
-
-        Raises:
-            BadInput: the file is of another model.
-        """
+        """(index of the set, epochs of it done) by the state file, else (0, 0). Raises BadInput: of another model."""
         if not self.path.exists():
             return 0, 0
         with np.load(self.path) as state:
             if str(state["identity"]) != self.identity:
-                raise BadInput(
-                    f"{self.path} is of another encoder or embedding: name another run_dir, or remove it"
-                )
-            for name, variables in (("model", self.model.weights), ("optimizer", self.optimizer.variables)):
-                for place, variable in enumerate(variables):
-                    variable.assign(state[f"{name}/{place}"])
+                raise BadInput(f"{self.path} is of another encoder or embedding: name another run_dir, or remove it")
+            assign(self.model.weights, state, "model")
+            assign(self.optimizer.variables, state, "optimizer")
             return int(state["set"]), int(state["epochs"])
 
-    def save(self, at_set: int, epochs: int) -> None:
+    def save(self, set_index: int, epochs: int) -> None:
         arrays = {f"model/{i}": v.numpy() for i, v in enumerate(self.model.weights)}
         arrays |= {f"optimizer/{i}": v.numpy() for i, v in enumerate(self.optimizer.variables)}
         with files.atomic_path(self.path) as temporary, temporary.open("wb") as file:
-            np.savez(file, identity=np.array(self.identity), set=at_set, epochs=epochs, **arrays)
-
-    def epoch(
-        self,
-        take: Callable[[np.ndarray], np.ndarray],
-        labels: np.ndarray,
-        batches: Sequence[np.ndarray],
-        what: str,
-    ) -> float:
-        """Trains on every batch; `take` gives the inputs of some rows. Returns the mean loss.
-
-        Raises:
-            BadInput: the loss is no longer finite.
-        """
-        progress = Progress(what, sum(map(len, batches)), "images")
-        losses = []
-        for rows in batches:
-            losses.append(float(self.step(take(rows), labels[rows])))
-            if not np.isfinite(losses[-1]):
-                raise BadInput(
-                    f"{what}: the loss is {losses[-1]} at step {len(losses)}: lower the learning rate"
-                )
-            progress.add(len(rows), f"loss {np.mean(losses[-50:]):.4f}")
-        return float(np.mean(losses))
+            np.savez(file, identity=np.array(self.identity), set=set_index, epochs=epochs, **arrays)

@@ -1,4 +1,4 @@
-"""Answering early: vote of the neighbours, when a stage may answer, accuracy against time. Pure functions."""
+"""Answering early: the neighbours' vote, the cascade of stages, its accuracy against its time. Pure functions."""
 
 import itertools
 from collections import Counter
@@ -21,13 +21,10 @@ class Point:
 
 
 def vote(class_names: Sequence[str]) -> tuple[str, float]:
-    """The class most neighbours have, and their share. Ties go to the class whose member is nearest.
+    """The class most neighbours have, and their share, ("", 0.0) of none. Ties go to the class whose member is nearest.
 
     >>> vote(["cat", "dog", "dog", "cat", "owl"])
     ('cat', 0.4)
-
-    Args:
-        class_names: of the neighbours, nearest first; empty gives ("", 0.0).
     """
     if not class_names:
         return "", 0.0
@@ -49,30 +46,26 @@ def simulate(
     Args:
         correct: bool [S, N]. agreement: float [S, N], share of neighbours for the winner.
         milliseconds: float [S, N], what each stage adds (prepare, encode on from the stage before, query).
-        skipped_milliseconds: float [S, N], what a stage still costs when it is passed by: its part of the
-            encoder.
-        thresholds: S − 1 numbers, NEVER for a stage whose neighbours are not looked up.
+        skipped_milliseconds: float [S, N], what a skipped stage still costs: its part of the encoder.
+        thresholds: S − 1 numbers; NEVER skips a stage, its neighbours are not looked up.
     """
     stages, images = correct.shape
     limits = np.array([*thresholds, -1.0])[:, None]
-    answers = agreement >= limits  # [S, N]
-    at = np.argmax(answers, axis=0)  # [N], the first stage that answers
-    visited = np.arange(stages)[:, None] <= at  # [S, N]
-    passed_by = visited & (limits >= NEVER)
-    cost = np.where(passed_by, skipped_milliseconds, milliseconds)
+    answering = np.argmax(agreement >= limits, axis=0)  # [N], the first stage that answers
+    reached = np.arange(stages)[:, None] <= answering  # [S, N]
+    cost = np.where(limits >= NEVER, skipped_milliseconds, milliseconds)
     return Point(
         tuple(float(value) for value in thresholds),
-        float(correct[at, np.arange(images)].mean()),
-        float((cost * visited).sum(axis=0).mean()),
-        tuple(float(share) for share in np.bincount(at, minlength=stages) / images),
+        float(correct[answering, np.arange(images)].mean()),
+        float((cost * reached).sum(axis=0).mean()),
+        tuple(float(share) for share in np.bincount(answering, minlength=stages) / images),
     )
 
 
 def pareto(points: Sequence[Point], gain: float = 0.0) -> list[Point]:
     """The points that no other beats in both accuracy and time, fastest first.
 
-    Args:
-        gain: a slower point must be more accurate by this much; the most accurate one stays in any case.
+    `gain`: a slower point must be more accurate by this much; the most accurate one stays in any case.
     """
     front: list[Point] = []
     last: Point | None = None
@@ -92,25 +85,22 @@ def curve(
     levels: Sequence[float],
     gain: float = 0.02,
 ) -> list[Point]:
-    """The accuracy–time curve of a cascade, its thresholds chosen on one half of the images, measured on the other.
+    """The cascade's accuracy against its time: thresholds chosen on one half of the images, measured on the other.
 
     Args:
         correct, agreement, milliseconds, skipped_milliseconds: see `simulate`.
         levels: thresholds to try at every stage; NEVER is tried too.
         gain: accuracy that a slower setting must add, or it is left out.
 
-    Returns:
-        Points on the second half (odd places), in the order of the first half's front.
+    Returns points of the images at odd indices, in the order of the Pareto front of those at even ones.
     """
-    halves = [
-        [array[:, start::2] for array in (correct, agreement, milliseconds, skipped_milliseconds)]
-        for start in (0, 1)
-    ]
 
-    def run(half: int, thresholds: Sequence[float]) -> Point:
-        right, agreed, cost, passed_by = halves[half]
-        return simulate(right, agreed, cost, passed_by, thresholds)
+    def simulated(half: slice, thresholds: Sequence[float]) -> Point:
+        arrays = (correct, agreement, milliseconds, skipped_milliseconds)
+        right, agreed, cost, skipped_cost = (array[:, half] for array in arrays)
+        return simulate(right, agreed, cost, skipped_cost, thresholds)
 
+    even, odd = slice(0, None, 2), slice(1, None, 2)
     settings = itertools.product([*levels, NEVER], repeat=len(correct) - 1)
-    front = pareto([run(0, thresholds) for thresholds in settings], gain)
-    return [run(1, point.thresholds) for point in front]
+    front = pareto([simulated(even, thresholds) for thresholds in settings], gain)
+    return [simulated(odd, point.thresholds) for point in front]

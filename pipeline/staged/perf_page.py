@@ -1,56 +1,37 @@
-"""Tables and charts of `guie staged perf`."""
+"""The page of `guie staged perf`."""
 
 from collections.abc import Sequence
 
 from pipeline.pages import charts
+from pipeline.pages.render import render
 from pipeline.staged import cascade
 from pipeline.staged.config import NEVER, STAGES
-from pipeline.staged.retriever import Tested
+from pipeline.staged.retriever import Answer, Tested
+
+COLOURS = {"correct": charts.RED, "incorrect": charts.BLUE}
 
 
 def report(tested: Sequence[Tested], result: dict, points: Sequence[cascade.Point]) -> str:
-    """The page: table, histograms of distances, bars of accuracy and time, scatter of both."""
+    """The page of `result` (perf-<stage>.json): table, bars, distances, agreement, and the curve of the `points`."""
     rows = result["stages"]
-    sections: list[tuple[str, list[str]]] = [
-        (
-            f"{result['images']:,} test images, {result['neighbours']} neighbours",
-            [
-                charts.table(
-                    ["stage", "images", "accuracy %", "encode ms", "query ms", "alone ms"],
-                    [
-                        [
-                            r["stage"],
-                            r["images"],
-                            100 * r["accuracy"],
-                            r["encode_ms"],
-                            r["query_ms"],
-                            r["alone_ms"],
-                        ]
-                        for r in rows
-                    ],
-                ),
-                charts.bars("Accuracy", {r["stage"]: {"accuracy": 100 * r["accuracy"]} for r in rows}, "%"),
-                charts.bars(
-                    "Time of an image: what the stage adds",
-                    {r["stage"]: {"encoder": r["encode_ms"], "query": r["query_ms"]} for r in rows},
-                    "ms",
-                ),
-            ],
-        ),
-        (
-            "Distance to the nearest neighbour",
-            [_histogram(tested, r["stage"]) for r in rows if r["stage"] in STAGES],
-        ),
-        ("Distance and agreement", [_spread(tested, r["stage"]) for r in rows if r["stage"] in STAGES]),
-    ]
-    if points:
-        sections.append(
-            (
-                "Cascade: thresholds chosen on one half of the images, shown on the other",
-                [curve_chart(rows, points), charts.table(*_curve_table(points))],
-            )
-        )
-    return charts.page(f"guie staged perf: {result['stage']}", sections)
+    accuracy = {row["stage"]: {"accuracy": 100 * row["accuracy"]} for row in rows}
+    milliseconds = {row["stage"]: {"encoder": row["encode_ms"], "query": row["query_ms"]} for row in rows}
+    answers = {row["stage"]: _answers(tested, row["stage"]) for row in rows if row["stage"] in STAGES}
+    return render(
+        "staged_perf.html",
+        title=f"guie staged perf: {result['stage']}",
+        images=result["images"],
+        neighbours=result["neighbours"],
+        stages=_stage_table(rows),
+        bars=[
+            charts.bars("Accuracy", accuracy, "%"),
+            charts.bars("Time of an image: what the stage adds", milliseconds, "ms"),
+        ],
+        distances=[_histogram(stage, groups) for stage, groups in answers.items()],
+        agreements=[_spread(stage, groups) for stage, groups in answers.items()],
+        curve=curve_chart(rows, points) if points else "",
+        cascade=_cascade_table(points) if points else (),
+    )
 
 
 def curve_chart(rows: Sequence[dict], points: Sequence[cascade.Point]) -> str:
@@ -66,54 +47,45 @@ def curve_chart(rows: Sequence[dict], points: Sequence[cascade.Point]) -> str:
     )
 
 
-def table(result: dict, with_time: bool) -> str:
-    """The stages one below the other; times where they were asked for."""
-    head = f"{'stage':<10}{'images':>8}{'accuracy':>10}{'d right':>9}{'d wrong':>9}"
-    lines = [head + (f"{'encode ms':>11}{'query ms':>10}{'alone ms':>10}" if with_time else "")]
-    for row in result["stages"]:
-        line = f"{row['stage']:<10}{row['images']:>8,}{row['accuracy']:>10.2%}"
-        line += f"{row['distance_correct']:>9.3f}{row['distance_incorrect']:>9.3f}"
-        if with_time:
-            line += f"{row['encode_ms']:>11.2f}{row['query_ms']:>10.2f}{row['alone_ms']:>10.2f}"
-        lines.append(line)
-        if "answered" in row:
-            shares = ", ".join(f"{name} {share:.0%}" for name, share in row["answered"].items())
-            lines.append(f"          answered by: {shares}")
-    for point in result.get("cascade", []):
-        settings = " ".join(f"{name} {value:g}" for name, value in point["thresholds"].items())
-        lines.append(f"cascade   {point['accuracy']:>18.2%}{point['ms']:>10.2f} ms   {settings}")
-    return "\n".join(lines)
-
-
-def _histogram(tested: Sequence[Tested], stage: str) -> str:
-    groups: dict[str, list[float]] = {"correct": [], "incorrect": []}
+def _answers(tested: Sequence[Tested], stage: str) -> dict[str, list[Answer]]:
+    """A stage's answers, correct and incorrect ones apart."""
+    groups: dict[str, list[Answer]] = {"correct": [], "incorrect": []}
     for one in tested:
         for answer in one.answers:
             if answer.stage == stage:
-                right = answer.class_name == one.class_name
-                groups["correct" if right else "incorrect"].append(answer.distance)
-    return charts.histogram(stage, groups, [charts.CORRECT, charts.INCORRECT], "distance")
+                groups["correct" if answer.class_name == one.class_name else "incorrect"].append(answer)
+    return groups
 
 
-def _spread(tested: Sequence[Tested], stage: str) -> str:
-    groups: dict[str, list[tuple[float, float]]] = {"incorrect": [], "correct": []}
-    for one in tested:
-        for answer in one.answers:
-            if answer.stage == stage:
-                right = answer.class_name == one.class_name
-                groups["correct" if right else "incorrect"].append((answer.distance, answer.agreement))
-    colours = {"incorrect": charts.INCORRECT, "correct": charts.CORRECT}
-    return charts.scatter(stage, groups, "distance of the nearest", "agreement", colours=colours)
+def _histogram(stage: str, groups: dict[str, list[Answer]]) -> str:
+    distances = {name: [answer.distance for answer in answers] for name, answers in groups.items()}
+    return charts.histogram(stage, distances, list(COLOURS.values()), "distance")
 
 
-def _curve_table(points: Sequence[cascade.Point]) -> tuple[list[str], list[list[object]]]:
+def _spread(stage: str, groups: dict[str, list[Answer]]) -> str:
+    points = {
+        name: [(answer.distance, answer.agreement) for answer in groups[name]] for name in ("incorrect", "correct")
+    }
+    return charts.scatter(stage, points, "distance of the nearest", "agreement", colours=COLOURS)
+
+
+def _stage_table(rows: Sequence[dict]) -> tuple[list[str], list[list[str]]]:
+    header = ["stage", "images", "accuracy %", "encode ms", "query ms", "alone ms"]
+    numbers = [[100 * row["accuracy"], row["encode_ms"], row["query_ms"], row["alone_ms"]] for row in rows]
+    return header, [
+        [row["stage"], f"{row['images']:,}", *(f"{number:.2f}" for number in each)]
+        for row, each in zip(rows, numbers, strict=True)
+    ]
+
+
+def _cascade_table(points: Sequence[cascade.Point]) -> tuple[list[str], list[list[str]]]:
     header = [*(f"{stage} answers from" for stage in STAGES[:-1]), "accuracy %", "ms"]
     return [*header, *(f"by {stage} %" for stage in STAGES)], [
         [
-            *("passed by" if value >= NEVER else value for value in point.thresholds),
-            100 * point.accuracy,
-            point.milliseconds,
-            *(100 * share for share in point.answered),
+            *("skipped" if value >= NEVER else f"{value:g}" for value in point.thresholds),
+            f"{100 * point.accuracy:.2f}",
+            f"{point.milliseconds:.2f}",
+            *(f"{100 * share:.1f}" for share in point.answered),
         ]
         for point in points
     ]

@@ -1,42 +1,27 @@
-"""What the stages of `guie staged` have in common: an image → the neighbours and the answer of one stage."""
+"""A stage's answer to an image: the nearest vectors in the stage's collection, and the class they vote for."""
 
-import hashlib
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
-import keras
 import numpy as np
-import tensorflow as tf
-from PIL import Image
 
-from pipeline import files
-from pipeline.config import ImageTextModel
-from pipeline.data.preprocessing import prepare_all
-from pipeline.models import encoders, intermediate_layers
-from pipeline.models.dual_encoder import JOINT_POOLING, DualEncoder, identity
 from pipeline.staged.cascade import vote
 from pipeline.staged.config import STAGES
+from pipeline.staged.stages import Batch, StagedEncoder
 from pipeline.staged.vector_database import Neighbour, VectorDatabase
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What one stage says of one image.
-
-    Attributes:
-        agreement: share of the neighbours that have the class; 1 for zero-shot, which asks the nearest class.
-        encode_ms: of this image: resizing, and the encoder from where the stage before it stopped.
-        query_ms: of this image: the database.
-    """
+    """What one stage says of one image."""
 
     stage: str
     class_name: str
-    agreement: float
+    agreement: float  # share of the neighbours that have the class; 1 for zero-shot, which asks the nearest class
     neighbours: list[Neighbour]
-    encode_ms: float
-    query_ms: float
+    encode_ms: float  # of this image: resizing, and the encoder from where the stage before it stopped
+    query_ms: float  # of this image: the database
 
     @property
     def distance(self) -> float:
@@ -45,7 +30,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Tested:
-    """One image and what was answered: one answer a stage that was asked, the last one counts."""
+    """A labelled image and the answers of the stages that saw it, from shallow to deep; the last one counts."""
 
     key: str
     class_name: str
@@ -56,160 +41,71 @@ class Tested:
         return self.answers[-1].class_name == self.class_name
 
 
-@dataclass
-class Asked:
-    """A batch on its way through the stages; an image is no neighbour of its own: its key is left out."""
-
-    images: list[np.ndarray]  # uint8 [H, W, 3] each
-    keys: list[str]
-    activations: dict[str, tf.Tensor] = field(default_factory=dict)
-
-    def keep(self, rows: Sequence[int]) -> "Asked":
-        return Asked(
-            [self.images[row] for row in rows],
-            [self.keys[row] for row in rows],
-            {name: tf.gather(values, list(rows)) for name, values in self.activations.items()},
-        )
-
-
 class Retriever:
-    """The encoder, cut at its taps, and the database's collections, one a stage.
+    """Answers by the vote of `neighbours` in each stage's collection, `<collection>_<stage>`."""
 
-    Args:
-        model: the encoder; with a text tower, `origin` is zero-shot unless `origin_is_encoder`.
-        given_taps: stage → layer, see `taps.choose_layers`.
-    """
-
-    def __init__(
-        self,
-        model: ImageTextModel,
-        given_taps: Mapping[str, str],
-        pixels_px: int,
-        neighbours: int,
-        collection: str,
-        database: VectorDatabase,
-        origin_is_encoder: bool = False,
-    ):
-        self.pixels_px, self.neighbours, self.database = pixels_px, neighbours, database
-        self.towers: DualEncoder | None = None
-        if _has_text(model) and not origin_is_encoder:
-            self.towers = DualEncoder(model)
-        self.encoder = self.towers.image if self.towers else encoders.build(model.encoder, seed=model.seed)
-        layers = intermediate_layers.choose_layers(self.encoder, given_taps)
-        self.stepped = intermediate_layers.SteppedEncoder(
-            self.encoder.model, {**layers, "origin": intermediate_layers.OUTPUT}
-        )
+    def __init__(self, encoder: StagedEncoder, database: VectorDatabase, collection: str, neighbours: int):
+        self.encoder, self.database, self.neighbours = encoder, database, neighbours
         self.collections = {stage: f"{collection}_{stage}" for stage in STAGES}
-        made_by = {
-            "encoder": self.encoder.name,
-            "weights": _digest(self.encoder.model),
-            "preprocess": asdict(self.encoder.preprocess),
-        }
-        self.made_by: dict[str, dict[str, Any]] = {
-            "first": {"pixels_px": pixels_px},
-            **{stage: {**made_by, "layer": layer} for stage, layer in layers.items()},
-            "origin": {**made_by, "layer": "output"},
-        }
-        if self.towers:  # its rows are the text tower's
-            text_tower = files.fingerprint([identity(model), _digest(self.towers.text.model)])
-            self.made_by["origin"] |= {"layer": "classes", "text_tower": text_tower}
-
-    @property
-    def zero_shot(self) -> bool:
-        return self.towers is not None
-
-    def width(self, stage: str) -> int:
-        return 3 * self.pixels_px**2 if stage == "first" else self.stepped.width(stage)
 
     def open_collections(self, create: bool, stages: Sequence[str] = STAGES) -> None:
-        for stage in stages:
-            self.database.open_collection(
-                self.collections[stage], self.width(stage), self.made_by[stage], create
-            )
+        for name in stages:
+            stage = self.encoder.stages[name]
+            self.database.open_collection(self.collections[name], stage.width, stage.made_by, create)
 
-    def features(self, stage: str, asked: Asked) -> np.ndarray:
-        """float32 [B, width]; the encoder goes on from what `asked` holds already."""
-        if stage == "first":
-            return pixel_vectors(asked.images, self.pixels_px)
-        if not asked.activations:
-            asked.activations[intermediate_layers.PIXELS] = prepare_all(asked.images, self.encoder.preprocess)
-        return self.stepped.advance(asked.activations, stage).numpy()
-
-    def ask(self, stage: str, asked: Asked) -> list[Answer]:
-        """The answers of one stage to a batch."""
+    def answer(self, stage: str, batch: Batch) -> list[Answer]:
+        """One stage's answers, one an image."""
         started = time.perf_counter()
-        vectors = self.features(stage, asked)
+        vectors = self.encoder.features(stage, batch)
         encoded = time.perf_counter()
         # One more than wanted: the image itself may be in the database.
-        hits = self.database.search(self.collections[stage], vectors, self.neighbours + 1)
+        found = self.database.search(self.collections[stage], vectors, self.neighbours + 1)
         queried = time.perf_counter()
-        each = 1000 / len(asked.images)
-        encode_ms, query_ms = (encoded - started) * each, (queried - encoded) * each
+        ms_per_image = 1000 / len(batch.images)
+        encode_ms, query_ms = (encoded - started) * ms_per_image, (queried - encoded) * ms_per_image
         answers = []
-        for key, found in zip(asked.keys, hits, strict=True):
-            others = [hit for hit in found if hit.key != key][: self.neighbours]
-            voters = others[:1] if stage == "origin" and self.zero_shot else others
+        for key, hits in zip(batch.keys, found, strict=True):
+            others = [hit for hit in hits if hit.key != key][: self.neighbours]
+            voters = others[:1] if self.encoder.stages[stage].zero_shot else others
             name, agreement = vote([hit.class_name for hit in voters])
             answers.append(Answer(stage, name, agreement, others, encode_ms, query_ms))
         return answers
 
-    def cascade(self, asked: Asked, thresholds: Mapping[str, float]) -> list[list[Answer]]:
+    def answer_all(self, choice: str, batch: Batch, thresholds: Mapping[str, float]) -> list[list[Answer]]:
+        """Of each image the answers of the chosen stages, or of those that the cascade needed."""
+        if choice == "cascade":
+            return self.cascade(batch, thresholds)
+        stages = queried_stages(choice, thresholds)
+        return [list(row) for row in zip(*(self.answer(stage, batch) for stage in stages), strict=True)]
+
+    def cascade(self, batch: Batch, thresholds: Mapping[str, float]) -> list[list[Answer]]:
         """Stage after stage, each only for the images that those before it have not settled.
 
-        Args:
-            thresholds: stage → agreement that settles an image; above 1 the stage is passed by.
-
-        Returns:
-            Of each image the answers of the stages it saw; the last one is the cascade's.
+        `thresholds`: stage → agreement that settles an image; above 1 the stage is skipped. Returns of each image the
+        answers of the stages that saw it; the last one is the cascade's.
         """
-        seen: list[list[Answer]] = [[] for _ in asked.images]
-        rows = list(range(len(asked.images)))
-        for stage in looked_up("cascade", thresholds):
+        answers: list[list[Answer]] = [[] for _ in batch.images]
+        rows = list(range(len(batch.images)))  # of `answers`; the batch shrinks
+        for stage in queried_stages("cascade", thresholds):
+            given = self.answer(stage, batch)
+            for row, answer in zip(rows, given, strict=True):
+                answers[row].append(answer)
             threshold = thresholds.get(stage, 1.0)
-            answers = self.ask(stage, asked)
-            for row, answer in zip(rows, answers, strict=True):
-                seen[row].append(answer)
-            left = [place for place, answer in enumerate(answers) if answer.agreement < threshold]
-            if stage == STAGES[-1] or not left:
+            unsettled = [index for index, answer in enumerate(given) if answer.agreement < threshold]
+            if stage == STAGES[-1] or not unsettled:
                 break
-            rows, asked = [rows[place] for place in left], asked.keep(left)
-        return seen
+            rows, batch = [rows[index] for index in unsettled], batch.keep(unsettled)
+        return answers
 
     def warm_up(self, stages: Sequence[str], batch_size: int) -> None:
         """Traces the encoder and loads the collections, so that the first image's times are like the others'."""
-        asked = Asked([np.zeros((32, 32, 3), np.uint8)] * batch_size, [""] * batch_size)
+        batch = Batch([np.zeros((32, 32, 3), np.uint8)] * batch_size, [""] * batch_size)
         for stage in stages:
-            self.ask(stage, asked)
+            self.answer(stage, batch)
 
 
-def looked_up(stage: str, thresholds: Mapping[str, float]) -> tuple[str, ...]:
-    """The stages that an action on `stage` asks, in order."""
-    if stage == "cascade":
-        return tuple(each for each in STAGES if each == STAGES[-1] or thresholds.get(each, 1.0) <= 1)
-    return STAGES if stage == "all" else (stage,)
-
-
-def pixel_vectors(images: Sequence[np.ndarray], side_px: int) -> np.ndarray:
-    """uint8 [H, W, 3] each → float32 [B, 3·side²], averaged down to `side_px` and in −1 … 1."""
-    small = [
-        np.asarray(Image.fromarray(image).resize((side_px, side_px), Image.Resampling.BOX), np.float32)
-        for image in images
-    ]
-    return (np.stack(small) / 127.5 - 1.0).reshape(len(small), -1)
-
-
-def _digest(model: keras.Model) -> str:
-    """16 hex digits of the weights."""
-    weights = hashlib.sha256()
-    for variable in model.weights:
-        weights.update(np.ascontiguousarray(variable.numpy()).tobytes())
-    return weights.hexdigest()[:16]
-
-
-def _has_text(model: ImageTextModel) -> bool:
-    from pipeline.models import catalogue
-
-    if model.encoder.name.startswith(encoders.KERAS_FILE):
-        return False
-    entry = catalogue.find(model.encoder.name, model.encoder.architecture)
-    return entry.family in JOINT_POOLING
+def queried_stages(choice: str, thresholds: Mapping[str, float]) -> tuple[str, ...]:
+    """The stages to query, from shallow to deep; `choice` is a stage, `all` or `cascade`, which skips those above 1."""
+    if choice == "cascade":
+        return tuple(stage for stage in STAGES if stage == STAGES[-1] or thresholds.get(stage, 1.0) <= 1)
+    return STAGES if choice == "all" else (choice,)

@@ -1,9 +1,8 @@
-"""Labelled vectors in Milvus: an embedded file (Milvus Lite) or a cluster, told apart by the URI alone.
+"""Labelled vectors in Milvus: a file (Milvus Lite) or a cluster; the URI says which.
 
-Vectors are stored at unit length and compared by cosine; the distance given back is the Euclidean
-distance of the unit vectors, sqrt(2 − 2·cos): 0 the same, 1.41 unrelated, 2 opposite. The index is FLAT, so
-the search is exact.
-Needs the extra `vectordb`.
+Vectors are stored at unit length and compared by cosine. The distance given back is the Euclidean distance of
+the unit vectors, sqrt(2 − 2·cos): 0 the same, 1.41 unrelated, 2 opposite. The index is FLAT, so the search is
+exact. Needs the extra `vectordb`.
 """
 
 import hashlib
@@ -18,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.errors import BadInput
+from pipeline.errors import BadInput, reason
 from pipeline.retrieval.vectors import unit_length
 
-KEY_BYTES = 1024  # of a key, a class name: Milvus wants a bound
-FETCH = 256  # keys asked for, rows written or deleted in one request
+KEY_BYTES = 1024  # of a key or a class name: Milvus wants a bound
+FETCH = 256  # keys queried, rows written or deleted in one request
 PAGE = 4096  # ids listed in one request; a cluster gives 16,384 at most
 
 
@@ -36,12 +35,9 @@ class Neighbour:
 class VectorDatabase:
     """One open database. Use it in a `with` block.
 
-    Args:
-        uri: a path that ends in `.db` (Milvus Lite), or `http://host:19530` (a cluster).
-        token: `user:password` or an API key of the cluster; empty for none.
-
-    Raises:
-        BadInput: pymilvus is not installed, another process holds the file, the cluster does not answer.
+    `uri`: a path that ends in `.db` (Milvus Lite), or `http://host:19530` (a cluster). `token`: `user:password` or an
+    API key of the cluster; empty for none. Raises BadInput: pymilvus is not installed, another process holds the file,
+    the cluster does not answer.
     """
 
     def __init__(self, uri: str, token: str = ""):
@@ -53,28 +49,25 @@ class VectorDatabase:
         ]
         if missing:
             raise BadInput(f"the vector database needs {missing[0]}: pip install 'guie[vectordb]'")
-        os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # else it complains of its own keep-alive pings
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # else it complains of its keep-alive pings
         from pymilvus import MilvusClient
 
         for name in ("pymilvus", "milvus_lite"):  # they log tracebacks of errors that we report in one line
             logging.getLogger(name).setLevel(logging.CRITICAL)
         if embedded:
             if not uri.endswith(".db"):
-                raise BadInput(
-                    f"database: expected a path that ends in .db, or http://host:port; got {uri!r}"
-                )
+                raise BadInput(f"database: expected a path that ends in .db, or http://host:port; got {uri!r}")
             if Path(uri).is_file():
-                raise BadInput(
-                    f"database: {uri} is a file, not a database that Milvus Lite made; name another"
-                )
+                raise BadInput(f"database: {uri} is a file, not a database that Milvus Lite made; name another")
             Path(uri).parent.mkdir(parents=True, exist_ok=True)
         self.uri = uri
         try:
             self.client = MilvusClient(uri=uri, token=token, timeout=20)
             self.client.list_collections()
-        except Exception as error:  # pymilvus raises its own, grpc's and ValueError
-            reason = "is it open in another process?" if embedded else _one_line(error)
-            raise BadInput(f"could not open the vector database {uri}: {reason}") from None
+        except Exception as error:  # pymilvus's, grpc's and ValueError
+            message = reason(Exception(getattr(error, "message", error)))  # str() of a MilvusException is its repr
+            why = "is it open in another process?" if embedded else message
+            raise BadInput(f"could not open the vector database {uri}: {why}") from None
 
     def __enter__(self) -> "VectorDatabase":
         return self
@@ -85,12 +78,8 @@ class VectorDatabase:
     def open_collection(self, name: str, width: int, made_by: dict[str, Any], create: bool) -> None:
         """Makes a collection of vectors [width], or finds it there.
 
-        Args:
-            made_by: what the vectors depend on (encoder, layer, …); stored with the collection.
-            create: False raises where the collection does not exist.
-
-        Raises:
-            BadInput: something else than `made_by` filled the collection; it is missing and not `create`.
+        `made_by`: what the vectors depend on (encoder, layer, …); stored with the collection. Raises BadInput:
+        the collection was filled by another `made_by`, or it is missing and `create` is False.
         """
         from pymilvus import DataType
 
@@ -128,28 +117,15 @@ class VectorDatabase:
         return found
 
     def insert(
-        self,
-        name: str,
-        keys: Sequence[str],
-        class_names: Sequence[str],
-        digests: Sequence[str],
-        vectors: np.ndarray,
+        self, name: str, keys: Sequence[str], class_names: Sequence[str], digests: Sequence[str], vectors: np.ndarray
     ) -> None:
-        """Writes rows; a key that is there already is replaced. vectors: float32 [N, width]."""
+        """Writes rows; the row of a key that is there already is replaced. vectors: float32 [N, width]."""
         for text in (*keys, *class_names):
             if len(text.encode()) > KEY_BYTES:
                 raise BadInput(f"keys and class names hold at most {KEY_BYTES} bytes, got {text[:60]!r}…")
         rows = [
-            {
-                "id": row_id(key),
-                "key": key,
-                "class_name": class_name,
-                "digest": digest,
-                "vector": vector,
-            }
-            for key, class_name, digest, vector in zip(
-                keys, class_names, digests, with_direction(vectors), strict=True
-            )
+            {"id": row_id(key), "key": key, "class_name": class_name, "digest": digest, "vector": vector}
+            for key, class_name, digest, vector in zip(keys, class_names, digests, with_direction(vectors), strict=True)
         ]
         for start in range(0, len(rows), FETCH):
             self.client.upsert(name, rows[start : start + FETCH])
@@ -167,7 +143,7 @@ class VectorDatabase:
         return len(others)
 
     def finish(self, name: str) -> None:
-        """Makes what was written durable and indexed; a search before it is correct, but slow."""
+        """Makes the rows durable and indexed. A search before it is correct, but slow."""
         self.client.flush(name)
         self.client.load_collection(name)
 
@@ -175,19 +151,13 @@ class VectorDatabase:
         return int(self.client.query(name, filter="", output_fields=["count(*)"])[0]["count(*)"])
 
     def search(self, name: str, vectors: np.ndarray, k: int) -> list[list[Neighbour]]:
-        """The k nearest rows of every vector, nearest first; fewer where the collection holds fewer.
-
-        Args:
-            vectors: float32 [Q, width].
-        """
+        """The k nearest rows of each of `vectors`, float32 [Q, width], nearest first; fewer where it holds fewer."""
         found = self.client.search(
             name, data=list(with_direction(vectors)), limit=k, output_fields=["key", "class_name"]
         )
         return [
             [
-                Neighbour(
-                    hit["entity"]["key"], hit["entity"]["class_name"], cosine_to_distance(hit["distance"])
-                )
+                Neighbour(hit["entity"]["key"], hit["entity"]["class_name"], cosine_to_distance(hit["distance"]))
                 for hit in hits
             ]
             for hits in found
@@ -195,7 +165,7 @@ class VectorDatabase:
 
 
 def row_id(key: str) -> str:
-    """The primary key: a hash, because pymilvus does not escape quotes in the ids it asks for."""
+    """The primary key: a hash, because pymilvus does not escape quotes in the ids it queries."""
     return hashlib.sha256(key.encode()).hexdigest()[:32]
 
 
@@ -224,7 +194,3 @@ def _difference(stored: str, wanted: str) -> str:
         for key in sorted({*was, *now})
         if was.get(key) != now.get(key)
     )
-
-
-def _one_line(error: Exception) -> str:
-    return str(getattr(error, "message", error)).splitlines()[0]

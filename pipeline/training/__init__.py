@@ -1,0 +1,1 @@
+"""Records → checkpoints. `train.py` is the story; the others are what it calls."""

@@ -1,5 +1,6 @@
 """Checkpoints: one safetensors file a step, whole or absent, written beside the training."""
 
+import dataclasses
 import json
 import re
 import threading
@@ -12,7 +13,7 @@ from safetensors.numpy import save_file
 
 from pipeline.config import Run
 from pipeline.errors import BadInput
-from pipeline.files import atomic_path
+from pipeline.files import atomic_path, fingerprint
 
 if TYPE_CHECKING:
     from pipeline.models.embedder import Embedder
@@ -31,54 +32,61 @@ def newest(folder: Path) -> Path | None:
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """The JSON that `Writer.save` was given.
-
-    Raises:
-        BadInput: not a checkpoint of guie.
-    """
+    """The JSON that `Writer.save` was given; BadInput for what is no checkpoint of guie."""
     try:
         with safe_open(path, framework="numpy") as file:
             return json.loads((file.metadata() or {})["guie"])
     except FileNotFoundError:
         raise BadInput(f"expected a checkpoint, {path} does not exist") from None
     except (SafetensorError, KeyError, json.JSONDecodeError, OSError) as error:
+        raise BadInput(f"{path} is not a whole checkpoint of guie ({error}): remove it to start before it") from None
+
+
+def expect_phases(run: Run) -> None:
+    """Raises BadInput where there is nothing to train."""
+    if not run.train.phases:
+        raise BadInput("train.phases: expected at least one phase, got none")
+
+
+def recipe_fingerprint(run: Run) -> str:
+    """Of all that decides the weights; not of how often is logged or saved."""
+    kept = ("phases", "loss", "optimizer", "seed", "init_from", "records")
+    train = {key: value for key, value in dataclasses.asdict(run.train).items() if key in kept}
+    train["loss"]["sharded"] = False  # checkpoints hold the classes whole
+    return fingerprint([train, dataclasses.asdict(run.encoder), dataclasses.asdict(run.embedder)])
+
+
+def state_of(run: Run) -> dict:
+    """What the newest checkpoint of the run folder says of itself, {} without one; BadInput for another recipe's."""
+    path = newest(folder_of(run.run_dir))
+    if path is None or run.devices.rehearse:
+        return {}
+    state = read_state(path)
+    if state["recipe"] != recipe_fingerprint(run):
         raise BadInput(
-            f"{path} is not a whole checkpoint of guie ({error}): remove it to start before it"
-        ) from None
-
-
-def names(path: Path) -> set[str]:
-    """Of the variables in a checkpoint."""
-    with safe_open(path, framework="numpy") as file:
-        return set(file.keys())
+            f"{path} was trained by another recipe or is of another architecture than this config: choose another "
+            f"run_dir (and train.init_from={path} to start from it), or remove {Path(run.run_dir) / 'checkpoints'}"
+        )
+    return state
 
 
 def restore(path: Path, variables: dict[str, Any]) -> None:
-    """Assigns every variable from the checkpoint.
+    """Assigns every variable (name → Keras variable, or what has `shape` and `assign`) from the checkpoint.
 
-    Args:
-        variables: name → Keras variable, or what has `shape` and `assign` as one. Names of the file beyond these
-            are left alone.
-
-    Raises:
-        BadInput: a variable is not in the file, or has another shape: a checkpoint of another architecture.
+    The file may hold more. Raises BadInput where it lacks a variable or has another shape; then none is assigned.
     """
     read_state(path)
     with safe_open(path, framework="numpy") as file:
-        held = set(file.keys())
-        missing = sorted(set(variables) - held)
+        held = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118, it is no dict
+        wanted = {name: tuple(variable.shape) for name, variable in variables.items()}
+        missing = sorted(wanted.keys() - held.keys())
+        differing = [name for name, shape in wanted.items() if held.get(name, shape) != shape]
+        wrong = [f"{name} is {held[name]} there, {wanted[name]} in this config" for name in differing]
         if missing:
-            raise BadInput(
-                f"{path} is of another architecture: it lacks {len(missing)} of {len(variables)} variables "
-                f"({', '.join(missing[:3])} …); choose another run_dir, or the config it was trained with"
-            )
-        for name, variable in variables.items():
-            shape = tuple(file.get_slice(name).get_shape())
-            if shape != tuple(variable.shape):
-                raise BadInput(
-                    f"{path} is of another architecture: {name} is {shape} there, {tuple(variable.shape)} in this "
-                    "config; choose another run_dir, or the config it was trained with"
-                )
+            wrong = [f"it lacks {len(missing)} of {len(wanted)} variables ({', '.join(missing[:3])} …)"]
+        if wrong:
+            mend = "choose another run_dir, or the config it was trained with"
+            raise BadInput(f"{path} is of another architecture: {wrong[0]}; {mend}")
         for name, variable in variables.items():
             variable.assign(file.get_tensor(name))
 
@@ -86,12 +94,9 @@ def restore(path: Path, variables: dict[str, Any]) -> None:
 def load_trained(config: Run) -> "Embedder":
     """The embedder of the run folder's newest whole checkpoint; averaged weights where the run keeps them.
 
-    Raises:
-        BadInput: no checkpoint, or one of another architecture.
+    Raises BadInput: no checkpoint, or one of another architecture.
     """
-    from pipeline.models import (
-        embedder as embedders,
-    )  # TensorFlow: who only asks what is done needs none of it
+    from pipeline.models import embedder as embedders  # TensorFlow: who only asks what is done needs none of it
 
     folder = folder_of(config.run_dir)
     path = newest(folder)
@@ -100,12 +105,11 @@ def load_trained(config: Run) -> "Embedder":
     state = read_state(path)
     embedder = embedders.build(config, state.get("image_size_px"), state.get("patch_overlap_px"), fill=False)
     restore(path, embedder.variables)
-    if state.get(
-        "phase_step"
-    ):  # within a phase the averages stand beside the weights, as the optimizer names them
+    if state.get("phase_step"):  # within a phase the averages stand beside the weights, as the optimizer names them
         prefix = f"optimizer/{config.train.optimizer.name}/"
         averages = {f"{prefix}{v.path.replace('/', '_')}_average": v for v in embedder.model.variables}
-        held = names(path)
+        with safe_open(path, framework="numpy") as file:
+            held = set(file.keys())
         restore(path, {name: v for name, v in averages.items() if name in held})
     return embedder
 

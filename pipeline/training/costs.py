@@ -16,42 +16,26 @@ from pipeline.errors import BadInput
 from pipeline.models.catalogue import Entry
 from pipeline.models.position_embeddings import grid_side
 
-OPTIMIZER_BYTES = {
-    "adam": 8,
-    "adamw": 8,
-    "sgd": 4,
-    "adafactor": 4,
-}  # a trained parameter; Keras' Adafactor keeps v
+OPTIMIZER_BYTES = {"adam": 8, "adamw": 8, "sgd": 4, "adafactor": 4}  # a trained parameter; Keras' Adafactor keeps v
 
 
 @dataclass(frozen=True)
 class EncoderCosts:
-    """One image through an encoder.
-
-    Attributes:
-        stem_parameters, block_parameters, tail_parameters: before the first block, of every block in order, after the
-            last. A network whose blocks are unknown is all tail.
-        stem_flops, block_flops, tail_flops: of the forward pass.
-        recomputed_flops: what a checkpointed block does again.
-        token_elements: numbers that enter a block.
-        block_elements: numbers that a block keeps for its backward pass.
-        end_elements: numbers that live beside the blocks' at the peak, the gradient on its way among them.
-        forward_elements: numbers alive at once when nothing is kept.
-    """
+    """One image through an encoder. A network whose blocks are unknown is all tail."""
 
     width: int
     image_size_px: int
-    stem_parameters: int
-    block_parameters: tuple[int, ...]
-    tail_parameters: int
-    stem_flops: float
+    stem_parameters: int  # before the first block
+    block_parameters: tuple[int, ...]  # of every block in order
+    tail_parameters: int  # after the last block
+    stem_flops: float  # of the forward pass, as the next two
     block_flops: float
     tail_flops: float
-    recomputed_flops: float
-    token_elements: float
-    block_elements: float
-    end_elements: float
-    forward_elements: float
+    recomputed_flops: float  # what a checkpointed block does again
+    token_elements: float  # numbers that enter a block
+    block_elements: float  # numbers that a block keeps for its backward pass
+    end_elements: float  # numbers that live beside the blocks' at the peak, the gradient on its way among them
+    forward_elements: float  # numbers alive at once when nothing is kept
 
     @property
     def blocks(self) -> int:
@@ -69,32 +53,24 @@ class EncoderCosts:
 
 @dataclass(frozen=True)
 class StepCosts:
-    """One image of one phase's step, and what a replica holds whatever its batch.
+    """One image of one phase's step, and what a replica holds whatever its batch."""
 
-    Attributes:
-        parameters, trained_parameters: encoder, head and class centres.
-        flops: an image, forward and backward, with what checkpointing does again.
-        activation_elements, checkpointed_elements: kept an image, in the compute dtype.
-        float32_bytes: an image, whatever the compute dtype: pixels and class logits.
-    """
-
-    parameters: int
+    parameters: int  # of encoder, head and class centres
     trained_parameters: int
-    flops: float
-    activation_elements: float
+    flops: float  # an image, forward and backward, with what checkpointing does again
+    activation_elements: float  # kept an image, in the compute dtype
     checkpointed_elements: float
-    float32_bytes: float
+    float32_bytes: float  # an image, whatever the compute dtype: pixels and class logits
 
 
 def transformer(entry: Entry, image_size_px: int, pooling: str, overlap_px: int = 0) -> EncoderCosts:
-    """Costs of the tower that `towers.build_transformer` wires, without building it."""
-    a = entry.architecture
+    """Costs of the network that `vit.transformer` wires, without building it."""
+    a, family = entry.architecture, entry.facts
     patch, width, layers, heads, inner = (
         int(a[key]) for key in ("patch_size", "hidden_dim", "num_layers", "num_heads", "intermediate_dim")
     )
-    family, registers = entry.family, int(a.get("num_register_tokens", 0))
+    prefix, registers = family.prefix_tokens, int(a.get("num_register_tokens", 0))
     patches = grid_side(image_size_px, patch, overlap_px) ** 2
-    prefix = 0 if family == "siglip" else 1
     tokens = prefix + registers + patches
     gated = bool(a.get("use_swiglu_ffn"))
     if gated:
@@ -103,13 +79,11 @@ def transformer(entry: Entry, image_size_px: int, pooling: str, overlap_px: int 
     square, norm = width * width, 2 * width
     attention = 4 * (square + width)
     mlp = width * inward + inward + inner * width + width
-    scales = 2 * width if family == "dinov2" else 0
+    scales = 2 * width if family.layer_scales else 0
 
     stem = 3 * patch * patch * width + (prefix + patches) * width + (prefix + registers) * width
-    stem += norm if family == "clip" else width  # CLIP: a norm and no bias; the others: a bias
-    block_flops = (
-        8.0 * tokens * square + 4.0 * tokens * tokens * width + 2.0 * tokens * width * (inward + inner)
-    )
+    stem += norm if family.stem_norm else width  # width: the patch convolution's bias
+    block_flops = 8.0 * tokens * square + 4.0 * tokens * tokens * width + 2.0 * tokens * width * (inward + inner)
     tail, tail_flops = norm, 0.0
     if pooling == "projection":
         tail, tail_flops = tail + width * int(a["projection_dim"]), 2.0 * width * int(a["projection_dim"])
@@ -138,22 +112,16 @@ def transformer(entry: Entry, image_size_px: int, pooling: str, overlap_px: int 
 
 
 def built(model, image_size_px: int, blocks: Sequence[Sequence[Any]]) -> EncoderCosts:
-    """Costs of any other Keras model, from its graph; activations are counted generously, every map that it makes.
+    """Costs of any other Keras model (images [B, S, S, 3] → features [B, width]), from its graph.
 
-    Parameters are exact for each block. FLOPs and activations are exact for the whole network alone: of its blocks each
-    is given an even share, though the first ones have the larger maps, and the stem is counted among them.
-
-    Args:
-        model: images [B, S, S, 3] → features [B, width].
-        image_size_px: S.
-        blocks: `encoders.ImageEncoder.blocks`: the stem's layers, then each block's; empty where they are unknown.
+    Parameters are exact for each block (`encoders.ImageEncoder.blocks`). FLOPs and activations, counted generously as
+    every map that it makes, are exact for the whole network alone: each block is given an even share, though the first
+    ones have the larger maps, and the stem is counted among them.
     """
     import tensorflow as tf  # a second to import; transformers need none of it
 
     traced = tf.function(lambda images: model(images, training=False))
-    graph = traced.get_concrete_function(
-        tf.TensorSpec([1, image_size_px, image_size_px, 3], tf.float32)
-    ).graph
+    graph = traced.get_concrete_function(tf.TensorSpec([1, image_size_px, image_size_px, 3], tf.float32)).graph
     flops, elements, largest = 0.0, 0.0, 0.0
     for operation in graph.get_operations():
         if not operation.outputs or not operation.outputs[0].shape.is_fully_defined():
@@ -166,12 +134,10 @@ def built(model, image_size_px: int, blocks: Sequence[Sequence[Any]]) -> Encoder
             flops += 2.0 * count * inward * (kernel[2] if operation.type == "Conv2D" else 1)
         if len(output.shape) == 4 and output.dtype.is_floating and output.shape[0] == 1:
             elements, largest = elements + count, max(largest, count)
-    place_of = {
-        id(v): place for place, layers in enumerate(blocks) for layer in layers for v in layer.variables
-    }
+    block_of = {id(v): number for number, layers in enumerate(blocks) for layer in layers for v in layer.variables}
     parameters = [0] * (len(blocks) + 1)  # the last: of no block, which is trained whenever a block is
     for variable in model.trainable_variables:
-        parameters[place_of.get(id(variable), -1)] += math.prod(variable.shape)
+        parameters[block_of.get(id(variable), -1)] += math.prod(variable.shape)
     share = 1.0 / (len(blocks) - 1) if len(blocks) > 1 else 0.0  # of FLOPs and activations, each block's
     rest = 0.0 if share else 1.0
     return EncoderCosts(
@@ -184,21 +150,9 @@ def built(model, image_size_px: int, blocks: Sequence[Sequence[Any]]) -> Encoder
     )  # fmt: skip
 
 
-def step(
-    encoder: EncoderCosts, run: config.Run, phase: config.Phase, classes: int, on_features: bool
-) -> StepCosts:
-    """One phase's step.
-
-    Args:
-        on_features: the encoder's features were computed once; its forward pass is no part of the step.
-
-    Raises:
-        BadInput: `trainable` is none of the known words.
-    """
-    dim, centres = (
-        run.embedder.embedding_dim,
-        classes * run.train.loss.subcenters * run.embedder.embedding_dim,
-    )
+def step(encoder: EncoderCosts, run: config.Run, phase: config.Phase, classes: int, on_features: bool) -> StepCosts:
+    """One phase's step; `on_features`: the encoder's features were computed once, its forward pass is no part of it."""
+    dim, centres = (run.embedder.embedding_dim, classes * run.train.loss.subcenters * run.embedder.embedding_dim)
     projection = encoder.width * dim
     top = 2.0 * (projection + centres)  # FLOPs of head and cosines, forward
     blocks = trained_blocks(phase, encoder.blocks)
@@ -230,16 +184,11 @@ def step(
 
 
 def trained_blocks(phase: config.Phase, blocks: int) -> int:
-    """How many of the encoder's `blocks` a phase trains, the last ones; 0 for `head`.
-
-    Raises:
-        BadInput: another word, or more blocks than there are.
-    """
+    """How many of the encoder's `blocks` a phase trains, the last ones; BadInput for another word or too many."""
     last = re.fullmatch(r"last (\d+) blocks?", phase.trainable)
     if not last and phase.trainable not in ("head", "encoder", "all"):
-        raise BadInput(
-            f"phase {phase.name}: trainable: expected head, encoder, all or `last N blocks`, got {phase.trainable!r}"
-        )
+        expected = "expected head, encoder, all or `last N blocks`"
+        raise BadInput(f"phase {phase.name}: trainable: {expected}, got {phase.trainable!r}")
     if last and not 1 <= int(last[1]) <= blocks:
         raise BadInput(f"phase {phase.name}: {phase.trainable!r}, but the encoder has {blocks} known blocks")
     return int(last[1]) if last else 0 if phase.trainable == "head" else blocks
@@ -248,14 +197,10 @@ def trained_blocks(phase: config.Phase, blocks: int) -> int:
 def memory_bytes(
     costs: StepCosts, optimizer: config.Optimizer, images: float, checkpointing: bool, compute_bytes: int
 ) -> dict[str, float]:
-    """What one replica holds at the peak of a step.
+    """Bytes that one replica holds at the peak of a step, for its share `images` of the batch.
 
-    Args:
-        images: a replica's share of the batch.
-        compute_bytes: of a number in the compute dtype: 2 bfloat16, 4 float32.
-
-    Returns:
-        bytes of weights (float32, and the copy in a smaller compute dtype), gradients, optimizer, activations.
+    `compute_bytes`: of a number in the compute dtype: 2 bfloat16, 4 float32. Weights are float32, and the copy in a
+    smaller compute dtype.
     """
     elements = costs.checkpointed_elements if checkpointing else costs.activation_elements
     pieces = optimizer.accumulate_steps

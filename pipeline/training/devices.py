@@ -3,13 +3,13 @@
 import glob
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import keras
 import tensorflow as tf
 
 from pipeline import config
-from pipeline.errors import BadInput
+from pipeline.errors import BadInput, reason
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,9 @@ class Found:
 
 
 def connect(options: config.Devices) -> Found:
-    """Finds the devices and sets Keras' precision. Call it before anything else touches TensorFlow.
+    """Finds the devices and sets Keras' precision; BadInput where the kind asked for is not here.
 
-    Raises:
-        BadInput: the kind asked for is not here.
+    Call it before anything else touches TensorFlow.
     """
     if options.rehearse:
         found = _cpus(options.rehearse, "rehearsal of a TPU on ")
@@ -61,9 +60,7 @@ def connect(options: config.Devices) -> Found:
         found = _cpus(options.replicas or 1)
     precision = found.precision if options.precision == "auto" else options.precision
     keras.config.set_dtype_policy(precision)
-    return Found(
-        **{**found.__dict__, "precision": precision, "description": f"{found.description}, {precision}"}
-    )
+    return replace(found, precision=precision, description=f"{found.description}, {precision}")
 
 
 def _tpu_is_likely() -> bool:
@@ -85,33 +82,25 @@ def _tpu(options: config.Devices) -> Found:
             tf.config.experimental_connect_to_cluster(resolver)
         tf.tpu.experimental.initialize_tpu_system(resolver)
     except (ValueError, RuntimeError, tf.errors.OpError) as error:
-        raise BadInput(f"{refusal} ({str(error).splitlines()[0]})") from None
+        raise BadInput(f"{refusal} ({reason(error)})") from None
     strategy = tf.distribute.TPUStrategy(resolver)
     cores = strategy.num_replicas_in_sync
-    return Found(
-        strategy, "tpu", "mixed_bfloat16", f"TPU {address}: {cores} cores on {max(cores // 8, 1)} host(s)",
-    )  # fmt: skip
+    on = f"TPU {address}: {cores} cores on {max(cores // 8, 1)} host(s)"
+    return Found(strategy, "tpu", "mixed_bfloat16", on)
 
 
 def _gpus() -> Found:
     gpus = tf.config.list_physical_devices("GPU")
     if not gpus:
-        raise BadInput(
-            "devices.kind=gpu, but TensorFlow sees no GPU: install tensorflow[and-cuda], or kind=auto"
-        )
+        raise BadInput("devices.kind=gpu, but TensorFlow sees no GPU: install tensorflow[and-cuda], or kind=auto")
     for gpu in gpus:
         tf.config.experimental.set_memory_growth(gpu, True)
     details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
     has_bfloat16 = all(entry.get("compute_capability", (0, 0)) >= (8, 0) for entry in details)
-    strategy = (
-        tf.distribute.MirroredStrategy() if len(gpus) > 1 else tf.distribute.OneDeviceStrategy("/gpu:0")
-    )
-    return Found(
-        strategy,
-        "gpu",
-        "mixed_bfloat16" if has_bfloat16 else "float32",
-        f"{len(gpus)} GPU(s): {', '.join(entry.get('device_name', '?') for entry in details)}",
-    )
+    strategy = tf.distribute.MirroredStrategy() if len(gpus) > 1 else tf.distribute.OneDeviceStrategy("/gpu:0")
+    names = ", ".join(entry.get("device_name", "?") for entry in details)
+    precision = "mixed_bfloat16" if has_bfloat16 else "float32"
+    return Found(strategy, "gpu", precision, f"{len(gpus)} GPU(s): {names}")
 
 
 def _cpus(replicas: int, what: str = "") -> Found:
@@ -128,29 +117,23 @@ def _cpus(replicas: int, what: str = "") -> Found:
 def _several_hosts(options: config.Devices) -> Found:
     if not 0 <= options.host_index < len(options.hosts):
         raise BadInput(f"devices.host_index: expected 0 … {len(options.hosts) - 1}, got {options.host_index}")
-    os.environ["TF_CONFIG"] = json.dumps(
-        {"cluster": {"worker": options.hosts}, "task": {"type": "worker", "index": options.host_index}}
-    )
+    task = {"type": "worker", "index": options.host_index}
+    os.environ["TF_CONFIG"] = json.dumps({"cluster": {"worker": options.hosts}, "task": task})
     gpus = tf.config.list_physical_devices("GPU")
     if not gpus and options.replicas > 1:
         _split_cpu(options.replicas)
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
-    return Found(
-        strategy, "gpu" if gpus else "cpu", "float32",
-        f"host {options.host_index} of {len(options.hosts)}, {strategy.num_replicas_in_sync} replicas in all",
-        host_index=options.host_index, hosts=len(options.hosts),
-    )  # fmt: skip
+    index, hosts = options.host_index, len(options.hosts)
+    description = f"host {index} of {hosts}, {strategy.num_replicas_in_sync} replicas in all"
+    return Found(strategy, "gpu" if gpus else "cpu", "float32", description, index, hosts)
 
 
 def _split_cpu(replicas: int) -> None:
     """Several logical devices on one CPU; refused once TensorFlow has started with another number."""
     cpu = tf.config.list_physical_devices("CPU")[0]
-    wanted = [tf.config.LogicalDeviceConfiguration() for _ in range(replicas)]
     try:
-        tf.config.set_logical_device_configuration(cpu, wanted)
+        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * replicas)
     except RuntimeError:
-        if len(tf.config.list_logical_devices("CPU")) < replicas:
-            raise BadInput(
-                f"{replicas} CPU replicas asked for after TensorFlow started with "
-                f"{len(tf.config.list_logical_devices('CPU'))}: set devices before anything else runs"
-            ) from None
+        if (there := len(tf.config.list_logical_devices("CPU"))) < replicas:
+            came = f"{replicas} CPU replicas asked for after TensorFlow started with {there}"
+            raise BadInput(f"{came}: set devices before anything else runs") from None

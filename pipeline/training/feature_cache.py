@@ -1,19 +1,22 @@
-"""What a model says of every record, in order; for a frozen encoder computed once and kept on disk."""
+"""Features of every record, in order; a frozen encoder's are computed once and kept on disk."""
 
-import dataclasses
-import hashlib
-from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from pipeline.config import Run
 from pipeline.console import Progress
+from pipeline.data.array_cache import ArrayCache
 from pipeline.data.batches import Positions, RecordSet, eval_batches
 from pipeline.data.preprocessing import Preprocess, normalize
-from pipeline.files import atomic_path, file_sha256, fingerprint
-from pipeline.models.encoders import KERAS_FILE
+from pipeline.files import file_sha256
+from pipeline.models.embedder import Embedder
+from pipeline.models.encoders import KERAS_FILE, ImageEncoder
+from pipeline.models.weights.variables import weights_digest
+from pipeline.training.devices import Found
 
 
 def encode(
@@ -25,11 +28,9 @@ def encode(
     compiled: bool,
     what: str,
 ) -> np.ndarray:
-    """float32 [N, width]: `model` on every record, in the records' order, over all replicas.
+    """float32 [N, width]: `model` on every record's normalised pixels, in the records' order, over all replicas.
 
-    Args:
-        model: float32 [B, S, S, 3], normalised pixels → [B, width].
-        batch_size: of all replicas together; made a multiple of their number.
+    `batch_size` is of all replicas together; it is made a multiple of their number.
     """
     replicas = len(strategy.extended.worker_devices)  # of this host; every host computes the whole
     each = -(-batch_size // replicas)
@@ -58,48 +59,41 @@ def encode(
     return np.concatenate(rows)
 
 
-def made_by(run, model, precision: str) -> list:
-    """What an encoder's features hang on. Reads all of its weights: ask once."""
-    weights = [hashlib.sha256(np.asarray(v).tobytes()).hexdigest() for v in model.encoder.model.weights]
-    # Pooling, heads and activation are in no weight: the config says them, or the file.
-    found = [dataclasses.asdict(model.preprocess), precision, weights, dataclasses.asdict(run.encoder)]
-    path = Path(run.encoder.name.removeprefix(KERAS_FILE))
-    return [*found, file_sha256(path)] if path.is_file() else found
+def open_cache(run: Run, encoder: ImageEncoder, precision: str, host_index: int = 0) -> ArrayCache:
+    """The run's cache of an encoder's features; a row holds those of a whole set of records, [N, width].
 
-
-def kept_path(run, maker: list, records: RecordSet, name: str) -> Path:
-    """Where `cache` keeps the features of some records; `maker` is from `made_by`."""
-    return Path(run.run_dir) / "features" / f"{name}-{fingerprint([maker, _fingerprint(records)])}.npy"
-
-
-def cache(setting, model) -> Callable[[RecordSet, str], np.ndarray]:
-    """(records, name) → the frozen encoder's features float32 [N, width], memory-mapped.
-
-    Computed on the first call and kept in `<run_dir>/features/`, whole or absent, under a name that changes with the
-    encoder, its weights, its preprocessing or the records.
+    Reads all weights of the encoder: open it once.
     """
-    arrays: dict[str, np.ndarray] = {}
-    maker = made_by(setting.run, model, setting.found.precision)
-
-    def get(records: RecordSet, name: str) -> np.ndarray:
-        if name not in arrays:
-            path = kept_path(setting.run, maker, records, name)
-            if not setting.found.is_chief:  # its own: whether hosts share a disk is not known
-                path = path.parent / f"host-{setting.found.host_index}" / path.name
-            if not path.exists():
-                computed = encode(
-                    setting.found.strategy, model.encoder.model, model.preprocess, records, 64,
-                    compiled=setting.found.jit(setting.run.train.compile), what=f"features of {name}",
-                )  # fmt: skip
-                with atomic_path(path) as temporary, temporary.open("wb") as file:
-                    np.save(file, computed)
-            arrays[name] = np.load(path, mmap_mode="r")
-        return arrays[name]
-
-    return get
+    # Pooling, heads and activation are in no weight: the config says them, or the file.
+    made_by = [asdict(encoder.preprocess), precision, weights_digest(encoder.model.weights), asdict(run.encoder)]
+    path = Path(run.encoder.name.removeprefix(KERAS_FILE))
+    if path.is_file():
+        made_by.append(file_sha256(path))
+    folder = Path(run.run_dir) / "features"
+    # Whether hosts share a disk is not known: each but the first has a folder.
+    return ArrayCache(folder / f"host-{host_index}" if host_index else folder, made_by)
 
 
-def batches(
+class FeatureCache:
+    """A frozen encoder's features of records, computed once and kept in `<run_dir>/features/`."""
+
+    def __init__(self, run: Run, found: Found, model: Embedder):
+        self.run, self.found, self.encoder = run, found, model.encoder
+        self.cache = open_cache(run, model.encoder, found.precision, found.host_index)
+
+    def of(self, records: RecordSet, what: str) -> np.ndarray:
+        """float32 [N, width], memory-mapped; `what` the records are, for the progress line."""
+        if self.cache.missing([records.digest]):
+            rows = encode(
+                *(self.found.strategy, self.encoder.model, self.encoder.preprocess, records, 64),
+                compiled=self.found.jit(self.run.train.compile),
+                what=f"features of {what}",
+            )
+            self.cache.put([records.digest], features=rows[None])
+        return self.cache.get([records.digest])["features"][0]
+
+
+def feature_batches(
     features: np.ndarray,
     labels: np.ndarray,
     batch_size: int,
@@ -108,7 +102,7 @@ def batches(
     host: tuple[int, int],
     sampling: np.ndarray | None,
 ) -> tf.data.Dataset:
-    """The stream of `train_batches`, on features: {"images": float32 [b, width], "labels": int32 [b]}, without end."""
+    """The stream of `train_batches`: {"features": float32 [b, width], "labels": int32 [b]}, without end."""
     positions = Positions(len(features), seed, sampling)
 
     def take(number):
@@ -118,17 +112,8 @@ def batches(
     each = batch_size // host[1]
 
     def fixed_shapes(number):
-        images, classes = tf.numpy_function(take, [number], [tf.float32, tf.int32])
-        return {
-            "images": tf.ensure_shape(images, [each, features.shape[1]]),
-            "labels": tf.ensure_shape(classes, [each]),
-        }
+        rows, classes = tf.numpy_function(take, [number], [tf.float32, tf.int32])
+        rows, classes = tf.ensure_shape(rows, [each, features.shape[1]]), tf.ensure_shape(classes, [each])
+        return {"features": rows, "labels": classes}
 
     return tf.data.Dataset.counter(start_step).map(fixed_shapes)
-
-
-def _fingerprint(records: RecordSet) -> str:
-    names = [path.name for path in records.shards]
-    return fingerprint(
-        [names, *(hashlib.sha256(part.tobytes()).hexdigest() for part in (records.spans, records.labels))]
-    )

@@ -1,24 +1,25 @@
 """Losses as pure functions, float32 inside whatever the compute dtype.
 
+A loss that `train.loss.name` may name is a function and a line of LOSSES (its name stands in config.schema, too).
 Cosines are kept apart from margins, so that the classes may stand whole on one replica or split over several.
 """
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
+import numpy as np
 import tensorflow as tf
+
+from pipeline import config
 
 SMALLEST_SQUARED_SINE = 1e-12  # under the root: its gradient stays finite where |cos| = 1
 
 
 def class_cosines(embeddings: tf.Tensor, centers: tf.Tensor) -> tf.Tensor:
-    """Cosine to each class, the nearest of its K sub-centres.
+    """float32 [B, C] in [-1, 1]: cosine to each class, the nearest of its K sub-centres; K = 1 is plain ArcFace.
 
-    Args:
-        embeddings: [B, D], any length, any float dtype.
-        centers: [C, K, D] float32, any length; K = 1 is plain ArcFace.
-
-    Returns:
-        float32 [B, C], within [-1, 1].
+    Embeddings [B, D], of any float dtype, and centres float32 [C, K, D] may have any length.
 
     Source of sub-centres: Deng et al., Sub-center ArcFace, ECCV 2020.
     """
@@ -34,11 +35,8 @@ def class_cosines(embeddings: tf.Tensor, centers: tf.Tensor) -> tf.Tensor:
 def add_angle(cosine: tf.Tensor, margin_radians: tf.Tensor) -> tf.Tensor:
     """cos(θ + m) from cos θ, without arccos and without NaN at |cos| = 1.
 
-    Beyond θ + m = π the cosine would rise again; there the line cos θ − m·sin m goes on falling, as in the authors'
-    code.
-
-    Args:
-        cosine: float32, any shape. margin_radians: float32, broadcastable.
+    Both are float32 of any shapes that broadcast. Beyond θ + m = π the cosine would rise again; there the line
+    cos θ − m·sin m goes on falling, as in the authors' code.
     """
     sine = tf.sqrt(tf.maximum(1.0 - tf.square(cosine), SMALLEST_SQUARED_SINE))
     shifted = cosine * tf.cos(margin_radians) - sine * tf.sin(margin_radians)
@@ -100,13 +98,7 @@ def margin_loss(
 
 
 def class_margins(counts, smallest_radians: float, largest_radians: float, power: float = 0.25):
-    """Margins that grow as classes shrink, between the two given: a · n^−power + b.
-
-    Args:
-        counts: int NumPy array [C], training images a class.
-
-    Returns:
-        float32 NumPy array [C].
+    """float32 [C]: margins that grow as classes shrink (int [C] images), between the two given: a · n^−power + b.
 
     Source: Ha et al., Google Landmark Recognition 2020 Competition Third Place Solution, 2020.
     """
@@ -114,3 +106,33 @@ def class_margins(counts, smallest_radians: float, largest_radians: float, power
     spread = weights.max() - weights.min()
     share = (weights - weights.min()) / spread if spread else weights * 0.0
     return (smallest_radians + share * (largest_radians - smallest_radians)).astype("float32")
+
+
+@dataclass(frozen=True)
+class Margin:
+    """The margin over a phase's steps: linear from `start` to `end`, plus what each class has more; radians."""
+
+    start: float
+    end: float
+    steps: int
+    extra: np.ndarray | np.float32  # float32 scalar or [C]
+
+    @classmethod
+    def of(cls, loss: config.Loss, phase: config.Phase, counts: np.ndarray, steps: int) -> "Margin":
+        """As the config asks; `counts` int [C], training images a class."""
+        start = loss.margin_radians if phase.margin_radians is None else phase.margin_radians
+        end = start if phase.end_margin_radians is None else phase.end_margin_radians
+        extra: np.ndarray | np.float32 = np.float32(0.0)
+        if loss.largest_margin_radians is not None:
+            extra = class_margins(counts, 0.0, loss.largest_margin_radians - loss.margin_radians)
+        return cls(start, end, steps, extra)
+
+    def at(self, step: tf.Tensor) -> tf.Tensor:
+        """float32 scalar or [C], radians, at an int scalar step."""
+        share = tf.minimum(tf.cast(step, tf.float32) / max(self.steps, 1), 1.0)
+        return self.start + (self.end - self.start) * share + self.extra
+
+
+LOSSES: dict[str, Callable[..., tf.Tensor]] = {  # (embeddings, labels, centers, scale, margin_radians) → [B]
+    "arcface": arcface
+}

@@ -1,11 +1,13 @@
-"""Keras optimizers with a learning-rate factor a variable, decoupled weight decay, and the phases' schedule."""
+"""What a phase trains and how: variables with their learning-rate factors, Keras optimizers, the schedule."""
 
 import keras
 import tensorflow as tf
 
 from pipeline import config
 from pipeline.errors import BadInput
-from pipeline.training.class_centers import OWN, is_own
+from pipeline.models.embedder import Embedder
+from pipeline.training.class_centers import PER_REPLICA, ClassCenters, is_per_replica
+from pipeline.training.costs import trained_blocks
 
 OPTIMIZERS = {
     "adam": keras.optimizers.Adam,
@@ -19,8 +21,8 @@ class RateFactors(keras.optimizers.Optimizer):
     """Mixed into a Keras optimizer: each variable's own learning rate, and weight decay that follows it.
 
     Keras decays all weights at the full rate; an encoder trained at ×0.001 would be decayed away. Biases, scales and
-    tokens are not decayed. Gradients come summed over replicas (`step.py`): Keras would also sum those
-    of a variable that each replica has for itself.
+    tokens are not decayed. Gradients come summed over replicas (`train.make_run_steps`): Keras would sum those of
+    per-replica variables, too.
     """
 
     factors: dict  # variable key → (factor, decay)
@@ -36,15 +38,43 @@ class RateFactors(keras.optimizers.Optimizer):
         return list(grads_and_vars)
 
     def add_variable_from_reference(self, reference_variable, name=None, initializer="zeros"):
-        if not is_own(reference_variable):
+        if not is_per_replica(reference_variable):
             return super().add_variable_from_reference(reference_variable, name, initializer)
         with keras.name_scope(self.name, caller=self):
             slot = keras.Variable(
                 initializer, shape=reference_variable.shape, dtype=reference_variable.dtype, trainable=False,
-                name=f"{reference_variable.path.replace('/', '_')}_{name}", **OWN,
+                name=f"{reference_variable.path.replace('/', '_')}_{name}", **PER_REPLICA,
             )  # fmt: skip
         self._track_variable(slot)
         return slot
+
+
+def trained_variables(
+    model: Embedder, centers: ClassCenters, phase: config.Phase
+) -> tuple[list[keras.Variable], list[float]]:
+    """What a phase trains, and each variable's factor of the learning rate.
+
+    `head` is the projection and the class centres; `encoder` is the encoder alone, with both locked; `all` is
+    everything; `last N blocks` is head, centres and the encoder's N last blocks. The i-th of n entries of
+    `encoder.blocks` (the stem is the first) has the factor encoder_rate_factor · layer_decay^(n − 1 − i).
+    """
+    head = [*model.head.trainable_variables, centers.variable]
+    blocks = model.encoder.blocks
+    deepest = max(len(blocks) - 1, 0)
+    trained = trained_blocks(phase, deepest)
+    if phase.trainable == "head":
+        return head, [1.0] * len(head)
+    first = 0 if phase.trainable in ("encoder", "all") else deepest - trained + 1
+    depth_of = {id(v): depth for depth, layers in enumerate(blocks) for layer in layers for v in layer.variables}
+    kept, factors = [], []
+    for variable in model.encoder.model.trainable_variables:
+        depth = depth_of.get(id(variable), deepest)
+        if depth >= first:
+            kept.append(variable)
+            factors.append(phase.encoder_rate_factor * phase.layer_decay ** (deepest - depth))
+    if phase.trainable == "encoder":
+        return kept, factors
+    return [*kept, *head], [*factors, *([1.0] * len(head))]
 
 
 def schedule(phase: config.Phase, steps: int, steps_per_epoch: float):
@@ -60,25 +90,19 @@ def schedule(phase: config.Phase, steps: int, steps_per_epoch: float):
 
 
 def build(options: config.Optimizer, learning_rate, variables: list, factors: list[float]):
-    """An optimizer with state for exactly `variables`.
+    """An optimizer with state for exactly `variables`; `factors` of the learning rate (or schedule), one a variable.
 
-    Args:
-        learning_rate: a float or Keras schedule.
-        variables: trainable Keras variables. factors: of the learning rate, one a variable.
-
-    Raises:
-        BadInput: adafactor for variables that each replica has for itself.
+    Raises BadInput: adafactor for per-replica variables.
     """
-    if options.name == "adafactor" and any(map(is_own, variables)):
-        raise BadInput(
-            "train.loss.sharded: adafactor keeps sums over all classes, which no replica has; use adamw, adam or sgd"
-        )
+    if options.name == "adafactor" and any(map(is_per_replica, variables)):
+        why = "adafactor keeps sums over all classes, which no replica has"
+        raise BadInput(f"train.loss.sharded: {why}; use adamw, adam or sgd")
     base = OPTIMIZERS[options.name]
-    own = {"momentum": options.momentum, "nesterov": False} if options.name == "sgd" else {}
+    momentum = {"momentum": options.momentum, "nesterov": False} if options.name == "sgd" else {}
     average = {"use_ema": True, "ema_momentum": options.ema} if options.ema else {}
     # Named, as checkpoints hold its variables by name: Keras would number the second optimizer of a process.
     kind = type(base.__name__, (RateFactors, base), {})
-    optimizer = kind(learning_rate=learning_rate, name=options.name, **own, **average)
+    optimizer = kind(learning_rate=learning_rate, name=options.name, **momentum, **average)
     decay = 0.0 if options.name == "adam" else options.weight_decay
     optimizer.factors = {
         optimizer._var_key(variable): (factor, decay if _decays(variable) else 0.0)

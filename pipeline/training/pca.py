@@ -8,11 +8,9 @@ WHITENING = 0.25  # of the eigenvalues' power that is divided out: 0 is PCA, 0.5
 
 
 def axes(features: np.ndarray, components: int, whitening: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
-    """(mean float32 [W], axes float32 [W, D]) of the features at unit length, widest first.
+    """Features float [N, W] → (mean float32 [W], axes float32 [W, D]) of them at unit length, widest first.
 
-    Args:
-        features: float [N, W]. components: D.
-        whitening: axis d is divided by its eigenvalue to this power.
+    Axis d is divided by its eigenvalue to the power `whitening`.
     """
     unit = unit_length(features)
     mean = unit.mean(axis=0)

@@ -1,4 +1,4 @@
-"""STAGE  training config → what it needs: parameters, FLOPs, memory a replica, images a second, hours.
+"""COMMAND plan: training config → what it needs: parameters, FLOPs, memory a replica, images a second, hours.
 
 guie plan CONFIG [KEY=VALUE …] [--share 0.35] [--images N] [--classes N]
 configs/*.yaml, <run_dir>/records/labels.json where it is built → a table on the screen
@@ -7,19 +7,16 @@ Nothing is built and nothing is downloaded. Peaks are the makers' bfloat16 figur
 taken to reach. Not counted: validation, checkpoints, reading records, padding of tiles on the device.
 """
 
-import argparse
-import inspect
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from pipeline import config, files
 from pipeline.config import Phase, Run
 from pipeline.errors import BadInput
 from pipeline.models import catalogue
-from pipeline.training import costs, recipe
+from pipeline.training import checkpoints, costs
 from pipeline.training.costs import EncoderCosts, StepCosts
-from tfrecords.sources import LAYOUTS, list_source
+from tfrecords.sources import find_layout
 
 GIB = 2.0**30
 HEADROOM = 0.95  # of HBM; the runtime keeps some for itself
@@ -36,19 +33,6 @@ ACCELERATORS = {
     "v3-8": Accelerator(8, 16.0, 61.5e12),  # a replica is a core, two a chip
     "v4-8": Accelerator(4, 32.0, 275e12),  # a replica is a chip
     "v5e-8": Accelerator(8, 16.0, 197e12),
-}
-
-CIFAR = {"train": 50_000, "test": 10_000, "all": 60_000}
-MNIST = {"train": 60_000, "test": 10_000, "all": 70_000}
-KNOWN_SETS = {  # layout: (classes, images of each split) of the whole public set, as published
-    "imagenet": (1000, {"train": 1_281_167, "val": 50_000}),
-    "products10k": (9691, {"train": 141_931, "test": 55_376}),
-    "landmarks": (81_313, {"train": 1_580_470}),
-    "cub200": (200, {"all": 11_788, "train": 5_994, "test": 5_794}),
-    "cifar10": (10, CIFAR),
-    "cifar100": (100, CIFAR),
-    "mnist": (10, MNIST),
-    "fashion_mnist": (10, MNIST),
 }
 
 
@@ -96,41 +80,16 @@ class PhasePlan:
     estimates: dict[str, Estimate]
 
 
-def parse(argv: list[str]) -> Options:
-    parser = argparse.ArgumentParser(
-        prog="guie plan", description=__doc__.splitlines()[0].removeprefix("STAGE  ")
-    )
-    parser.add_argument("config", metavar="CONFIG")
-    parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*")
-    parser.add_argument("--share", type=float, default=Options.share, help="of the peak that a step reaches")
-    parser.add_argument("--images", type=int, help="training images, where records are not built")
-    parser.add_argument("--classes", type=int, help="training classes, where records are not built")
-    given = parser.parse_intermixed_args(argv)
-    if not 0.0 < given.share <= 1.0:
-        raise BadInput(f"--share: expected a share of the peak, 0 … 1, got {given.share}")
-    for name in ("images", "classes"):
-        if getattr(given, name) is not None and getattr(given, name) < 1:
-            raise BadInput(f"--{name}: expected at least 1, got {getattr(given, name)}")
-    run = config.load(Run, given.config, given.overrides)
-    return Options(run, given.share, given.images, given.classes)
-
-
 def main(options: Options) -> None:
-    """Prints the plan.
-
-    Raises:
-        BadInput: no phases; sizes that are neither built, known nor given; an encoder that is not there.
-    """
+    """Prints the plan; BadInput: no phases; sizes that are neither built, known nor given; an unknown encoder."""
     run = options.run
-    recipe.check(run)
+    checkpoints.expect_phases(run)
     size = set_size(run, options.images, options.classes)
     encoder = encoder_costs(run.encoder)
     oversampled = any(phase.min_images_per_class > 1 for phase in run.train.phases)
     too_few = "; min_images_per_class adds to that, unknown before records are built"
     origin = size.origin + (too_few if oversampled and size.counts is None else "")
-    print(
-        f"plan: {run.name}, {run.encoder.name}: {size.images:,} images of {size.classes:,} classes ({origin})"
-    )
+    print(f"plan: {run.name}, {run.encoder.name}: {size.images:,} images of {size.classes:,} classes ({origin})")
     head = encoder.width * run.embedder.embedding_dim
     centres = size.classes * run.train.loss.subcenters * run.embedder.embedding_dim
     print(f"parameters: encoder {encoder.parameters:,}, head {head:,}, class centres {centres:,}")
@@ -170,13 +129,8 @@ def plan_phase(run: Run, phase: Phase, size: SetSize, share: float) -> PhasePlan
             memory["activations"] = max(memory["activations"], encoding)
         rate = share * device.peak_flops * device.replicas
         seconds = (once + steps * phase.batch_size * each.flops) / rate
-        estimates[name] = Estimate(
-            memory,
-            other["activations"],
-            device.hbm_gib * GIB,
-            steps * phase.batch_size / seconds,
-            seconds / 3600,
-        )
+        speed, hours = steps * phase.batch_size / seconds, seconds / 3600
+        estimates[name] = Estimate(memory, other["activations"], device.hbm_gib * GIB, speed, hours)
     return PhasePlan(phase, encoder.image_size_px, on_features, each, drawn, steps, estimates)
 
 
@@ -194,75 +148,42 @@ def encoder_costs(
     """Costs of the config's encoder, at another size or overlap where one is given."""
     if not encoder.name.startswith("keras_file:"):
         entry = catalogue.find(encoder.name, encoder.architecture)
-        if "patch_size" in entry.architecture:
+        if entry.facts.transformer:
             side = image_size_px or encoder.image_size_px or entry.image_size_px
             overlap = encoder.patch_overlap_px if patch_overlap_px is None else patch_overlap_px
             return costs.transformer(entry, side, encoder.pooling or entry.pooling, overlap)
     from pipeline.models import encoders  # TensorFlow, for what only a built network tells
 
-    options = replace(encoder, weights="none", image_size_px=image_size_px or encoder.image_size_px)
-    found = encoders.build(options)
+    found = encoders.build(replace(encoder, weights="none", image_size_px=image_size_px or encoder.image_size_px))
     return costs.built(found.model, found.preprocess.image_size_px, found.blocks)
 
 
 def set_size(run: Run, images: int | None = None, classes: int | None = None) -> SetSize:
-    """From the options, else the records as built, else what is known of the public sets.
-
-    Raises:
-        BadInput: a source of unknown size, its records not built.
-    """
+    """From the options, else the records as built, else what is known of the public sets; BadInput where nothing is."""
     if images and classes:
         return SetSize(images, classes, "as given")
     given = "images as given, the rest " if images else "classes as given, the rest " if classes else ""
     path = Path(run.run_dir) / "records" / "labels.json"
     if path.is_file():
         counts = [row["train"] for row in files.read_json(path)["classes"] if row.get("train", 0)]
-        origin = f"{given}from {path}"
-        return SetSize(images or sum(counts), classes or len(counts), origin, None if given else counts)
+        known = None if given else counts
+        return SetSize(images or sum(counts), classes or len(counts), f"{given}from {path}", known)
     if not run.records.sources:
         raise BadInput("records.sources is empty and no records are built: give --images N --classes N")
     split, total_images, total_classes = run.records.split, 0.0, 0.0
     for source in run.records.sources:
-        of_source, each = _known(source)
+        published = find_layout(source.layout).size(source.options)
+        if published is None:
+            why = f"the size of a {source.layout!r} is known only once its records are built"
+            raise BadInput(f"source {source.name}: {why}: run `guie tfrecords`, or give --images N --classes N")
         cap = run.records.cap_per_class if source.cap_per_class is None else source.cap_per_class
-        total_classes += of_source * (split.train if split.by == "class" else 1.0)
-        total_images += min(each, cap * of_source) * split.train
-    return SetSize(
-        images or round(total_images), classes or round(total_classes), f"{given}at most, by known sizes"
-    )
-
-
-def _known(source: config.Source) -> tuple[int, int]:
-    """(classes, images) of a source, of the split that it takes."""
-    if source.layout == "drawn":
-        classes = len(list_source("drawn", Path(), dict(source.options)).classes)
-        return classes, classes * _options(source)["images_per_class"]
-    if source.layout not in KNOWN_SETS:
-        raise BadInput(
-            f"source {source.name}: the size of a {source.layout!r} is known only once its records are built: run "
-            "`guie tfrecords`, or give --images N --classes N"
-        )
-    (classes, images), options = KNOWN_SETS[source.layout], _options(source)
-    split = options.get("split", "train")
-    if split not in images:
-        raise BadInput(
-            f"source {source.name}: layout {source.layout}: option split expects {', '.join(images)}, got {split!r}"
-        )
-    if options.get("coarse"):
-        classes = 20
-    if source.layout == "landmarks":
-        classes = min(classes, options["classes"])
-    return classes, images[split] + (classes if options.get("iconic") else 0)
-
-
-def _options(source: config.Source) -> dict[str, Any]:
-    """The source's options, and the layout's defaults for the others."""
-    known = inspect.signature(LAYOUTS[source.layout]).parameters
-    return {name: parameter.default for name, parameter in known.items()} | dict(source.options)
+        total_classes += published.classes * (split.train if split.by == "class" else 1.0)
+        total_images += min(published.images, cap * published.classes) * split.train
+    return SetSize(images or round(total_images), classes or round(total_classes), f"{given}at most, by known sizes")
 
 
 def _drawn(size: SetSize, min_images_per_class: int) -> int:
-    """Images an epoch, small classes drawn more often; see `phases._sampling`."""
+    """Images an epoch, small classes drawn more often; see `train.plan_phase`."""
     if size.counts is None:
         return size.images
     return sum(max(-(-min_images_per_class // count), 1) * count for count in size.counts)

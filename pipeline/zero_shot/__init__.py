@@ -1,0 +1,1 @@
+"""`guie zero-shot`: CLIP and SigLIP against class prompts."""

@@ -18,16 +18,17 @@ from typing import Any
 import numpy as np
 
 from pipeline import console, files
-from pipeline.config import ImageTextModel, from_command_line, to_yaml
+from pipeline.config import ImageTextModel, to_yaml
 from pipeline.data.array_cache import ArrayCache
 from pipeline.data.image_cache import CachedImages, cache_images
 from pipeline.data.preprocessing import Preprocess, resize_to_square
 from pipeline.data.sources import hash_order
 from pipeline.errors import BadInput
-from pipeline.models import catalogue, prompts
-from pipeline.models.dual_encoder import FITS, DualEncoder, batches, identity
+from pipeline.models import catalogue
+from pipeline.models.dual_encoder import DualEncoder, batches, class_embeddings
+from pipeline.models.text import prompts
 from pipeline.zero_shot import confusion
-from pipeline.zero_shot.config import STEPS, ZeroShot, file_name
+from pipeline.zero_shot.config import ZeroShot, file_name
 from tfrecords.sources import Item, list_configured
 
 TOP = 5
@@ -50,11 +51,6 @@ class Prepared:
     found: CachedImages
 
 
-def parse(argv: list[str]) -> ZeroShot:
-    step = [f"step={argv[0]}"] if argv and argv[0] in STEPS else []
-    return from_command_line(ZeroShot, [*argv[len(step) :], *step], "zero-shot [data-prep | evaluate]")
-
-
 def main(config: ZeroShot) -> None:
     run_dir = Path(config.run_dir)
     templates = prompts.templates(config.templates)
@@ -69,10 +65,8 @@ def main(config: ZeroShot) -> None:
     if config.step == "data-prep":
         print(f"zero-shot: {len(task.items):,} images prepared in {run_dir / 'images'}")
         return
-    rows = [
-        evaluate(config, model, images, task, templates)
-        for model, images in zip(config.models, prepared, strict=True)
-    ]
+    pairs = zip(config.models, prepared, strict=True)
+    rows = [evaluate(config, model, images, task, templates) for model, images in pairs]
     files.write_json(run_dir / "zero_shot.json", {"templates": len(templates), "models": rows})
     print(table(rows))
     print(f"zero-shot: {len(rows)} model(s), {rows[0]['images']:,} images: {run_dir / 'zero_shot.json'}")
@@ -100,8 +94,7 @@ def list_task(config: ZeroShot) -> Task:
 def data_prep(config: ZeroShot, items: list[Item]) -> list[Prepared]:
     """The images as each model wants them; models of one size share them.
 
-    Raises:
-        BadInput: an unknown encoder; the step is `evaluate` and the cache lacks an image that can be read.
+    Raises BadInput: an unknown encoder; the step is `evaluate` and the cache lacks an image that can be read.
     """
     threads = config.threads or os.cpu_count() or 1
     wanted = [_resizing(config, model) for model in config.models]
@@ -114,8 +107,7 @@ def data_prep(config: ZeroShot, items: list[Item]) -> list[Prepared]:
                 continue
             print(f"images: {preprocess.image_size_px} px, {fit} → {cache.folder}", flush=True)
             resize = partial(resize_to_square, preprocess=preprocess, fit=fit)
-            refuse = config.step == "evaluate"
-            compute = partial(_not_prepared, cache.folder) if refuse else partial(_resized, pool, resize)
+            compute = partial(_resized, config.step, pool, resize, cache.folder)
             found = cache_images(cache, items, compute, "images", threads, config.images_per_file, threads)
             prepared[cache.folder] = Prepared(cache, found)
     return [prepared[cache.folder] for cache in caches]
@@ -125,18 +117,14 @@ def _resizing(config: ZeroShot, model: ImageTextModel) -> tuple[Preprocess, str]
     """(preprocessing, fit) of a model's images."""
     entry = catalogue.find(model.encoder.name, model.encoder.architecture)
     size_px = model.encoder.image_size_px or entry.image_size_px
-    fit = config.fit if config.fit != "auto" else FITS.get(entry.family, "squash")
-    return Preprocess(size_px, entry.mean, entry.std, entry.resize), fit
+    fit = config.fit if config.fit != "auto" else entry.facts.fit
+    return Preprocess(size_px, entry.facts.mean, entry.facts.std, entry.facts.resize), fit
 
 
-def _resized(
-    pool: ThreadPoolExecutor, resize: Callable[[np.ndarray], np.ndarray], pictures: list[np.ndarray]
-) -> dict[str, np.ndarray]:
+def _resized(step: str, pool: ThreadPoolExecutor, resize: Callable, folder: Path, pictures: list[np.ndarray]) -> dict:
+    if step == "evaluate":
+        raise BadInput(f"{folder} lacks some images: run guie zero-shot data-prep with this config first")
     return {"images": np.stack(list(pool.map(resize, pictures)))}
-
-
-def _not_prepared(folder: Path, pictures: list[np.ndarray]) -> dict[str, np.ndarray]:
-    raise BadInput(f"{folder} lacks some images: run guie zero-shot data-prep with this config first")
 
 
 def evaluate(
@@ -151,17 +139,13 @@ def evaluate(
     encoder = DualEncoder(model)
     if not encoder.trained:
         print(f"{model.title}: random weights, the numbers are chance", flush=True)
-    made_by = [identity(model), task.names, templates]
+    made_by = [encoder.identity, task.names, templates]
     started = time.monotonic()
-    classes = prompts.class_embeddings(
-        encoder, task.names, templates, run_dir / "classes" / files.fingerprint(made_by), config.batch_size
-    )
+    classes = class_embeddings(encoder, task.names, templates, run_dir / "classes", config.batch_size)
     print(f"{model.title}: {len(classes):,} classes in {time.monotonic() - started:.1f} s", flush=True)
     label_of = {name: label for label, name in enumerate(task.classes)}
     labels = np.array([label_of[item.class_name] for item in found.items])
-    predictions = ArrayCache(
-        run_dir / "predictions", [made_by, asdict(encoder.preprocess), images.cache.folder.name]
-    )
+    predictions = ArrayCache(run_dir / "predictions", [made_by, asdict(encoder.preprocess), images.cache.folder.name])
     best, seconds, encoded = _classify(config, encoder, classes, images, labels, predictions)
     hits = best == labels[:, None]  # [N, 5]
     counts = confusion.matrix(labels, best[:, 0], len(task.classes))
@@ -184,37 +168,28 @@ def evaluate(
 
 
 def _classify(
-    config: ZeroShot,
-    encoder: DualEncoder,
-    classes: np.ndarray,
-    images: Prepared,
-    labels: np.ndarray,
-    predictions: ArrayCache,
+    config: ZeroShot, encoder: DualEncoder, classes: np.ndarray, images: Prepared, labels: np.ndarray, cache: ArrayCache
 ) -> tuple[np.ndarray, float, int]:
     """(the best classes of each image int64 [N, ≤5], seconds of encoding, images encoded now)."""
     best, seconds, encoded, right = [], 0.0, 0, 0
     progress = console.Progress(f"{encoder.text.name}: images", len(labels), "images")
     for start in range(0, len(labels), config.images_per_file):
         keys = images.found.keys[start : start + config.images_per_file]
-        if new := predictions.missing(keys):
+        if new := cache.missing(keys):
             pixels = images.cache.get(new)["images"]
             started = time.monotonic()
-            cosines = (
-                encoder.encode_images(batch) @ classes.T for batch in batches(pixels, config.batch_size)
-            )
+            cosines = (encoder.encode_images(batch) @ classes.T for batch in batches(pixels, config.batch_size))
             top = [np.argsort(-cosine, axis=1, kind="stable")[:, :TOP] for cosine in cosines]
             seconds, encoded = seconds + time.monotonic() - started, encoded + len(new)
-            predictions.put(new, best=np.concatenate(top))
-        best.append(predictions.get(keys)["best"])
+            cache.put(new, best=np.concatenate(top))
+        best.append(cache.get(keys)["best"])
         seen = start + len(keys)
         right += int((best[-1][:, 0] == labels[start:seen]).sum())
         progress.add(len(keys), f"top-1 so far {right / seen:.1%}")
     return np.concatenate(best), seconds, encoded
 
 
-def _per_class(
-    task: Task, labels: np.ndarray, hits: np.ndarray, counts: np.ndarray
-) -> tuple[list[str], list[list]]:
+def _per_class(task: Task, labels: np.ndarray, hits: np.ndarray, counts: np.ndarray) -> tuple[list[str], list[list]]:
     """Header and rows of a model's CSV; a class without images has empty accuracies."""
     rows = []
     for label, other in enumerate(confusion.most_confused(counts)):

@@ -1,12 +1,17 @@
-"""Which classes are taken for which: the matrix, what each class is most taken for, and its picture."""
+"""Confusion of classes: the matrix, each class's most frequent mistake, and the matrix as a picture."""
+
+import io
+import textwrap
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
+
+from pipeline.pages import charts
 
 MOST_NAMED = 60  # classes whose names fit beside the picture
 PICTURE_PX = 720  # side of the matrix, about
-MARGIN_PX = 16
-BAR_PX = 18
+MARGIN_PX, DPI = 16, 100
+COLOURS = ("#ffffff", "#10346e")  # of the shares 0 and 1
 
 
 def matrix(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
@@ -29,47 +34,35 @@ def most_confused(counts: np.ndarray) -> list[int | None]:
 def picture(counts: np.ndarray, names: list[str], title: str) -> Image.Image:
     """The matrix as shares of each true class's images, white 0 to dark blue 1.
 
-    Names stand beside rows and columns when there are few enough; the title, axes and scale always.
+    Class names stand beside rows and columns where there are at most MOST_NAMED. `counts`: int [C, C], see `matrix`.
     """
-    classes = len(counts)
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    cell = max(1, PICTURE_PX // classes)
-    side = cell * classes
-    font = ImageFont.load_default(max(9, min(14, cell - 1)))
-    named = classes <= MOST_NAMED
-    beside = int(max(font.getlength(name) for name in names)) + 8 if named else 24
-    left, top = MARGIN_PX + beside, 2 * MARGIN_PX + 40
-    below = beside if named else 24
-    canvas = Image.new("RGB", (left + side + 90, top + side + below + MARGIN_PX), "white")
-    draw = ImageDraw.Draw(canvas)
-    plain = ImageFont.load_default(14)
-    draw.text((MARGIN_PX, MARGIN_PX), title, "black", ImageFont.load_default(16))
-    draw.text((MARGIN_PX, MARGIN_PX + 24), "rows: true class, columns: predicted class", "#555555", plain)
-    colours = Image.fromarray(_colours(shares)).resize((side, side), Image.Resampling.NEAREST)
-    canvas.paste(colours, (left, top))
-    draw.rectangle([left - 1, top - 1, left + side, top + side], outline="#888888")
-    if named:
-        for place, name in enumerate(names):
-            middle = place * cell + cell // 2
-            draw.text((left - 6, top + middle), name, "black", font, anchor="rm")
-            canvas.paste(_upright(name, font), (left + middle - cell // 2, top + side + 4))
-    scale = np.linspace(1, 0, side)[:, None].repeat(BAR_PX, axis=1)
-    canvas.paste(Image.fromarray(_colours(scale)), (left + side + 20, top))
-    for share in (0, 0.5, 1):
-        at = (left + side + 24 + BAR_PX, top + round((1 - share) * (side - 1)))
-        draw.text(at, f"{share:.0%}", "black", plain, anchor="lm")
-    return canvas
+    with charts.drawing():
+        from matplotlib.colors import LinearSegmentedColormap, PowerNorm
+        from matplotlib.figure import Figure
+        from matplotlib.transforms import Bbox
 
-
-def _colours(shares: np.ndarray) -> np.ndarray:
-    """Shares in 0 … 1 → uint8 [..., 3]. The square root lifts small shares out of the white."""
-    dark = np.array([16, 52, 110], np.float64)
-    depth = np.sqrt(np.clip(shares, 0, 1))[..., None]
-    return np.round(255 + (dark - 255) * depth).astype(np.uint8)
-
-
-def _upright(name: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> Image.Image:
-    box = font.getbbox(name)
-    label = Image.new("RGB", (int(box[2]) + 1, int(box[3]) + 1), "white")
-    ImageDraw.Draw(label).text((0, 0), name, "black", font)
-    return label.rotate(90, expand=True)
+        classes = len(counts)
+        cell_px = max(1, PICTURE_PX // classes)
+        side_px = cell_px * classes  # whole pixels a cell: no class is drawn wider than another
+        figure = Figure((side_px / DPI, side_px / DPI), dpi=DPI)
+        axes = figure.add_axes((0, 0, 1, 1))
+        scale = figure.add_axes((1 + 20 / side_px, 0, 18 / side_px, 1))
+        shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+        norm = PowerNorm(0.5, 0, 1)  # the square root lifts small shares out of the white
+        colours = LinearSegmentedColormap.from_list("shares", COLOURS)
+        # Above the frame, whose inner half would cover the cells' edges.
+        image = axes.imshow(shares, colours, norm, interpolation="nearest", zorder=3)
+        axes.grid(False)
+        axes.spines[:].set(visible=True, color="#888888")
+        axes.set(xlabel="predicted class", ylabel="true class")
+        axes.set_title(textwrap.fill(title, 80), pad=14)
+        shown = names if classes <= MOST_NAMED else []
+        font_points = min(10.0, 0.65 * cell_px)  # a name fits its row
+        axes.set_xticks(range(len(shown)), shown, rotation=90, fontsize=font_points)
+        axes.set_yticks(range(len(shown)), shown, fontsize=font_points)
+        figure.colorbar(image, scale, ticks=[0, 0.1, 0.5, 1], format=lambda share, _: f"{share:.0%}")
+        box = figure.get_tightbbox().padded(MARGIN_PX / DPI)
+        edges_px = [np.floor(DPI * box.x0), np.floor(DPI * box.y0), side_px + 90, np.ceil(DPI * box.y1)]
+        png = io.BytesIO()
+        figure.savefig(png, format="png", bbox_inches=Bbox.from_extents(*(edge / DPI for edge in edges_px)))
+    return Image.open(png).convert("RGB")

@@ -18,8 +18,7 @@ def main(wanted: list[str]) -> int:
         if subprocess.run([sys.executable, "-m", f"tests.benchmarks.bench_{name}"]).returncode:
             failed.append(name)
     print(
-        f"benchmarks: {len(wanted or names) - len(failed)} ran"
-        + (f", failed: {', '.join(failed)}" if failed else "")
+        f"benchmarks: {len(wanted or names) - len(failed)} ran" + (f", failed: {', '.join(failed)}" if failed else "")
     )
     return int(bool(failed))
 

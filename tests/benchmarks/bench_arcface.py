@@ -27,9 +27,7 @@ AIM, DIM, SCALE, MARGIN_RADIANS = 1.5, 64, 30.0, 0.3
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, default=200)
     parser.add_argument("--classes", type=int, default=17_691)
     parser.add_argument("--subcenters", type=int, default=1)
@@ -57,9 +55,7 @@ def compare(work: str, options: argparse.Namespace) -> None:
     peaks, found = dict.fromkeys(CONTENDERS, 0.0), {}
     for _ in range(options.rounds):
         for name in CONTENDERS:
-            sized = [
-                f"--{key}={getattr(options, key)}" for key in ("batch", "classes", "subcenters", "seconds")
-            ]
+            sized = [f"--{key}={getattr(options, key)}" for key in ("batch", "classes", "subcenters", "seconds")]
             command = [sys.executable, "-m", "tests.benchmarks.bench_arcface", "--contender", name]
             done = subprocess.run([*command, "--work", work, *sized], capture_output=True, text=True)
             if done.returncode:
@@ -76,8 +72,7 @@ def compare(work: str, options: argparse.Namespace) -> None:
         print(f"  {title:38} {medians[name]:8.1f} steps/s   peak {peaks[name]:6,.0f} MiB")
     ratio = medians["guie"] / medians["pml"]
     print(
-        f"  guie / pytorch-metric-learning: {ratio:.2f} (aim {AIM}: {'met' if ratio >= AIM else 'missed'})",
-        flush=True,
+        f"  guie / pytorch-metric-learning: {ratio:.2f} (aim {AIM}: {'met' if ratio >= AIM else 'missed'})", flush=True
     )
 
 
@@ -99,9 +94,7 @@ def measure(contender: str, work: str, options: argparse.Namespace) -> dict[str,
     return {"steps_per_second": steps / elapsed, "peak_mib": peak, "loss": loss}
 
 
-def guie_step(
-    embeddings: np.ndarray, labels: np.ndarray, centers: np.ndarray, update: bool
-) -> Callable[[], float]:
+def guie_step(embeddings: np.ndarray, labels: np.ndarray, centers: np.ndarray, update: bool) -> Callable[[], float]:
     import keras
     import tensorflow as tf
 
@@ -129,9 +122,7 @@ def guie_step(
     return lambda: float(step(given, classes))
 
 
-def pml_step(
-    embeddings: np.ndarray, labels: np.ndarray, centers: np.ndarray, update: bool
-) -> Callable[[], float]:
+def pml_step(embeddings: np.ndarray, labels: np.ndarray, centers: np.ndarray, update: bool) -> Callable[[], float]:
     import torch
     from pytorch_metric_learning.losses import ArcFaceLoss, SubCenterArcFaceLoss
 
@@ -142,9 +133,7 @@ def pml_step(
     else:
         loss_of = ArcFaceLoss(classes, DIM, **options)
     with torch.no_grad():
-        loss_of.W.copy_(
-            torch.from_numpy(centers.reshape(-1, DIM).T.copy())
-        )  # [D, C·K], sub-centres side by side
+        loss_of.W.copy_(torch.from_numpy(centers.reshape(-1, DIM).T.copy()))  # [D, C·K], sub-centres side by side
     optimizer = torch.optim.Adam(loss_of.parameters(), lr=1e-3)
     given = torch.from_numpy(embeddings).requires_grad_()
     targets = torch.from_numpy(labels)

@@ -38,9 +38,7 @@ def grow(paths: list[Path], short_side: int, how: str) -> Image.Image:
     first = Image.open(paths[0]).convert("RGB")
     if how == "resize":
         factor = short_side / min(first.size)
-        return first.resize(
-            (round(first.width * factor), round(first.height * factor)), Image.Resampling.BICUBIC
-        )
+        return first.resize((round(first.width * factor), round(first.height * factor)), Image.Resampling.BICUBIC)
     ground, x, y, row, at = Image.new("RGB", (width, height)), 0, 0, 0, 0
     while y < height:
         tile = Image.open(paths[at % len(paths)]).convert("RGB")
@@ -165,9 +163,7 @@ def main() -> None:
                 times.setdefault(name, []).append(seconds)
                 cpus.setdefault(name, []).append(cpu)
                 memory[name] = max(memory.get(name, 0), peak)
-                print(
-                    f"  round {round_number + 1}: {name}: {given.photos / seconds:,.0f} images/s", flush=True
-                )
+                print(f"  round {round_number + 1}: {name}: {given.photos / seconds:,.0f} images/s", flush=True)
         full, reduced, encode = limit(photos, given.size)
         middle = {name: statistics.median(seconds) for name, seconds in times.items()}
         used = {"guie": given.processes, "plain script": 1, "img2dataset": given.processes}
@@ -175,9 +171,7 @@ def main() -> None:
         for name, seconds in middle.items():
             rate, cpu = given.photos / seconds, 1000 * statistics.median(cpus[name]) / given.photos
             ratio = "" if name == "guie" else f"{seconds / middle['guie']:.2f}×"
-            print(
-                f"{name:<14}{rate:>10,.0f}{rate / used[name]:>10,.0f}{cpu:>13.1f}{memory[name]:>9,.0f}{ratio:>9}"
-            )
+            print(f"{name:<14}{rate:>10,.0f}{rate / used[name]:>10,.0f}{cpu:>13.1f}{memory[name]:>9,.0f}{ratio:>9}")
         bound = 1000 / (reduced + encode)
         print(
             f"limit: libjpeg-turbo decodes a photograph in {full:.2f} ms ({reduced:.2f} ms at the DCT scale used) and "
@@ -188,9 +182,7 @@ def main() -> None:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def contest(
-    name: str, photos: Path, out: Path, size_px: int, processes: int, count: int
-) -> tuple[float, float, float]:
+def contest(name: str, photos: Path, out: Path, size_px: int, processes: int, count: int) -> tuple[float, float, float]:
     """Seconds, peak MB and CPU seconds of one contestant; exits where it did not store every photograph."""
     if name == "guie":
         out.mkdir()

@@ -40,29 +40,20 @@ def main() -> None:
             "cap_per_class": 100, "workers": given.processes,
         }  # fmt: skip
         config = work / "config.yaml"
-        config.write_text(
-            json.dumps({"run_dir": str(work / "run"), "encoder": {"name": "none"}, "records": records})
-        )
+        config.write_text(json.dumps({"run_dir": str(work / "run"), "encoder": {"name": "none"}, "records": records}))
         started = time.perf_counter()
         command = [sys.executable, "-m", "pipeline.cli", "tfrecords", str(config)]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
         seen: list[tuple[float, float]] = []
         while process.poll() is None:
-            done = sum(
-                int(path.stem.rpartition("-")[2]) for path in (work / "run" / "records").glob("*.tfrec")
-            )
+            done = sum(int(path.stem.rpartition("-")[2]) for path in (work / "run" / "records").glob("*.tfrec"))
             seen.append((done / given.images, look(process.pid, {})))
             time.sleep(0.2)
         if process.returncode:
             sys.exit("the build failed")
         seconds = time.perf_counter() - started
-        print(
-            f"{given.images:,} images in {seconds:.0f} s, {given.processes} processes; peak of parent and workers:"
-        )
-        tenths = [
-            max((mb for share, mb in seen if tenth <= 10 * share < tenth + 1), default=0)
-            for tenth in range(10)
-        ]
+        print(f"{given.images:,} images in {seconds:.0f} s, {given.processes} processes; peak of parent and workers:")
+        tenths = [max((mb for share, mb in seen if tenth <= 10 * share < tenth + 1), default=0) for tenth in range(10)]
         print("  ".join(f"{10 * tenth}%: {megabytes:.0f} MB" for tenth, megabytes in enumerate(tenths)))
         middle = [megabytes for megabytes in tenths[2:] if megabytes]
         print(

@@ -32,9 +32,7 @@ MODEL, OPEN_CLIP, SIDE = "clip_vit_b_32", "ViT-B-32", 224
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=10.0, help="of one measurement")
@@ -43,11 +41,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--contender", help=argparse.SUPPRESS)  # one measurement, in the child
     options = parser.parse_args(argv)
     if options.contender:
-        print(
-            json.dumps(
-                measure(options.contender, options.only, options.precision, options.batch, options.seconds)
-            )
-        )
+        print(json.dumps(measure(options.contender, options.only, options.precision, options.batch, options.seconds)))
         return
     cores = len(os.sched_getaffinity(0))
     print(f"{MODEL}, {SIDE} px, batch {options.batch}, {cores} cores, {options.rounds} rounds", flush=True)
@@ -62,23 +56,8 @@ def compare(work: str, precision: str, options: argparse.Namespace) -> None:
     peaks = dict.fromkeys(CONTENDERS, 0.0)
     for _ in range(options.rounds):
         for name in CONTENDERS:
-            child = [
-                sys.executable,
-                "-m",
-                "tests.benchmarks.bench_encoder",
-                "--contender",
-                name,
-                "--only",
-                work,
-            ]
-            child += [
-                "--precision",
-                precision,
-                "--batch",
-                str(options.batch),
-                "--seconds",
-                str(options.seconds),
-            ]
+            child = [sys.executable, "-m", "tests.benchmarks.bench_encoder", "--contender", name, "--only", work]
+            child += ["--precision", precision, "--batch", str(options.batch), "--seconds", str(options.seconds)]
             found = json.loads(
                 subprocess.run(child, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
             )

@@ -35,13 +35,9 @@ CONTENDERS = {
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     data = os.environ.get("GUIE_DATA", str(Path(__file__).resolve().parents[3] / "shared" / "data"))
-    parser.add_argument(
-        "--photos", default=data, help="folder with .jpg files at any depth (default GUIE_DATA)"
-    )
+    parser.add_argument("--photos", default=data, help="folder with .jpg files at any depth (default GUIE_DATA)")
     parser.add_argument("--images", type=int, default=2048)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", default=",".join(CONTENDERS), help="contenders, with commas between")
@@ -77,9 +73,7 @@ def compare(options: argparse.Namespace) -> None:
                 work[name].append(measured["processor_ms"])
                 peaks[name] = max(peaks[name], peak)
     ours = statistics.median(rates[names[0]])
-    print(
-        f"{'images/s':>9} {'range':>11} {'processor ms/image':>19} {'peak MB':>8}  {names[0]} is … times as fast"
-    )
+    print(f"{'images/s':>9} {'range':>11} {'processor ms/image':>19} {'peak MB':>8}  {names[0]} is … times as fast")
     for name in names:
         middle, extent = statistics.median(rates[name]), f"{min(rates[name]):.0f}–{max(rates[name]):.0f}"
         print(f"{middle:9.0f} {extent:>11} {statistics.median(work[name]):19.2f} {peaks[name] / 1e6:8.0f}  "
@@ -94,10 +88,7 @@ def measure(name: str, shards: str, images: int) -> dict[str, float]:
     while count < images:
         count += next(batches)
     worked = _processor_seconds(os.getpid()) - worked
-    return {
-        "images_per_second": count / (time.perf_counter() - started),
-        "processor_ms": 1000 * worked / count,
-    }
+    return {"images_per_second": count / (time.perf_counter() - started), "processor_ms": 1000 * worked / count}
 
 
 def guie_batches(shards: str) -> Iterator[int]:
@@ -191,21 +182,19 @@ class PillowDataset:
         import numpy as np
         from PIL import Image, ImageOps
 
-        from tfrecords.schema import parse
+        from tfrecords.schema import parse_record
 
         path, offset, length = self.places[item]
         with path.open("rb") as file:
             file.seek(offset)
-            encoded = parse(file.read(length)[12:-4]).encoded
+            encoded = parse_record(file.read(length)[12:-4]).encoded
         image = Image.open(io.BytesIO(encoded)).convert("RGB")
         area = image.width * image.height * random.uniform(SMALLEST_SHARE, 1.0)
         aspect = random.uniform(1 / LARGEST_ASPECT, LARGEST_ASPECT)
         width = min(image.width, (area * aspect) ** 0.5)
         height = min(image.height, (area / aspect) ** 0.5)
         left, top = random.uniform(0, image.width - width), random.uniform(0, image.height - height)
-        image = image.resize(
-            (SIDE, SIDE), Image.Resampling.BICUBIC, box=(left, top, left + width, top + height)
-        )
+        image = image.resize((SIDE, SIDE), Image.Resampling.BICUBIC, box=(left, top, left + width, top + height))
         return np.asarray(ImageOps.mirror(image) if random.random() < 0.5 else image)
 
 
@@ -241,9 +230,7 @@ def write_shards(photos: Path, folder: Path, images: int, per_shard: int = 256) 
         for number in range(first, first + count):
             photo = Image.open(paths[number % len(paths)]).convert("RGB")
             factor = sizes.uniform(500, 1000) / min(photo.size)
-            grown = photo.resize(
-                (round(photo.width * factor), round(photo.height * factor)), Image.Resampling.BICUBIC
-            )
+            grown = photo.resize((round(photo.width * factor), round(photo.height * factor)), Image.Resampling.BICUBIC)
             buffer = io.BytesIO()
             grown.save(buffer, "JPEG", quality=90)
             writer.write(serialize(Record(buffer.getvalue(), number % 100, str(number), "photos")))
@@ -258,9 +245,7 @@ def _child(arguments: list[str]) -> tuple[str, float]:
     """Runs this file with `arguments`; (stdout, peak bytes of the process and its workers)."""
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
     command = [sys.executable, "-m", "tests.benchmarks.bench_reading", *arguments]
-    child = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, text=True
-    )
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, text=True)
     peak = 0.0
     while child.poll() is None:
         peak = max(peak, _memory(child.pid))

@@ -62,9 +62,7 @@ def main() -> None:
         for peer in PEERS:
             command = [sys.executable, "-m", "tests.benchmarks.bench_search", "--peer", peer]
             command += ["--queries", str(options.queries), "--index", str(options.index)]
-            found[peer].append(
-                json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-            )
+            found[peer].append(json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
     ours = [each["seconds"] for each in found["guie"]]
     print(f"search {options.queries:,} × {options.index:,} × 64, k=5, median of {options.rounds} rounds")
     for peer, runs in found.items():

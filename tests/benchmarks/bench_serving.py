@@ -95,15 +95,7 @@ class Peer:
     """One peer's process."""
 
     def __init__(self, name: str, encoder: str, folder: Path):
-        command = [
-            sys.executable,
-            "-m",
-            "tests.benchmarks.bench_serving",
-            "--peer",
-            name,
-            "--encoder",
-            encoder,
-        ]
+        command = [sys.executable, "-m", "tests.benchmarks.bench_serving", "--peer", name, "--encoder", encoder]
         environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
         self.process = subprocess.Popen(
             [*command, "--folder", str(folder)],
@@ -149,11 +141,7 @@ def main() -> None:
         peer_process(arguments.peer, arguments.encoder, arguments.folder)
         return
     with tempfile.TemporaryDirectory() as temporary:
-        exporting = [
-            sys.executable,
-            "-c",
-            "import sys; from pathlib import Path; from tests.benchmarks.bench_serving ",
-        ]
+        exporting = [sys.executable, "-c", "import sys; from pathlib import Path; from tests.benchmarks.bench_serving "]
         exporting[-1] += "import export_models; export_models(sys.argv[1], Path(sys.argv[2]))"
         subprocess.run([*exporting, arguments.encoder, temporary], check=True, stderr=subprocess.DEVNULL)
         peers = {name: Peer(name, arguments.encoder, Path(temporary)) for name in PEERS}
@@ -168,12 +156,8 @@ def main() -> None:
                     memory[name] = measured["gigabytes"]
         for peer in peers.values():
             peer.close()
-    print(
-        f"{arguments.encoder}, {HEIGHT}×{WIDTH}, {os.cpu_count()} cores, medians of {arguments.rounds} rounds"
-    )
-    print(
-        f"{'':<14}{'batch':>6}{'images/s':>10}{'lowest':>9}{'highest':>9}{'SavedModel is':>16}{'peak GB':>9}"
-    )
+    print(f"{arguments.encoder}, {HEIGHT}×{WIDTH}, {os.cpu_count()} cores, medians of {arguments.rounds} rounds")
+    print(f"{'':<14}{'batch':>6}{'images/s':>10}{'lowest':>9}{'highest':>9}{'SavedModel is':>16}{'peak GB':>9}")
     for batch in arguments.batches:
         ours = statistics.median(rates["saved_model", batch])
         for name in PEERS:

@@ -22,14 +22,10 @@ NAME, CLASSES, LIMIT_GIGABYTES = "clip_vit_h_14", 17_691, 24.0
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=2, help="in a batch")
     parser.add_argument("--size", type=int, default=224)
-    parser.add_argument(
-        "--without-checkpointing", action="store_true", help="the step a second time, for comparison"
-    )
+    parser.add_argument("--without-checkpointing", action="store_true", help="the step a second time, for comparison")
     parser.add_argument("--part", help=argparse.SUPPRESS)  # in the child
     parser.add_argument("--shards", default="", help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
@@ -38,21 +34,10 @@ def main(argv: list[str]) -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         draw(Path(folder))
-        print(
-            f"{NAME}, {options.size} px, batch {options.images}, {len(os.sched_getaffinity(0))} cores",
-            flush=True,
-        )
+        print(f"{NAME}, {options.size} px, batch {options.images}, {len(os.sched_getaffinity(0))} cores", flush=True)
         parts = ["embed", "step"] + (["plain step"] if options.without_checkpointing else [])
         for part in parts:
-            child = [
-                sys.executable,
-                "-m",
-                "tests.benchmarks.bench_vit_h14",
-                "--part",
-                part,
-                "--shards",
-                folder,
-            ]
+            child = [sys.executable, "-m", "tests.benchmarks.bench_vit_h14", "--part", part, "--shards", folder]
             child += ["--images", str(options.images), "--size", str(options.size)]
             found = json.loads(
                 subprocess.run(child, check=True, capture_output=True, text=True).stdout.splitlines()[-1]

@@ -72,9 +72,7 @@ def test_every_fault_is_a_row_with_its_reason_and_stops_nothing(tmp_path, capsys
     (tmp_path / "images" / "text.jpg").write_text("no image at all")
     (tmp_path / "images" / "half.jpg").write_bytes(picture((0, 9, 9), 200)[:900])
     (tmp_path / "images" / "wide.png").write_bytes(picture((1, 2, 3), 1100, "PNG"))
-    with faulty_server(
-        {"blue.jpg": picture((0, 0, 200)), "green.png": picture((0, 200, 0), 30, "PNG")}
-    ) as server:
+    with faulty_server({"blue.jpg": picture((0, 0, 200)), "green.png": picture((0, 200, 0), 30, "PNG")}) as server:
         expected = {
             "red.jpg": "",
             f"{server.url}/good/blue.jpg": "",
@@ -117,16 +115,7 @@ def test_every_fault_is_a_row_with_its_reason_and_stops_nothing(tmp_path, capsys
 def test_nasty_captions_are_scored_and_cut_ones_counted(tmp_path):
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "a.jpg").write_bytes(picture((9, 99, 9)))
-    texts = [
-        "plain",
-        "😀👩‍👩‍👧",
-        "שלום עולם",
-        "tab\tand\nline",
-        'a "quote"',
-        "word " * 10_000,
-        "=cmd()",
-        "plain",
-    ]
+    texts = ["plain", "😀👩‍👩‍👧", "שלום עולם", "tab\tand\nline", 'a "quote"', "word " * 10_000, "=cmd()", "plain"]
     stream = io.StringIO()
     csv.writer(stream).writerows([["image", "caption"], *(["a.jpg", text] for text in texts)])
     code, rows, summary = run(tmp_path, "\ufeff" + stream.getvalue())
@@ -165,9 +154,7 @@ def test_equal_images_are_encoded_once_and_each_unreadable_one_has_its_reason(tm
         (tmp_path / "images" / name).write_bytes(picture((9, 99, 9)))
     for name in ("text.jpg", "again.jpg"):
         (tmp_path / "images" / name).write_bytes(b"no image at all")
-    table = "image,caption\n" + "".join(
-        f"{name},x\n" for name in ("a.jpg", "text.jpg", "copy.jpg", "again.jpg")
-    )
+    table = "image,caption\n" + "".join(f"{name},x\n" for name in ("a.jpg", "text.jpg", "copy.jpg", "again.jpg"))
     _, rows, summary = run(tmp_path, table)
     assert [row["reason"] for row in rows] == ["", "not an image"] * 2
     assert rows[0]["similarity"] == rows[2]["similarity"] and items_of(summary)["encoding images"] == 1
@@ -204,9 +191,7 @@ def test_a_kill_loses_at_most_a_block(tmp_path, monkeypatch):
 def test_kinds_that_the_records_do_not_take_are_rows_with_a_reason(tmp_path):
     """Pillow's plugin for DDS raises NotImplementedError for these pixel flags, that for FTEX AssertionError."""
     (tmp_path / "images").mkdir()
-    header = (
-        b"DDS " + struct.pack("<7I44x", 124, 0x1007, 8, 8, 0, 0, 0) + struct.pack("<8I", 32, 0x99, *[0] * 6)
-    )
+    header = b"DDS " + struct.pack("<7I44x", 124, 0x1007, 8, 8, 0, 0, 0) + struct.pack("<8I", 32, 0x99, *[0] * 6)
     (tmp_path / "images" / "odd.dds").write_bytes(header + bytes(20))
     ftex = b"FTEX" + struct.pack("<I2i2i", 1, 8, 8, 1, 7) + struct.pack("<2i", 0, 0)
     (tmp_path / "images" / "odd.ftu").write_bytes(ftex + bytes(64))

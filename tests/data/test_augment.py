@@ -44,9 +44,7 @@ def test_a_batch_is_the_same_to_the_bit_however_it_is_reached(records):
     stream = train_batches(records, PREPROCESS, MANY, 6, 7)
     reached = [batch["images"].numpy() for batch in stream.take(5)]
     resumed = train_batches(records, PREPROCESS, MANY, 6, 7, start_step=3, host=(1, 2))
-    for expected, batch in zip(
-        reached[3:], resumed.take(2), strict=True
-    ):  # 21 images: an epoch ends in batch 3
+    for expected, batch in zip(reached[3:], resumed.take(2), strict=True):  # 21 images: an epoch ends in batch 3
         np.testing.assert_array_equal(batch["images"], expected[3:], strict=True)
 
 
@@ -58,15 +56,11 @@ def test_draws_follow_from_seed_and_position_alone(augment):
     other_seed, _ = augmented(augment, positions, seed=2)
     np.testing.assert_array_equal(images, again[::-1])
     assert (images != other_seed).any()
-    assert len({image.tobytes() for image in images}) >= (
-        2 if augment.flip and augment == EACH["flip"] else 6
-    )
+    assert len({image.tobytes() for image in images}) >= (2 if augment.flip and augment == EACH["flip"] else 6)
     assert np.isfinite(images).all() and images.min() >= 0 and images.max() <= 255
     graph = image_of.get_concrete_function().graph.as_graph_def()
     nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
-    stateful = {
-        node.op for node in nodes if "Random" in node.op and not node.op.startswith("StatelessRandom")
-    }
+    stateful = {node.op for node in nodes if "Random" in node.op and not node.op.startswith("StatelessRandom")}
     assert not stateful and not any("VarHandle" in node.op or "ReadVariable" in node.op for node in nodes)
 
 

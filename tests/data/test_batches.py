@@ -14,14 +14,7 @@ from pipeline.data import records as records_module
 from pipeline.data.batches import Positions, damage_is_bad_input, eval_batches, open_records, train_batches
 from pipeline.data.preprocessing import Preprocess, decode, normalize, prepare, resize
 from pipeline.errors import BadInput
-from tests.tfrecords.shard_files import (
-    example,
-    grey_image,
-    jpeg,
-    numbers_of,
-    write_public_shard,
-    write_shards,
-)
+from tests.tfrecords.shard_files import example, grey_image, jpeg, numbers_of, write_public_shard, write_shards
 from tfrecords.shards import ShardWriter
 
 COUNT, BATCH = 37, 8  # epochs end inside batches
@@ -231,9 +224,7 @@ def test_flipped_byte_stops_the_stream_and_names_the_record(tmp_path):
     offset, length = records.spans[2].tolist()
     damaged[offset + length // 2] ^= 1
     path.write_bytes(damaged)
-    with pytest.raises(
-        tf.errors.OpError, match=rf"BadInput.*{path.name}: record at offset {offset}: wrong CRC"
-    ):
+    with pytest.raises(tf.errors.OpError, match=rf"BadInput.*{path.name}: record at offset {offset}: wrong CRC"):
         stream(records, 1, batch_size=4)
     with pytest.raises(BadInput, match=f"offset {offset}"):
         records.read(np.array([2]))
@@ -255,9 +246,7 @@ def test_labels_are_found_wherever_they_stand_in_the_record(tmp_path):
         writer.write(example(b"jpeg", label, "key"))
         writer.write(example(b"jpeg", label))
     writer.close()
-    assert open_records([tmp_path / "x.tfrec"]).labels.tolist() == [
-        x for label in labels for x in (label, label)
-    ]
+    assert open_records([tmp_path / "x.tfrec"]).labels.tolist() == [x for label in labels for x in (label, label)]
 
 
 def test_real_photographs_pass_through(shared):

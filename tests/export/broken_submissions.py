@@ -28,9 +28,7 @@ def saved(folder: Path, function: Callable, *specs: tf.TensorSpec, signature: bo
     module = tf.Module()
     module.scale = tf.Variable(1.0)
     serve = tf.function(
-        lambda *inputs: {
-            key: value * tf.cast(module.scale, value.dtype) for key, value in function(*inputs).items()
-        },
+        lambda *inputs: {key: value * tf.cast(module.scale, value.dtype) for key, value in function(*inputs).items()},
         input_signature=specs or (IMAGES,),
     )
     if signature:
@@ -52,9 +50,7 @@ def tensorflow_submissions(root: Path) -> dict[str, tuple[Path, str]]:
 
     def batch_statistics(images: tf.Tensor) -> tf.Tensor:
         raw = features(images)
-        return unit(
-            raw + 3.0 * tf.reduce_mean(raw, axis=0, keepdims=True) * tf.cast(tf.shape(raw)[0] > 1, tf.float32)
-        )
+        return unit(raw + 3.0 * tf.reduce_mean(raw, axis=0, keepdims=True) * tf.cast(tf.shape(raw)[0] > 1, tf.float32))
 
     def with_dropout(images: tf.Tensor) -> tf.Tensor:
         return unit(tf.nn.dropout(features(images), 0.3))
@@ -76,14 +72,8 @@ def tensorflow_submissions(root: Path) -> dict[str, tuple[Path, str]]:
         "batch statistics": (embed("batch", batch_statistics), "alone and in a batch of 4 differs"),
         "constant": (embed("constant", lambda images: unit(features(images) * 0.0 + 1.0)), "differ by 0"),
         "fixed size": (embed("fixed", lambda images: unit(features(images)), fixed), "fixed to [224, 224]"),
-        "one image only": (
-            embed("one", lambda images: unit(features(images)), single),
-            "batch size, images is fixed",
-        ),
-        "float input": (
-            embed("float", lambda images: unit(features(images)), floats),
-            "expected a uint8 input",
-        ),
+        "one image only": (embed("one", lambda images: unit(features(images)), single), "batch size, images is fixed"),
+        "float input": (embed("float", lambda images: unit(features(images)), floats), "expected a uint8 input"),
         "float16 output": (
             embed("half", lambda images: tf.cast(unit(features(images)), tf.float16)),
             "expected a float32 output",
@@ -124,9 +114,7 @@ def tensorflow_submissions(root: Path) -> dict[str, tuple[Path, str]]:
 
 def zips(root: Path, good: Path) -> dict[str, tuple[Path, str]]:
     """Name → (zip file, a part of the reason): refused before anything is loaded."""
-    files = {
-        path.relative_to(good).as_posix(): path.read_bytes() for path in good.rglob("*") if path.is_file()
-    }
+    files = {path.relative_to(good).as_posix(): path.read_bytes() for path in good.rglob("*") if path.is_file()}
 
     def packed(name: str, entries: dict[str, bytes]) -> Path:
         with zipfile.ZipFile(root / name, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -163,10 +151,7 @@ def zips(root: Path, good: Path) -> dict[str, tuple[Path, str]]:
         "link": (linked, "is a link"),
         "bomb": (packed("bomb.zip", {**files, "variables/zeros": bytes(80 << 20)}), "refused as a bomb"),
         "bomb that lies": (liar, "damaged"),
-        "parent folder": (
-            packed("parent.zip", {f"my_model/{k}": v for k, v in files.items()}),
-            "parent folder",
-        ),
+        "parent folder": (packed("parent.zip", {f"my_model/{k}": v for k, v in files.items()}), "parent folder"),
         "no index": (packed("index.zip", no_index), "variables.index is missing"),
         "no weights": (packed("data.zip", no_data), "no weights"),
         "a table": (packed("table.zip", {"submission.csv": b"id,indices\n"}), "not a model"),

@@ -40,9 +40,7 @@ class KaggleServer:
                 if fault[0] == "drop":
                     return self.hang_up()
                 if call != "IntrospectToken" and self.headers.get("Authorization") != f"Bearer {TOKEN}":
-                    return self.answer(
-                        401, {"code": 401, "message": f"bad token {self.headers.get('Authorization')}"}
-                    )
+                    return self.answer(401, {"code": 401, "message": f"bad token {self.headers.get('Authorization')}"})
                 if fault[0] == "refuse":
                     return self.answer(fault[1], {"code": fault[1], "message": fault[2]})
                 code, answer = getattr(server, call)(body)
@@ -111,12 +109,7 @@ class KaggleServer:
 
     def StartBlobUpload(self, request: dict) -> tuple[int, dict]:
         token = f"blob-{len(self.blobs)}"
-        self.blobs[token] = {
-            "name": request["name"],
-            "size": request["contentLength"],
-            "data": b"",
-            "sent": 0,
-        }
+        self.blobs[token] = {"name": request["name"], "size": request["contentLength"], "data": b"", "sent": 0}
         return 200, {"token": token, "createUrl": f"{self.url}/upload/{token}"}
 
     def CreateDataset(self, request: dict) -> tuple[int, dict]:
@@ -144,11 +137,7 @@ class KaggleServer:
     def GetKernel(self, request: dict) -> tuple[int, dict]:
         if not self.kernels:
             return 404, {"code": 404, "message": "Not found"}
-        metadata = {
-            "ref": "x",
-            "currentVersionNumber": len(self.kernels),
-            "lastRunTime": "2022-10-01T00:00:00.000Z",
-        }
+        metadata = {"ref": "x", "currentVersionNumber": len(self.kernels), "lastRunTime": "2022-10-01T00:00:00.000Z"}
         return 200, {"metadata": metadata, "blob": {}}
 
     def SaveKernel(self, request: dict) -> tuple[int, dict]:

@@ -80,7 +80,7 @@ def test_slowness_and_memory_are_judged(good, tmp_path, capsys):
     assert cli.main(["check", str(submission), *limits]) == 2
     said = capsys.readouterr()
     assert "too slow" in said.err and "more than 0.001 GB" in said.err
-    assert said.out.count("FAIL") == 2 and "ok   same in a batch" in said.out
+    assert said.out.count("FAIL") == 2 and "ok    same in a batch" in said.out
 
 
 def test_time_is_judged_by_the_nine_hours_on_a_gpu_and_noted_on_a_cpu():
@@ -88,7 +88,7 @@ def test_time_is_judged_by_the_nine_hours_on_a_gpu_and_noted_on_a_cpu():
         return {"check": "seconds per image", "ok": None, "detail": {"seconds": seconds, "device": device}}
 
     limit = 9 * 3600 / 205_000
-    config = check.parse(["any.zip"])
+    config = check.CheckConfig(("any.zip",))
     assert check.judged(row(limit * 0.99, "gpu"), config)["ok"] is True
     assert check.judged(row(limit * 1.01, "gpu"), config)["ok"] is False
     assert check.judged(row(limit * 1.01, "cpu"), config)["ok"] is None  # the scorer has a GPU
@@ -146,9 +146,7 @@ def test_torchscript_submissions_are_held_to_the_same_contract(tmp_path, capsys)
 def fake_python(folder: Path, version: str) -> Path:
     """An executable that says it is Python `version` and can do nothing else."""
     path = folder / f"python-{version}"
-    path.write_text(
-        f'#!/bin/sh\ncase "$2" in *version_info*) echo {version};; *) echo broken >&2; exit 3;; esac\n'
-    )
+    path.write_text(f'#!/bin/sh\ncase "$2" in *version_info*) echo {version};; *) echo broken >&2; exit 3;; esac\n')
     path.chmod(0o755)
     return path
 

@@ -87,9 +87,7 @@ def executed(kernel: Path, root: Path, into: Path) -> list[str]:
     (root / "working").mkdir(exist_ok=True)
     environment = {**os.environ, "KAGGLE_INPUT": str(root / "input"), "KAGGLE_WORKING": str(root / "working")}
     environment.pop("PYTHONPATH", None)
-    client = nbclient.NotebookClient(
-        notebook, timeout=600, resources={"metadata": {"path": str(root / "working")}}
-    )
+    client = nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(root / "working")}})
     client.execute(env=environment)
     into.parent.mkdir(exist_ok=True)
     nbformat.write(notebook, into)
@@ -105,9 +103,7 @@ def executed(kernel: Path, root: Path, into: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def trained(site: Path) -> list[str]:
-    return executed(
-        site / "working" / "run" / "submit" / "training", site, site / "executed" / "training.ipynb"
-    )
+    return executed(site / "working" / "run" / "submit" / "training", site, site / "executed" / "training.ipynb")
 
 
 def test_the_training_notebook_trains_exports_and_scores(site, trained):
@@ -151,9 +147,7 @@ def test_the_submission_notebook_stops_at_another_encoder_than_the_heads(site, t
     other = site / "another"
     write_preset(other / "input" / "clip" / "keras" / "tiny" / "1", seed=6)
     shutil.copytree(packed.dataset, other / "input" / "guie-submission")
-    with pytest.raises(
-        nbclient.exceptions.CellExecutionError, match="is not the one that the head was trained on"
-    ):
+    with pytest.raises(nbclient.exceptions.CellExecutionError, match="is not the one that the head was trained on"):
         executed(packed.kernel, other, site / "executed" / "another.ipynb")
 
 
@@ -167,9 +161,7 @@ def test_the_submission_notebook_hands_over_the_packed_zip_even_where_kaggle_unp
     (mounted / "submission.zip").unlink()
     put_out = executed(packed.kernel, other, site / "executed" / "handed_over.ipynb")
     assert "the packed submission, sha256" in "".join(put_out)
-    assert file_sha256(other / "working" / "submission.zip") == file_sha256(
-        Path(run.run_dir) / "submission.zip"
-    )
+    assert file_sha256(other / "working" / "submission.zip") == file_sha256(Path(run.run_dir) / "submission.zip")
 
 
 def test_the_same_project_gives_the_same_package(site, trained, monkeypatch):

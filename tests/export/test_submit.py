@@ -47,9 +47,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "small.yaml"
     names = {"dataset": "tester/guie-submission", "kernel": "tester/guie-submit", "poll_seconds": 0.01}
     path.write_text(
-        yaml.safe_dump(
-            {"name": "small", "run_dir": str(run), "encoder": {"name": "clip_tiny"}, "submit": names}
-        )
+        yaml.safe_dump({"name": "small", "run_dir": str(run), "encoder": {"name": "clip_tiny"}, "submit": names})
     )
     return path
 
@@ -126,12 +124,7 @@ def test_an_upload_that_ran_out_on_the_server_is_begun_anew(server, config):
 @pytest.mark.parametrize(
     ("call", "code", "message", "reason"),
     [
-        (
-            "CreateCodeSubmission",
-            403,
-            "You must accept this competition's rules first",
-            "rules are not accepted",
-        ),
+        ("CreateCodeSubmission", 403, "You must accept this competition's rules first", "rules are not accepted"),
         ("CreateCodeSubmission", 400, "The competition's deadline has passed", "closed to submissions"),
         ("CreateCodeSubmission", 400, "You have exceeded your daily submission limit", "quota is used up"),
         ("SaveKernel", 400, "Maximum weekly GPU quota of 30 hours reached", "quota is used up"),
@@ -148,9 +141,7 @@ def test_what_is_missing_is_said_in_one_line(server, config, capsys, call, code,
     assert error.count("\n") == 1 and reason in error and TOKEN not in error
 
 
-def test_a_failed_notebook_or_submission_ends_it_and_the_next_run_tries_anew(
-    server, config, capsys, monkeypatch
-):
+def test_a_failed_notebook_or_submission_ends_it_and_the_next_run_tries_anew(server, config, capsys, monkeypatch):
     failing = {"status": "ERROR", "failureMessage": "out of memory"}
     with monkeypatch.context() as now:
         now.setattr(server, "GetKernelSessionStatus", lambda request: (200, failing))
@@ -210,9 +201,6 @@ def test_the_head_alone_goes_up_only_where_the_encoder_stayed_as_it_was(config, 
     phases = "train.phases=[{name: all, trainable: all}]"
     assert submitted(config, model, phases, "--dry-run") == 2
     assert "trains the encoder too" in capsys.readouterr().err
-    assert (
-        submitted(config, model, "train.init_from=runs/other/checkpoints/step-9.safetensors", "--dry-run")
-        == 2
-    )
+    assert submitted(config, model, "train.init_from=runs/other/checkpoints/step-9.safetensors", "--dry-run") == 2
     error = capsys.readouterr().err
     assert "train.init_from took the encoder from runs/other" in error and error.count("\n") == 1

@@ -1,4 +1,4 @@
-"""Logits of images against texts, ours and open_clip's, with the same random weights.
+"""Logits of images and texts, ours and open_clip's, with the same random weights.
 
 `python -m tests.models.logits_against_open_clip` compares a whole ViT-B/32; the suite narrowed models.
 """
@@ -66,18 +66,16 @@ def narrow_siglip(open_clip: Any, vocabulary: Path) -> tuple[Any, ImageTextModel
     ours: dict[str, Any] = {"patch_size": 8, "hidden_dim": 64, "num_layers": 2, "num_heads": 2}
     # timm has the exact GELU where the model was trained with the approximate one; here both must have the same.
     ours |= {"intermediate_dim": 256, "activation": "gelu"}
-    towers = ImageTextModel(
+    narrow = ImageTextModel(
         Encoder(name="siglip_base_patch16_224", image_size_px=32, architecture=ours),
         vocabulary=str(vocabulary),
         text_architecture={**NARROW_TEXT, "vocabulary_size": 64, "projection_dim": 64},
     )
-    return model, towers
+    return model, narrow
 
 
 def whole_clip(open_clip: Any, name: str) -> tuple[Any, ImageTextModel]:
-    return open_clip.create_model(catalogue.find(name).open_clip, pretrained=None), ImageTextModel(
-        Encoder(name=name)
-    )
+    return open_clip.create_model(catalogue.find(name).open_clip, pretrained=None), ImageTextModel(Encoder(name=name))
 
 
 def compare(peer: Any, ours: ImageTextModel, folder: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -92,22 +90,22 @@ def compare(peer: Any, ours: ImageTextModel, folder: Path) -> tuple[np.ndarray, 
     checkpoint = folder / "open_clip.safetensors"
     save_file({key: value.contiguous() for key, value in peer.state_dict().items()}, checkpoint)
     encoder = dataclasses.replace(ours.encoder, weights=f"open_clip:{checkpoint}")
-    towers = DualEncoder(dataclasses.replace(ours, encoder=encoder))
-    side = towers.preprocess.image_size_px
+    dual = DualEncoder(dataclasses.replace(ours, encoder=encoder))
+    side = dual.preprocess.image_size_px
     images = np.random.default_rng(0).integers(0, 256, (4, side, side, 3), dtype=np.uint8)
     tokens = open_clip_tokens(ours)
-    pixels = normalize(images, towers.preprocess).numpy().transpose(0, 3, 1, 2).copy()
+    pixels = normalize(images, dual.preprocess).numpy().transpose(0, 3, 1, 2).copy()
     peer.eval()
     with torch.no_grad():
         image = peer.encode_image(torch.from_numpy(pixels), normalize=True)
         text = peer.encode_text(torch.from_numpy(tokens).long(), normalize=True)
         theirs = peer.logit_scale.exp() * image @ text.T
         theirs = theirs + (peer.logit_bias if peer.logit_bias is not None else 0.0)
-    return towers.logits(towers.encode_images(images) @ towers.encode_texts(TEXTS).T), theirs.numpy()
+    return dual.logits(dual.encode_images(images) @ dual.encode_texts(TEXTS).T), theirs.numpy()
 
 
 def open_clip_tokens(ours: ImageTextModel) -> np.ndarray:
-    """int [N, L] of TEXTS, by open_clip's own tokenizer, or by SentencePiece and its rule for SigLIP."""
+    """int [N, L] of TEXTS, by open_clip's tokenizer, or by SentencePiece and its rule for SigLIP."""
     open_clip = files.import_open_clip()
     if not ours.vocabulary:
         return open_clip.tokenizer.SimpleTokenizer()(TEXTS).numpy()
@@ -120,9 +118,7 @@ def open_clip_tokens(ours: ImageTextModel) -> np.ndarray:
 def main(name: str = "clip_vit_b_32") -> None:
     with tempfile.TemporaryDirectory() as folder:
         ours, theirs = compare(*whole_clip(files.import_open_clip(), name), Path(folder))
-    print(
-        f"{name}: {ours.shape[0]} images × {ours.shape[1]} texts, logits {theirs.min():.3f} … {theirs.max():.3f}"
-    )
+    print(f"{name}: {ours.shape[0]} images × {ours.shape[1]} texts, logits {theirs.min():.3f} … {theirs.max():.3f}")
     print(f"{name}: largest difference of a logit {np.abs(ours - theirs).max():.2e}")
 
 

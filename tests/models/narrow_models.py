@@ -1,6 +1,7 @@
 """Small CLIPs and SigLIPs for tests: open_clip's arguments, and the same in the catalogue's terms."""
 
-from pipeline.models.weights import files, parity
+from pipeline.models import parity
+from pipeline.models.weights import files
 
 IMAGE = {
     "patch_size": 8,

@@ -1,15 +1,17 @@
-"""Encoders from Keras files, the catalogue against KerasHub's and open_clip's own figures, and bad input."""
+"""Keras files as encoders, the catalogue against KerasHub's and open_clip's figures, families, bad input."""
 
 import keras
 import keras_hub
 import numpy as np
 import pytest
 
-from pipeline.config import Encoder
+from pipeline.config import Encoder, keys
 from pipeline.errors import BadInput
-from pipeline.models import catalogue, encoders
+from pipeline.models import backbones, catalogue, encoders
+from pipeline.models.text import encoder as text_encoder
+from pipeline.models.text.tokenizers import TOKENIZERS
 from pipeline.models.weights import files
-from tests.models.test_encoders import build, images
+from tests.models.test_encoders import FAMILIES, SMALL, build, images
 
 
 def keras_file(path, layers, side=32):
@@ -22,10 +24,10 @@ HALVES = {"mean": [0.5] * 3, "std": [0.25] * 3}
 
 def test_any_keras_file_from_images_to_features_is_an_encoder(tmp_path):
     layers = [keras.layers.Conv2D(5, 3), keras.layers.GlobalAveragePooling2D()]
-    name = keras_file(tmp_path / "own.keras", layers)
+    name = keras_file(tmp_path / "small.keras", layers)
     encoder = encoders.build(Encoder(name=name, **HALVES))
     assert (encoder.width, encoder.preprocess.image_size_px, encoder.preprocess.std) == (5, 32, (0.25,) * 3)
-    loaded = keras.models.load_model(tmp_path / "own.keras")
+    loaded = keras.models.load_model(tmp_path / "small.keras")
     np.testing.assert_array_equal(encoder.model(images(32)), loaded(images(32)))
 
 
@@ -73,7 +75,30 @@ def test_a_keras_file_that_cannot_be_used_is_bad_input(tmp_path):
 )
 def test_a_wrong_encoder_section_is_bad_input(options, message):
     with pytest.raises(BadInput, match=message):
-        encoders.build(Encoder(**options))
+        section = Encoder(**options)
+        keys.check(section)  # as `config.load` does
+        encoders.build(section)
+
+
+def test_every_family_has_its_builders_and_every_text_tower_its_tokenizer():
+    assert backbones.BUILDERS.keys() == catalogue.FAMILIES.keys()
+    for name, family in catalogue.FAMILIES.items():
+        assert family.transformer == (backbones.BUILDERS[name].take_apart is not None), name
+        assert bool(family.joint_pooling) == (name in text_encoder.EMBEDDINGS), name
+        assert not family.joint_pooling or family.tokenizer in TOKENIZERS, name
+    for name, entry in catalogue.CATALOGUE.items():
+        assert bool(entry.text) == bool(entry.facts.joint_pooling), name
+        assert entry.pooling in entry.facts.poolings, name
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILIES if not name.startswith("dinov2_with")])
+def test_a_familys_facts_are_those_of_kerashubs_backbone(name):
+    entry = catalogue.find(name, SMALL)
+    parts = backbones.transformer_parts(entry, 4 * entry.architecture["patch_size"])
+    assert entry.facts.prefix_tokens == parts.prefix_tokens
+    assert entry.facts.stem_norm == (parts.patch_convolution.bias is None) == bool(parts.before)
+    assert entry.facts.layer_scales == any("scale" in v.path for v in parts.blocks[0].variables)
+    assert ("attention" in entry.facts.poolings) == (parts.head is not None)
 
 
 def test_a_preset_without_a_connection_is_bad_input(monkeypatch):

@@ -1,6 +1,4 @@
-"""Encoders: KerasHub's own forward as reference, seeds, blocks, checkpointing, stochastic depth, overlap,
-bad input.
-"""
+"""Encoders: KerasHub's forward pass as reference, seeds, blocks, recomputed activations, stochastic depth, overlap."""
 
 import random
 
@@ -12,7 +10,7 @@ import tensorflow as tf
 from pipeline.config import Encoder
 from pipeline.errors import BadInput
 from pipeline.models import backbones, catalogue, encoders
-from pipeline.models.weights import load
+from pipeline.models.weights.variables import float_variables
 
 SMALL = {"hidden_dim": 32, "num_layers": 3, "num_heads": 2, "intermediate_dim": 64}
 FAMILIES = [
@@ -25,10 +23,8 @@ FAMILIES = [
 
 
 def build(name="clip_tiny", seed=0, **options) -> encoders.ImageEncoder:
-    small = SMALL if "patch_size" in catalogue.find(name).architecture else {}
-    return encoders.build(
-        Encoder(name=name, architecture=options.pop("architecture", small), **options), seed
-    )
+    small = SMALL if catalogue.find(name).facts.transformer else {}
+    return encoders.build(Encoder(name=name, architecture=options.pop("architecture", small), **options), seed)
 
 
 def images(side: int, count: int = 2) -> np.ndarray:
@@ -38,30 +34,25 @@ def images(side: int, count: int = 2) -> np.ndarray:
 def disturb(model: keras.Model) -> None:
     """Makes every weight random: fresh biases and scales are 0 and 1, which would hide a swap."""
     noise = np.random.default_rng(5)
-    for name, variable in load.float_variables(model).items():
+    for name, variable in float_variables(model).items():
         moved = variable.numpy() + noise.normal(scale=0.1, size=variable.shape)
         variable.assign(np.abs(moved) + 0.1 if name.endswith("variance") else moved)
 
 
 @pytest.mark.parametrize("name", [*FAMILIES, "mobilenet_v3_small"])
 def test_encoder_gives_what_kerashubs_own_model_gives(name, tmp_path):
-    entry = catalogue.find(name, SMALL if "patch_size" in catalogue.find(name).architecture else {})
+    entry = catalogue.find(name, SMALL if catalogue.find(name).facts.transformer else {})
     side = 5 * entry.architecture.get("patch_size", 16)
-    if entry.family in backbones.TRANSFORMERS:
-        backbone = backbones.TRANSFORMERS[entry.family][0](entry.architecture, side)
-        backbones.TRANSFORMERS[entry.family][1](backbone)  # CLIP's ids of positions
-    else:
-        backbone = backbones.convolutional(entry, side)
+    backbone = backbones.make(entry, side)
+    backbones.hub_variables(entry, backbone)  # sets CLIP's ids of positions
     disturb(backbone)
     if entry.family == "dinov2":  # its file keeps the positions before interpolation
         backbone.embeddings.position_embeddings.assign(backbone.embeddings.interpolated_position_embeddings)
     backbone.save(tmp_path / "hub.keras")
-    pooling = {"clip": "class_token"}.get(entry.family)
+    pooling = {"clip": "class_token"}.get(entry.family)  # KerasHub's vision encoder has no projection
     encoder = build(name, image_size_px=side, weights=f"file:{tmp_path / 'hub.keras'}", pooling=pooling)
     x = images(side)
-    theirs = np.asarray(
-        backbone(x if entry.family in ("vit", "efficientnet", "mobilenet") else {"images": x})
-    )
+    theirs = np.asarray(backbone({"images": x} if isinstance(backbone.input, dict) else x))
     if theirs.ndim == 4:
         theirs = theirs.mean((1, 2))
     elif theirs.ndim == 3:
@@ -74,9 +65,7 @@ def test_encoder_gives_what_kerashubs_own_model_gives(name, tmp_path):
 def test_mean_pooling_leaves_out_class_and_register_tokens():
     encoder = build("dinov2_with_registers_small", image_size_px=70, pooling="mean")
     disturb(encoder.model)
-    tokens = keras.Model(encoder.model.inputs[0], encoder.model.get_layer(encoder.taps["block_3"]).output)(
-        images(70)
-    )
+    tokens = keras.Model(encoder.model.inputs[0], encoder.model.get_layer(encoder.taps["block_3"]).output)(images(70))
     normed = encoder.blocks[-1][1](tokens).numpy()
     assert tokens.shape == (2, 1 + 4 + 25, 32)
     np.testing.assert_allclose(encoder.model(images(70)), normed[:, 5:].mean(1), rtol=1e-5, atol=1e-5)
@@ -86,7 +75,7 @@ def test_random_weights_depend_on_the_seed_alone():
     random.seed(11)
     expected_next = random.Random(11).random()
     first = build(seed=4)
-    assert random.random() == expected_next  # Python's random numbers go on undisturbed
+    assert random.random() == expected_next  # Python's random numbers are undisturbed
     keras.layers.Dense(3).build((None, 2))
     again, other = build(seed=4), build(seed=5)
     pairs = list(zip(first.model.get_weights(), again.model.get_weights(), strict=True))
@@ -96,7 +85,7 @@ def test_random_weights_depend_on_the_seed_alone():
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_every_patch_has_a_position_of_its_own(name):
+def test_every_patch_has_its_position(name):
     """KerasHub's CLIP starts with all ids of positions at 0: swapping patches would change nothing."""
     patch = catalogue.find(name).architecture["patch_size"]
     encoder = build(name, image_size_px=3 * patch)
@@ -152,9 +141,7 @@ def loss_and_gradients(encoder, x, jit):
 @pytest.mark.parametrize(("name", "jit"), [("clip_tiny", True), ("siglip_base_patch16_224", False)])
 def test_recomputed_activations_give_the_same_gradients(name, jit):
     x = images(64)
-    plain, recomputed = (
-        build(name, image_size_px=64, checkpointing=c, pooling="mean") for c in (False, True)
-    )
+    plain, recomputed = (build(name, image_size_px=64, checkpointing=c, pooling="mean") for c in (False, True))
     loss, gradients = loss_and_gradients(plain, x, jit=False)
     loss_2, gradients_2 = loss_and_gradients(recomputed, x, jit)
     np.testing.assert_allclose(loss, loss_2, rtol=1e-6)
@@ -201,11 +188,11 @@ def max_live_bytes(hlo: str) -> int:
             last_use[operand] = len(made) - 1
     assert "is_scheduled=true" in hlo and len(made) > 50
     live, most, ends = 0, 0, {}
-    for place, (name, size) in enumerate(made):
+    for line, (name, size) in enumerate(made):
         live += size
         most = max(most, live)
-        ends.setdefault(last_use.get(name, place), []).append(size)
-        live -= sum(ends.pop(place, []))
+        ends.setdefault(last_use.get(name, line), []).append(size)
+        live -= sum(ends.pop(line, []))
     return most
 
 
@@ -232,11 +219,7 @@ def test_stochastic_depth_depends_on_seed_step_and_image_alone():
 
 def test_stochastic_depth_drops_at_its_rate_and_keeps_the_mean():
     block = build(stochastic_depth=0.4).blocks[-1][0]
-    assert [round(layers[0].drop_rate, 6) for layers in build(stochastic_depth=0.4).blocks[1:]] == [
-        0,
-        0.2,
-        0.4,
-    ]
+    assert [round(layers[0].drop_rate, 6) for layers in build(stochastic_depth=0.4).blocks[1:]] == [0, 0.2, 0.4]
     with encoders.step_seed(tf.constant([0, 3])):
         kept = np.ravel(block._kept(tf.constant(20_000)))
     with encoders.step_seed(tf.constant([0, 4])):
@@ -255,14 +238,9 @@ def test_stochastic_depth_without_a_seed_is_a_fault():
 
 
 def test_weights_move_to_another_size_and_back():
-    small, large = (
-        build(image_size_px=64),
-        build(image_size_px=96, patch_overlap_px=2, seed=1, checkpointing=True),
-    )
+    small, large = (build(image_size_px=64), build(image_size_px=96, patch_overlap_px=2, seed=1, checkpointing=True))
     encoders.transfer(small, large)
-    tables = [
-        next(v for v in e.model.variables if v.path in e.positions.names).numpy() for e in (small, large)
-    ]
+    tables = [next(v for v in e.model.variables if v.path in e.positions.names).numpy() for e in (small, large)]
     assert tables[1].shape == (1 + 15 * 15, 32)
     np.testing.assert_array_equal(tables[0][0], tables[1][0])
     back = build(image_size_px=64, seed=2)
@@ -286,11 +264,9 @@ def test_mixed_bfloat16_keeps_float32_weights_and_features():
 
 
 def test_batch_norm_keeps_its_statistics_in_training():
-    """Else replicas, pieces of a batch and frozen blocks would each train another model."""
+    """With a batch's statistics, replicas, pieces of a batch and frozen blocks would each train another model."""
     built = encoders.build(Encoder(name="mobilenet_v3_small_050", image_size_px=32)).model
     pixels = images(32)
     before = [np.array(v) for v in built.non_trainable_variables]
     np.testing.assert_allclose(built(pixels, training=True), built(pixels, training=False), atol=1e-6)
-    assert all(
-        (np.array(v) == value).all() for v, value in zip(built.non_trainable_variables, before, strict=True)
-    )
+    assert all((np.array(v) == value).all() for v, value in zip(built.non_trainable_variables, before, strict=True))

@@ -1,4 +1,4 @@
-"""Tokens equal open_clip's, SigLIP's rows are padded in full, towers are repeatable, bad input is named."""
+"""Tokens are open_clip's, SigLIP's rows are padded in full, text towers are repeatable, bad input is named."""
 
 import gzip
 import io
@@ -8,13 +8,11 @@ import numpy as np
 import pytest
 import sentencepiece
 
-from pipeline.config import Encoder, ImageTextModel
 from pipeline.errors import BadInput
-from pipeline.models import text, tokenizers
-from pipeline.models.dual_encoder import DualEncoder, identity
+from pipeline.models.text import encoder as text_encoder
+from pipeline.models.text import tokenizers
 from pipeline.models.weights import files
-from tests import logits_against_open_clip as logits
-from tests.models.tiny_dual_encoder import clip_tiny
+from tests.models import logits_against_open_clip as logits
 
 NASTY = {
     "empty": "",
@@ -45,9 +43,7 @@ NARROW = {"hidden_dim": 32, "num_layers": 2, "num_heads": 2, "intermediate_dim":
 def sentencepiece_model(tmp_path_factory):
     """A SentencePiece model with SigLIP's special pieces, learnt from a few words."""
     target = io.BytesIO()
-    words = tokenizers.canonical(
-        "A photo of the cat dog bird car house tree red green blue small on grass"
-    ).split()
+    words = tokenizers.canonical("A photo of the cat dog bird car house tree red green blue small on grass").split()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter([" ".join(words[i:] + words[:i]) for i in range(len(words))]),
         model_writer=target,
@@ -77,7 +73,7 @@ def clip_tokenizer():
 
 def siglip_tower(vocabulary, name="siglip_base_patch16_224", **sizes):
     sizes = {**NARROW, "vocabulary_size": 64, "projection_dim": 32, **sizes}
-    return text.build(name, vocabulary=str(vocabulary), architecture=sizes)
+    return text_encoder.build(name, vocabulary=str(vocabulary), architecture=sizes)
 
 
 def test_tokens_equal_open_clip_for_nasty_texts(clip_tokenizer, open_clip):
@@ -189,28 +185,16 @@ def test_logits_equal_open_clip_with_shared_random_weights(family, open_clip, se
 
 @pytest.mark.parametrize("family", ["clip", "siglip"])
 def test_towers_depend_on_the_seed_alone(family, sentencepiece_model):
-    sizes = {
-        **NARROW,
-        "vocabulary_size": 64,
-        "projection_dim": 24,
-        "sequence_length": 8,
-        "activation": "gelu",
-    }
+    sizes = {**NARROW, "vocabulary_size": 64, "projection_dim": 24, "sequence_length": 8, "activation": "gelu"}
     ids = np.arange(16, dtype=np.int32).reshape(2, 8)
-    first, again, other = (text.build_tower(family, sizes, seed)(ids).numpy() for seed in (3, 3, 4))
+    first, again, other = (text_encoder.build_tower(family, sizes, seed)(ids).numpy() for seed in (3, 3, 4))
     assert first.shape == (2, 24) and first.dtype == np.float32
     assert (first == again).all() and np.abs(first - other).max() > 1e-3
 
 
 def test_clip_embedding_does_not_depend_on_what_follows_the_end_token():
-    sizes = {
-        **NARROW,
-        "vocabulary_size": 64,
-        "projection_dim": 24,
-        "sequence_length": 8,
-        "activation": "gelu",
-    }
-    tower = text.build_tower("clip", sizes)
+    sizes = {**NARROW, "vocabulary_size": 64, "projection_dim": 24, "sequence_length": 8, "activation": "gelu"}
+    tower = text_encoder.build_tower("clip", sizes)
     ids = np.array([[62, 5, 6, 63, 0, 0, 0, 0], [62, 5, 6, 63, 9, 8, 7, 6]], np.int32)
     first, second = tower(ids).numpy()
     np.testing.assert_allclose(first, second, atol=1e-6)
@@ -230,7 +214,7 @@ def test_clip_embedding_does_not_depend_on_what_follows_the_end_token():
 )
 def test_unusable_requests_are_bad_input(arguments, message):
     with pytest.raises(BadInput, match=message):
-        text.build(**arguments)
+        text_encoder.build(**arguments)
 
 
 def test_files_that_are_no_vocabulary_are_bad_input(tmp_path):
@@ -243,29 +227,3 @@ def test_files_that_are_no_vocabulary_are_bad_input(tmp_path):
             tokenizers.clip(77, str(tmp_path / name))
         with pytest.raises(BadInput):
             tokenizers.siglip(64, str(tmp_path / name))
-
-
-def test_images_and_texts_of_different_widths_are_bad_input():
-    with pytest.raises(BadInput, match="agree"):
-        DualEncoder(ImageTextModel(Encoder(name="clip_tiny"), text_architecture={"projection_dim": 32}))
-
-
-def test_both_towers_give_unit_vectors_of_the_same_width():
-    towers = clip_tiny()
-    images = towers.encode_images(np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8))
-    texts = towers.encode_texts(["a", "", NASTY["emoji"], NASTY["10,000 words"]], batch_size=3)
-    assert images.shape == (3, 64) and texts.shape == (4, 64)
-    for rows in (images, texts):
-        np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
-    assert towers.encode_texts([]).shape == (0, 64)
-
-
-def test_cache_name_changes_with_the_model_and_its_files_but_not_with_its_label(tmp_path):
-    file = tmp_path / "w"
-    file.write_bytes(b"1")
-    model = ImageTextModel(Encoder(name="clip_tiny", weights=f"file:{file}"))
-    first = identity(model)
-    assert identity(ImageTextModel(model.encoder, label="x")) == first
-    assert identity(ImageTextModel(model.encoder, seed=1)) != first
-    file.write_bytes(b"22")
-    assert identity(model) != first

@@ -1,6 +1,7 @@
 """`guie browse`: pages over the vectors of `guie embed`, asked for as a browser would."""
 
 import io
+import re
 import threading
 import urllib.error
 import urllib.request
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 from pipeline import cli
+from pipeline.data.sources import ImageSet
 from pipeline.pages import browse
 
 COLOURS = {"blue & <b>": (20, 30, 220), "red": (220, 20, 20)}
@@ -20,13 +22,13 @@ def folders(tmp_path_factory):
     """Seven pictures of two classes, and vectors in which each class lies together."""
     root = tmp_path_factory.mktemp("browse")
     rows, vectors = ["key,source,class"], []
-    for place, (name, colour) in enumerate(COLOURS.items()):
-        for number in range(3 + place):
+    for label, (name, colour) in enumerate(COLOURS.items()):
+        for number in range(3 + label):
             path = root / "pictures" / name / f"{number}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.new("RGB", (300, 200), colour).save(path)
             rows.append(f"{name}/{number}.png,pictures,{name}")
-            vectors.append([1.0 - place, float(place), 0.01 * number])
+            vectors.append([1.0 - label, float(label), 0.01 * number])
     (root / "vectors").mkdir()
     np.save(root / "vectors/embeddings.npy", np.array(vectors, "f"))
     (root / "vectors/items.csv").write_text("\n".join(rows) + "\n")
@@ -67,6 +69,23 @@ def test_an_item_shows_its_nearest_in_order_and_whose_class_they_are(get):
     assert page.count('class="hit"') == 2 and page.count('class="miss"') == 4
 
 
+def test_a_class_of_the_same_name_matches_within_its_label_space_alone(tmp_path, monkeypatch):
+    rows = [("0", "a", "cat"), ("1", "a", "cat"), ("2", "b", "cat"), ("3", "c", "cat"), ("4", "d", "dog")]
+    spaces = {"a": "", "b": "", "c": "one build", "d": "one build"}
+    sets = [ImageSet(name, [], space) for name, space in spaces.items()]
+    monkeypatch.setattr(browse.sources, "open_data", lambda spec: sets)
+    (tmp_path / "items.csv").write_text("key,source,class\n" + "\n".join(map(",".join, rows)) + "\n5,d,cat\n")
+    np.save(tmp_path / "embeddings.npy", np.arange(6, dtype=np.float32)[:, None])
+    gallery = browse.open_gallery(tmp_path, "DATA")
+
+    def kinds(row):
+        page = browse.item_page(gallery, row).split("<h2>")[1]
+        return dict(zip(re.findall(r"/item/(\d)", page), re.findall(r'class="(hit|miss)"', page), strict=True))
+
+    assert kinds(0) == {"1": "hit", "2": "miss", "3": "miss", "4": "miss", "5": "miss"}
+    assert kinds(3) == {"5": "hit", "0": "miss", "1": "miss", "2": "miss", "4": "miss"}
+
+
 def test_pictures_are_small_jpegs_of_the_item(get):
     with Image.open(io.BytesIO(get("/image/6"))) as image:
         assert image.format == "JPEG" and max(image.size) == 224
@@ -85,7 +104,7 @@ def test_bad_input_ends_in_one_line(folders, tmp_path, capsys):
     np.save(tmp_path / "embeddings.npy", np.zeros((2, 4), "f"))
     for argv, said in (
         ([str(tmp_path / "none"), pictures], "guie embed"),
-        ([str(tmp_path), pictures], "a vector a row"),
+        ([str(tmp_path), pictures], "one vector for each row"),
         ([str(folders / "vectors"), str(tmp_path / "gone")], "gone"),
         ([str(folders / "vectors"), pictures, "--port", "99999999"], "--port"),
     ):

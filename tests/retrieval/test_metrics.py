@@ -33,15 +33,10 @@ ids = st.integers(0, 9)
 
 
 @settings(deadline=None)
-@given(
-    st.dictionaries(ids, st.lists(ids, max_size=8), min_size=1),
-    st.dictionaries(ids, st.lists(ids, max_size=8)),
-)
+@given(st.dictionaries(ids, st.lists(ids, max_size=8), min_size=1), st.dictionaries(ids, st.lists(ids, max_size=8)))
 def test_mean_precision_at_5_is_the_competitions_for_any_predictions(solution, predictions):
     hits, matches = metrics.hits_of_predictions(predictions, solution)
-    assert metrics.mean_precision_at_5(hits, matches) == pytest.approx(
-        slow_mean_precision_at_5(predictions, solution)
-    )
+    assert metrics.mean_precision_at_5(hits, matches) == pytest.approx(slow_mean_precision_at_5(predictions, solution))
 
 
 def test_only_the_first_min_of_matches_and_5_predictions_count():

@@ -35,11 +35,18 @@ def test_an_image_that_stands_twice_does_not_find_itself():
     assert not (ids == np.arange(12)[:, None]).any() and (ids >= 0).all()
 
 
-def test_a_small_index_leaves_places_empty():
-    ids, distances = nearest(
-        np.zeros((2, 4), np.float32), np.ones((2, 4), np.float32), 5, leave_one_out=False
-    )
+def test_a_small_index_leaves_ranks_empty():
+    ids, distances = nearest(np.zeros((2, 4), np.float32), np.ones((2, 4), np.float32), 5, leave_one_out=False)
     assert ids.tolist() == [[0, 1, -1, -1, -1]] * 2 and np.isinf(distances[:, 2:]).all()
+
+
+@pytest.mark.parametrize("rows", [1, 3, 5])
+def test_leaving_one_out_of_a_small_index_leaves_a_rank_empty(rows):
+    index = np.arange(rows, dtype=np.float32)[:, None] ** 2
+    ids, distances = nearest(index, index, 5, leave_one_out=True)
+    expected = slow_nearest(index, index, 5, leave_one_out=True)
+    assert np.array_equal(ids[:, : rows - 1], expected) and (ids[:, rows - 1 :] == -1).all()
+    assert np.isfinite(distances[:, : rows - 1]).all() and np.isinf(distances[:, rows - 1 :]).all()
 
 
 def test_near_duplicates_are_ranked_by_their_true_distance():

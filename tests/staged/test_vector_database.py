@@ -93,7 +93,7 @@ def test_a_served_database_works_by_its_uri_with_no_other_change(tmp_path: Path)
 def test_rows_survive_a_kill_right_after_they_were_written(tmp_path: Path):
     code = f"""
 import numpy as np, os, signal
-from pipeline.vector_database import VectorDatabase
+from pipeline.staged.vector_database import VectorDatabase
 database = VectorDatabase({str(tmp_path / "a.db")!r})
 database.open_collection("c", 4, {MADE_BY!r}, create=True)
 database.insert("c", ["a", "b"], ["x", "y"], ["1", "2"], np.eye(4, dtype=np.float32)[:2])
@@ -125,7 +125,7 @@ def test_bad_databases_are_one_line(tmp_path: Path, monkeypatch):
     with pytest.raises(BadInput, match="could not open"):
         VectorDatabase("http://127.0.0.1:9")
     with VectorDatabase(str(tmp_path / "a.db")):
-        code = f"from pipeline.vector_database import VectorDatabase as V; V({str(tmp_path / 'a.db')!r})"
+        code = f"from pipeline.staged.vector_database import VectorDatabase as V; V({str(tmp_path / 'a.db')!r})"
         root = Path(__file__).resolve().parents[2]
         second = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
         assert "is it open in another process?" in second.stderr.splitlines()[-1]

@@ -77,10 +77,7 @@ def png_bomb(side: int = 60_000) -> bytes:
 
     header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
     return (
-        b"\x89PNG\r\n\x1a\n"
-        + part(b"IHDR", header)
-        + part(b"IDAT", zlib.compress(bytes(10_000)))
-        + part(b"IEND", b"")
+        b"\x89PNG\r\n\x1a\n" + part(b"IHDR", header) + part(b"IDAT", zlib.compress(bytes(10_000))) + part(b"IEND", b"")
     )
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline import cli
 from pipeline.errors import BadInput
 from tfrecords import contact_sheet
 from tfrecords.schema import Record, serialize
@@ -22,14 +23,8 @@ def pixels(encoded: bytes) -> np.ndarray:
 
 
 def test_an_image_depends_on_seed_class_index_and_size_alone(tmp_path):
-    small = {
-        i.key: i
-        for i in list_source("drawn", tmp_path, {"classes": 3, "images_per_class": 2, "seed": 5}).items
-    }
-    large = {
-        i.key: i
-        for i in list_source("drawn", tmp_path, {"classes": 9, "images_per_class": 4, "seed": 5}).items
-    }
+    small = {i.key: i for i in list_source("drawn", tmp_path, {"classes": 3, "images_per_class": 2, "seed": 5}).items}
+    large = {i.key: i for i in list_source("drawn", tmp_path, {"classes": 9, "images_per_class": 4, "seed": 5}).items}
     assert len(small) == 6 and len(large) == 36
     assert all(item.read() == large[key].read() for key, item in small.items())
     different = {draw(s, c, i, 64) for s in (5, 6) for c in (0, 1) for i in (0, 1)}
@@ -42,9 +37,7 @@ def test_images_are_square_rgb_jpegs_of_the_size_asked_for(side):
     assert encoded[:3] == b"\xff\xd8\xff" and pixels(encoded).shape == (side, side, 3)
 
 
-@pytest.mark.parametrize(
-    "option", [{"classes": 0}, {"images_per_class": 0}, {"image_size_px": 2}, {"seed": -1}]
-)
+@pytest.mark.parametrize("option", [{"classes": 0}, {"images_per_class": 0}, {"image_size_px": 2}, {"seed": -1}])
 def test_options_out_of_range_are_bad_input(tmp_path, option):
     with pytest.raises(BadInput, match=next(iter(option))):
         list_source("drawn", tmp_path, option)
@@ -148,19 +141,11 @@ def test_contact_sheet_shows_a_row_a_class(tmp_path, capsys):
             writer.write(serialize(Record(out.getvalue(), label, "k", "s")))
         writer.close()
         rows.append(
-            {
-                "label": label,
-                "source": "s",
-                "class": str(label),
-                "name": "x",
-                "train": 2,
-                "validation": 0,
-                "test": 0,
-            }
+            {"label": label, "source": "s", "class": str(label), "name": "x", "train": 2, "validation": 0, "test": 0}
         )
     space = {"sources": [{"name": "s", "first": 0, "count": 3}], "classes": rows}
     (records / "labels.json").write_text(json.dumps(space))
-    contact_sheet.main(contact_sheet.parse([str(records), str(tmp_path / "sheet.jpg")]))
+    assert cli.main(["contact-sheet", str(records), str(tmp_path / "sheet.jpg")]) == 0
     assert "sheet.jpg" in capsys.readouterr().out
     sheet = np.asarray(Image.open(tmp_path / "sheet.jpg")).astype(int)
     step, left = 66, contact_sheet.NAME_PX

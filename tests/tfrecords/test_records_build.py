@@ -13,7 +13,7 @@ import pytest
 from pipeline import cli
 from pipeline.config import Records, Source
 from tests.tfrecords.damage import encoded, photograph, png_bomb
-from tfrecords import selection as plans
+from tfrecords import selection
 from tfrecords.build import table
 from tfrecords.labels import SPLITS
 from tfrecords.schema import read_shard
@@ -64,9 +64,7 @@ def rejects(folder: Path) -> list[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def birds(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return class_folders(
-        tmp_path_factory.mktemp("birds"), {"crow": 14, "owl": 9, "tit": 3, "wren": 12, "gull": 7}
-    )
+    return class_folders(tmp_path_factory.mktemp("birds"), {"crow": 14, "owl": 9, "tit": 3, "wren": 12, "gull": 7})
 
 
 def test_a_build_holds_what_the_design_promises(birds: Path, tmp_path: Path, capsys):
@@ -93,9 +91,7 @@ def test_a_build_holds_what_the_design_promises(birds: Path, tmp_path: Path, cap
     assert re.search(
         rf"birds +5 +{len(found['train'])} +{len(found['validation'])} +{len(found['test'])} +{total}\n", out
     )
-    assert out.splitlines()[-1].startswith(
-        f"records: {total} images in {len(names)} shards, 5 classes, 0 rejects"
-    )
+    assert out.splitlines()[-1].startswith(f"records: {total} images in {len(names)} shards, 5 classes, 0 rejects")
     for record in found["train"]:
         assert record.encoded == (birds / record.key).read_bytes()  # at or under the target: byte for byte
     assert cli.main(["verify", str(records)]) == 0
@@ -106,9 +102,7 @@ def test_of_a_capped_class_the_lowest_hashes_are_taken(birds: Path, tmp_path: Pa
     assert build(config) == 0
     taken = {record.key for record in all_records(tmp_path / "run" / "records")["train"]}
     for name in ("crow", "owl", "wren"):
-        keys = sorted(
-            (f"{name}/{path.name}" for path in (birds / name).iterdir()), key=lambda key: digest("cap", key)
-        )
+        keys = sorted((f"{name}/{path.name}" for path in (birds / name).iterdir()), key=lambda key: digest("cap", key))
         assert {key for key in taken if key.startswith(name)} == set(keys[:4])
 
 
@@ -164,23 +158,21 @@ def test_split_by_item_keeps_classes_in_every_split(birds: Path, tmp_path: Path)
 def test_the_missions_three_sets_get_the_public_label_ranges():
     def listing(count: int) -> Listing:
         classes = [f"{number:05d}" for number in range(count)]
-        return Listing(
-            classes, [Item(f"{name}/{image}", name, bytes) for name in classes for image in (0, 1)]
-        )
+        return Listing(classes, [Item(f"{name}/{image}", name, bytes) for name in classes for image in (0, 1)])
 
     listings = {"imagenet1k-mini": listing(1000), "products10k": listing(9691), "glr2021mini": listing(7000)}
     records = Records(sources=[Source("folder", name) for name in listings])
-    plan = plans.make(records, listings)
-    assert plan.space.ranges() == {
+    selected = selection.select(records, listings)
+    assert selected.space.ranges() == {
         "imagenet1k-mini": (0, 1000),
         "products10k": (1000, 9691),
         "glr2021mini": (10691, 7000),
     }
-    labels = plan.space.labels()
+    labels = selected.space.labels()
     assert sorted(labels.values()) == list(range(17_691))
     assert labels["products10k", "00000"] == 1000 and labels["products10k", "09690"] == 10690
     assert labels["glr2021mini", "00000"] == 10691 and labels["glr2021mini", "06999"] == 17690
-    assert {label for chunk in plan.chunks for _, label in chunk.items()} == set(range(17_691))
+    assert {label for chunk in selected.chunks for _, label in chunk.items()} == set(range(17_691))
 
 
 def test_merged_classes_share_a_label_a_split_and_a_cap(tmp_path: Path):
@@ -195,11 +187,7 @@ def test_merged_classes_share_a_label_a_split_and_a_cap(tmp_path: Path):
     assert build(config) == 0
     records = tmp_path / "run" / "records"
     labels = json.loads((records / "labels.json").read_text())
-    assert [(row["source"], row["class"]) for row in labels["classes"]] == [
-        ("a", "cat"),
-        ("a", "dog"),
-        ("b", "pony"),
-    ]
+    assert [(row["source"], row["class"]) for row in labels["classes"]] == [("a", "cat"), ("a", "dog"), ("b", "pony")]
     found = all_records(records)
     cats = [(split, record) for split in SPLITS for record in found[split] if record.label == 0]
     assert (
@@ -219,17 +207,13 @@ def test_merged_classes_share_a_label_a_split_and_a_cap(tmp_path: Path):
 def test_a_rejected_image_is_replaced_by_the_next_of_its_class(tmp_path: Path):
     root = class_folders(tmp_path / "set", {"crow": 12, "owl": 6, "wren": 12})
     for name in ("crow", "owl"):
-        keys = sorted(
-            (f"{name}/{number:03d}.jpg" for number in range(12)), key=lambda key: digest("cap", key)
-        )
+        keys = sorted((f"{name}/{number:03d}.jpg" for number in range(12)), key=lambda key: digest("cap", key))
         spoilt = [key for key in keys if (root / key).exists()][:3]
         for key in spoilt:
             (root / key).write_bytes(b"no image")
         if name == "crow":  # the first of the replacements is spoilt too
             (root / keys[6]).write_bytes(b"")
-    config = write_config(
-        tmp_path, {"birds": root}, cap_per_class=6, images_per_shard=8, max_reject_share=0.5
-    )
+    config = write_config(tmp_path, {"birds": root}, cap_per_class=6, images_per_shard=8, max_reject_share=0.5)
     assert build(config) == 0
     records = tmp_path / "run" / "records"
     counts = Counter(record.key.split("/")[0] for record in all_records(records)["train"])
@@ -253,13 +237,7 @@ def test_every_kind_of_bad_image_gets_a_row_and_the_rest_is_built(tmp_path: Path
     assert build(config) == 0
     records = tmp_path / "run" / "records"
     reasons = {row["key"]: row["reason"] for row in rejects(records)}
-    assert set(reasons) == {
-        "crow/cut.jpg",
-        "crow/bomb.png",
-        "crow/notes.txt",
-        "owl/broken.jpg",
-        "lonely/000.jpg",
-    }
+    assert set(reasons) == {"crow/cut.jpg", "crow/bomb.png", "crow/notes.txt", "owl/broken.jpg", "lonely/000.jpg"}
     for key, word in (("crow/cut.jpg", "damaged JPEG"), ("crow/bomb.png", "bomb"), ("crow/notes.txt", "not an image"),
                       ("owl/broken.jpg", "No such file"), ("lonely/000.jpg", "class of 1")):  # fmt: skip
         assert word in reasons[key]
@@ -267,11 +245,7 @@ def test_every_kind_of_bad_image_gets_a_row_and_the_rest_is_built(tmp_path: Path
     assert len(stored) == 17 and stored["owl/png.jpg"][:2] == b"\xff\xd8"
     labels = json.loads((records / "labels.json").read_text())
     assert [row["class"] for row in labels["classes"]] == ["crow", "owl"], "a class left out has no label"
-    assert (
-        capsys.readouterr()
-        .out.splitlines()[-1]
-        .startswith("records: 17 images in 1 shards, 2 classes, 5 rejects")
-    )
+    assert capsys.readouterr().out.splitlines()[-1].startswith("records: 17 images in 1 shards, 2 classes, 5 rejects")
 
 
 def test_file_names_that_are_no_utf8_are_built_and_rejected_as_text(tmp_path: Path):
@@ -311,13 +285,11 @@ def test_too_many_rejects_fail_the_build_and_keep_the_list(tmp_path: Path, capsy
         ({"layout": "foldr"}, "nearest known: folder"),
         ({"name": "a/b"}, "source name"),
         ({"name": "cifar10-train"}, "read as train.*cifar10_train"),
-        ({"cap_per_class": 0}, "source birds: cap_per_class: expected at least 1, got 0"),
-        ({"cap_per_class": -1}, "expected at least 1, got -1"),
+        ({"cap_per_class": 0}, "records.sources.0.cap_per_class: expected 1 or more, got 0"),
+        ({"cap_per_class": -1}, "expected 1 or more, got -1"),
     ],
 )
-def test_a_bad_source_is_one_line_and_leaves_nothing(
-    birds: Path, tmp_path: Path, capsys, change: dict, said: str
-):
+def test_a_bad_source_is_one_line_and_leaves_nothing(birds: Path, tmp_path: Path, capsys, change: dict, said: str):
     (tmp_path / "EMPTY").mkdir()
     config = write_config(tmp_path, {"birds": birds})
     value = json.loads(config.read_text())
@@ -336,8 +308,8 @@ def test_a_bad_source_is_one_line_and_leaves_nothing(
     [
         ("records.split.train=0.5", "sum to 1"),
         ("records.split.by=family", "class or item"),
-        ("records.cap_per_class=0", "at least 1"),
-        ("records.jpeg_quality=101", "1 to 100"),
+        ("records.cap_per_class=0", "expected 1 or more"),
+        ("records.jpeg_quality=101", "1 … 100"),
         ("records.min_per_class=100", "no class has"),
         ("records.runner=spark", "processes or beam"),
         ("records.merge_classes=nowhere.csv", "nowhere.csv"),
@@ -362,9 +334,7 @@ def test_records_of_another_config_or_listing_are_refused(tmp_path: Path, capsys
     (root / "crow" / "new.jpg").write_bytes(encoded(photograph(5, 16, 16)))
     assert build(config) == 2
     assert "other images" in capsys.readouterr().err
-    assert before == {
-        path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "records").glob("*.tfrec")
-    }
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "records").glob("*.tfrec")}
 
 
 def test_verify_names_shard_and_offset_of_every_kind_of_damage(birds: Path, tmp_path: Path, capsys):
@@ -407,10 +377,7 @@ def test_verify_finds_an_image_that_does_not_decode_in_a_set_without_manifest(tm
     bad = frame(serialize(Record(encoded(photograph(2, 20, 20))[:-9], 1)))
     (tmp_path / "set-train-00-2.tfrec").write_bytes(good + bad)
     assert cli.main(["verify", str(tmp_path)]) == 2
-    assert (
-        f"set-train-00-2.tfrec: record at offset {len(good)}: image '': damaged JPEG"
-        in capsys.readouterr().out
-    )
+    assert f"set-train-00-2.tfrec: record at offset {len(good)}: image '': damaged JPEG" in capsys.readouterr().out
     (tmp_path / "set-train-00-2.tfrec").write_bytes(good + good)
     assert cli.main(["verify", str(tmp_path)]) == 0
 
@@ -442,34 +409,26 @@ def test_all_five_public_layouts_build_in_one_config_with_one_label_space(shared
     data, cap = shared / "data", 3
     layouts = {"imagenet": "imagenet", "products10k": "products10k", "landmarks": "landmarks",
                "cub200": "CUB_200_2011", "folder": "cifar10/train"}  # fmt: skip
-    sources = [
-        {"layout": layout, "name": layout, "root": str(data / root)} for layout, root in layouts.items()
-    ]
+    sources = [{"layout": layout, "name": layout, "root": str(data / root)} for layout, root in layouts.items()]
     config = tmp_path / "config.yaml"
     records = {"sources": sources, "cap_per_class": cap, "workers": 2, "image_size_px": 128}
     config.write_text(json.dumps({"run_dir": str(tmp_path), "encoder": {"name": "none"}, "records": records}))
     assert build(config) == 0
     # The same counts from the sets' own tables, by other means.
-    listed = {
-        "imagenet": Counter(path.parent.name for path in data.glob("imagenet/ILSVRC/Data/CLS-LOC/train/*/*"))
-    }
+    listed = {"imagenet": Counter(path.parent.name for path in data.glob("imagenet/ILSVRC/Data/CLS-LOC/train/*/*"))}
     for layout, column in (("products10k", "class"), ("landmarks", "landmark_id")):
         with (data / layout / "train.csv").open() as file:
             listed[layout] = Counter(row[column] for row in csv.DictReader(file))
     rows = (data / "CUB_200_2011" / "image_class_labels.txt").read_text().splitlines()
     listed["cub200"] = Counter(row.split()[1] for row in rows)
     listed["folder"] = Counter(path.parent.name for path in data.glob("cifar10/train/*/*"))
-    expected = {
-        name: sum(min(cap, count) for count in found.values() if count >= 2) for name, found in listed.items()
-    }
+    expected = {name: sum(min(cap, count) for count in found.values() if count >= 2) for name, found in listed.items()}
     held = Counter(record.source for record in all_records(tmp_path / "records")["train"])
     assert held == expected
     labels = json.loads((tmp_path / "records" / "labels.json").read_text())
     first = 0
     for row in labels["sources"]:
-        assert row["first"] == first and row["count"] == sum(
-            count >= 2 for count in listed[row["name"]].values()
-        )
+        assert row["first"] == first and row["count"] == sum(count >= 2 for count in listed[row["name"]].values())
         first += row["count"]
     assert [row["label"] for row in labels["classes"]] == list(range(first))
     assert cli.main(["verify", str(tmp_path / "records")]) == 0

@@ -46,11 +46,7 @@ def test_a_perceptual_hash_survives_recoding_resizing_and_light_and_tells_others
         own = perceptual_hash(encoded(image, quality=95))
         hashes.append(own)
         brighter = ImageEnhance.Brightness(image).enhance(1.05)
-        for other in (
-            encoded(image, quality=60),
-            encoded(image.resize((120, 96)), quality=90),
-            encoded(brighter),
-        ):
+        for other in (encoded(image, quality=60), encoded(image.resize((120, 96)), quality=90), encoded(brighter)):
             assert (own ^ perceptual_hash(other)).bit_count() <= MAX_DISTANCE
     distances = [(one ^ other).bit_count() for at, one in enumerate(hashes) for other in hashes[:at]]
     assert min(distances) > 2 * MAX_DISTANCE
@@ -63,8 +59,7 @@ def test_flat_pictures_have_no_hash():
 
 def test_exact_pairs_each_image_with_the_first_split_that_has_it():
     images = [
-        Where("a", split, key)
-        for split, key in (("test", "1"), ("train", "2"), ("train", "3"), ("validation", "4"))
+        Where("a", split, key) for split, key in (("test", "1"), ("train", "2"), ("train", "3"), ("validation", "4"))
     ]
     pairs = exact(images, ["x", "x", "x", "y"])
     assert [(pair.image.key, pair.other.key) for pair in pairs] == [("2", "1")]
@@ -77,9 +72,7 @@ def test_a_build_reports_both_kinds(tmp_path: Path, capsys):
     exact_copy, recoded = encoded(picture, quality=90), encoded(picture.resize((81, 72)), quality=70)
 
     def put(name: str, split: str, data: bytes) -> str:
-        key = next(
-            key for number in range(99) if split_item(key := f"{name}/copy{number}.jpg", shares) == split
-        )
+        key = next(key for number in range(99) if split_item(key := f"{name}/copy{number}.jpg", shares) == split)
         (root / key).write_bytes(data)
         return key
 
@@ -87,10 +80,7 @@ def test_a_build_reports_both_kinds(tmp_path: Path, capsys):
         put("crow", "train", exact_copy), put("owl", "test", exact_copy), put("tit", "validation", recoded)
     )  # fmt: skip
     assert (
-        build(
-            write_config(tmp_path, {"birds": root}, split={"by": "item", **shares}),
-            "records.near_duplicates=true",
-        )
+        build(write_config(tmp_path, {"birds": root}, split={"by": "item", **shares}), "records.near_duplicates=true")
         == 0
     )
     with (tmp_path / "run" / "records" / "duplicates.csv").open() as file:
@@ -100,7 +90,7 @@ def test_a_build_reports_both_kinds(tmp_path: Path, capsys):
         ("near", train, validation),
     }
     out = capsys.readouterr().out
-    assert "1 images stand in two splits (exact" in out and "1 images stand in two splits (near" in out
+    assert "1 images are in two splits (exact" in out and "1 images are in two splits (near" in out
 
 
 def test_beam_makes_the_same_shards(tmp_path: Path):
@@ -115,11 +105,7 @@ def test_beam_makes_the_same_shards(tmp_path: Path):
         run_dir = tmp_path / runner
         assert build(config, f"records.runner={runner}", f"run_dir={run_dir}") == 0
         trees.append(
-            {
-                str(path.relative_to(run_dir)): path.read_bytes()
-                for path in run_dir.rglob("*")
-                if path.is_file()
-            }
+            {str(path.relative_to(run_dir)): path.read_bytes() for path in run_dir.rglob("*") if path.is_file()}
         )
     assert trees[0] == trees[1] and len(trees[0]) > 15
 

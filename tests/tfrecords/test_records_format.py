@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import BadInput
 from tfrecords import labels
-from tfrecords.schema import Record, parse, read_shard, serialize
+from tfrecords.schema import Record, parse_record, read_shard, serialize
 from tfrecords.shards import ShardWriter, frame, index_path, read_payloads, shard_index, walk
 
 RECORDS = [
@@ -37,9 +37,7 @@ def shard(tmp_path: Path) -> Path:
 
 def in_another_process(code: str, *arguments: str) -> dict:
     """Runs `code`, which prints JSON last: readers that cannot live together in one process."""
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120
-    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -56,14 +54,14 @@ def test_what_is_written_is_read_back(shard: Path):
 @given(st.binary(max_size=200), st.integers(-(2**63), 2**63 - 1), st.text(max_size=20), st.text(max_size=20))
 def test_parse_undoes_serialize_for_any_values(encoded: bytes, label: int, key: str, source: str):
     key, source = (text.encode("utf-8", "replace").decode() for text in (key, source))
-    assert parse(serialize(Record(encoded, label, key, source))) == (encoded, label, key, source)
+    assert parse_record(serialize(Record(encoded, label, key, source))) == (encoded, label, key, source)
 
 
 @settings(deadline=None, max_examples=100)
 @given(st.binary(max_size=60))
 def test_parse_refuses_any_other_bytes_with_one_error(payload: bytes):
     with contextlib.suppress(ValueError):
-        parse(payload)
+        parse_record(payload)
 
 
 def test_records_of_the_public_sets_have_no_key_and_no_source():
@@ -72,7 +70,7 @@ def test_records_of_the_public_sets_have_no_key_and_no_source():
     example = _example_pb2().Example()
     example.features.feature["image/encoded"].bytes_list.value.append(b"jpeg")
     example.features.feature["image/class/label"].int64_list.value.append(10691)
-    assert parse(example.SerializeToString()) == Record(b"jpeg", 10691, "", "")
+    assert parse_record(example.SerializeToString()) == Record(b"jpeg", 10691, "", "")
 
 
 def test_a_record_without_a_label_is_named_with_shard_and_offset(tmp_path: Path):

@@ -19,7 +19,7 @@ import pytest
 from pipeline import cli
 from tests.tfrecords.damage import HARMLESS, WAYS, encoded, photograph
 from tests.tfrecords.test_records_build import build, class_folders, write_config
-from tfrecords.pixels import decode
+from tfrecords.pixels import decode_stored
 from tfrecords.schema import read_shard
 
 KILLS = int(os.environ.get("GUIE_KILLS", "5"))
@@ -31,9 +31,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_build_killed_at_random_moments_ends_in_the_same_bytes(tmp_path: Path):
-    root = class_folders(
-        tmp_path / "set", {"crow": 60, "owl": 60, "tit": 60, "wren": 60, "gull": 60}, side=160
-    )
+    root = class_folders(tmp_path / "set", {"crow": 60, "owl": 60, "tit": 60, "wren": 60, "gull": 60}, side=160)
     for number in range(3):  # so that places are filled in a second round
         (root / "owl" / f"{number:03d}.jpg").write_bytes(b"spoilt")
     options = {
@@ -53,11 +51,7 @@ def test_a_build_killed_at_random_moments_ends_in_the_same_bytes(tmp_path: Path)
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         target = min(done_before + rng.randrange(0, max(2, shards // KILLS + 1)), shards)
         until = time.monotonic() + 60
-        while (
-            process.poll() is None
-            and time.monotonic() < until
-            and len(list(records.glob("*.tfrec"))) < target
-        ):
+        while process.poll() is None and time.monotonic() < until and len(list(records.glob("*.tfrec"))) < target:
             time.sleep(0.002)
         time.sleep(rng.uniform(0, 0.6 if target == done_before else 0.05))
         killed += process.poll() is None
@@ -159,8 +153,8 @@ def test_a_thousand_damaged_files_never_stop_the_build(tmp_path: Path):
             # Those can strike what no decoder looks at (a comment, a quantiser): what is stored then decodes whole.
             assert key in rejected or way in ("junk in the middle", "bytes missing", "TIFF cut off"), way
         if key in stored:
-            assert decode(stored[key]).ndim == 3
-            assert stored[key] == data or min(decode(stored[key]).shape[:2]) <= 64
+            assert decode_stored(stored[key]).ndim == 3
+            assert stored[key] == data or min(decode_stored(stored[key]).shape[:2]) <= 64
         else:
             assert rejected[key].strip() and "\n" not in rejected[key]
     assert json.loads((records / "manifest.json").read_text())["images"] == len(stored)

@@ -52,9 +52,7 @@ def python2_pickle(data: np.ndarray, labels: list[int], key: bytes = b"labels") 
     out.write(pickle.PROTO + b"\x02" + pickle.EMPTY_DICT + pickle.MARK)
     out.write(text(b"data") + b"cnumpy.core.multiarray\n_reconstruct\n" + b"cnumpy\nndarray\n")
     out.write(b"K\x00" + pickle.TUPLE1 + text(b"b") + pickle.TUPLE3 + pickle.REDUCE)
-    out.write(
-        pickle.MARK + b"K\x01" + b"".join(b"M" + n.to_bytes(2, "little") for n in data.shape) + pickle.TUPLE2
-    )
+    out.write(pickle.MARK + b"K\x01" + b"".join(b"M" + n.to_bytes(2, "little") for n in data.shape) + pickle.TUPLE2)
     out.write(b"cnumpy\ndtype\n" + text(b"u1") + b"K\x00K\x01" + pickle.TUPLE3 + pickle.REDUCE)
     out.write(pickle.MARK + b"K\x03" + text(b"|") + b"NNN" + 2 * b"J\xff\xff\xff\xff" + b"K\x00" + b"tb")
     out.write(pickle.NEWFALSE + text(data.tobytes()) + b"tb")
@@ -123,10 +121,7 @@ def test_cifar100_by_fine_and_by_coarse_classes(tmp_path, form, coarse):
     else:
         data = np.concatenate([np.array([rough, fine], np.uint8).T, rows], 1).tobytes()
         files = {"train.bin": data, "test.bin": data}
-        files |= {
-            "fine_label_names.txt": "\n".join(fine_names),
-            "coarse_label_names.txt": "\n".join(rough_names),
-        }
+        files |= {"fine_label_names.txt": "\n".join(fine_names), "coarse_label_names.txt": "\n".join(rough_names)}
     listing = list_source("cifar100", write(tmp_path, files), {"coarse": coarse})
     assert listing.classes == (rough_names if coarse else fine_names)
     assert [i.class_name for i in listing.items] == (["c19", "c4", "c4"] if coarse else ["f99", "f0", "f7"])
@@ -137,9 +132,7 @@ def test_cifar_files_that_are_damaged_are_bad_input(tmp_path):
     files, _ = cifar10_files("protocol 2")
     first = files["data_batch_1"]
     assert isinstance(first, bytes)
-    for number, data in enumerate(
-        [first[:200], b"", b"\0" * 500, pickle.dumps([1]), pickle.dumps({b"labels": [77]})]
-    ):
+    for number, data in enumerate([first[:200], b"", b"\0" * 500, pickle.dumps([1]), pickle.dumps({b"labels": [77]})]):
         root = write(tmp_path / str(number), {**files, "data_batch_1": data})
         with pytest.raises(BadInput, match="data_batch_1"):
             list(list_source("cifar10", root).items)
@@ -238,21 +231,13 @@ def test_flipped_and_cut_pickles_raise_value_error_and_nothing_else(position, va
 
 
 def idx(array: np.ndarray) -> bytes:
-    return (
-        b"\0\0\x08"
-        + bytes([array.ndim])
-        + b"".join(n.to_bytes(4, "big") for n in array.shape)
-        + array.tobytes()
-    )
+    return b"\0\0\x08" + bytes([array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape) + array.tobytes()
 
 
 @pytest.mark.parametrize("layout", ["mnist", "fashion_mnist"])
 @pytest.mark.parametrize("form", ["plain", "gz", "dots", "raw", "nested raw"])
 def test_idx_files_under_the_names_that_are_in_use(tmp_path, layout, form):
-    images = {
-        "train": RNG.integers(0, 256, (5, 28, 28), np.uint8),
-        "t10k": RNG.integers(0, 256, (2, 28, 28), np.uint8),
-    }
+    images = {"train": RNG.integers(0, 256, (5, 28, 28), np.uint8), "t10k": RNG.integers(0, 256, (2, 28, 28), np.uint8)}
     labels = {"train": np.array([3, 0, 9, 9, 1], np.uint8), "t10k": np.array([5, 6], np.uint8)}
     folder = {"raw": "raw/", "nested raw": "MNIST/raw/"}.get(form, "")
     dash, end = ("." if form == "dots" else "-"), (".gz" if form == "gz" else "")
@@ -300,11 +285,7 @@ def shard(path: Path, records: list[Record], keyed: bool = True) -> None:
 
 
 def test_public_tfrecords_keep_the_order_of_their_labels_and_their_bytes(tmp_path):
-    shard(
-        tmp_path / "products-10k-train-00-3.tfrec",
-        [Record(jpeg(n), 1000 + n % 2) for n in range(3)],
-        keyed=False,
-    )
+    shard(tmp_path / "products-10k-train-00-3.tfrec", [Record(jpeg(n), 1000 + n % 2) for n in range(3)], keyed=False)
     shard(tmp_path / "products-10k-train-01-2.tfrec", [Record(jpeg(n), 999 + n) for n in (3, 9)], keyed=False)
     listing = list_source("tfrecords", tmp_path)
     assert listing.classes == ["1000", "1001", "1002", "1008"]
@@ -320,10 +301,7 @@ def test_records_of_guie_keep_keys_classes_and_names(tmp_path):
         {"label": n, "source": "s", "class": c, "name": c * 2, "train": 1, "validation": 0, "test": 0}
         for n, c in enumerate("xyz")
     ]
-    write(
-        tmp_path,
-        {"labels.json": json.dumps({"sources": [{"name": "s", "first": 0, "count": 3}], "classes": rows})},
-    )
+    write(tmp_path, {"labels.json": json.dumps({"sources": [{"name": "s", "first": 0, "count": 3}], "classes": rows})})
     listing = list_source("tfrecords", tmp_path)
     assert listing.classes == ["x", "y", "z"] and listing.names == {"x": "xx", "y": "yy", "z": "zz"}
     assert [(i.key, i.class_name) for i in listing.items] == [("k/1", "y"), ("k/2", "x")]

@@ -71,13 +71,7 @@ def cache_of_the_test(tmp_path, monkeypatch):
 def test_folder_lists_every_file_in_name_order_and_leaves_hidden_ones_out(tmp_path):
     root = write(
         tmp_path / "set",
-        {
-            "b/2.jpg": jpeg(2),
-            "b/1.jpg": jpeg(1),
-            "a/deep/3.jpg": jpeg(3),
-            "a/notes.txt": "x",
-            "a/.DS_Store": "x",
-        },
+        {"b/2.jpg": jpeg(2), "b/1.jpg": jpeg(1), "a/deep/3.jpg": jpeg(3), "a/notes.txt": "x", "a/.DS_Store": "x"},
     )
     (root / "empty").mkdir()
     listing = list_source("folder", root)
@@ -85,9 +79,7 @@ def test_folder_lists_every_file_in_name_order_and_leaves_hidden_ones_out(tmp_pa
     items = list(listing.items)
     assert [item.key for item in items] == ["a/deep/3.jpg", "a/notes.txt", "b/1.jpg", "b/2.jpg"]
     assert contents(items)["b/1.jpg"] == jpeg(1)
-    assert [item.key for item in listing.items] == [
-        item.key for item in items
-    ]  # it can be gone through again
+    assert [item.key for item in listing.items] == [item.key for item in items]  # it can be gone through again
 
 
 def test_folder_yields_what_cannot_be_read_as_items_that_raise_and_never_hang(tmp_path):
@@ -241,12 +233,9 @@ def test_products10k_refuses_classes_that_are_no_numbers(tmp_path):
 @pytest.mark.parametrize("packed", [False, True])
 def test_landmarks_takes_the_classes_with_most_images_and_the_smaller_id_in_a_tie(tmp_path, packed):
     table = "id,url,landmark_id\n" + "".join(
-        f"{i},u,{c}\n"
-        for i, c in [("abc1", 7), ("abc2", 7), ("bcd1", 30), ("bcd2", 30), ("cde1", 4), ("../x", 7)]
+        f"{i},u,{c}\n" for i, c in [("abc1", 7), ("abc2", 7), ("bcd1", 30), ("bcd2", 30), ("cde1", 4), ("../x", 7)]
     )
-    images = {
-        f"{i[0]}/{i[1]}/{i[2]}/{i}.jpg": jpeg(int(i[-1])) for i in ("abc1", "abc2", "bcd1", "bcd2", "cde1")
-    }
+    images = {f"{i[0]}/{i[1]}/{i[2]}/{i}.jpg": jpeg(int(i[-1])) for i in ("abc1", "abc2", "bcd1", "bcd2", "cde1")}
     root = write(tmp_path, {"train.csv": table})
     if packed:
         ordered = list(images.items())
@@ -292,11 +281,7 @@ def test_cub200_reads_folder_and_archives_alike(tmp_path, form):
     assert listing.classes == ["001.Black_Bird", "002.Red_Bird"]
     assert listing.names["002.Red_Bird"] == "Red Bird"
     whole = contents(list(listing.items))
-    assert whole == {
-        "001.Black_Bird/x.jpg": jpeg(1),
-        "001.Black_Bird/y.jpg": jpeg(2),
-        "002.Red_Bird/z.jpg": jpeg(3),
-    }
+    assert whole == {"001.Black_Bird/x.jpg": jpeg(1), "001.Black_Bird/y.jpg": jpeg(2), "002.Red_Bird/z.jpg": jpeg(3)}
     assert [i.key for i in list_source("cub200", root, {"split": "test"}).items] == ["001.Black_Bird/y.jpg"]
 
 
@@ -352,13 +337,7 @@ def test_all_sets_build_in_one_label_space(shared, tmp_path, monkeypatch, capsys
     assert cli.main(["tfrecords", str(config), f"run_dir={tmp_path}", *small]) == 0
     table = {row.split()[0]: row.split()[1:] for row in capsys.readouterr().out.splitlines() if row.split()}
     assert table["source"] == ["classes", "train", "validation", "test", "total"]
-    for source, classes in {
-        "imagenet": 100,
-        "products10k": 61,
-        "landmarks": 6,
-        "cub200": 50,
-        "cifar10": 10,
-    }.items():
+    for source, classes in {"imagenet": 100, "products10k": 61, "landmarks": 6, "cub200": 50, "cifar10": 10}.items():
         assert (table[source][0], table[source][-1]) == (str(classes), str(2 * classes))
     space = labels.read(tmp_path / "records" / "labels.json")
     assert space.ranges() == {

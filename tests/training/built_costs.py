@@ -22,7 +22,7 @@ import tensorflow as tf  # noqa: E402
 
 from pipeline import config  # noqa: E402
 from pipeline.models import embedder  # noqa: E402
-from pipeline.training import class_centers, losses, optimizers, phases, trainable  # noqa: E402
+from pipeline.training import class_centers, losses, optimizers, phases  # noqa: E402
 
 UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
@@ -34,7 +34,7 @@ def measure(name: str, run: config.Run, phase: config.Phase, classes: int, image
     centers = class_centers.build(
         classes, loss.subcenters, run.embedder.embedding_dim, 1, loss.sharded, tf.distribute.get_strategy()
     )
-    variables, _ = trainable.variables(model, centers, phase)
+    variables, _ = optimizers.trained_variables(model, centers, phase)
     values = [variable.value for variable in variables]
 
     def gradients(pixels, labels):
@@ -48,9 +48,7 @@ def measure(name: str, run: config.Run, phase: config.Phase, classes: int, image
     gradients.__name__ = f"measured_{name}"
     side = model.preprocess.image_size_px
     pixels, labels = tf.zeros([images, side, side, 3]), tf.zeros([images], tf.int32)
-    text = tf.function(gradients, jit_compile=True).experimental_get_compiler_ir(pixels, labels)(
-        stage="optimized_hlo"
-    )
+    text = tf.function(gradients, jit_compile=True).experimental_get_compiler_ir(pixels, labels)(stage="optimized_hlo")
     report = next(Path(DUMP).glob(f"*measured_{name}_*memory-usage-report.txt")).read_text()
     temporary = re.search(r"size ([\d.]+)([KMG]?i?B), preallocated-temp", report)
     return {
@@ -104,8 +102,7 @@ def main() -> None:
     for number, (run, phase, classes, images) in enumerate(json.loads(sys.argv[1])):
         keras.backend.clear_session()
         loaded = config.Run(
-            encoder=config.Encoder(**run["encoder"]),
-            train=config.Train(loss=config.Loss(subcenters=run["subcenters"])),
+            encoder=config.Encoder(**run["encoder"]), train=config.Train(loss=config.Loss(subcenters=run["subcenters"]))
         )
         found[number] = measure(str(number), loaded, config.Phase(**phase), classes, images)
     print(json.dumps(list(found.values())))

@@ -1,4 +1,4 @@
-"""Run by test_hosts.py in a process of its own: losses of a training config's phase, through `phases.prepare`.
+"""Run by test_hosts.py as a process: losses of a training config's phase, by `train.make_run_steps`.
 
 Arguments: a config, which of its phases, how many steps, KEY=VALUE …; prints JSON.
 """
@@ -10,27 +10,23 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline import config
-from pipeline.data.batches import open_records
-from pipeline.training import devices, phases
+from pipeline.training import devices, phases, train
+from pipeline.training.feature_cache import FeatureCache
 
 
 def main() -> None:
     path, number, steps, *overrides = sys.argv[1:]
     run = config.load(config.Run, path, overrides)
     found = devices.connect(run.devices)
-    records = open_records(run.train.records)
-    classes, labels = np.unique(records.labels, return_inverse=True)
-    setting = phases.Setting(run, found, records, labels.astype(np.int64), classes, None)
-    phase = phases.prepare(setting, int(number), None)
-    losses = phase.run_steps(iter(phase.batches(0)), tf.constant(0), tf.constant(int(steps))).numpy()
-    weights = {
-        name: float(np.square(np.array(value)).sum()) for name, value in phase.embedder.variables.items()
-    }
-    print(
-        json.dumps(
-            {"replicas": found.strategy.num_replicas_in_sync, "losses": losses.tolist(), "weights": weights}
-        )
-    )
+    data = train.open_data(run)
+    phase = phases.plan_phase(run, found, data.labels, int(number))
+    state = phases.prepare(run, found, phase, len(data.classes), None)
+    features = FeatureCache(run, found, state.embedder) if phase.on_features else None
+    iterator = iter(train.batches(run, found, data, phase, state, features, 0))
+    run_steps = train.make_run_steps(run, found, phase, state)
+    losses = run_steps(iterator, tf.constant(0), tf.constant(int(steps))).numpy()
+    weights = {name: float(np.square(np.array(value)).sum()) for name, value in state.embedder.variables.items()}
+    print(json.dumps({"replicas": found.strategy.num_replicas_in_sync, "losses": losses.tolist(), "weights": weights}))
 
 
 if __name__ == "__main__":

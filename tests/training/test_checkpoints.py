@@ -9,10 +9,7 @@ from pipeline.training import checkpoints
 
 
 def variables(scale=1.0, width=3):
-    return {
-        "a/kernel": keras.Variable(np.full((2, width), scale, "f")),
-        "b/step": keras.Variable(7, dtype="int32"),
-    }
+    return {"a/kernel": keras.Variable(np.full((2, width), scale, "f")), "b/step": keras.Variable(7, dtype="int32")}
 
 
 def test_restore_gives_the_saved_values_back(tmp_path):

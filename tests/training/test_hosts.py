@@ -62,16 +62,7 @@ def steps_of_the_tpu_config(records: Path, overrides: list[str]) -> dict:
         "encoder.weights=none", f"encoder.architecture={json.dumps(NARROW)}", "encoder.image_size_px=56",
         "devices.kind=cpu", "train.phases.1.batch_size=16", f"train.records=[{records}/*-train-*.tfrec]",
     ]  # fmt: skip
-    script = [
-        sys.executable,
-        "-m",
-        "tests.training.config_steps",
-        TPU_CONFIG,
-        "1",
-        "20",
-        *narrowed,
-        *overrides,
-    ]
+    script = [sys.executable, "-m", "tests.training.config_steps", TPU_CONFIG, "1", "20", *narrowed, *overrides]
     done = subprocess.run(script, capture_output=True, text=True, cwd=ROOT, env=ENVIRONMENT)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
@@ -165,9 +156,7 @@ def test_two_hosts_killed_and_resumed_have_one_hosts_losses(runs):
 
 
 def test_two_hosts_weights_are_one_hosts(runs):
-    files = [
-        sorted((runs[name] / "checkpoints").glob("step-*.safetensors"))[-1] for name in ("single", "chief")
-    ]
+    files = [sorted((runs[name] / "checkpoints").glob("step-*.safetensors"))[-1] for name in ("single", "chief")]
     single, chief = (load_file(file) for file in files)
     assert files[0].name == files[1].name and single.keys() == chief.keys()
     for name, value in single.items():

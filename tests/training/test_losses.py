@@ -18,11 +18,7 @@ def slow_arcface(embeddings, labels, centers, scale, margins):
                 max(float(embedding @ sub / np.linalg.norm(embedding) / np.linalg.norm(sub)) for sub in each)
             )
         angle, margin = math.acos(max(-1.0, min(1.0, cosines[label]))), margins[label]
-        target = (
-            math.cos(angle + margin)
-            if angle + margin <= math.pi
-            else math.cos(angle) - margin * math.sin(margin)
-        )
+        target = math.cos(angle + margin) if angle + margin <= math.pi else math.cos(angle) - margin * math.sin(margin)
         logits = np.array(cosines) * scale
         logits[label] = target * scale
         found.append(np.log(np.exp(logits - logits.max()).sum()) + logits.max() - logits[label])

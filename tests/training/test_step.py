@@ -20,11 +20,7 @@ def runs() -> dict:
     asked += [(1, False, CLIPPED), (4, True, CLIPPED), (1, False, SGD), (4, True, SGD)]
     asked += [(1, True, {**ADAMW, "accumulate_steps": 4}), (4, True, {**ADAMW, "accumulate_steps": 2})]
     asked += [(1, False, {"name": "adafactor"}), (4, True, {"name": "adafactor"})]
-    asked += [
-        (4, True, CLIPPED, True),
-        (4, False, {**SGD, "accumulate_steps": 2}, True),
-        (1, True, ADAMW, True),
-    ]
+    asked += [(4, True, CLIPPED, True), (4, False, {**SGD, "accumulate_steps": 2}, True), (1, True, ADAMW, True)]
     script = [sys.executable, "-m", "tests.training.step_losses", json.dumps(asked)]
     done = subprocess.run(script, capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert done.returncode == 0, done.stderr[-3000:]
@@ -78,10 +74,10 @@ def test_classes_sharded_over_replicas_train_as_whole_ones(runs):
 def test_dropout_keeps_its_share_and_its_scale():
     import tensorflow as tf
 
-    from pipeline.training.step import drop_features
+    from pipeline.data.stateless_rng import dropout
 
-    kept = drop_features(tf.ones([64, 512]), 0.3, 1, 5, 0).numpy()
+    kept = dropout(tf.ones([64, 512]), 0.3, 1, 5, 0).numpy()
     assert set(np.unique(kept)) == {0.0, np.float32(1 / 0.7)}
     assert abs((kept > 0).mean() - 0.7) < 0.01
     assert abs((kept > 0).mean(axis=0) - 0.7).max() < 0.3 and (kept[0] != kept[1]).any()
-    assert (kept != drop_features(tf.ones([64, 512]), 0.3, 1, 6, 0).numpy()).mean() > 0.3
+    assert (kept != dropout(tf.ones([64, 512]), 0.3, 1, 6, 0).numpy()).mean() > 0.3

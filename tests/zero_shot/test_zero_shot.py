@@ -54,6 +54,7 @@ class ColourEncoder:
 
     def __init__(self, model: ImageTextModel):
         self.text = type("Text", (), {"name": "colours"})
+        self.identity = f"colours {model.seed}"
         self.calls = {"images": 0, "texts": 0}
 
     def encode_images(self, images: np.ndarray) -> np.ndarray:
@@ -144,9 +145,7 @@ def test_what_is_done_is_not_done_again(folder, encoders):
         assert row["images/s"] is None and before["images/s"] > 0 and row["top-1"] == before["top-1"]
 
 
-def test_other_images_of_the_same_names_are_other_images_and_a_changed_one_alone_is_computed(
-    folder, encoders
-):
+def test_other_images_of_the_same_names_are_other_images_and_a_changed_one_alone_is_computed(folder, encoders):
     assert run(folder) == 0
     shutil.copytree(folder / "images", folder / "others")
     for number, path in enumerate((folder / "others").glob("red/*.png")):
@@ -323,15 +322,8 @@ def test_eighty_templates_are_those_of_the_paper():
     package = importlib.util.find_spec("open_clip")
     if package is None or package.origin is None:
         pytest.skip("needs open_clip's list, the extra clip")
-    listed = (
-        Path(package.origin)
-        .with_name("zero_shot_metadata.py")
-        .read_text()
-        .split("SIMPLE_IMAGENET_TEMPLATES")[0]
-    )
-    theirs = [
-        line.split("f'")[1].split("'")[0].replace("{c}", "{}") for line in listed.splitlines() if "f'" in line
-    ]
+    listed = Path(package.origin).with_name("zero_shot_metadata.py").read_text().split("SIMPLE_IMAGENET_TEMPLATES")[0]
+    theirs = [line.split("f'")[1].split("'")[0].replace("{c}", "{}") for line in listed.splitlines() if "f'" in line]
     assert prompts.templates("80") == theirs and len(set(theirs)) == 80
 
 

@@ -1,16 +1,15 @@
-"""One view of a folder, a tar and a zip: names below a root, and promises that read one file of it.
+"""Folders, tars and zips behind one interface: the names below a root, and for each a reader of that file.
 
-An archive is not unpacked. A tar's headers are walked once and its members read by offset; a zip's directory
-is read once and its members by offset too, so a worker gets (path, offset, size) and never an open archive. A
-compressed tar (`.tgz`, `.tar.gz`, `.tar.xz`, …) has no offsets to jump to: it is decompressed, once, into one
-plain tar in the cache folder (`GUIE_CACHE`, by default `guie-cache` in the temporary folder) and read there.
+Archives are not unpacked. The headers of a tar and the directory of a zip are read once, members then by offset, so a
+worker gets (path, offset, size) and never an open archive. A compressed tar (`.tgz`, `.tar.gz`, `.tar.xz`, …) cannot
+be read by offset: it is decompressed once into a plain tar in the cache folder (`GUIE_CACHE`, by default `guie-cache`
+in the temporary folder).
 
-Names use `/`. One that leaves the root can be listed but its reader refuses it; links and devices likewise.
+Names use `/`. A name that leaves the root is listed, but its reader refuses it; so it is with links and devices.
 """
 
 import bz2
 import gzip
-import hashlib
 import lzma
 import os
 import shutil
@@ -25,8 +24,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pipeline.errors import BadInput
+from pipeline.files import fingerprint
 from tfrecords.sources.folder import files_below
-from tfrecords.sources.items import below, read_file, refuse, refuse_large
+from tfrecords.sources.items import below, reader_below, refuse, refuse_large
 
 Reader = Callable[[], bytes]
 COMPRESSED: dict[bytes, Callable[..., BinaryIO]] = {
@@ -39,20 +39,19 @@ UNREADABLE = (
     EOFError,
     lzma.LZMAError,
     zlib.error,
-    tarfile.TarError,
     zipfile.BadZipFile,
-    UnicodeDecodeError,  # a zip whose names are said to be UTF-8 and are not
+    UnicodeDecodeError,  # a zip whose names are flagged as UTF-8 and are not
     NotImplementedError,  # a zip of a later version
 )
 
 
 class Store:
-    """Files by name, wherever they lie.
+    """Files by name, in a folder or an archive.
 
     Args:
-        where: the folder or archive, for messages.
-        readers: name → reader, for an archive; None: a folder on disk, listed when it is asked for.
-        prefix: what stands before every name inside (`CUB_200_2011/`); ends in `/` or is empty.
+        where: the folder or archive.
+        readers: name → reader, for an archive; None: a folder on disk, listed on demand.
+        prefix: prepended to every name (`CUB_200_2011/`); ends in `/` or is empty.
     """
 
     def __init__(self, where: Path, readers: dict[str, Reader] | None = None, prefix: str = ""):
@@ -70,12 +69,9 @@ class Store:
         return next(self._names(f"{self.prefix}{name}/"), None) is not None
 
     def reader(self, name: str) -> Reader:
-        """A picklable promise of the bytes of `name`; nothing is opened, a missing file raises when it is read."""
+        """A picklable function that reads `name`. Opens nothing now; a missing file raises when it is called."""
         if self.readers is None:
-            try:
-                return partial(read_file, below(self.where / self.prefix, name))
-            except ValueError as error:
-                return partial(refuse, str(error))
+            return reader_below(self.where / self.prefix, name)
         return self.readers.get(self.prefix + name) or partial(refuse, f"{name} is not in {self.where.name}")
 
     def text(self, name: str) -> str:
@@ -86,7 +82,7 @@ class Store:
             raise BadInput(f"expected the file {name} in {self.where / self.prefix}: {error}") from None
 
     def files(self, folder: str = "") -> Iterator[str]:
-        """The names of all files below `folder`, in order."""
+        """The names of all files below `folder`, sorted."""
         folder = folder and f"{folder.rstrip('/')}/"
         if self.readers is not None:
             yield from (name[len(self.prefix) :] for name in self._names(self.prefix + folder))
@@ -105,7 +101,7 @@ class Store:
         return sorted({path.split("/", 1)[0] for path in paths if "/" in path})
 
     def at(self, marker: str) -> "Store | None":
-        """The store at the folder that holds `marker` (a file or a folder), here or at most two levels down."""
+        """The store of the folder that holds `marker` (a file or a folder): this one, or at most two levels down."""
         if self.has(marker) or self.has_folder(marker):
             return self
         for first in self.folders():
@@ -126,13 +122,10 @@ class Store:
 
 
 def find(root: Path, marker: str, archives: tuple[str, ...] = ()) -> Store | None:
-    """The store that holds the file or folder `marker`: `root` as a folder, one of `archives` in it, or an
-    archive.
+    """The store that holds the file or folder `marker`; None where there is none.
 
-    A folder goes before an archive beside it: whoever has unpacked it has paid for the speed.
-
-    Raises:
-        BadInput: nothing at `root`, or an archive that cannot be read.
+    `root`: a folder or an archive. `archives`: names of archives in the folder `root`, looked into where the folder
+    itself lacks `marker`. Raises BadInput: nothing at `root`, or an archive that cannot be read.
     """
     if root.is_dir():
         found = Store(root).at(marker)
@@ -148,26 +141,37 @@ def open_archive(path: Path) -> Store:
     try:
         if zipfile.is_zipfile(path):
             return Store(path, _zip_readers(path))
-        plain = _plain_tar(path)
-        return Store(path, {name: reader for name, reader, _, _ in tar_members(plain)})
+        members = tar_members(_plain_tar(path), str(path))
+        return Store(path, {name: reader for name, reader, _, _ in members})
     except UNREADABLE as error:
-        raise BadInput(f"{path} cannot be read as a tar or zip archive ({error}): is it whole?") from None
+        raise unreadable(str(path), error) from None
+
+
+def unreadable(where: str, error: Exception) -> BadInput:
+    return BadInput(f"{where} cannot be read as a tar or zip archive ({error}): is it whole?")
 
 
 def tar_members(
-    path: Path, start: int = 0, size: int | None = None
+    path: Path, where: str, start: int = 0, size: int | None = None
 ) -> Iterator[tuple[str, Reader, int, int]]:
-    """`(name, reader, offset, size)` of each file of a plain tar, or of one that lies inside it at `start`.
+    """`(name, reader, offset, size)` of each file of a plain tar. Only headers are read.
 
-    Only headers are read. Raises tarfile.TarError where they are damaged, or where the zero blocks that end a
-    tar are missing: tarfile takes either for the end, as if nothing more had been there.
+    `where`: what to call the tar in messages. `start`, `size`: of a tar inside the tar, in bytes; by default the whole
+    file. Raises BadInput: a header is damaged, or the tar is cut off.
     """
+    try:
+        yield from _tar_members(path, start, size)
+    except tarfile.TarError as error:
+        raise unreadable(where, error) from None
+
+
+def _tar_members(path: Path, start: int, size: int | None) -> Iterator[tuple[str, Reader, int, int]]:
     with path.open("rb") as file:
         file.seek(start)
         window = file if size is None else _Window(file, start, size)
         with tarfile.open(fileobj=window, mode="r:") as archive:  # type: ignore[call-overload]
             for member in archive:
-                archive.members = []  # tarfile keeps every header it has seen: 1.3 million for ImageNet
+                archive.members = []  # tarfile keeps every header: 1.3 million for ImageNet
                 name = member.name.removeprefix("./")
                 offset = start + member.offset_data
                 if member.isdir() or name.rsplit("/", 1)[-1].startswith("."):
@@ -178,10 +182,10 @@ def tar_members(
                     yield name, partial(refuse, f"path {name!r} leaves the archive's root"), 0, 0
                 else:
                     yield name, partial(read_slice, str(path), offset, member.size), offset, member.size
+        # To tarfile a damaged header or a cut is the end of the tar. The real end is two blocks of zeros, or one by
+        # some writers; what follows is padding.
         window.seek(archive.offset)
-        end = window.read(
-            2 * tarfile.BLOCKSIZE
-        )  # some writers leave one block; what is behind two is padding
+        end = window.read(2 * tarfile.BLOCKSIZE)
         if len(end) < tarfile.BLOCKSIZE:
             raise tarfile.ReadError(f"it is cut off at byte {start + archive.offset}: no zero block ends it")
         if any(end):
@@ -189,6 +193,7 @@ def tar_members(
 
 
 def read_slice(path: str, offset: int, size: int) -> bytes:
+    """`size` bytes of a file from `offset` on; raises OSError where it ends before, ValueError as `refuse_large`."""
     refuse_large(f"the member at byte {offset} of {path}", size)
     with open(path, "rb") as file:
         file.seek(offset)
@@ -199,7 +204,7 @@ def read_slice(path: str, offset: int, size: int) -> bytes:
 
 
 def read_zipped(path: str, offset: int, packed: int, size: int, method: int, crc: int) -> bytes:
-    """One member of a zip, whose local header begins at `offset`; checks length and CRC-32."""
+    """One member of a zip, whose local header begins at `offset`; raises ValueError by its length or CRC-32."""
     refuse_large(f"the member at byte {offset} of {path}", max(packed, size))
     with open(path, "rb") as file:
         file.seek(offset)
@@ -209,7 +214,7 @@ def read_zipped(path: str, offset: int, packed: int, size: int, method: int, crc
         file.seek(int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little"), 1)
         data = file.read(packed)
     if method == zipfile.ZIP_DEFLATED:
-        try:  # never more than the directory promised
+        try:  # never more than the size that the directory states
             data = zlib.decompressobj(-15).decompress(data, size + 1)
         except zlib.error as error:
             raise ValueError(f"{path}: the zip member at byte {offset} is damaged ({error})") from None
@@ -230,8 +235,8 @@ def _zip_readers(path: Path) -> dict[str, Reader]:
             elif info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 readers[name] = partial(refuse, f"{name} in {path.name} is encrypted or packed unusually")
             else:
-                spot = (info.header_offset, info.compress_size, info.file_size, info.compress_type, info.CRC)
-                readers[name] = partial(read_zipped, str(path), *spot)
+                member = (info.header_offset, info.compress_size, info.file_size, info.compress_type, info.CRC)
+                readers[name] = partial(read_zipped, str(path), *member)
     return readers
 
 
@@ -244,20 +249,20 @@ def _leaves_root(name: str) -> bool:
 
 
 def _plain_tar(path: Path) -> Path:
-    """`path`, or, where it is compressed, its decompressed copy in the cache (made whole or not at all)."""
+    """`path`; where it is compressed, its decompressed copy in the cache, which appears whole or not at all."""
     with path.open("rb") as file:
         start = file.read(6)
     opener = next((opener for magic, opener in COMPRESSED.items() if start.startswith(magic)), None)
     if opener is None:
         return path
     facts = path.stat()
-    name = hashlib.sha256(f"{path.resolve()} {facts.st_size} {facts.st_mtime_ns}".encode()).hexdigest()[:16]
+    name = fingerprint([str(path.resolve()), facts.st_size, facts.st_mtime_ns])
     cache = Path(os.environ.get("GUIE_CACHE") or Path(tempfile.gettempdir()) / "guie-cache")
     plain = cache / f"{name}-{path.name.split('.')[0]}.tar"
     if not plain.exists():
         cache.mkdir(parents=True, exist_ok=True)
         print(f"{path} is compressed: decompressing it once into {plain}", flush=True)
-        temporary = plain.with_suffix(f".partial-{os.getpid()}")
+        temporary = plain.with_suffix(f".partial-{os.getpid()}")  # several processes may write it at once
         try:
             with opener(path, "rb") as packed, temporary.open("wb") as out:
                 shutil.copyfileobj(packed, out, 1 << 20)
@@ -268,7 +273,7 @@ def _plain_tar(path: Path) -> Path:
 
 
 class _Window:
-    """The bytes `[start, start + size)` of a file as a file: a tar inside a tar."""
+    """The bytes `[start, start + size)` of a file, as a file: a tar inside a tar."""
 
     def __init__(self, file: BinaryIO, start: int, size: int):
         self.file, self.start, self.size, self.position = file, start, size, 0

@@ -1,6 +1,6 @@
-"""Sets that come as arrays of pixels: an image is given to the build as a PNG, which loses nothing.
+"""Sets that are files of pixel arrays: the build gets each image as a PNG, which is lossless.
 
-A worker loads the array an image lies in and keeps the last few, so its memory is bounded by a few batches.
+A worker keeps the last few arrays that it has loaded, so a few files bound its memory.
 """
 
 import io
@@ -24,18 +24,12 @@ def png(pixels: np.ndarray) -> bytes:
 
 @dataclass(frozen=True)
 class Batch:
-    """A file of many images, as plain fields, so that a worker knows the one it has loaded when it comes
-    again.
+    """A file of many images, in hashable fields: it is the cache key of the array that a worker has loaded."""
 
-    Attributes:
-        parse, parse_arguments: `parse(*parse_arguments, file bytes)` → uint8 [N, H, W] or [N, H, W, 3];
-            raises ValueError.
-        read, read_arguments: `read(*read_arguments)` → the file's bytes.
-    """
-
+    # `parse(*parse_arguments, file bytes)` → uint8 [N, H, W] or [N, H, W, 3]; raises ValueError
     parse: Callable[..., np.ndarray]
     parse_arguments: tuple
-    read: Callable[..., bytes]
+    read: Callable[..., bytes]  # `read(*read_arguments)` → the file's bytes
     read_arguments: tuple
 
 

@@ -1,6 +1,6 @@
-"""CIFAR-10 and CIFAR-100: the python pickles and the binary form, as folders or as the published `.tar.gz`.
+"""CIFAR-10 and CIFAR-100: the Python pickles and the binary form, as folders or as the published `.tar.gz`.
 
-The pickles are read by `plain_pickle`, which runs nothing that they say. Classes are in the sets' own order.
+The pickles are read by `plain_pickle`, which executes none of their code. Classes are in the sets' own order.
 """
 
 from collections.abc import Iterator
@@ -15,44 +15,44 @@ from tfrecords.sources import plain_pickle
 from tfrecords.sources.archives import Store, find
 from tfrecords.sources.arrays import batch, read_image
 from tfrecords.sources.items import Item, Lazily, Listing
+from tfrecords.sources.layout import Layout, Size
 
 SIDE = 32
 PIXELS = 3 * SIDE * SIDE
 TEN = {"train": [f"data_batch_{n}" for n in range(1, 6)], "test": ["test_batch"]}
 HUNDRED = {"train": ["train"], "test": ["test"]}
+# Of a pickle the key of its labels; of a binary None, the bytes of labels before an image's pixels, and which counts.
+Form = tuple[bytes | None, int, int]
+PUBLISHED = {"train": 50_000, "test": 10_000, "all": 60_000}  # images, of either set
 
 
 def cifar10(root: Path, split: str = "train") -> Listing:
     """Lists CIFAR-10.
 
-    Args:
-        root: the folder of the batches, one above it, or the archive.
-        split: train, test or all.
-
-    Raises:
-        BadInput: neither form is there, or a file is damaged or holds more than arrays and containers.
+    `root`: the folder of the batches, one above it, or the archive. `split`: train, test or all. Raises BadInput:
+    neither form is there, or a file is missing, damaged or holds more than arrays and containers.
     """
     archives = ("cifar-10-python.tar.gz", "cifar-10-binary.tar.gz")
-    files = _of_split("cifar10", split, TEN)
+    files = _files(TEN, split)
     if (python := find(root, "batches.meta", archives)) is not None:
         names = _names(python, "batches.meta", b"label_names")
-        return _listing(python, files, "", names, b"labels", 0)
+        return _listing(python, files, "", names, (b"labels", 0, 0))
     if (binary := find(root, "batches.meta.txt", archives)) is not None:
-        return _listing(binary, files, ".bin", _lines(binary, "batches.meta.txt"), None, 1)
+        return _listing(binary, files, ".bin", _lines(binary, "batches.meta.txt"), (None, 1, 0))
     raise BadInput(f"layout cifar10 expects batches.meta or batches.meta.txt in {root}: found neither")
 
 
 def cifar100(root: Path, split: str = "train", coarse: bool = False) -> Listing:
-    """Lists CIFAR-100 by its 100 fine classes, or its 20 coarse ones. Arguments and errors as `cifar10`."""
+    """Lists CIFAR-100 by its 100 fine or 20 coarse classes. Other arguments and errors as `cifar10`."""
     archives = ("cifar-100-python.tar.gz", "cifar-100-binary.tar.gz")
-    files = _of_split("cifar100", split, HUNDRED)
+    files = _files(HUNDRED, split)
     kind = "coarse" if coarse else "fine"
     if (python := find(root, "meta", archives)) is not None:
         names = _names(python, "meta", f"{kind}_label_names".encode())
-        return _listing(python, files, "", names, f"{kind}_labels".encode(), 0)
+        return _listing(python, files, "", names, (f"{kind}_labels".encode(), 0, 0))
     if (binary := find(root, "fine_label_names.txt", archives)) is not None:
         names = _lines(binary, f"{kind}_label_names.txt")
-        return _listing(binary, files, ".bin", names, None, 2, label_byte=0 if coarse else 1)
+        return _listing(binary, files, ".bin", names, (None, 2, 0 if coarse else 1))
     raise BadInput(f"layout cifar100 expects meta or fine_label_names.txt in {root}: found neither")
 
 
@@ -66,25 +66,14 @@ def parse_binary(label_bytes: int, data: bytes) -> np.ndarray:
     return _images(_binary_rows(label_bytes, data)[:, label_bytes:])
 
 
-def _listing(
-    store: Store,
-    files: list[str],
-    suffix: str,
-    names: list[str],
-    labels_key: bytes | None,
-    label_bytes: int,
-    label_byte: int = 0,
-) -> Listing:
+def _listing(store: Store, files: list[str], suffix: str, names: list[str], form: Form) -> Listing:
     for file in files:
         if not store.has(file + suffix):
             raise BadInput(f"expected the file {file}{suffix} in {store.where}: the set is not whole")
-    form = (labels_key, label_bytes, label_byte)
     return Listing(names, Lazily(_items, store, [file + suffix for file in files], names, form))
 
 
-def _items(
-    store: Store, files: list[str], names: list[str], form: tuple[bytes | None, int, int]
-) -> Iterator[Item]:
+def _items(store: Store, files: list[str], names: list[str], form: Form) -> Iterator[Item]:
     labels_key, label_bytes, label_byte = form
     for name in files:
         read = store.reader(name)
@@ -103,12 +92,8 @@ def _items(
 
 
 def _images(rows: Any) -> np.ndarray:
-    if (
-        not isinstance(rows, np.ndarray)
-        or rows.dtype != np.uint8
-        or rows.ndim != 2
-        or rows.shape[1] != PIXELS
-    ):
+    plain = isinstance(rows, np.ndarray) and rows.dtype == np.uint8 and rows.ndim == 2
+    if not plain or rows.shape[1] != PIXELS:
         raise ValueError(f"expected rows of {PIXELS} bytes")
     return rows.reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1)
 
@@ -121,7 +106,7 @@ def _binary_rows(label_bytes: int, data: bytes) -> np.ndarray:
 
 
 def _field(batch: Any, key: bytes) -> Any:
-    """Keys are bytes in the published pickles, text in ones that Python 3 wrote again."""
+    """`batch[key]`: keys are bytes in the published pickles, text in pickles that Python 3 has rewritten."""
     if not isinstance(batch, dict):
         raise ValueError("expected a dict")
     for name in (key, key.decode()):
@@ -144,9 +129,14 @@ def _lines(store: Store, file: str) -> list[str]:
     return [line.strip() for line in store.text(file).splitlines() if line.strip()]
 
 
-def _of_split(layout: str, split: str, files: dict[str, list[str]]) -> list[str]:
-    if split == "all":
-        return files["train"] + files["test"]
-    if split not in files:
-        raise BadInput(f"layout {layout}: option split expects train, test or all, got {split!r}")
-    return files[split]
+def _files(of_splits: dict[str, list[str]], split: str) -> list[str]:
+    return of_splits["train"] + of_splits["test"] if split == "all" else of_splits[split]
+
+
+CIFAR10 = Layout("cifar10", cifar10, {split: Size(10, images) for split, images in PUBLISHED.items()})
+CIFAR100 = Layout(
+    "cifar100",
+    cifar100,
+    {split: Size(100, images) for split, images in PUBLISHED.items()},
+    sized=lambda size, options: size._replace(classes=20) if options["coarse"] else size,
+)

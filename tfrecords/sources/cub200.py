@@ -1,5 +1,4 @@
-"""CUB-200-2011 as published: `images.txt`, `image_class_labels.txt`, `classes.txt`, `train_test_split.txt`,
-`images/`.
+"""CUB-200-2011 as published: `images.txt`, `image_class_labels.txt`, `classes.txt`, `train_test_split.txt`, `images/`.
 
 The root is that folder, the folder above it, or the archive `CUB_200_2011.tgz` (or a folder that holds it).
 """
@@ -10,19 +9,15 @@ from pathlib import Path
 from pipeline.errors import BadInput
 from tfrecords.sources.archives import Store, find
 from tfrecords.sources.items import Item, Lazily, Listing
+from tfrecords.sources.layout import Layout, Size
 
 
 def cub200(root: Path, split: str = "all") -> Listing:
     """Lists the birds of one split, classes in the set's own order.
 
-    Args:
-        split: all, train or test (by `train_test_split.txt`).
-
-    Raises:
-        BadInput: a text file of the set is missing or does not fit the others.
+    `split`: all, train or test (by `train_test_split.txt`). Raises BadInput: a text file of the set is missing or
+    contradicts the others.
     """
-    if split not in ("all", "train", "test"):
-        raise BadInput(f"layout cub200: option split expects all, train or test, got {split!r}")
     store = find(root, "images.txt", ("CUB_200_2011.tgz", "CUB_200_2011.tar.gz", "CUB_200_2011.tar"))
     if store is None:
         raise BadInput(f"layout cub200 expects images.txt in {root}: is the root right?")
@@ -30,9 +25,7 @@ def cub200(root: Path, split: str = "all") -> Listing:
     ordered = sorted(classes, key=int)
     labels = _table(store, "image_class_labels.txt")
     if unknown := next((label for label in labels.values() if label not in classes), None):
-        raise BadInput(
-            f"{store.where}: image_class_labels.txt names the class {unknown}, classes.txt does not"
-        )
+        raise BadInput(f"{store.where}: image_class_labels.txt names the class {unknown}, classes.txt does not")
     wanted = None
     if split != "all":
         flags = _table(store, "train_test_split.txt")
@@ -41,9 +34,7 @@ def cub200(root: Path, split: str = "all") -> Listing:
     return Listing([classes[n] for n in ordered], Lazily(_items, store, classes, labels, wanted), names)
 
 
-def _items(
-    store: Store, classes: dict[str, str], labels: dict[str, str], wanted: set[str] | None
-) -> Iterator[Item]:
+def _items(store: Store, classes: dict[str, str], labels: dict[str, str], wanted: set[str] | None) -> Iterator[Item]:
     for image, path in _table(store, "images.txt").items():
         if wanted is not None and image not in wanted:
             continue
@@ -53,15 +44,16 @@ def _items(
 
 
 def _table(store: Store, name: str) -> dict[str, str]:
-    """`1 001.Black_footed_Albatross` lines → number → rest."""
+    """Lines such as `1 001.Black_footed_Albatross` → number → rest."""
     table = {}
     for number, line in enumerate(store.text(name).splitlines(), 1):
         key, _, value = line.strip().partition(" ")
         if not key:
             continue
         if not key.isdigit() or not value:
-            raise BadInput(
-                f"{store.where}: {name} line {number}: expected a number and a value, got {line[:60]!r}"
-            )
+            raise BadInput(f"{store.where}: {name} line {number}: expected a number and a value, got {line[:60]!r}")
         table[key] = value.strip()
     return table
+
+
+LAYOUT = Layout("cub200", cub200, {"all": Size(200, 11_788), "train": Size(200, 5_994), "test": Size(200, 5_794)})

@@ -1,27 +1,28 @@
 """guie's own images: small solid objects seen from many sides, drawn from a seed. No download, no licence.
 
-A class is one object: a body and a few parts with their places, patterns and colours, so classes differ in
-shape, parts, pattern and palette, while several share each of these. Images of a class differ in pose, scale,
-place, lighting, background, occlusion and noise, so raw pixels say little about the class and there is
-something to learn.
+A class is one object: a body and a few parts, each with a position, a pattern and colours. Classes differ in shape,
+parts, pattern and palette, but several share each of these. Images of a class differ in pose, scale, position,
+lighting, background, occlusion and noise: raw pixels say little about the class, so there is something to learn.
 
-An image depends on (seed, class, index, size) alone, so more classes or more images a class change none of
-the others. The same NumPy and Pillow give the same bytes.
+An image depends on (seed, class, index, size) alone: more classes, or more images a class, change no other image.
+The same versions of NumPy and Pillow give the same bytes.
 """
 
 import colorsys
 import io
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from pipeline.errors import BadInput
 from tfrecords.sources.items import Item, Lazily, Listing
+from tfrecords.sources.layout import Layout, Size
 from tfrecords.sources.raycast import SOLIDS, cast
 
 PATTERNS = ("plain", "striped", "ringed", "checked", "dotted", "halved", "rayed")
@@ -31,40 +32,22 @@ SUPERSAMPLE = 2
 
 @dataclass(frozen=True)
 class Part:
-    """One solid of an object.
+    """One solid of an object."""
 
-    Attributes:
-        solid, pattern: names in SOLIDS and PATTERNS.
-        matrix: [3, 3] float32, the part's coordinates → the object's.
-        centre: [3] float32 in the object's coordinates.
-        colours: [2, 3] float32 in [0, 1].
-        frequency: of the pattern, in periods over the part.
-        gloss: share of the light that is mirrored.
-    """
-
-    solid: str
-    pattern: str
-    matrix: np.ndarray
-    centre: np.ndarray
-    colours: np.ndarray
-    frequency: float
-    gloss: float
+    solid: str  # a name in SOLIDS
+    pattern: str  # one of PATTERNS
+    matrix: np.ndarray  # [3, 3] float32, the part's coordinates → the object's
+    centre: np.ndarray  # [3] float32 in the object's coordinates
+    colours: np.ndarray  # [2, 3] float32 in [0, 1]
+    frequency: float  # of the pattern, in periods over the part
+    gloss: float  # share of the light that is mirrored
 
 
-def drawn(
-    root: Path, classes: int = 96, images_per_class: int = 60, image_size_px: int = 64, seed: int = 0
-) -> Listing:
-    """Lists drawn images. `root` is not used: there is nothing on disk.
-
-    Raises:
-        BadInput: an option out of its range.
-    """
-    for name, value, least in (
-        ("classes", classes, 1),
-        ("images_per_class", images_per_class, 1),
-        ("image_size_px", image_size_px, 8),
-        ("seed", seed, 0),
-    ):
+def drawn(root: Path, classes: int = 96, images_per_class: int = 60, image_size_px: int = 64, seed: int = 0) -> Listing:
+    """Lists drawn images. `root` is not used: there is nothing on disk. Raises BadInput: an option out of its range."""
+    least_of = {"classes": 1, "images_per_class": 1, "image_size_px": 8, "seed": 0}
+    given = (classes, images_per_class, image_size_px, seed)
+    for (name, least), value in zip(least_of.items(), given, strict=True):
         if value < least:
             raise BadInput(f"layout drawn: option {name} expects {least} or more, got {value}")
     ordered = [f"{number:04d}" for number in range(classes)]
@@ -84,7 +67,7 @@ def draw(seed: int, number: int, index: int, image_size_px: int = 64) -> bytes:
     rng = np.random.default_rng([seed, number, 1 + index])
     side = image_size_px * SUPERSAMPLE
     canvas = _background(rng, seed, side)
-    _place(rng, canvas, parts_of(seed, number))
+    _draw_object(rng, canvas, parts_of(seed, number))
     picture = Image.fromarray((canvas.transpose(1, 2, 0) * 255 + 0.5).astype(np.uint8))
     _occlude(rng, picture)
     small = np.asarray(picture.reduce(SUPERSAMPLE), np.float32)
@@ -96,7 +79,7 @@ def draw(seed: int, number: int, index: int, image_size_px: int = 64) -> bytes:
 
 
 def describe(seed: int, number: int) -> str:
-    """What a human would call the class, such as `striped can with 2 x box, ball`."""
+    """A name for the class, such as `striped can with 2 x box, ball`."""
     body, *others = parts_of(seed, number)
     counts = Counter(part.solid for part in others)
     parts = [f"{count} x {solid}" if count > 1 else solid for solid, count in counts.items()]
@@ -116,22 +99,13 @@ def parts_of(seed: int, number: int) -> tuple[Part, ...]:
         towards = rng.standard_normal(3)
         towards /= np.linalg.norm(towards)
         at = towards * size * rng.uniform(0.85, 1.15)  # on the body's skin
-        own = rng.uniform(0.15, 0.33) * np.exp(rng.uniform(-0.5, 0.5, 3))
-        parts.append(_part(rng, palette, _rotation(rng) @ np.diag(own), at))
-        if rng.random() < 0.5:  # a pair, as eyes, wings and handles come
+        extent = rng.uniform(0.15, 0.33) * np.exp(rng.uniform(-0.5, 0.5, 3))
+        part = _part(rng, palette, _rotation(rng) @ np.diag(extent), at)
+        parts.append(part)
+        if rng.random() < 0.5:  # a mirrored pair, as eyes, wings and handles are
             mirror = np.diag([-1.0, 1.0, 1.0])
-            last = parts[-1]
-            parts.append(
-                Part(
-                    last.solid,
-                    last.pattern,
-                    (mirror @ last.matrix).astype(np.float32),
-                    (mirror @ last.centre).astype(np.float32),
-                    last.colours,
-                    last.frequency,
-                    last.gloss,
-                )
-            )
+            matrix, centre = ((mirror @ part.matrix).astype(np.float32), (mirror @ part.centre).astype(np.float32))
+            parts.append(replace(part, matrix=matrix, centre=centre))
     return tuple(parts)
 
 
@@ -161,14 +135,14 @@ def _palette(seed: int, number: int) -> np.ndarray:
 
 
 def _rotation(rng: np.random.Generator) -> np.ndarray:
-    """A rotation drawn evenly from all."""
+    """[3, 3] float64: a rotation, drawn uniformly."""
     q, r = np.linalg.qr(rng.standard_normal((3, 3)))
     q *= np.sign(np.diag(r))
     return q * np.linalg.det(q)
 
 
 def _pose(rng: np.random.Generator) -> np.ndarray:
-    """Seen from all around, from above and below, and leaning a little: [3, 3] float32."""
+    """[3, 3] float64: any yaw, a pitch from above or below, a little roll."""
     yaw, pitch, roll = rng.uniform(-np.pi, np.pi), rng.uniform(-0.9, 0.9), rng.uniform(-0.5, 0.5)
     (cy, sy), (cp, sp), (cr, sr) = ((np.cos(a), np.sin(a)) for a in (yaw, pitch, roll))
     around = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
@@ -177,7 +151,7 @@ def _pose(rng: np.random.Generator) -> np.ndarray:
     return lean @ nod @ around
 
 
-def _place(rng: np.random.Generator, canvas: np.ndarray, parts: tuple[Part, ...]) -> None:
+def _draw_object(rng: np.random.Generator, canvas: np.ndarray, parts: tuple[Part, ...]) -> None:
     """Draws the object into `canvas` [3, side, side] float32 in [0, 1]."""
     side = canvas.shape[1]
     pose = (_pose(rng) * rng.uniform(0.75, 1.2)).astype(np.float32)
@@ -220,7 +194,7 @@ def _pattern(part: Part, local: np.ndarray) -> np.ndarray:
 
 
 def _background(rng: np.random.Generator, seed: int, side: int) -> np.ndarray:
-    """[3, side, side] float32 in [0, 1]: coarse coloured noise with shapes in the objects' own palettes."""
+    """[3, side, side] float32 in [0, 1]: coarse coloured noise, and shapes in the objects' palettes."""
     cells = int(rng.integers(2, 9))
     base = rng.uniform(50, 205) + rng.uniform(-30, 30, 3)
     coarse = base + rng.uniform(-1, 1, (cells, cells, 1)) * rng.uniform(5, 50)
@@ -235,7 +209,7 @@ def _background(rng: np.random.Generator, seed: int, side: int) -> np.ndarray:
 
 
 def _occlude(rng: np.random.Generator, picture: Image.Image) -> None:
-    """Every other image has something in front of the object, near the picture's rim."""
+    """Draws, in every other image, a shape in front of the object, near the border."""
     if rng.random() < 0.5:
         return
     side = picture.width
@@ -246,10 +220,17 @@ def _occlude(rng: np.random.Generator, picture: Image.Image) -> None:
 
 
 def _blot(rng, pen, colour, side: int, radius: float, middle: np.ndarray | None = None) -> None:
+    """Draws a filled polygon, at a random point or around `middle`; lengths in pixels."""
     at = rng.uniform(0, side, 2) if middle is None else middle
     corners = int(rng.integers(3, 8))
     angles = np.sort(rng.uniform(0, 2 * np.pi, corners))
-    points = at[:, None] + radius * np.stack([np.cos(angles), np.sin(angles)]) * rng.uniform(
-        0.6, 1.2, corners
-    )
+    points = at[:, None] + radius * np.stack([np.cos(angles), np.sin(angles)]) * rng.uniform(0.6, 1.2, corners)
     pen.polygon([tuple(p) for p in points.T], fill=tuple(int(c * 255) for c in colour))
+
+
+def _size(_: Size, options: Mapping[str, Any]) -> Size:
+    listed = drawn(Path(), **options)  # checks the ranges too
+    return Size(len(listed.classes), len(listed.classes) * options["images_per_class"])
+
+
+LAYOUT = Layout("drawn", drawn, {"train": Size(96, 96 * 60)}, sized=_size, rooted=False)

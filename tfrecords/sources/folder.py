@@ -1,8 +1,8 @@
 """Class folders: `root/<class>/**/<image>`.
 
-Every file below a class folder is an item, whatever its suffix: what is no image ends in rejects.csv by name
-rather than unseen. Names that begin with a dot are left out (`.DS_Store`, `._copy.jpg`, version control), as
-by `ls`. Classes are in the order of their names. Labels therefore depend on the names alone.
+Every file below a class folder is an item, whatever its suffix: a file that is no image goes to rejects.csv by name.
+Names that begin with a dot are left out (`.DS_Store`, `._copy.jpg`, version control), as `ls` does. Classes are in
+alphabetical order, so labels depend on the names alone.
 """
 
 import os
@@ -12,14 +12,14 @@ from pathlib import Path
 
 from pipeline.errors import BadInput
 from tfrecords.sources.items import Item, Lazily, Listing, existing_folder, read_file
+from tfrecords.sources.layout import Layout
 
 
 def folder(root: Path) -> Listing:
     """Lists `root`, a folder of class folders.
 
-    Raises:
-        BadInput: no such folder, no class folders in it, no file in any of them, or the root is one level too
-            high (its folders hold only folders).
+    Raises BadInput: no such folder, no class folder in it, no file in any of them, or a root one level too high (its
+    folders hold only folders).
     """
     existing_folder(root, "a folder of class folders")
     classes = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not _hidden(entry))
@@ -36,7 +36,7 @@ def folder(root: Path) -> Listing:
 
 
 def files_below(folder: str, prefix: str = "", ancestors: tuple[tuple[int, int], ...] = ()) -> Iterator[str]:
-    """Paths relative to `folder` of every file below it, by name; circles of links are cut."""
+    """Paths relative to `folder` of every file below it, by name; loops of symbolic links are cut."""
     here = os.stat(folder)
     identity = (here.st_dev, here.st_ino)
     if identity in ancestors:
@@ -46,7 +46,7 @@ def files_below(folder: str, prefix: str = "", ancestors: tuple[tuple[int, int],
     for entry in ordered:
         if entry.is_dir():
             yield from files_below(entry.path, f"{prefix}{entry.name}/", (*ancestors, identity))
-        else:  # broken links and pipes too: reading them fails, and the build says so by name
+        else:  # broken links and pipes too: reading them fails, and rejects.csv names them
             yield prefix + entry.name
 
 
@@ -63,3 +63,6 @@ def _holds_files(folder: Path) -> bool:
 
 def _hidden(entry: os.DirEntry[str]) -> bool:
     return entry.name.startswith(".")
+
+
+LAYOUT = Layout("folder", folder)

@@ -13,44 +13,30 @@ import numpy as np
 from pipeline.errors import BadInput
 from tfrecords.sources.arrays import batch, read_image
 from tfrecords.sources.items import Item, Lazily, Listing, existing_folder, read_file
+from tfrecords.sources.layout import Layout, Size
 
 DIGITS = {str(digit): str(digit) for digit in range(10)}
-FASHION = {
-    str(number): name
-    for number, name in enumerate(
-        (
-            "T-shirt/top",
-            "Trouser",
-            "Pullover",
-            "Dress",
-            "Coat",
-            "Sandal",
-            "Shirt",
-            "Sneaker",
-            "Bag",
-            "Ankle boot",
-        )
-    )
-}
+KINDS = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+FASHION = {str(number): kind for number, kind in enumerate(KINDS)}
 STEMS = {"train": "train", "test": "t10k"}
-MAX_BYTES = 1 << 30  # MNIST has 47 MB; a header that asks for more is damaged
+PUBLISHED = {"train": Size(10, 60_000), "test": Size(10, 10_000), "all": Size(10, 70_000)}
+MAX_BYTES = 1 << 30  # of a file unpacked; MNIST has 47 MB
 
 
 def mnist(root: Path, split: str = "train") -> Listing:
     """Lists MNIST's digits; `split` is train, test or all. Raises BadInput where a file is missing or damaged."""
-    return _listing(root, split, "mnist", DIGITS)
+    return _listing(root, split, DIGITS)
 
 
 def fashion_mnist(root: Path, split: str = "train") -> Listing:
     """Lists Fashion-MNIST's ten kinds; `split` is train, test or all. Raises BadInput as `mnist`."""
-    return _listing(root, split, "fashion_mnist", FASHION)
+    return _listing(root, split, FASHION)
 
 
 def parse_idx(data: bytes) -> np.ndarray:
     """The uint8 array of an idx file's bytes, gzipped or not.
 
-    Raises:
-        ValueError: not an idx file of bytes, or shorter or longer than its header says.
+    Raises ValueError: not an idx file of bytes, or shorter or longer than its header says.
     """
     if data[:2] == b"\x1f\x8b":
         try:
@@ -67,9 +53,7 @@ def parse_idx(data: bytes) -> np.ndarray:
     return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
 
 
-def _listing(root: Path, split: str, layout: str, names: dict[str, str]) -> Listing:
-    if split not in ("train", "test", "all"):
-        raise BadInput(f"layout {layout}: option split expects train, test or all, got {split!r}")
+def _listing(root: Path, split: str, names: dict[str, str]) -> Listing:
     existing_folder(root, "a folder of idx files")
     splits = ("train", "test") if split == "all" else (split,)
     files = {s: (_find(root, f"{STEMS[s]}-images"), _find(root, f"{STEMS[s]}-labels")) for s in splits}
@@ -90,13 +74,15 @@ def _items(files: dict[str, tuple[Path, Path]]) -> Iterator[Item]:
 
 
 def _find(root: Path, stem: str) -> Path:
-    """`train-images-idx3-ubyte` as it is named in the wild: with a dot, with .gz, in raw/."""
+    """The file `train-images-idx3-ubyte` under any of its usual names: with a dot, with .gz, in raw/."""
     folders = [root, root / "raw", *sorted(root.glob("*/raw"))]
-    names = [
-        f"{stem}{dash}{kind}-ubyte{end}" for end in ("", ".gz") for dash in "-." for kind in ("idx3", "idx1")
-    ]
+    names = [f"{stem}{dash}{kind}-ubyte{end}" for end in ("", ".gz") for dash in "-." for kind in ("idx3", "idx1")]
     for folder in folders:
         for name in names:
             if (folder / name).is_file():
                 return folder / name
     raise BadInput(f"expected {stem}-idx{3 if 'images' in stem else 1}-ubyte (or .gz) in {root}, found none")
+
+
+MNIST = Layout("mnist", mnist, PUBLISHED)
+FASHION_MNIST = Layout("fashion_mnist", fashion_mnist, PUBLISHED)

@@ -1,17 +1,15 @@
-"""ILSVRC 2012 as its users have it, labels 0–999 in the order of the synsets whatever the form.
+"""ILSVRC 2012 in each form that its users have; labels 0–999 in the order of the synsets in all of them.
 
 - Kaggle's: `ILSVRC/Data/CLS-LOC/train/<wnid>/*.JPEG`, `…/val/*.JPEG` with `LOC_synset_mapping.txt` and
   `LOC_val_solution.csv`; as a folder, or as the one zip that Kaggle gives.
 - plain: `train/<wnid>/*.JPEG`, `val/<wnid>/*.JPEG`; or the `<wnid>` folders themselves.
-- the original tars `ILSVRC2012_img_train.tar` (a tar of one tar a class) and `ILSVRC2012_img_val.tar`.
+- the original tars `ILSVRC2012_img_train.tar` (which holds a tar for each class) and `ILSVRC2012_img_val.tar`.
 - Hugging Face's parquet shards (`parquet.py`).
 
-The order of `LOC_synset_mapping.txt` is that of the wnids themselves, so where the file is missing they are
-sorted.
+`LOC_synset_mapping.txt` lists the wnids in alphabetical order, so they are sorted where the file is missing.
 """
 
 import re
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from pipeline.errors import BadInput
 from tfrecords.sources import parquet
 from tfrecords.sources.archives import Store, find, tar_members
 from tfrecords.sources.items import Item, Lazily, Listing
+from tfrecords.sources.layout import Layout, Size
 from tfrecords.sources.tables import rows
 
 KAGGLE = "ILSVRC/Data/CLS-LOC"
@@ -31,16 +30,9 @@ WNID = re.compile(r"n\d{8}")
 def imagenet(root: Path, split: str = "train") -> Listing:
     """Lists one split.
 
-    Args:
-        root: the folder (or Kaggle's zip) that holds one of the forms above.
-        split: train or val.
-
-    Raises:
-        BadInput: none of the forms is there, or a table that the split needs is missing or names other
-            classes.
+    `root`: the folder (or Kaggle's zip) that holds one of the forms above. `split`: train or val. Raises BadInput: none
+    of the forms is there, or a table that the split needs is missing or names other classes.
     """
-    if split not in ("train", "val"):
-        raise BadInput(f"layout imagenet: option split expects train or val, got {split!r}")
     if shards := parquet.shards(root, "validation" if split == "val" else split):
         return parquet.parquet_listing(shards, *_mapping(Store(root)))
     if root.is_dir() and (root / TARS[split]).is_file():
@@ -60,14 +52,14 @@ def imagenet(root: Path, split: str = "train") -> Listing:
     folders = [name for name in store.folders(folder) if WNID.fullmatch(name)]
     if folders:
         classes = classes or folders
-        if strange := sorted(set(folders) - set(classes)):
-            raise BadInput(f"{store.where}: {MAPPING} does not name the class folder {strange[0]}")
+        _check_classes(set(folders), classes, f"{store.where}/{folder}")
         return Listing(classes, Lazily(_folder_items, store, folder, folders), names)
     if split == "train":
         raise BadInput(f"{store.where}: expected class folders such as n01440764 in {folder}, found none")
     solution = _solution(store)
     classes = classes or sorted(set(solution.values()))
-    return Listing(classes, Lazily(_flat_items, store, folder, _known(solution, classes)), names)
+    _check_classes(set(solution.values()), classes, SOLUTION)
+    return Listing(classes, Lazily(_flat_items, store, folder, solution), names)
 
 
 def _folder_items(store: Store, folder: str, wnids: list[str]) -> Iterator[Item]:
@@ -78,7 +70,7 @@ def _folder_items(store: Store, folder: str, wnids: list[str]) -> Iterator[Item]
 
 
 def _flat_items(store: Store, folder: str, solution: dict[str, str]) -> Iterator[Item]:
-    for image, wnid in solution.items():  # an image that is missing is rejected by name when it is read
+    for image, wnid in solution.items():  # a missing image goes to rejects.csv when it is read
         name = f"{folder}/{image}.JPEG"
         yield Item(name, wnid, store.reader(name))
 
@@ -89,39 +81,31 @@ def _from_tar(root: Path, split: str) -> Listing:
     if split == "val":
         solution = _solution(Store(root))
         classes = classes or sorted(set(solution.values()))
-        return Listing(classes, Lazily(_val_tar_items, path, _known(solution, classes)), names)
-    try:
-        inner = {name.removesuffix(".tar"): (offset, size) for name, _, offset, size in tar_members(path)}
-    except tarfile.TarError as error:
-        raise BadInput(f"{path} cannot be read as a tar ({error}): is it whole?") from None
+        _check_classes(set(solution.values()), classes, SOLUTION)
+        return Listing(classes, Lazily(_val_tar_items, path, solution), names)
+    members = tar_members(path, str(path))
+    inner = {name.removesuffix(".tar"): (offset, size) for name, _, offset, size in members}
     classes = classes or sorted(inner)
-    if strange := sorted(set(inner) - set(classes)):
-        raise BadInput(f"{path}: {MAPPING} does not name the class {strange[0]}")
+    _check_classes(set(inner), classes, str(path))
     return Listing(classes, Lazily(_train_tar_items, path, inner), names)
 
 
 def _train_tar_items(path: Path, inner: dict[str, tuple[int, int]]) -> Iterator[Item]:
     for wnid, (offset, size) in sorted(inner.items()):
-        try:
-            for name, reader, _, _ in tar_members(path, offset, size):
-                yield Item(f"{wnid}/{name}", wnid, reader)
-        except tarfile.TarError as error:
-            raise BadInput(f"{path}: {wnid}.tar inside it cannot be read ({error})") from None
+        for name, reader, _, _ in tar_members(path, f"{path}: {wnid}.tar inside it", offset, size):
+            yield Item(f"{wnid}/{name}", wnid, reader)
 
 
 def _val_tar_items(path: Path, solution: dict[str, str]) -> Iterator[Item]:
-    try:
-        for name, reader, _, _ in tar_members(path):
-            image = name.rsplit("/", 1)[-1].removesuffix(".JPEG")
-            if image not in solution:
-                raise BadInput(f"{path}: {name} is not named in {SOLUTION}")
-            yield Item(name, solution[image], reader)
-    except tarfile.TarError as error:
-        raise BadInput(f"{path} cannot be read as a tar ({error}): is it whole?") from None
+    for name, reader, _, _ in tar_members(path, str(path)):
+        image = name.rsplit("/", 1)[-1].removesuffix(".JPEG")
+        if image not in solution:
+            raise BadInput(f"{path}: {name} is not named in {SOLUTION}")
+        yield Item(name, solution[image], reader)
 
 
 def _mapping(store: Store) -> tuple[list[str], dict[str, str]]:
-    """The wnids in order and what they are called; empty where there is no mapping."""
+    """The wnids in label order, and wnid → name; both empty where there is no mapping."""
     if not store.has(MAPPING):
         return [], {}
     pairs = [line.strip().partition(" ") for line in store.text(MAPPING).splitlines() if line.strip()]
@@ -131,12 +115,15 @@ def _mapping(store: Store) -> tuple[list[str], dict[str, str]]:
 
 
 def _solution(store: Store) -> dict[str, str]:
-    """Image → wnid, from `n04070727 0 0 63 63 …` boxes; all boxes of an image are of its class."""
+    """Image → wnid, from boxes such as `n04070727 0 0 63 63 …`; all boxes of an image have its class."""
     table = rows(store.text(SOLUTION).splitlines(), SOLUTION, ("ImageId", "PredictionString"))
     return {image: boxes.partition(" ")[0] for image, boxes in table}
 
 
-def _known(solution: dict[str, str], classes: list[str]) -> dict[str, str]:
-    if strange := sorted(set(solution.values()) - set(classes)):
-        raise BadInput(f"{SOLUTION} names the class {strange[0]!r}, {MAPPING} does not")
-    return solution
+def _check_classes(found: set[str], classes: list[str], where: str) -> None:
+    """Raises BadInput where a class was found that `classes` lack."""
+    if unknown := sorted(found - set(classes)):
+        raise BadInput(f"{where} names the class {unknown[0]!r}, {MAPPING} does not")
+
+
+LAYOUT = Layout("imagenet", imagenet, {"train": Size(1000, 1_281_167), "val": Size(1000, 50_000)})

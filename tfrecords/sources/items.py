@@ -1,34 +1,29 @@
-"""What a source is to the build: classes in label order, and images as promises that open nothing yet."""
+"""What the build gets from a source: its classes in label order, and its images as `Item`s that open nothing yet."""
 
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import BadInput
 
-MAX_FILE_BYTES = (
-    1 << 30
-)  # of a file read whole; pixels.MAX_PIXELS as 16-bit RGBA are 0.7 GB, CIFAR-100 0.2 GB
+# Of a file read whole: MAX_PIXELS of `pixels` as 16-bit RGBA are 0.7 GB, CIFAR-100 is 0.2 GB.
+MAX_FILE_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One image of a source.
+    """One image of a source."""
 
-    Attributes:
-        key: unique in its source and the same on every machine (a path below the root, an id, a number): the
-            cap and the splits are chosen by its hash. A file name that is no UTF-8 becomes text (`as_text`).
-        class_name: one of the listing's `classes`.
-        read: gives the encoded image (JPEG, PNG, …; whatever lies on disk). Opens nothing before it is called
-            and is picklable, so it runs in a worker. Raises OSError or ValueError where the image cannot be
-            had.
-    """
-
+    # Unique in its source and the same on every machine (a path below the root, an id, a number). Its hash decides the
+    # cap and the split. A file name that is not UTF-8 is escaped (`as_text`).
     key: str
-    class_name: str
+    class_name: str  # one of the listing's `classes`
+    # Returns the encoded image (JPEG, PNG, …, as it lies on disk). It opens nothing before it is called and is
+    # picklable, so that a worker process can call it. Raises OSError or ValueError where the image cannot be read.
     read: Callable[[], bytes]
 
     def __post_init__(self) -> None:
@@ -38,16 +33,11 @@ class Item:
 
 @dataclass(frozen=True)
 class Listing:
-    """A source as listed.
+    """A source as listed."""
 
-    Attributes:
-        classes: in label order.
-        items: can be gone through more than once, lazily, always in the same order.
-        names: class → what a human calls it, for the classes where that differs.
-    """
-
-    classes: list[str]
-    items: Iterable[Item]
+    classes: list[str]  # in label order
+    items: Iterable[Item]  # can be iterated more than once, lazily, always in the same order
+    # class → its human-readable name, for the classes where the two differ
     names: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -55,10 +45,9 @@ class Listing:
 
 
 class Lazily:
-    """Calls `generator(*arguments)` anew each time: 1.2 million items are never all in memory.
+    """An iterable that calls `generator(*arguments)` anew each time: ImageNet's items are never all in memory.
 
-    A folder that cannot be listed half-way (permissions, a disk that goes) is BadInput, not a set that seems
-    smaller.
+    An OSError while iterating (permissions, a disk that goes) becomes BadInput; the set would otherwise seem smaller.
     """
 
     def __init__(self, generator: Callable[..., Iterator[Item]], *arguments: Any):
@@ -72,10 +61,10 @@ class Lazily:
 
 
 def read_file(path: str) -> bytes:
-    """The bytes of a regular file. A pipe or a device would hang the build, so it is an OSError instead.
+    """The bytes of a regular file.
 
-    Raises:
-        ValueError: more than MAX_FILE_BYTES.
+    Raises OSError: no such file, or a pipe or a device, which would hang the build. Raises ValueError: more than
+    MAX_FILE_BYTES.
     """
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
         facts = os.fstat(file.fileno())
@@ -86,13 +75,13 @@ def read_file(path: str) -> bytes:
 
 
 def refuse_large(where: str, size: int) -> None:
-    """Raises ValueError where `size` bytes are more than one file may have: a film or a bomb, not an image."""
+    """Raises ValueError where `size` exceeds MAX_FILE_BYTES: a film or a bomb, not an image."""
     if size > MAX_FILE_BYTES:
         raise ValueError(f"{where} holds {size:,} bytes: more than the {MAX_FILE_BYTES:,} that are taken")
 
 
 def existing_folder(root: Path, what: str) -> Path:
-    """Raises BadInput where `root` is not a folder; `what` says what should stand there."""
+    """Raises BadInput where `root` is not a folder; `what` names the folder that was expected."""
     if not root.is_dir():
         came = "is a file" if root.is_file() else "does not exist"
         raise BadInput(f"expected {what}: {root} {came}; set the source's root (relative to data_root)")
@@ -100,19 +89,17 @@ def existing_folder(root: Path, what: str) -> Path:
 
 
 def existing_file(path: Path, layout: str) -> Path:
-    """Raises BadInput where a file that the layout cannot do without is missing."""
+    """Raises BadInput where a file that the layout needs is missing."""
     if not path.is_file():
         raise BadInput(f"layout {layout} expects the file {path}, which does not exist: is the root right?")
     return path
 
 
 def below(root: Path, relative: str) -> str:
-    """`root/relative`, refused where it leaves `root`: a CSV may hold `../..` or an absolute path.
+    """`root/relative`. A CSV may hold `../..` or an absolute path: both are refused.
 
-    Only the text is looked at: a symbolic link that the user has put below the root is theirs to put there.
-
-    Raises:
-        ValueError: the path is empty, absolute or climbs out of the root.
+    Only the text is checked. A symbolic link below the root was put there by the user and is followed. Raises
+    ValueError: the path is empty, absolute or leaves the root.
     """
     normal = os.path.normpath(relative) if relative else ".."
     if "\0" in relative or os.path.isabs(normal) or normal.split(os.sep, 1)[0] == "..":
@@ -120,13 +107,21 @@ def below(root: Path, relative: str) -> str:
     return os.path.join(root, normal)
 
 
+def reader_below(root: Path, relative: str) -> Callable[[], bytes]:
+    """Reads `root/relative`; raises ValueError when called where the path leaves the root."""
+    try:
+        return partial(read_file, below(root, relative))
+    except ValueError as error:
+        return partial(refuse, str(error))
+
+
 def refuse(reason: str) -> bytes:
-    """The `read` of an item known beforehand to be unreadable: `reason` ends in rejects.csv."""
+    """The `read` of an item that is known to be unreadable: `reason` goes to rejects.csv."""
     raise ValueError(reason)
 
 
 def as_text(path: str) -> str:
-    """A file name as text that UTF-8 can hold: bytes that are no UTF-8 are written as \\xNN."""
+    """A file name as UTF-8 text: each byte that is not UTF-8 is written as \\xNN."""
     if path.isascii():
         return path
     return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

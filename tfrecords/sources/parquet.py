@@ -1,7 +1,7 @@
 """Hugging Face's parquet shards: a column `image` of {bytes, path}, a column `label` of int64.
 
-Listing reads the label column alone. Images are read a row group at a time (the unit parquet can jump to; the
-published sets have 100 rows in one), and a worker keeps the last few row groups.
+Listing reads the label column alone. Images are read a row group at a time (the smallest unit that parquet can seek
+to; 100 rows in the published sets), and a worker keeps the last few row groups.
 """
 
 import json
@@ -10,15 +10,15 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import BadInput
+from pipeline.errors import BadInput, reason
 from tfrecords.sources.items import Item, Lazily, Listing, existing_folder
+from tfrecords.sources.layout import Layout
 
 
 def parquet(root: Path, split: str = "train") -> Listing:
     """Lists the shards `<split>-*.parquet` in `root` or `root/data`, classes in the order of their labels.
 
-    Raises:
-        BadInput: no such shard, one that cannot be read or lacks a column, or pyarrow is not installed.
+    Raises BadInput: no such shard, one that cannot be read or lacks a column, or pyarrow is not installed.
     """
     found = shards(existing_folder(root, "a folder of parquet shards"), split)
     if not found:
@@ -32,11 +32,11 @@ def shards(root: Path, split: str) -> list[Path]:
 
 
 def parquet_listing(paths: list[Path], classes: list[str], names: dict[str, str]) -> Listing:
-    """`classes` are the labels' classes in order; empty: as the shards' own metadata says, or the labels that
-    are present.
+    """Lists shards.
 
-    Raises:
-        BadInput: as `parquet`, a label beyond `classes`, or no label at all.
+    `classes`: in label order; empty: the names of the shards' own metadata, else the labels that are present. `names`:
+    class → human-readable name; empty: those of the metadata. Raises BadInput as `parquet`, a label beyond `classes`,
+    or no label at all.
     """
     told = _label_names(_open(paths[0]))
     if classes:
@@ -45,9 +45,7 @@ def parquet_listing(paths: list[Path], classes: list[str], names: dict[str, str]
         present = range(len(told)) if told else sorted(_present(paths))
         of_label = {label: f"{label:04d}" for label in present}
     if not of_label:
-        raise BadInput(
-            f"{paths[0]}: expected labels of 0 or more in the column label, its {len(paths)} shards hold none"
-        )
+        raise BadInput(f"{paths[0]}: expected labels of 0 or more in column label, its {len(paths)} shards hold none")
     names = names or dict(zip(of_label.values(), told, strict=False))
     return Listing(list(of_label.values()), Lazily(_items, paths, of_label), names)
 
@@ -57,9 +55,7 @@ def _items(paths: list[Path], of_label: dict[int, str]) -> Iterator[Item]:
         for group, labels in _labels(path):
             for row, label in enumerate(labels):
                 if label not in of_label:
-                    raise BadInput(
-                        f"{path}: row group {group} has the label {label} of {len(of_label)} classes"
-                    )
+                    raise BadInput(f"{path}: row group {group} has the label {label} of {len(of_label)} classes")
                 key = f"{path.name}/{group:05d}/{row:05d}"
                 yield Item(key, of_label[label], partial(read_row, str(path), group, row))
 
@@ -86,7 +82,7 @@ def _labels(path: Path) -> Iterator[tuple[int, list[int]]]:
 
 
 def _present(paths: list[Path]) -> set[int]:
-    """The labels of the shards without those below 0, which say that a label is not told."""
+    """The labels of the shards; those below 0 are left out (-1: the label is withheld)."""
     return {label for path in paths for _, labels in _labels(path) for label in labels if label >= 0}
 
 
@@ -94,14 +90,10 @@ def _open(path: Path) -> Any:
     try:
         file = _pyarrow().ParquetFile(path)
     except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
-        raise BadInput(
-            f"{path} cannot be read as parquet ({str(error).splitlines()[0]}): is it whole?"
-        ) from None
+        raise BadInput(f"{path} cannot be read as parquet ({reason(error)}): is it whole?") from None
     for column in ("image", "label"):
         if column not in file.schema_arrow.names:
-            raise BadInput(
-                f"{path}: expected the column {column}, found {', '.join(file.schema_arrow.names)}"
-            )
+            raise BadInput(f"{path}: expected the column {column}, found {', '.join(file.schema_arrow.names)}")
     return file
 
 
@@ -120,3 +112,6 @@ def _pyarrow() -> Any:
     except ImportError:
         raise BadInput("parquet shards need pyarrow: pip install 'guie[parquet]'") from None
     return pyarrow.parquet
+
+
+LAYOUT = Layout("parquet", parquet)

@@ -1,8 +1,7 @@
-"""Pickles of NumPy arrays and plain containers, and of nothing else.
+"""Reads pickles of NumPy arrays and plain containers, and nothing else.
 
-A pickle is a program that may call anything. This unpickler offers it five names, none of them NumPy's own:
-they are stand-ins that take an array's shape, type and bytes as data, check them, and never call what the
-file says.
+A pickle is a program that may call anything. This unpickler knows five names, and none of them is NumPy's own: they
+are stand-ins that take an array's shape, type and bytes as data and check them. Nothing that the file names is called.
 """
 
 import io
@@ -13,7 +12,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from pipeline.errors import reason
+
 MAX_BYTES = 1 << 31
+CODES = ("u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f4", "f8", "b1")
 
 
 class _Dtype:
@@ -21,19 +23,7 @@ class _Dtype:
 
     def __init__(self, code: Any, align: Any = False, copy: Any = False):
         code = code.decode("ascii") if isinstance(code, bytes) else code
-        if not isinstance(code, str) or code not in (
-            "u1",
-            "i1",
-            "u2",
-            "i2",
-            "u4",
-            "i4",
-            "u8",
-            "i8",
-            "f4",
-            "f8",
-            "b1",
-        ):
+        if not isinstance(code, str) or code not in CODES:
             raise pickle.UnpicklingError(f"an array of {str(code)[:40]!r}, expected plain numbers")
         self.code = code
         self.order: Literal["|", "<", ">", "="] = "|"
@@ -46,7 +36,7 @@ class _Dtype:
 
 
 class _Array:
-    """Stands for an array on its way: filled by `__setstate__`, turned into an array at the end."""
+    """Stands for an array while the pickle is read: `__setstate__` fills it, `_arrays` unwraps it."""
 
     def __init__(self) -> None:
         self.value: np.ndarray = np.zeros(0, np.uint8)
@@ -66,7 +56,7 @@ class _Array:
 
 
 class _NdarrayName:
-    """Stands for the name numpy.ndarray, which `_reconstruct` is given; it can be neither called nor filled."""
+    """Stands for the name numpy.ndarray, an argument of `_reconstruct`; it can be neither called nor filled."""
 
     __slots__ = ()
 
@@ -105,8 +95,7 @@ class _Unpickler(pickle.Unpickler):
 def loads(data: bytes) -> Any:
     """The value of a pickle: dict, list, tuple, str, bytes, numbers, None, and uint8 … float64 arrays.
 
-    Raises:
-        ValueError: it holds or calls anything else, or is damaged; nothing of it has been run.
+    Raises ValueError: it holds or calls anything else, or is damaged; nothing of it has been executed.
     """
     if len(data) > MAX_BYTES:
         raise ValueError("the pickle is larger than 2 GB")
@@ -115,12 +104,11 @@ def loads(data: bytes) -> Any:
         value = _Unpickler(io.BytesIO(data), encoding="bytes").load()
         return _arrays(value, 0)
     except Exception as error:  # a damaged pickle raises nearly anything
-        reason = str(error) or type(error).__name__
-        raise ValueError(f"not a pickle of arrays and plain containers: {reason}") from None
+        raise ValueError(f"not a pickle of arrays and plain containers: {reason(error)}") from None
 
 
 def _check_memo(data: bytes) -> None:
-    """CPython makes its memo as large as a pickle's largest index says, before it looks: 64 GB for five bytes."""
+    """Refuses large memo indexes: CPython allocates the memo up to the largest, 64 GB for a pickle of five bytes."""
     for opcode, argument, _ in pickletools.genops(data):
         if opcode.name in ("PUT", "LONG_BINPUT") and not 0 <= int(argument or 0) <= len(data):
             raise pickle.UnpicklingError(f"a memo of {argument} entries in {len(data)} bytes")

@@ -1,8 +1,8 @@
 """Products-10K: `train.csv` and `test.csv` with `name,class,group` beside the images in `train/` and `test/`.
 
-`train.zip` and `test.zip` are read as they are where the folders are missing. Classes are those of
-`train.csv` in the order of their numbers, whichever split is asked for, so both have the same labels;
-`class_names.csv` (`class,name`) names them where it exists.
+`train.zip` and `test.zip` are read as they are where the folders are missing. Both splits have the classes of
+`train.csv` in numerical order, so the same class has the same label in each; `class_names.csv` (`class,name`) names
+them where it exists.
 """
 
 from collections.abc import Iterator
@@ -11,7 +11,8 @@ from pathlib import Path
 from pipeline.errors import BadInput
 from tfrecords.sources.archives import Store, open_archive
 from tfrecords.sources.items import Item, Lazily, Listing, existing_file, existing_folder
-from tfrecords.sources.tables import file_rows, in_order
+from tfrecords.sources.layout import Layout, Size
+from tfrecords.sources.tables import class_counts, file_rows, in_order
 
 
 def products10k(root: Path, split: str = "train", iconic: bool = False) -> Listing:
@@ -22,19 +23,12 @@ def products10k(root: Path, split: str = "train", iconic: bool = False) -> Listi
         split: train or test.
         iconic: the studio photographs `iconic/<class>.jpg` too.
 
-    Raises:
-        BadInput: a folder, CSV or column is missing, or a class is no whole number.
+    Raises BadInput: a folder, CSV or column is missing, or a class is no whole number.
     """
-    if split not in ("train", "test"):
-        raise BadInput(f"layout products10k: option split expects train or test, got {split!r}")
     existing_folder(root, "the folder of Products-10K")
     table = existing_file(root / f"{split}.csv", "products10k")
     train = existing_file(root / "train.csv", "products10k")
-    classes = in_order(label for (label,) in file_rows(train, ("class",)))
-    if not classes:
-        raise BadInput(f"{train} holds no row below its header")
-    if wrong := next((label for label in classes if not label.isdigit()), None):
-        raise BadInput(f"{train}: expected whole numbers in the column class, got {wrong!r}")
+    classes = in_order(class_counts(train, ("class",), numbers=True))
     if split == "test":  # classes that only the test has come last, so the others keep their labels
         known = set(classes)
         classes += in_order(label for (label,) in file_rows(table, ("class",)) if label not in known)
@@ -63,3 +57,11 @@ def _images(root: Path, split: str) -> Store:
         packed = open_archive(root / f"{split}.zip")
         return Store(packed.where, packed.readers, f"{split}/") if packed.has_folder(split) else packed
     raise BadInput(f"layout products10k expects the images in {root / split}/ or {split}.zip: found neither")
+
+
+LAYOUT = Layout(
+    "products10k",
+    products10k,
+    {"train": Size(9691, 141_931), "test": Size(9691, 55_376)},
+    sized=lambda size, options: size._replace(images=size.images + size.classes * options["iconic"]),
+)

@@ -45,17 +45,11 @@ SOLIDS: dict[str, np.ndarray | None] = {
 
 @dataclass(frozen=True)
 class Seen:
-    """The pixels at which a part is the nearest so far.
+    """The pixels at which a part is the nearest so far."""
 
-    Attributes:
-        pixels: [n] int64 into the flattened picture.
-        normal: [3, n] float32 in the picture's axes, unit length.
-        local: [3, n] float32, the points in the part's own coordinates, for its pattern.
-    """
-
-    pixels: np.ndarray
-    normal: np.ndarray
-    local: np.ndarray
+    pixels: np.ndarray  # [n] int64 into the flattened picture
+    normal: np.ndarray  # [3, n] float32 in the picture's axes, unit length
+    local: np.ndarray  # [3, n] float32, the points in the part's own coordinates, for its pattern
 
 
 def cast(solid: str, matrix: np.ndarray, centre: np.ndarray, nearest: np.ndarray) -> Seen:

@@ -1,13 +1,11 @@
-"""Existing TFRecords with the public keys (`image/encoded`, `image/class/label`): the guie-* sets as they
-are.
+"""Existing TFRecords with the public keys (`image/encoded`, `image/class/label`): the guie-* sets as they are.
 
-Classes are the labels found, in the order of their numbers (a set whose labels begin at 1000 takes its place
-in this run's label space), or, for records that guie has built, the classes of their `labels.json`. A label
-is only found by reading, so every shard is gone through once when the set is listed.
+Classes are the labels found, in numerical order (a set whose labels begin at 1000 gets labels of this run), or, for
+records that guie has built, the classes of their `labels.json`. Labels stand only in the records, so listing goes
+through every shard once.
 """
 
-import mmap
-import struct
+import glob
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -15,82 +13,70 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.errors import BadInput
+from pipeline.files import matching
 from tfrecords import labels
-from tfrecords.schema import Record, parse
-from tfrecords.shards import FOOTER_BYTES, HEADER_BYTES, masked_crc, shard_index
+from tfrecords.schema import Record, parse_record
+from tfrecords.shards import mapped_payloads, shard_index, unframed
 from tfrecords.sources.items import Item, Lazily, Listing, existing_folder
+from tfrecords.sources.layout import Layout
 
 
 def existing_shards(root: Path, pattern: str = "*.tfrec*") -> Listing:
     """Lists the records of the shards in `root` that match `pattern`.
 
-    Raises:
-        BadInput: no such shard, a damaged frame, a record without image or label, or a label that the
-            `labels.json` beside the shards does not have.
+    Raises BadInput: no such shard, a damaged frame, a record without image or label, or a label that the `labels.json`
+    beside the shards does not have.
     """
     existing_folder(root, "a folder of TFRecord shards")
-    paths = sorted(path for path in root.glob(pattern) if path.is_file())
+    paths = [path for path in matching(f"{glob.escape(str(root))}/{pattern}") if path.is_file()]
     if not paths:
         raise BadInput(f"layout tfrecords expects shards {pattern} in {root}: found none (option pattern)")
-    found = [_labels(path) for path in paths]
-    present = np.unique(np.concatenate([numbers for numbers, _ in found])).tolist()
+    found = [np.array([record.label for _, record in _headers(path)], np.int64) for path in paths]
+    present = np.unique(np.concatenate(found)).tolist()
     if not present:
         raise BadInput(f"{root}: its {len(paths)} shards hold no record")
     if (root / "labels.json").is_file():
         space = labels.read(root / "labels.json")
-        several = len(space.sources) > 1  # the same class name may then stand twice
+        several = len(space.sources) > 1  # two of them may have a class of the same name
         classes = [f"{source}/{name}" if several else name for source, name in space.classes]
-        known = dict(zip(classes, space.classes, strict=True))
-        names = {name: space.names[id_] for name, id_ in known.items() if id_ in space.names}
+        class_ids = dict(zip(classes, space.classes, strict=True))
+        names = {name: space.names[class_id] for name, class_id in class_ids.items() if class_id in space.names}
         if not 0 <= present[0] <= present[-1] < len(classes):
-            raise BadInput(
-                f"{root}: a record has the label {present[-1]}, labels.json has {len(classes)} classes"
-            )
+            raise BadInput(f"{root}: a record has the label {present[-1]}, labels.json has {len(classes)} classes")
         of_label = dict(enumerate(classes))
     else:
         of_label = {label: str(label) for label in present}
         classes, names = list(of_label.values()), {}
-    return Listing(classes, Lazily(_items, paths, found, of_label), names)
+    return Listing(classes, Lazily(_items, paths, of_label), names)
 
 
 def read_record(path: str, offset: int, length: int) -> bytes:
-    """The image of the record framed at `offset`; raises ValueError where its CRC is wrong or it holds none."""
+    """The image of the record framed at `offset`; raises ValueError where its CRC is wrong or it has no image."""
     with open(path, "rb") as file:
         file.seek(offset)
         framed = file.read(length)
-    payload = framed[HEADER_BYTES:-FOOTER_BYTES]
-    if len(framed) != length or struct.unpack("<I", framed[-FOOTER_BYTES:])[0] != masked_crc(payload):
-        raise ValueError(f"{path}: the record at offset {offset} is damaged")
-    return parse(payload).encoded
+    try:
+        payload = unframed(framed, length)
+    except ValueError:
+        raise ValueError(f"{path}: the record at offset {offset} is damaged") from None
+    return parse_record(payload).encoded
 
 
-def _items(
-    paths: list[Path], found: list[tuple[np.ndarray, bool]], of_label: dict[int, str]
-) -> Iterator[Item]:
-    for path, (numbers, keyed) in zip(paths, found, strict=True):
-        keys = (record.key for record in _records(path)) if keyed else None
-        for index, (offset, length) in enumerate(shard_index(path).tolist()):
-            key = (next(keys) if keys else "") or f"{path.name}#{index:06d}"
-            yield Item(key, of_label[int(numbers[index])], partial(read_record, str(path), offset, length))
+def _items(paths: list[Path], of_label: dict[int, str]) -> Iterator[Item]:
+    for path in paths:
+        for number, ((offset, length), record) in enumerate(_headers(path)):
+            read = partial(read_record, str(path), offset, length)
+            yield Item(record.key or f"{path.name}#{number:06d}", of_label[record.label], read)
 
 
-def _labels(path: Path) -> tuple[np.ndarray, bool]:
-    """The label of each record, [N] int64, and whether the records have keys of their own."""
-    keyed, numbers = False, []
-    for record in _records(path):
-        numbers.append(record.label)
-        keyed = keyed or bool(record.key)
-    return np.array(numbers, np.int64), keyed
+def _headers(path: Path) -> Iterator[tuple[list[int], Record]]:
+    """Span and record of each, the images left out: they are not read, so no CRC is checked."""
+    spans = shard_index(path)
+    for span, payload in zip(spans.tolist(), mapped_payloads(path, spans), strict=True):
+        try:
+            yield span, parse_record(payload, image=False)
+        except ValueError as error:
+            raise BadInput(f"{path}: the record at offset {span[0]}: {error}") from None
 
 
-def _records(path: Path) -> Iterator[Record]:
-    """Every record by the index; CRCs are checked when an image is read, not here."""
-    spans = shard_index(path).tolist()
-    if not spans:
-        return
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as pages:
-        for offset, length in spans:
-            try:
-                yield parse(pages[offset + HEADER_BYTES : offset + length - FOOTER_BYTES])
-            except ValueError as error:
-                raise BadInput(f"{path}: the record at offset {offset}: {error}") from None
+LAYOUT = Layout("tfrecords", existing_shards)

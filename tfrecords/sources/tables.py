@@ -1,23 +1,18 @@
 """Rows of a CSV by column name, one at a time: the landmarks' table has four million."""
 
 import csv
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pipeline.errors import BadInput
 
 
-def rows(
-    lines: Iterable[str], where: str, columns: tuple[str, ...], delimiter: str = ","
-) -> Iterator[list[str]]:
-    """The values of `columns`, in that order, of each row below the header; empty lines are passed over.
+def rows(lines: Iterable[str], where: str, columns: tuple[str, ...], delimiter: str = ",") -> Iterator[list[str]]:
+    """The values of `columns`, in that order, of each row below the header; empty lines are skipped.
 
-    Args:
-        lines: the CSV's lines, header first.
-        where: the file, for messages.
-
-    Raises:
-        BadInput: no header, a column that is not in it (those that are are named), a row that is too short.
+    `lines`: the CSV's lines, header first. `where`: the file, for messages. Raises BadInput: no header, a column that
+    is missing (those present are named), a row that is too short.
     """
     table = csv.reader(lines, delimiter=delimiter)
     try:
@@ -29,22 +24,20 @@ def rows(
     missing = [name for name in columns if name not in header]
     if missing:
         raise BadInput(f"{where}: expected the column {missing[0]!r}, found {', '.join(header)[:200]!r}")
-    places = [header.index(name) for name in columns]
+    indexes = [header.index(name) for name in columns]
     try:
         for row in table:
             if not row:
                 continue
-            if len(row) <= max(places):
-                raise BadInput(
-                    f"{where}: line {table.line_num} has {len(row)} values, the header {len(header)}"
-                )
-            yield [row[place].strip() for place in places]
+            if len(row) <= max(indexes):
+                raise BadInput(f"{where}: line {table.line_num} has {len(row)} values, the header {len(header)}")
+            yield [row[index].strip() for index in indexes]
     except (csv.Error, UnicodeDecodeError) as error:
         raise BadInput(f"{where}: line {table.line_num} is not readable as a CSV ({error})") from None
 
 
 def file_rows(path: Path, columns: tuple[str, ...], delimiter: str = ",") -> Iterator[list[str]]:
-    """`rows` of a file on disk, read as it is gone through."""
+    """`rows` of a file on disk, read as it is iterated."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as lines:
             yield from rows(lines, str(path), columns, delimiter)
@@ -52,9 +45,23 @@ def file_rows(path: Path, columns: tuple[str, ...], delimiter: str = ",") -> Ite
         raise BadInput(f"expected the CSV {path}: {error.strerror}") from None
 
 
-def in_order(labels: Iterable[str]) -> list[str]:
-    """Labels once each: by number where all are whole numbers, else by name."""
-    different = set(labels)
-    if all(label.isascii() and label.isdigit() for label in different):
-        return sorted(different, key=lambda label: (int(label), label))
+def class_counts(path: Path, columns: tuple[str, ...], delimiter: str = ",", numbers: bool = False) -> Counter[str]:
+    """Class → its rows in a CSV.
+
+    `columns`: those that the layout needs; the last one holds the class. `numbers`: classes must be whole numbers.
+    Raises BadInput as `rows`; no row, or a class that is no number.
+    """
+    counts = Counter(row[-1] for row in file_rows(path, columns, delimiter))
+    if not counts:
+        raise BadInput(f"{path} holds no row below its header")
+    if numbers and (wrong := next((name for name in counts if not name.isdecimal()), None)) is not None:
+        raise BadInput(f"{path}: expected whole numbers in the column {columns[-1]}, got {wrong!r}")
+    return counts
+
+
+def in_order(classes: Iterable[str]) -> list[str]:
+    """Classes once each: by number where all are whole numbers, else by name."""
+    different = set(classes)
+    if all(name.isascii() and name.isdigit() for name in different):
+        return sorted(different, key=lambda name: (int(name), name))
     return sorted(different)

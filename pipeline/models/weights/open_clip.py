@@ -1,5 +1,4 @@
-"""open_clip's tensors → KerasHub's, one rule a tensor, for image and text towers of CLIP and SigLIP. Pure
-numpy.
+"""open_clip's tensors → KerasHub's, one rule a tensor, for image and text towers of CLIP and SigLIP. Pure numpy.
 
 A rule names the tensor that it fills, the one it reads and how: torch keeps dense kernels as [out, in] and
 query, key and value in one matrix; Keras keeps [in, out], and attention by head.
@@ -15,8 +14,7 @@ from pipeline.errors import BadInput
 Transform = Callable[[Any], Any]  # array → array
 Rule = tuple[str, str, Transform]  # KerasHub's name, open_clip's name, how
 
-# In open_clip's state but no weight of a tower: the scale and bias of the logits, and masks that can be
-# recomputed.
+# In open_clip's state but no weight of a tower: the scale and bias of the logits, and attention masks.
 NOT_WEIGHTS = ("logit_scale", "logit_bias", "attn_mask", "text.attn_mask")
 
 
@@ -33,7 +31,7 @@ def image_rules(family: str, architecture: Mapping[str, Any]) -> list[Rule]:
             ("projection/kernel", "visual.proj", _same),
         ]
         for i in range(layers):
-            rules += _clip_block(f"encoder_block_{i}", f"visual.transformer.resblocks.{i}", width, heads)
+            rules += _block(f"encoder_block_{i}", f"visual.transformer.resblocks.{i}", width, heads, CLIP_BLOCK)
         return rules
     trunk = "visual.trunk"
     rules = [
@@ -71,9 +69,9 @@ def text_rules(family: str, text: Mapping[str, Any], state: Mapping[str, Any]) -
         ("embedding/token_embedding/embeddings", f"{at}token_embedding.weight", _same),
         ("embedding/position_embedding/embeddings", f"{at}positional_embedding", _same),
     ]
-    block, norm = (_clip_block, "layer_norm") if family == "clip" else (_siglip_text_block, "post_layer_norm")
+    names, norm = (CLIP_BLOCK, "layer_norm") if family == "clip" else (SIGLIP_BLOCK, "post_layer_norm")
     for i in range(layers):
-        rules += block(f"encoder_block_{i}", f"{at}transformer.resblocks.{i}", width, heads)
+        rules += _block(f"encoder_block_{i}", f"{at}transformer.resblocks.{i}", width, heads, names)
     rules += _norm(norm, f"{at}ln_final")
     if family == "clip":
         return [*rules, ("text_projection/kernel", f"{at}text_projection", _same)]
@@ -81,35 +79,24 @@ def text_rules(family: str, text: Mapping[str, Any], state: Mapping[str, Any]) -
 
 
 def convert(rules: list[Rule], state: Mapping[str, Any], prefix: str, what: str) -> dict[str, np.ndarray]:
-    """Applies all rules; nothing may be missing and nothing below `prefix` may be left over.
+    """Applies all rules to open_clip's `state`; BadInput names the tensors that are missing or left over.
 
-    Args:
-        state: open_clip's name → array.
-        prefix: names that belong to this tower: "visual." for the image tower, "" for all others.
-        what: the checkpoint, for the message.
-
-    Raises:
-        BadInput: names the tensors.
+    Names that begin with `prefix` are this tower's: "visual." for the image tower, "" for all others.
     """
     sources = {source for _, source, _ in rules}
     missing = sorted(sources - state.keys())
     mine = (key for key in state if key.startswith(prefix) and (prefix or not key.startswith("visual.")))
     left_over = sorted(key for key in mine if key not in sources and key not in NOT_WEIGHTS)
     if missing or left_over:
-        raise BadInput(
-            f"{what}: is of another architecture: "
-            f"{_listed('lacks', missing)}{_listed('has besides', left_over)}"
-            "; name the encoder it was trained as"
-        )
+        found = _listed("lacks", missing) + _listed("has besides", left_over)
+        raise BadInput(f"{what}: is of another architecture: {found}; name the encoder it was trained as")
     converted = {}
     for name, source, transform in rules:
         try:
             converted[name] = np.ascontiguousarray(transform(np.asarray(state[source], np.float32)))
         except ValueError:
-            raise BadInput(
-                f"{what}: {source} has the shape {list(np.shape(state[source]))}, which does not fit {name}; "
-                "name the encoder it was trained as"
-            ) from None
+            shape = f"the shape {list(np.shape(state[source]))}, which does not fit {name}"
+            raise BadInput(f"{what}: {source} has {shape}; name the encoder it was trained as") from None
     return converted
 
 
@@ -120,16 +107,13 @@ def _listed(verb: str, names: list[str], most: int = 4) -> str:
     return f"{verb} {', '.join(names[:most])}{more} "
 
 
-def _clip_block(to: str, of: str, width: int, heads: int) -> list[Rule]:
-    return _block(to, of, width, heads, "layer_norm_1", "attention", "layer_norm_2", "dense_1", "dense_2")
+# KerasHub's names for the five parts of a block of open_clip's transformer.
+CLIP_BLOCK = ("layer_norm_1", "attention", "layer_norm_2", "dense_1", "dense_2")
+SIGLIP_BLOCK = ("layer_norm1", "self_attn", "layer_norm2", "mlp/fc1", "mlp/fc2")
 
 
-def _siglip_text_block(to: str, of: str, width: int, heads: int) -> list[Rule]:
-    return _block(to, of, width, heads, "layer_norm1", "self_attn", "layer_norm2", "mlp/fc1", "mlp/fc2")
-
-
-def _block(to: str, of: str, width: int, heads: int, *names: str) -> list[Rule]:
-    """A block of open_clip's own transformer; `names` are KerasHub's for its five parts, in order."""
+def _block(to: str, of: str, width: int, heads: int, names: tuple[str, ...]) -> list[Rule]:
+    """A block of open_clip's transformer; `names` are KerasHub's for its five parts, in order."""
     norm_1, attention, norm_2, dense_1, dense_2 = (f"{to}/{name}" for name in names)
     return [
         *_norm(norm_1, f"{of}.ln_1"),
@@ -166,25 +150,25 @@ def _dense(to: str, of: str) -> list[Rule]:
 
 
 def _qkv(to: str, weight: str, bias: str, width: int, heads: int) -> Iterator[Rule]:
-    for place, part in enumerate(("query", "key", "value")):
-        yield f"{to}/{part}/kernel", weight, _head_kernel(width, heads, place, 3)
-        yield f"{to}/{part}/bias", bias, _head_bias(width, heads, place, 3)
+    for index, part in enumerate(("query", "key", "value")):
+        yield f"{to}/{part}/kernel", weight, _head_kernel(width, heads, index, 3)
+        yield f"{to}/{part}/bias", bias, _head_bias(width, heads, index, 3)
 
 
-def _heads(to: str, of: str, width: int, heads: int, place: int, stacked: int) -> list[Rule]:
+def _heads(to: str, of: str, width: int, heads: int, index: int, stacked: int) -> list[Rule]:
     return [
-        (f"{to}/kernel", f"{of}.weight", _head_kernel(width, heads, place, stacked)),
-        (f"{to}/bias", f"{of}.bias", _head_bias(width, heads, place, stacked)),
+        (f"{to}/kernel", f"{of}.weight", _head_kernel(width, heads, index, stacked)),
+        (f"{to}/bias", f"{of}.bias", _head_bias(width, heads, index, stacked)),
     ]
 
 
-def _head_kernel(width: int, heads: int, place: int, stacked: int) -> Transform:
-    """[stacked · D, D] → [D, H, D / H], the `place`-th of the stacked matrices."""
-    return lambda x: x.reshape(stacked, width, width)[place].T.reshape(width, heads, width // heads)
+def _head_kernel(width: int, heads: int, index: int, stacked: int) -> Transform:
+    """[stacked · D, D] → [D, H, D / H], number `index` of the stacked matrices."""
+    return lambda x: x.reshape(stacked, width, width)[index].T.reshape(width, heads, width // heads)
 
 
-def _head_bias(width: int, heads: int, place: int, stacked: int) -> Transform:
-    return lambda x: x.reshape(stacked, heads, width // heads)[place]
+def _head_bias(width: int, heads: int, index: int, stacked: int) -> Transform:
+    return lambda x: x.reshape(stacked, heads, width // heads)[index]
 
 
 def _attention_output(to: str, of: str, width: int, heads: int) -> list[Rule]:

@@ -1,18 +1,16 @@
 """Text → token ids, by KerasHub's tokenizers, cleaned and packed as CLIP and SigLIP were trained.
 
-Vocabularies are files; nothing is fetched unless the weights are a preset's:
-
-- CLIP: `bpe_simple_vocab_16e6.txt.gz`, which the package open_clip_torch carries (extra `clip`), or a
-  preset's folder
-- SigLIP: a SentencePiece model (`vocabulary.spm`, `sentencepiece.model`) or a preset's folder
+Vocabularies are files; nothing is fetched unless the weights are a preset's. CLIP's is `bpe_simple_vocab_16e6.txt.gz`,
+which the package open_clip_torch carries (extra `clip`), SigLIP's a SentencePiece model; a preset's folder has either.
 """
 
 import gzip
+import hashlib
 import html
 import importlib.util
 import json
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,8 @@ import keras_hub
 import numpy as np
 import sentencepiece
 
-from pipeline.errors import BadInput
+from pipeline.errors import BadInput, reason
+from pipeline.files import fingerprint
 
 CLIP_FILE = "bpe_simple_vocab_16e6.txt.gz"
 CLIP_MERGES = 49152 - 256 - 2  # of the file's 262,145 lines; the rest was left out when CLIP was trained
@@ -32,22 +31,15 @@ NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """
-    Attributes:
-        ids: texts → token ids of each, neither cut nor padded, without start and end.
-        length: tokens of a packed row, L.
-        start: id put before each text; None: none.
-        end: id that closes each text, the cut ones too.
-        pad: id that fills the row.
-        vocabulary_size: every id is smaller.
-    """
+    """Texts → packed rows of token ids."""
 
-    ids: Callable[[list[str]], list[list[int]]]
-    length: int
-    start: int | None
-    end: int
-    pad: int
-    vocabulary_size: int
+    ids: Callable[[list[str]], list[list[int]]]  # texts → ids of each, neither cut nor padded, without start and end
+    length: int  # tokens of a packed row, L
+    start: int | None  # id put before each text; None: none
+    end: int  # id that closes each text, the cut ones too
+    pad: int  # id that fills the row
+    vocabulary_size: int  # every id is smaller
+    digest: str  # of the vocabulary; equal digests, equal ids
 
     @property
     def room(self) -> int:
@@ -57,8 +49,8 @@ class Tokenizer:
     def pack(self, ids: list[list[int]]) -> np.ndarray:
         """Token ids → int32 [B, L]: start, as many as fit, end, and padding up to L, never less.
 
-        SigLIP reads its embedding at the *last* place and attends to the padding: a row padded to the longest
-        text instead of to L gives another embedding, at chance.
+        SigLIP reads its embedding at the *last* position and attends to the padding: a row padded to the longest
+        text instead of to L gives another embedding, no better than chance.
         """
         rows = np.full((len(ids), self.length), self.pad, dtype=np.int32)
         first = [] if self.start is None else [self.start]
@@ -72,16 +64,11 @@ class Tokenizer:
         return self.pack(self.ids(texts))
 
 
-def clip(length: int, vocabulary: str = "", preset: str = "") -> Tokenizer:
-    """CLIP's byte-pair encoding.
+def clip(length: int, vocabulary: str = "", preset: str = "", pad_with_end: bool = False) -> Tokenizer:
+    """CLIP's byte-pair encoding, rows of `length` tokens; BadInput where no vocabulary is found.
 
-    Args:
-        length: tokens of a row, 77.
-        vocabulary: the .txt.gz of merges, or a folder with vocabulary.json and merges.txt; "": open_clip's.
-        preset: KerasHub's name, used when there is no `vocabulary`.
-
-    Raises:
-        BadInput: no vocabulary to be found.
+    `vocabulary` is the .txt.gz of merges, or a folder with vocabulary.json and merges.txt; "": the one of the preset
+    (KerasHub's name), else open_clip's.
     """
     if vocabulary and Path(vocabulary).is_dir():
         tokenizer = _from_folder(keras_hub.tokenizers.CLIPTokenizer, vocabulary)
@@ -91,26 +78,21 @@ def clip(length: int, vocabulary: str = "", preset: str = "") -> Tokenizer:
         pieces, merges = _clip_vocabulary(_existing(vocabulary) if vocabulary else _open_clip_file())
         tokenizer = keras_hub.tokenizers.CLIPTokenizer(vocabulary=pieces, merges=merges)
     return Tokenizer(
-        ids=lambda texts: [list(map(int, row)) for row in tokenizer.tokenize([clean_clip(t) for t in texts])],
+        ids=lambda texts: _ids(tokenizer, map(clean_clip, texts)),
         length=length,
         start=tokenizer.start_token_id,
         end=tokenizer.end_token_id,
-        pad=0,
+        pad=tokenizer.end_token_id if pad_with_end else 0,
         vocabulary_size=tokenizer.vocabulary_size(),
+        digest=fingerprint([tokenizer.vocabulary, tokenizer.merges]),
     )
 
 
 def siglip(length: int, vocabulary: str = "", preset: str = "", pad_with_end: bool = True) -> Tokenizer:
-    """SigLIP's SentencePiece.
+    """SigLIP's SentencePiece, rows of `length` tokens; BadInput where no vocabulary is found or it is of another kind.
 
-    Args:
-        length: tokens of a row, 64 or 16.
-        vocabulary: a SentencePiece model, or a folder that holds `vocabulary.spm`.
-        preset: KerasHub's name, used when there is no `vocabulary`.
-        pad_with_end: SigLIP fills rows with the end token, SigLIP 2 with 0.
-
-    Raises:
-        BadInput: no vocabulary to be found, or a file that is no SentencePiece model.
+    `vocabulary` is a SentencePiece model, or a folder that holds `vocabulary.spm`; "": the one of the preset
+    (KerasHub's name). SigLIP fills rows with the end token, SigLIP 2 with 0.
     """
     if vocabulary and Path(vocabulary).is_dir():
         tokenizer = _from_folder(keras_hub.tokenizers.SigLIPTokenizer, vocabulary)
@@ -119,22 +101,29 @@ def siglip(length: int, vocabulary: str = "", preset: str = "", pad_with_end: bo
     elif preset:
         tokenizer = _from_preset(keras_hub.tokenizers.SigLIPTokenizer, preset)
     else:
-        raise BadInput(
-            "SigLIP needs a vocabulary: expected vocabulary=PATH of its SentencePiece model (vocabulary.spm "
-            "of a KerasHub preset, or sentencepiece.model), or weights=preset"
-        )
-    # KerasHub looks for the piece "</s>"; SigLIP 2's vocabulary has one that is an HTML tag. The model knows.
+        what = "its SentencePiece model (vocabulary.spm of a KerasHub preset, or sentencepiece.model)"
+        raise BadInput(f"SigLIP needs a vocabulary: expected vocabulary=PATH of {what}, or weights=preset")
+    # KerasHub looks for the piece "</s>"; in SigLIP 2's vocabulary that is an HTML tag. The model knows its end token.
     end = sentencepiece.SentencePieceProcessor(model_proto=tokenizer.proto).eos_id()
     if end < 0:
         raise BadInput(f"{vocabulary or preset}: this SentencePiece model has no end token, SigLIP needs one")
     return Tokenizer(
-        ids=lambda texts: [list(map(int, row)) for row in tokenizer.tokenize([canonical(t) for t in texts])],
+        ids=lambda texts: _ids(tokenizer, map(canonical, texts)),
         length=length,
         start=None,
         end=end,
         pad=end if pad_with_end else 0,
         vocabulary_size=tokenizer.vocabulary_size(),
+        digest=hashlib.sha256(tokenizer.proto).hexdigest(),
     )
+
+
+def _ids(tokenizer: Any, texts: Iterable[str]) -> list[list[int]]:
+    return [list(map(int, row)) for row in tokenizer.tokenize(list(texts))]
+
+
+# catalogue.Family.tokenizer → (row length, vocabulary, preset, pad_with_end) → Tokenizer
+TOKENIZERS = {"byte_pair": clip, "sentencepiece": siglip}
 
 
 def mend(text: str) -> str:
@@ -166,8 +155,8 @@ def byte_symbols() -> list[str]:
     Bytes that print as one character of Latin-1 stand for themselves and come first; the others follow,
     written as the characters from U+0100 on. Source: GPT-2's encoding, which CLIP took over.
     """
-    own = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    return [chr(byte) for byte in own] + [chr(0x100 + place) for place in range(256 - len(own))]
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    return [chr(byte) for byte in printable] + [chr(0x100 + index) for index in range(256 - len(printable))]
 
 
 def _clip_vocabulary(path: Path) -> tuple[dict[str, int], list[str]]:
@@ -175,13 +164,13 @@ def _clip_vocabulary(path: Path) -> tuple[dict[str, int], list[str]]:
         with gzip.open(path, "rt", encoding="utf-8") as file:
             merges = file.read().split("\n")[1 : CLIP_MERGES + 1]  # the first line is a version
     except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path}: expected CLIP's {CLIP_FILE}, it is not readable as that ({error})") from None
+        raise BadInput(f"{path}: expected CLIP's {CLIP_FILE}, it is not readable as that ({reason(error)})") from None
     if len(merges) < CLIP_MERGES or any(len(merge.split()) != 2 for merge in merges):
         raise BadInput(f"{path}: expected {CLIP_MERGES:,} lines of two pieces each, as {CLIP_FILE} holds")
     symbols = byte_symbols()
     joined = ["".join(merge.split()) for merge in merges]
     pieces = [*symbols, *(symbol + "</w>" for symbol in symbols), *joined, START, END]
-    return {piece: place for place, piece in enumerate(pieces)}, merges
+    return {piece: index for index, piece in enumerate(pieces)}, merges
 
 
 def _open_clip_file() -> Path:
@@ -204,10 +193,9 @@ def _from_preset(tokenizer: Any, preset: str) -> keras_hub.tokenizers.Tokenizer:
     try:
         return tokenizer.from_preset(preset)
     except Exception as error:  # whatever the network, the hub's client or the files raise
-        reason = " ".join(str(error).split())[:160] or type(error).__name__
         raise BadInput(
-            f"vocabulary: the preset {preset} could not be had ({reason}): it needs a connection to Kaggle "
-            "Models once; without one name the file (vocabulary=PATH)"
+            f"vocabulary: the preset {preset} could not be fetched ({reason(error)}): it needs a connection to "
+            "Kaggle Models once; without one name the file (vocabulary=PATH)"
         ) from None
 
 
@@ -218,9 +206,9 @@ def _from_folder(tokenizer: Any, folder: str) -> keras_hub.tokenizers.Tokenizer:
         return _from_preset(tokenizer, folder)
     pieces = tokenizer is keras_hub.tokenizers.CLIPTokenizer
     wanted = ("vocabulary.json", "merges.txt") if pieces else ("vocabulary.spm",)
-    for place in (path / "assets" / "tokenizer", path):
-        if all((place / name).is_file() for name in wanted):
-            return _clip_files(place) if pieces else _siglip_file(place / "vocabulary.spm")
+    for parent in (path / "assets" / "tokenizer", path):
+        if all((parent / name).is_file() for name in wanted):
+            return _clip_files(parent) if pieces else _siglip_file(parent / "vocabulary.spm")
     raise BadInput(f"{folder}: expected vocabulary.json with merges.txt (CLIP) or vocabulary.spm (SigLIP)")
 
 
@@ -232,10 +220,9 @@ def _clip_files(folder: Path) -> keras_hub.tokenizers.Tokenizer:
             raise ValueError(f"a JSON {type(pieces).__name__}, not an object")
         return keras_hub.tokenizers.CLIPTokenizer(vocabulary=pieces, merges=merges)
     except (OSError, ValueError, TypeError, RecursionError) as error:  # the last three: what JSON may hold
-        reason = " ".join(str(error).split())[:160]
         raise BadInput(
             f"{folder}: expected CLIP's vocabulary.json (piece → number) and the merges.txt that belongs to it; "
-            f"they are damaged ({reason}): copy both again from the preset"
+            f"they are damaged ({reason(error)}): copy both again from the preset"
         ) from None
 
 
@@ -245,4 +232,4 @@ def _siglip_file(path: Path) -> keras_hub.tokenizers.Tokenizer:
         sentencepiece.SentencePieceProcessor(model_proto=proto)
         return keras_hub.tokenizers.SigLIPTokenizer(proto=proto)
     except (ValueError, RuntimeError, OSError) as error:
-        raise BadInput(f"{path}: expected a SentencePiece model with <unk> and </s> ({error})") from None
+        raise BadInput(f"{path}: expected a SentencePiece model with <unk> and </s> ({reason(error)})") from None

@@ -1,11 +1,12 @@
-"""open_clip's towers and KerasHub's with converted weights: outputs on the same pixels and tokens."""
+"""`guie import-weights --parity`: open_clip's towers and KerasHub's with converted weights."""
 
 import numpy as np
 import pytest
 
 from pipeline import cli
 from pipeline.errors import BadInput
-from pipeline.models.weights import open_clip, parity
+from pipeline.models import parity
+from pipeline.models.weights import open_clip
 from tests.models.narrow_models import narrow_clip, narrow_siglip
 
 pytest.importorskip("torch")
@@ -38,8 +39,8 @@ def test_parity_sees_a_single_wrong_tensor(monkeypatch):
 
     def swapped(family, architecture):
         found = rules(family, architecture)
-        places = {name: place for place, (name, _, _) in enumerate(found)}
-        a, b = places["encoder_block_1/attention/query/bias"], places["encoder_block_1/attention/value/bias"]
+        names = [name for name, _, _ in found]
+        a, b = (names.index(f"encoder_block_1/attention/{part}/bias") for part in ("query", "value"))
         (to_a, of_a, how_a), (to_b, of_b, how_b) = found[a], found[b]
         found[a], found[b] = (to_b, of_a, how_a), (to_a, of_b, how_b)
         return found

@@ -1,8 +1,7 @@
-"""open_clip's weights on KerasHub's towers: outputs of both on the same pixels and tokens, and what is
-refused.
-"""
+"""Weights of files, tags and checkpoints in encoders and text towers, and those that are refused."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,8 +10,9 @@ from safetensors.numpy import load_file, save_file
 from pipeline import cli
 from pipeline.config import Encoder
 from pipeline.errors import BadInput
-from pipeline.models import encoders
+from pipeline.models import backbones, catalogue, encoders
 from pipeline.models.catalogue import find
+from pipeline.models.text import encoder as text_encoder
 from pipeline.models.weights import files, load, sources
 from tests.models.narrow_models import IMAGE, TEXT, narrow_clip
 
@@ -34,10 +34,6 @@ def checkpoint(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def narrow_catalogue(monkeypatch):
     """`clip_narrow` in the catalogue, so that the command can name it."""
-    from dataclasses import replace
-
-    from pipeline.models import catalogue
-
     entry = replace(
         find("clip_vit_b_32"), architecture={**IMAGE, "activation": "gelu"}, text={**TEXT, "activation": "gelu"},
         image_size_px=32, preset="",
@@ -62,9 +58,7 @@ def test_imported_file_gives_the_checkpoints_encoder_and_its_text_tower(checkpoi
     np.testing.assert_array_equal(features(f"file:{path}"), features(f"open_clip:{path}"))
     assert np.abs(features(f"file:{out}") - features("none")).max() > 0.1
 
-    from pipeline.models import text
-
-    tower = text.build_tower("clip", {**TEXT, "activation": "gelu"})
+    tower = text_encoder.build_tower("clip", {**TEXT, "activation": "gelu"})
     scale, bias = load.load_text(tower, find("clip_narrow"), f"file:{out}")
     np.testing.assert_allclose(scale, np.exp(state["logit_scale"]), rtol=1e-6)
     assert bias is None
@@ -143,10 +137,7 @@ def test_a_text_tensor_too_few_is_named_and_nothing_is_written(checkpoint, tmp_p
 
 def test_quick_gelu_weights_are_refused_for_a_gelu_encoder(checkpoint, tmp_path):
     out = tmp_path / "quick.safetensors"
-    assert (
-        cli.main(["import-weights", str(checkpoint[0]), "--encoder", "clip_narrow_quick", "--out", str(out)])
-        == 0
-    )
+    assert cli.main(["import-weights", str(checkpoint[0]), "--encoder", "clip_narrow_quick", "--out", str(out)]) == 0
     with pytest.raises(BadInput, match="quick_gelu"):
         features(f"file:{out}")
     features(f"file:{out}", architecture={"activation": "quick_gelu"})
@@ -166,16 +157,16 @@ def test_mean_and_std_of_a_tag_replace_the_catalogues(checkpoint, monkeypatch):
     monkeypatch.setattr(files, "fetch", lambda *_: checkpoint[0])
     known = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.2, 0.2)}
     monkeypatch.setattr(files, "known_tag", lambda *_: known)
-    own = encoders.build(Encoder(name="clip_narrow", weights="open_clip:laion2b"))
-    assert own.preprocess.mean == (0.5, 0.4, 0.3)
+    filled = encoders.build(Encoder(name="clip_narrow", weights="open_clip:laion2b"))
+    assert filled.preprocess.mean == (0.5, 0.4, 0.3)
     unfilled = encoders.build(Encoder(name="clip_narrow", weights="open_clip:laion2b"), fill=False)
-    assert unfilled.preprocess == own.preprocess
-    said = encoders.build(Encoder(name="clip_narrow", weights="open_clip:laion2b", mean=[0.1, 0.2, 0.3]))
-    assert said.preprocess.mean == (0.1, 0.2, 0.3)
+    assert unfilled.preprocess == filled.preprocess
+    configured = encoders.build(Encoder(name="clip_narrow", weights="open_clip:laion2b", mean=[0.1, 0.2, 0.3]))
+    assert configured.preprocess.mean == (0.1, 0.2, 0.3)
     assert tuple(open_clip.get_pretrained_cfg("ViT-L-14", "laion2b_s32b_b82k")["mean"]) == (0.5, 0.5, 0.5)
 
 
-def test_what_cannot_be_had_is_one_line(checkpoint, tmp_path, monkeypatch):
+def test_weights_that_are_missing_or_damaged_are_one_line(checkpoint, tmp_path, monkeypatch):
     def offline(*_):
         raise OSError("no route\nto host")
 
@@ -196,30 +187,36 @@ def test_what_cannot_be_had_is_one_line(checkpoint, tmp_path, monkeypatch):
         (f"file:{tmp_path / 'bad.weights.h5'}", "does not load"),
     ]:
         with pytest.raises(BadInput, match=message) as caught:
-            encoders.build(
-                Encoder(name="clip_vit_b_32", weights=spec, architecture={"num_layers": 1, **IMAGE})
-            )
+            encoders.build(Encoder(name="clip_vit_b_32", weights=spec, architecture={"num_layers": 1, **IMAGE}))
         assert "\n" not in str(caught.value)
 
 
 def test_keras_weights_file_of_kerashubs_encoder_is_taken(tmp_path):
-    from pipeline.models import backbones
-
     entry = find("clip_narrow")
-    backbone = backbones.TRANSFORMERS["clip"][0](entry.architecture, 32)
-    backbones.TRANSFORMERS["clip"][1](backbone)
+    backbone = backbones.make(entry, 32)
+    backbones.hub_variables(entry, backbone)  # sets the ids of positions
     backbone.save_weights(tmp_path / "hub.weights.h5")
     pixels = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
     ours = features(f"file:{tmp_path / 'hub.weights.h5'}", pooling="class_token")
     np.testing.assert_allclose(ours, backbone({"images": pixels})[:, 0], atol=1e-5)
 
 
-def test_own_file_says_what_it_is(checkpoint, tmp_path):
+def test_keras_weights_file_of_a_convolutional_network_is_taken(tmp_path):
+    entry = find("mobilenet_v3_small_050")
+    backbone = backbones.make(entry, 32)
+    backbone.save_weights(tmp_path / "hub.weights.h5")
+    pixels = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
+    section = Encoder(name="mobilenet_v3_small_050", weights=f"file:{tmp_path / 'hub.weights.h5'}", image_size_px=32)
+    ours = encoders.build(section, seed=1).model(pixels)
+    np.testing.assert_allclose(ours, np.mean(backbone(pixels), axis=(1, 2)), atol=1e-5)
+
+
+def test_imported_file_says_what_it_is(checkpoint, tmp_path):
     out = tmp_path / "imported.safetensors"
     cli.main(["import-weights", str(checkpoint[0]), "--encoder", "clip_narrow", "--out", str(out)])
-    facts = files.facts_of(files.SafeTensors(out))
-    assert (facts["encoder"], facts["activation"], facts["num_heads"]) == ("clip_narrow", "gelu", 3)
-    assert json.loads(json.dumps(facts)) == facts
+    metadata = files.read_metadata(files.SafeTensors(out))
+    assert (metadata["encoder"], metadata["activation"], metadata["num_heads"]) == ("clip_narrow", "gelu", 3)
+    assert json.loads(json.dumps(metadata)) == metadata
     names = set(load_file(out))
     assert {"image/projection/kernel", "text/text_projection/kernel"} <= names
     assert {name.split("/")[0] for name in names} == {"image", "text"}
@@ -229,16 +226,9 @@ def test_kerashubs_whole_clip_fills_both_towers_as_a_preset_would(tmp_path):
     """Presets come with prefixes in their layers' names; the order and the ends of the names count."""
     import keras_hub
 
-    from pipeline.models import text
-
     entry = find("clip_narrow")
-    dims = {
-        key: IMAGE[key] for key in ("patch_size", "hidden_dim", "num_layers", "num_heads", "intermediate_dim")
-    }
-    words = {
-        key: TEXT[key]
-        for key in ("vocabulary_size", "hidden_dim", "num_layers", "num_heads", "intermediate_dim")
-    }
+    dims = {key: IMAGE[key] for key in ("patch_size", "hidden_dim", "num_layers", "num_heads", "intermediate_dim")}
+    words = {key: TEXT[key] for key in ("vocabulary_size", "hidden_dim", "num_layers", "num_heads", "intermediate_dim")}
     backbone = keras_hub.models.CLIPBackbone(
         keras_hub.models.CLIPVisionEncoder(
             **dims, intermediate_activation="gelu", image_shape=(32, 32, 3), name="vision"
@@ -254,7 +244,7 @@ def test_kerashubs_whole_clip_fills_both_towers_as_a_preset_would(tmp_path):
     pixels = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
     ours = features(f"file:{tmp_path / 'clip.keras'}")
     np.testing.assert_allclose(ours, backbone.get_vision_embeddings(pixels), atol=1e-5)
-    tower = text.build_tower("clip", {**TEXT, "activation": "gelu"}, seed=3)
+    tower = text_encoder.build_tower("clip", {**TEXT, "activation": "gelu"}, seed=3)
     load.load_text(tower, entry, f"file:{tmp_path / 'clip.keras'}")
     tokens = np.random.default_rng(0).integers(1, 60, (2, 9)).astype(np.int32)
     np.testing.assert_allclose(tower(tokens), backbone.get_text_embeddings(tokens), atol=1e-5)

@@ -1,7 +1,7 @@
-"""How far KerasHub's towers with converted weights are from open_clip's own, on the same pixels and tokens.
+"""How far KerasHub's towers with converted weights are from open_clip's, on the same pixels and tokens.
 
-open_clip makes the model with random weights (every tensor is disturbed: fresh biases are 0 and would hide
-a mistake), its state goes to a file, and the file through the very import that a user's checkpoint takes.
+open_clip makes the model with random weights (every tensor is disturbed: fresh biases are 0 and would hide a mistake).
+Its state goes to a file, and the file through the same import as a user's checkpoint.
 """
 
 import gc
@@ -9,6 +9,7 @@ import logging
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,12 @@ import keras
 import numpy as np
 
 from pipeline import config
+from pipeline.console import Progress, table
 from pipeline.errors import BadInput
-from pipeline.models import catalogue, encoders, text
+from pipeline.models import catalogue, encoders
+from pipeline.models.text import encoder as text_encoder
 from pipeline.models.weights import files, load
+from pipeline.models.weights.variables import float_variables
 
 USUAL = ("clip_vit_b_32", "clip_vit_b_32_openai", "clip_vit_l_14", "siglip_base_patch16_224", "clip_vit_h_14")
 LARGEST_ERROR = 1e-4
@@ -26,28 +30,19 @@ LARGEST_ERROR = 1e-4
 
 @dataclass(frozen=True)
 class Row:
-    """
-    Attributes:
-        tower: image | text.
-        tensors: how many were converted.
-        blocks: how many intermediate outputs were compared.
-        error: largest |ours − open_clip's| over the largest |open_clip's|, worst of embedding and blocks.
-        where: the output it is of.
-    """
+    """One tower of one model, compared."""
 
     model: str
-    tower: str
-    tensors: int
-    blocks: int
-    error: float
-    where: str
+    tower: str  # image | text
+    tensors: int  # how many were converted
+    blocks: int  # how many intermediate outputs were compared
+    error: float  # largest |ours − open_clip's| over the largest |open_clip's|, worst of embedding and blocks
+    where: str  # the output that the error is of
 
 
 @dataclass(frozen=True)
 class Narrowed:
-    """A smaller model: open_clip's arguments, and what it changes in the catalogue's dimensions of both
-    towers.
-    """
+    """A smaller model: open_clip's arguments, and the dimensions that replace the catalogue's."""
 
     open_clip: dict[str, Any]
     image: dict[str, Any]
@@ -56,57 +51,35 @@ class Narrowed:
 
 @dataclass(frozen=True)
 class Reference:
-    """open_clip's answers.
+    """open_clip's answers."""
 
-    Attributes:
-        pixels: float32 [B, S, S, 3]; tokens: int32 [B, L].
-        image, text: name of the output → array; "embedding" and "block_1" ….
-        activations: (image tower's, text tower's) as KerasHub names them.
-    """
-
-    pixels: np.ndarray
-    tokens: np.ndarray
-    image: dict[str, np.ndarray]
+    pixels: np.ndarray  # float32 [B, S, S, 3]
+    tokens: np.ndarray  # int32 [B, L]
+    image: dict[str, np.ndarray]  # name of the output → array: "embedding" and "block_1" …
     text: dict[str, np.ndarray]
-    activations: tuple[str, str]
+    activations: tuple[str, str]  # (image tower's, text tower's) as KerasHub names them
 
 
 def main(names: Sequence[str]) -> None:
-    """Prints the table; the usual models without names.
-
-    Raises:
-        BadInput: a name that open_clip does not have, or a difference above the limit.
-    """
+    """Prints the table, of the usual models without names; BadInput for a difference above the limit."""
     names = names or USUAL
     print(f"import-weights: compares {', '.join(names)} with open_clip on random weights", flush=True)
-    print(
-        f"{'model':<28} {'tower':<6} {'tensors':>7} {'blocks':>6} {'worst relative error':>21}  at",
-        flush=True,
-    )
-    worst = 0.0
+    progress = Progress("import-weights", len(names), "models")
+    rows: list[Row] = []
     for name in names:
-        for row in compare(name):
-            worst = max(worst, row.error)
-            print(
-                f"{row.model:<28} {row.tower:<6} {row.tensors:>7} {row.blocks:>6} "
-                f"{row.error:>21.2e}  {row.where}",
-                flush=True,
-            )
+        rows += compare(name)
+        progress.add(1)
+    header = ["model", "tower", "tensors", "blocks", "worst relative error", "at"]
+    cells = [(row.model, row.tower, row.tensors, row.blocks, f"{row.error:.2e}", row.where) for row in rows]
+    print(table(header, cells, left=2))
+    worst = max(row.error for row in rows)
     if worst > LARGEST_ERROR:
         raise BadInput(f"parity: expected at most {LARGEST_ERROR:g}, the worst is {worst:.2e}")
     print(f"import-weights: {len(names)} models agree with open_clip, worst relative error {worst:.2e}")
 
 
 def compare(name: str, images: int = 2, narrowed: Narrowed | None = None) -> list[Row]:
-    """Both towers of one model.
-
-    Args:
-        name: in the catalogue.
-        narrowed: a smaller model in its place.
-
-    Raises:
-        BadInput: open_clip has no such model.
-    """
+    """Both towers of one model of the catalogue, or of a smaller one; BadInput where open_clip has no such model."""
     entry = catalogue.find(name)
     if not entry.open_clip:
         raise BadInput(f"parity: open_clip has no {name}")
@@ -114,53 +87,37 @@ def compare(name: str, images: int = 2, narrowed: Narrowed | None = None) -> lis
         checkpoint = Path(folder) / "open_clip.safetensors"
         reference = _run_open_clip(entry, images, narrowed, checkpoint)
         gc.collect()  # torch's model goes before Keras' comes: ViT-H/14 is 4 GB
-        image_sizes = {**entry.architecture, **(narrowed.image if narrowed else {})}
-        text_sizes = {**entry.text, **(narrowed.text if narrowed else {})}
-        spec = f"open_clip:{checkpoint}"
-        image = _compare_image(
-            name, entry, spec, {**image_sizes, "activation": reference.activations[0]}, reference
-        )
+        image_activation, text_activation = reference.activations
+        image_sizes = {**(narrowed.image if narrowed else entry.architecture), "activation": image_activation}
+        image = _compare_image(name, entry, f"open_clip:{checkpoint}", image_sizes, reference)
         gc.collect()
-        text_sizes["activation"] = reference.activations[1]
+        text_sizes = {**entry.text, **(narrowed.text if narrowed else {}), "activation": text_activation}
         return [image, _compare_text(name, entry, checkpoint, text_sizes, reference)]
 
 
-def _compare_image(
-    name: str, entry: catalogue.Entry, spec: str, sizes: dict[str, Any], reference: Reference
-) -> Row:
-    pooling = "projection" if entry.family == "clip" else "attention"
-    encoder = encoders.build(
-        config.Encoder(
-            name=name,
-            weights=spec,
-            pooling=pooling,
-            image_size_px=reference.pixels.shape[1],
-            architecture={key: value for key, value in sizes.items() if entry.architecture.get(key) != value},
-        )
-    )
+def _compare_image(name: str, entry: catalogue.Entry, spec: str, sizes: dict[str, Any], reference: Reference) -> Row:
+    side, pooling = reference.pixels.shape[1], entry.facts.joint_pooling
+    encoder = encoders.build(config.Encoder(name, spec, image_size_px=side, pooling=pooling, architecture=sizes))
     layers = [encoder.model.get_layer(layer).output for layer in encoder.taps.values()]
     outputs = keras.Model(encoder.model.inputs[0], [encoder.model.outputs[0], *layers])(reference.pixels)
     ours = {name: value.numpy() for name, value in zip(["embedding", *encoder.taps], outputs, strict=True)}
-    return _row(name, "image", len(load.float_variables(encoder.model)), ours, reference.image)
+    return _row(name, "image", len(float_variables(encoder.model)), ours, reference.image)
 
 
 def _compare_text(
     name: str, entry: catalogue.Entry, checkpoint: Path, sizes: dict[str, Any], reference: Reference
 ) -> Row:
-    tower = text.build_tower(entry.family, sizes)
-    state = files.read_checkpoint(checkpoint)
-    load.convert_text(state, tower, entry.family, sizes)
+    tower = text_encoder.build_tower(entry.family, sizes)
+    load.convert_text(files.read_checkpoint(checkpoint), tower, entry.family, sizes)
     inside = tower.get_layer("text_encoder")
     blocks = keras.Model(inside.inputs, [block.output for block in inside.encoder_layers])
     found = blocks({"token_ids": reference.tokens})
     ours = {"embedding": tower(reference.tokens).numpy()}
     ours |= {f"block_{i}": value.numpy() for i, value in enumerate(found, 1)}
-    return _row(name, "text", len(load.float_variables(tower)), ours, reference.text)
+    return _row(name, "text", len(float_variables(tower)), ours, reference.text)
 
 
-def _row(
-    name: str, tower: str, tensors: int, ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]
-) -> Row:
+def _row(name: str, tower: str, tensors: int, ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> Row:
     errors = {key: relative_error(ours[key], theirs[key]) for key in theirs}
     where = max(errors, key=lambda key: errors[key])
     return Row(name, tower, tensors, len(theirs) - 1, errors[where], where)
@@ -173,9 +130,7 @@ def relative_error(ours: np.ndarray, theirs: np.ndarray) -> float:
     return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
 
 
-def _run_open_clip(
-    entry: catalogue.Entry, images: int, narrowed: Narrowed | None, checkpoint: Path
-) -> Reference:
+def _run_open_clip(entry: catalogue.Entry, images: int, narrowed: Narrowed | None, checkpoint: Path) -> Reference:
     open_clip = files.import_open_clip()
     import torch
     from safetensors.torch import save_file
@@ -191,22 +146,18 @@ def _run_open_clip(
     pixels = random.normal(size=(images, side, side, 3)).astype(np.float32)
     words = model.text if hasattr(model, "text") else model
     tokens = random.integers(1, words.vocab_size - 1, (images, words.context_length)).astype(np.int32)
-    tokens[np.arange(images), random.integers(4, words.context_length, images)] = (
-        words.vocab_size - 1
-    )  # the end
-    vision = (
-        model.visual.trunk.blocks if hasattr(model.visual, "trunk") else model.visual.transformer.resblocks
-    )
+    ends = random.integers(4, words.context_length, images)
+    tokens[np.arange(images), ends] = words.vocab_size - 1
+    visual, text_blocks = model.visual, words.transformer.resblocks
+    image_blocks = visual.trunk.blocks if hasattr(visual, "trunk") else visual.transformer.resblocks
     with torch.no_grad():
         channels_first = torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy())
-        image = _with_blocks(vision, lambda: model.encode_image(channels_first))
-        language = _with_blocks(
-            words.transformer.resblocks, lambda: model.encode_text(torch.from_numpy(tokens).long())
-        )
-    first = vision[0].mlp.act if hasattr(vision[0].mlp, "act") else vision[0].mlp.gelu
-    activations = (_activation(first), _activation(words.transformer.resblocks[0].mlp.gelu))
+        image = _with_blocks(image_blocks, lambda: model.encode_image(channels_first))
+        text = _with_blocks(text_blocks, lambda: model.encode_text(torch.from_numpy(tokens).long()))
+    mlp = image_blocks[0].mlp
+    image_activation = _activation(mlp.act if hasattr(mlp, "act") else mlp.gelu)
     save_file({key: value.contiguous() for key, value in model.state_dict().items()}, checkpoint)
-    return Reference(pixels, tokens, image, language, activations)
+    return Reference(pixels, tokens, image, text, (image_activation, _activation(text_blocks[0].mlp.gelu)))
 
 
 def _make(open_clip: Any, entry: catalogue.Entry, narrowed: Narrowed | None) -> Any:
@@ -223,14 +174,13 @@ def _make(open_clip: Any, entry: catalogue.Entry, narrowed: Narrowed | None) -> 
 
 
 def _with_blocks(blocks: Any, run: Any) -> dict[str, np.ndarray]:
-    """What `run` returns, and what each block gave on the way, [B, T, D]."""
+    """What `run` returns as "embedding", and each block's output [B, T, D] as "block_1" …."""
     found: dict[str, np.ndarray] = {}
-    hooks = [
-        block.register_forward_hook(
-            lambda _block, _input, output, name=f"block_{i}": found.__setitem__(name, output.float().numpy())
-        )
-        for i, block in enumerate(blocks, 1)
-    ]
+
+    def keep(name: str, _block: Any, _input: Any, output: Any) -> None:
+        found[name] = output.float().numpy()
+
+    hooks = [block.register_forward_hook(partial(keep, f"block_{i}")) for i, block in enumerate(blocks, 1)]
     try:
         return {"embedding": run().float().numpy(), **found}
     finally:

@@ -1,0 +1,124 @@
+"""The dialect of every command, by Click: `CONFIG [KEY=VALUE …]`, words, and errors as one line and an exit code."""
+
+import difflib
+import functools
+import inspect
+import itertools
+import os
+import pkgutil
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import click
+
+from pipeline.errors import BadInput
+
+SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 110}
+PATH = click.Path()  # file, folder, glob or LAYOUT:ROOT: the shell completes it, the command checks it
+CONFIG_HELP = "CONFIG is a YAML file; KEY=VALUE replaces one of its keys, dotted as in train.seed=1."
+
+
+class Command(click.Command):
+    """A command that refuses an option's name as the value of the option before it (`--out --index DATA`)."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        options = [each for each in self.params if isinstance(each, click.Option)]
+        known = {name for option in options for name in option.opts}
+        flags = {name for option in options if option.is_flag for name in option.opts}
+        for name, value in itertools.pairwise(itertools.takewhile(lambda word: word != "--", args)):
+            if name in known - flags and value in known:
+                raise click.UsageError(f"Option {name!r} requires an argument, got {value!r}.", ctx)
+        return super().parse_args(ctx, args)
+
+
+class Group(click.Group):
+    """Commands in the order in which they are declared; an unknown one is answered with the nearest."""
+
+    command_class = Command
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        if not args[0].startswith("-") and args[0] not in self.commands and not ctx.resilient_parsing:
+            raise click.UsageError(f"No such command {args[0]!r}{_nearest(args[0], self.commands)}.", ctx)
+        return super().resolve_command(ctx, args)
+
+
+class OneOf(click.Choice):
+    """One of a few words; another one is answered with the nearest."""
+
+    def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:
+        *others, last = self.choices
+        return f"expected {', '.join(others)} or {last}, got {value!r}{_nearest(value, self.choices)}"
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(word, known, n=2)
+    return f"; nearest: {', '.join(near)}" if near else ""
+
+
+def read_config(schema: str, path: str, overrides: Sequence[str]) -> Any:
+    """`config.load` for a schema "module:dataclass", imported here with OmegaConf: no `--help` waits for them."""
+    from pipeline.config import load
+
+    return load(pkgutil.resolve_name(schema), path, list(overrides))
+
+
+def takes_config(schema: str) -> Callable[[Callable], Callable]:
+    """Gives a command the words `CONFIG [KEY=VALUE …]`, and calls it with the config, see `read_config`."""
+
+    def decorate(command: Callable) -> Callable:
+        @click.argument("path", metavar="CONFIG", type=PATH)
+        @click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
+        @functools.wraps(command)
+        def loading(path: str, overrides: tuple[str, ...], **options: Any) -> Any:
+            return command(config=read_config(schema, path, overrides), **options)
+
+        loading.__doc__ = f"{inspect.cleandoc(command.__doc__ or '')}\n\n{CONFIG_HELP}"
+        return loading
+
+    return decorate
+
+
+def run(command: click.Command, name: str, arguments: list[str]) -> int:
+    """Parses the arguments and runs the command.
+
+    Returns:
+        0 done, 2 bad input (one line on stderr), 130 interrupted, 141 nobody reads stdout (`guie … | head -1`).
+        A fault of guie's own raises (exit code 1).
+    """
+    context = None
+    try:
+        # Click's own `main` would take an EOFError of a command for an interrupt.
+        context = command.make_context(name, list(arguments))
+        with context:
+            command.invoke(context)
+        sys.stdout.flush()
+        return 0
+    except click.exceptions.Exit as ended:  # of --help and --version
+        return ended.exit_code
+    except click.ClickException as error:
+        return _failed(2, name, context, f"{error.format_message()} (see --help)")
+    except BadInput as error:
+        return _failed(2, name, context, str(error))
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        what = f"{error.strerror}: {error.filename}"
+        return _failed(2, name, context, f"{what}; choose another folder, or mend its rights")
+    except KeyboardInterrupt:
+        return _failed(130, name, context, "interrupted; the same command goes on from here")
+    except BrokenPipeError:
+        try:
+            print(flush=True)  # fails again where it is stdout that nobody reads
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at Python's end
+            return 141
+        raise
+
+
+def _failed(code: int, name: str, context: click.Context | None, message: str) -> int:
+    """Prints one line, such as "guie train: …", and returns the exit code."""
+    words = [name, context.invoked_subcommand if context else None]
+    print(f"{' '.join(filter(None, words))}: {' '.join(message.split())}", file=sys.stderr)
+    return code

@@ -1,0 +1,305 @@
+"""Every command of `guie`, as Click declares it. A command imports its module when it is called: `--help` loads none.
+
+Each docstring is the help text. The first sentence stands in `guie --help`; the test runs every example's parser.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pipeline import commands_older
+from pipeline.command_line import PATH, SETTINGS, Group, OneOf, takes_config
+from pipeline.errors import BadInput
+from pipeline.quiet import import_quietly
+
+RUN = "pipeline.config:Run"
+EPILOG = """\b
+Completion of commands, options and files in the shell:
+  bash  eval "$(_GUIE_COMPLETE=bash_source guie)"
+  zsh   eval "$(_GUIE_COMPLETE=zsh_source guie)"
+  fish  _GUIE_COMPLETE=fish_source guie | source
+"""
+
+
+def _version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
+    if not asked or ctx.resilient_parsing:
+        return
+    from importlib import metadata  # slow to import
+
+    try:
+        version = metadata.version("guie")
+    except metadata.PackageNotFoundError:  # a checkout that is not installed
+        setup = Path(__file__).parents[1] / "setup.py"
+        version = re.findall(r'version="(.+)"', setup.read_text(encoding="utf-8"))[0]
+    click.echo(f"guie {version}")
+    ctx.exit()
+
+
+@click.group(cls=Group, context_settings=SETTINGS, epilog=EPILOG)
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")
+def guie() -> None:
+    """Universal image embeddings: images on disk → a trained, scored, submitted embedder."""
+
+
+@guie.command("run")
+@takes_config(RUN)
+def run_all(config: Any) -> None:
+    """Runs tfrecords → train → export → score in one folder.
+
+    What is done is not done again; a run that was killed goes on from there.
+
+    \b
+    Reads    the images of records.sources
+    Writes   <run_dir>/: records/, checkpoints/, export/, submission.zip, metrics.json, report.html
+    Example  guie run configs/demo.yaml train.seed=1 run_dir=runs/b
+    """
+    import_quietly("pipeline.run").main(config)
+
+
+@guie.command()
+@takes_config(RUN)
+def tfrecords(config: Any) -> None:
+    """Turns images on disk into capped, verified shards.
+
+    \b
+    Reads    the images of records.sources
+    Writes   <run_dir>/records/: *.tfrec with indexes, labels.json, rejects.csv, duplicates.csv, manifest.json
+    Example  guie tfrecords configs/real_images.yaml records.cap_per_class=50
+    """
+    import_quietly("tfrecords.build").main(config)
+
+
+@guie.command()
+@click.argument("records", metavar="RECORDS_DIR", type=PATH)
+@click.option("--workers", type=int, default=0, help="Processes; 0: one a core.")
+def verify(records: str, workers: int) -> None:
+    """Rereads every shard and checks it against the manifest.
+
+    \b
+    Reads    RECORDS_DIR: a run's records/, or any folder of .tfrec shards
+    Writes   nothing; prints each problem with its shard and offset
+    Example  guie verify runs/real_images/records
+    """
+    module = import_quietly("tfrecords.verify")
+    module.main(module.Config(Path(records), workers))
+
+
+@guie.command()
+@click.argument("records", metavar="RECORDS_DIR", type=PATH)
+@click.argument("out", metavar="OUT.jpg", type=PATH)
+def contact_sheet(records: str, out: str) -> None:
+    """Draws a picture of a records folder, a row a class.
+
+    \b
+    Reads    RECORDS_DIR: labels.json and the shards
+    Writes   OUT.jpg
+    Example  guie contact-sheet runs/demo/records sheet.jpg
+    """
+    module = import_quietly("tfrecords.contact_sheet")
+    module.main(module.Config(Path(records), Path(out)))
+
+
+@guie.command()
+@takes_config(RUN)
+def train(config: Any) -> None:
+    """Trains the embedder on shards.
+
+    Starts from the newest whole checkpoint of the run folder; else train.init_from; else the encoder's weights.
+
+    \b
+    Reads    <run_dir>/records/*.tfrec
+    Writes   <run_dir>/checkpoints/step-*.safetensors, metrics.jsonl, tensorboard/
+    Example  guie train configs/demo.yaml train.seed=1
+    """
+    import_quietly("pipeline.training.train").main(config)
+
+
+@guie.command()
+@takes_config(RUN)
+@click.option("--share", type=float, default=0.35, help="Share of the peak FLOP/s that a step reaches.")
+@click.option("--images", type=click.IntRange(min=1), help="Training images, where records are not built.")
+@click.option("--classes", type=click.IntRange(min=1), help="Training classes, where records are not built.")
+def plan(config: Any, share: float, images: int | None, classes: int | None) -> None:
+    """Estimates FLOPs, memory and hours of a training config.
+
+    Nothing is built and nothing is downloaded.
+
+    \b
+    Reads    CONFIG, and <run_dir>/records/labels.json where it is built
+    Writes   nothing; prints a table for every phase
+    Example  guie plan configs/vit_h14_arcface_tpu.yaml --share 0.3
+    """
+    if not 0 < share <= 1:  # click.FloatRange lets nan through
+        raise BadInput(f"--share: expected a share of the peak, 0 … 1, got {share}")
+    module = import_quietly("pipeline.training.plan")
+    module.main(module.Options(config, share, images, classes))
+
+
+@guie.command()
+@click.argument("words", metavar="CHECKPOINT|TAG", nargs=-1, type=PATH)
+@click.option("--encoder", metavar="NAME", default="", help="Name in the catalogue, such as clip_vit_h_14.")
+@click.option("--out", metavar="FILE", type=PATH, default="", help="File to write, .safetensors.")
+@click.option("--parity", is_flag=True, help="Compare with open_clip on random weights instead; some minutes.")
+def import_weights(words: tuple[str, ...], encoder: str, out: str, parity: bool) -> None:
+    """Converts an open_clip checkpoint to KerasHub's names.
+
+    A run then names the file: encoder: {name: NAME, weights: file:FILE}. With --parity the words are encoders to
+    compare, by default the usual four.
+
+    \b
+    Reads    CHECKPOINT, a file of safetensors or torch; or TAG, fetched as open_clip does
+    Writes   FILE; with --parity nothing
+    Example  guie import-weights open_clip.safetensors --encoder clip_vit_h_14 --out vit_h14.safetensors
+    """
+    if not parity:
+        if len(words) != 1 or not encoder or not out:
+            raise click.UsageError("Expected one CHECKPOINT, --encoder NAME and --out FILE; or --parity.")
+        if Path(out).suffix != ".safetensors":
+            raise BadInput(f"--out: expected a .safetensors file, got {out}")
+    module = import_quietly("pipeline.models.import_weights")
+    module.main(module.Config("" if parity else words[0], encoder, out, words if parity else (), parity))
+
+
+@guie.command()
+@takes_config(RUN)
+def export(config: Any) -> None:
+    """Exports a checkpoint as SavedModel and submission.zip.
+
+    \b
+    Reads    <run_dir>/checkpoints/
+    Writes   <run_dir>/export/saved_model/ and the other export.formats, submission.zip, model_card.md
+    Example  guie export configs/demo.yaml export.flip_average=true
+    """
+    import_quietly("export.saved_model").main(config)
+
+
+SCORER = click.option(
+    "--scorer",
+    type=OneOf(("here", "kaggle")),
+    default="here",
+    help="kaggle: also in the competition's TensorFlow 2.6.4 or PyTorch 1.11.0, in an environment made once.",
+)
+
+
+@guie.command()
+@click.argument("submissions", metavar="SUBMISSION...", nargs=-1, required=True, type=PATH)
+@SCORER
+@click.option("--images", type=int, default=20, help="Images that are timed.")
+@click.option("--budget-hours", type=float, default=9.0, help="Budget for 205,000 images.")
+@click.option(
+    "--max-seconds-per-image",
+    type=float,
+    help="Fail above this; without it a CPU's time is a warning, for the scorer has a GPU.",
+)
+@click.option("--memory-gb", type=float, default=13.0, help="Fail above this peak.")
+@click.option("--timeout-seconds", type=float, default=3600.0, help="Limit of the whole check.")
+@click.option("--out", metavar="FILE", type=PATH, default="", help="Write the report as JSON.")
+def check(**options: Any) -> None:
+    """Checks submissions against the competition's contract.
+
+    Exit code 2 where one is refused.
+
+    \b
+    Reads    SUBMISSION: submission.zip or a SavedModel folder
+    Writes   nothing, or FILE; prints a table for every submission
+    Example  guie check runs/demo/submission.zip --scorer kaggle
+    """
+    module = import_quietly("export.check")
+    module.main(module.CheckConfig(**options))
+
+
+@guie.command()
+@takes_config(RUN)
+@click.option("--dry-run", is_flag=True, help="Show every call, make none.")
+@SCORER
+def submit(config: Any, dry_run: bool, scorer: str) -> None:
+    """Packages, checks, uploads, and waits for the score.
+
+    Signs in as the kaggle client does: KAGGLE_API_TOKEN, or ~/.kaggle/kaggle.json.
+
+    \b
+    Reads    <run_dir>/submission.zip
+    Writes   <run_dir>/submit/; on Kaggle versions of submit.dataset and submit.kernel, and a submission
+    Example  guie submit configs/demo.yaml submit.dataset=ME/guie-data submit.kernel=ME/guie-submit --dry-run
+    """
+    module = import_quietly("export.submit")
+    module.main(module.SubmitConfig(config, dry_run, scorer))
+
+
+BATCH_SIZE = click.option("--batch-size", type=int, default=64, help="Images of one size embedded together.")
+
+
+@guie.command()
+@click.argument("embedder", type=PATH)
+@click.option("--index", metavar="DATA", type=PATH, multiple=True, help="Images to search in; repeatable.")
+@click.option("--queries", metavar="DATA", type=PATH, multiple=True, help="In the order of --index; repeatable.")
+@click.option("--out", metavar="FILE", type=PATH, default="", help="Write the scores, metrics.json.")
+@BATCH_SIZE
+@click.option("--solution", metavar="FILE", type=PATH, default="", help="Competition's CSV: id, index ids, Usage.")
+def score(index: tuple[str, ...], queries: tuple[str, ...], **options: Any) -> None:
+    """Scores an embedder: mean Precision@5.
+
+    Without --queries every image queries all others. Several --index merge into one index; the table then gives each
+    domain and the whole. DATA is a folder of class folders, a glob of shards, or LAYOUT:ROOT.
+
+    \b
+    Reads    EMBEDDER: SavedModel folder, submission.zip or Hub handle; with --solution, embeddings
+    Writes   FILE; prints a table
+    Example  guie score runs/demo/submission.zip --index FOLDER --out metrics.json
+    """
+    module = import_quietly("pipeline.evaluation.score")
+    module.main(module.Options(index=list(index), queries=list(queries), **options))
+
+
+@guie.command()
+@click.argument("embedder", type=PATH)
+@click.argument("data", type=PATH)
+@click.option("--out", metavar="DIR", type=PATH, required=True, help="Folder to write.")
+@BATCH_SIZE
+def embed(**options: Any) -> None:
+    """Embeds images.
+
+    \b
+    Reads    EMBEDDER: SavedModel folder, submission.zip or Hub handle
+             DATA: folder of class folders, glob of shards, or LAYOUT:ROOT
+    Writes   DIR/embeddings.npy (float32 [N, 64]), items.csv (key,source,class), rejects.csv
+    Example  guie embed runs/demo/submission.zip FOLDER --out vectors
+    """
+    module = import_quietly("pipeline.evaluation.embed")
+    module.main(module.Options(**options))
+
+
+for each in commands_older.COMMANDS:
+    guie.add_command(each)
+
+
+@guie.command()
+@click.argument("vectors", metavar="VECTORS_DIR", type=PATH)
+@click.argument("data", type=PATH)
+@click.option("--host", default="127.0.0.1", help="0.0.0.0 shows it to the whole network.")
+@click.option("--port", type=int, default=8000, help="0 takes a free one.")
+def browse(vectors: str, **options: Any) -> None:
+    """Shows embedded images and their nearest, a local page.
+
+    \b
+    Reads    VECTORS_DIR, as guie embed --out wrote it; DATA, as guie embed was given it
+    Writes   nothing; serves a page until Ctrl-C
+    Example  guie browse vectors FOLDER --port 8001
+    """
+    module = import_quietly("pipeline.pages.browse")
+    module.main(module.Options(Path(vectors), **options))
+
+
+@guie.command()
+@takes_config(RUN)
+def report(config: Any) -> None:
+    """Writes a run folder as one HTML page.
+
+    \b
+    Reads    <run_dir>/metrics.json, metrics.jsonl, contact_sheet.jpg
+    Writes   <run_dir>/report.html, which needs no other file
+    Example  guie report configs/demo.yaml
+    """
+    import_quietly("pipeline.pages.report").main(config)

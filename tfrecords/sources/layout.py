@@ -1,0 +1,56 @@
+"""A layout: how an image set lies on disk, and all that is known of it before the disk is looked at."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from pipeline.errors import BadInput, nearest
+from tfrecords.sources.items import Listing
+
+
+class Size(NamedTuple):
+    classes: int
+    images: int
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One per public image set, or per general form such as class folders."""
+
+    name: str  # as configs write it
+    # (root, **options) → Listing. Its keyword arguments are the layout's options, its defaults theirs.
+    listing: Callable[..., Listing]
+    # split → size of the whole set as published; empty where sets of any size have this layout
+    published: Mapping[str, Size] = field(default_factory=dict)
+    # (size of the split, all options) → size, where more options than the split change it
+    sized: Callable[[Size, Mapping[str, Any]], Size] | None = None
+    rooted: bool = True  # False where nothing lies on disk
+
+    def options(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Every option: as given, else its default.
+
+        Raises BadInput: an unknown option (the nearest known ones are named), a value of another type, or a split that
+        the set does not have.
+        """
+        parameters = dict(list(inspect.signature(self.listing).parameters.items())[1:])  # without root
+        for key, value in given.items():
+            if key not in parameters:
+                raise BadInput(f"layout {self.name} has no option {key!r}; it has: {nearest(key, sorted(parameters))}")
+            wanted = parameters[key].annotation
+            if type(value) is not wanted:
+                raise BadInput(f"layout {self.name}: option {key} expects {wanted.__name__}, got {value!r}")
+        options = {key: parameter.default for key, parameter in parameters.items()} | dict(given)
+        if self.published and options.get("split", "train") not in self.published:
+            *first, last = self.published
+            expected = f"{', '.join(first)} or {last}"
+            raise BadInput(f"layout {self.name}: option split expects {expected}, got {options['split']!r}")
+        return options
+
+    def size(self, given: Mapping[str, Any]) -> Size | None:
+        """Size of the set that these options ask for; None where only a listing tells. Raises BadInput as `options`."""
+        options = self.options(given)
+        if not self.published:
+            return None
+        size = self.published[options.get("split", "train")]
+        return self.sized(size, options) if self.sized else size
