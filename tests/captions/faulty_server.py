@@ -1,6 +1,7 @@
 """A web server on 127.0.0.1 that answers late, breaks off, lies and redirects in circles."""
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ class Faulty(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         server: FaultyServer = self.server  # type: ignore[assignment]
         server.seen[self.path] += 1
+        server.asked_at.setdefault(self.path, time.monotonic())
         kind, _, name = self.path[1:].partition("/")
         try:
             getattr(self, f"_{kind}", self._missing)(name)
@@ -116,6 +118,7 @@ class FaultyServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Faulty)
         self.files, self.bytes_sent, self.stop = files, 0, threading.Event()
         self.seen: Counter[str] = Counter()
+        self.asked_at: dict[str, float] = {}  # path → when first
 
     @property
     def url(self) -> str:

@@ -52,13 +52,13 @@ def encoder_built_once(monkeypatch):
     monkeypatch.setattr(command, "DualEncoder", build)
 
 
-def run(tmp_path: Path, table: str) -> tuple[int, list[dict[str, str]], dict]:
+def run(tmp_path: Path, table: str, *overrides: str) -> tuple[int, list[dict[str, str]], dict]:
     """`guie captions` on the table; (exit code, result rows, summary)."""
     (tmp_path / "images").mkdir(exist_ok=True)
     (tmp_path / "table.csv").write_text(table, encoding="utf-8")
     paths = {"table": tmp_path / "table.csv", "images": tmp_path / "images", "run_dir": tmp_path / "run"}
     (tmp_path / "captions.yaml").write_text(CONFIG.format(**paths))
-    code = cli.main(["captions", str(tmp_path / "captions.yaml")])
+    code = cli.main(["captions", str(tmp_path / "captions.yaml"), *overrides])
     if code:
         return code, [], {}
     with (tmp_path / "run" / "captions.csv").open(encoding="utf-8", newline="") as file:
@@ -210,6 +210,24 @@ def test_a_new_caption_alone_is_encoded(tmp_path):
     assert [row["similarity"] for row in second[1:]] == [row["similarity"] for row in first]
 
 
+def test_caption_that_is_its_image_s_url_has_its_own_embedding(tmp_path):
+    """A URL's cache key is its text's."""
+    with faulty_server({"a.jpg": picture((9, 99, 9))}) as server:
+        table = f"image,caption\n{server.url}/good/a.jpg,{server.url}/good/a.jpg\n"
+        _, first, _ = run(tmp_path, table)
+        _, second, _ = run(tmp_path, table)
+    assert first == second and float(first[0]["similarity"]) < 0.99
+
+
+def test_another_model_finds_nothing_in_the_cache(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.jpg").write_bytes(picture((9, 99, 9)))
+    _, first, _ = run(tmp_path, "image,caption\na.jpg,one\n")
+    _, other, summary = run(tmp_path, "image,caption\na.jpg,one\n", "model.seed=1")
+    assert items_of(summary)["encoding images"] == items_of(summary)["encoding texts"] == 1
+    assert other[0]["similarity"] != first[0]["similarity"]
+
+
 def test_table_of_bad_rows_alone_ends_well(tmp_path):
     code, rows, summary = run(tmp_path, "image,caption\nnone.jpg,x\n,y\n")
     assert code == 0 and len(rows) == 2 and summary["scored"] == 0 and summary["similarity"] == {}
@@ -347,12 +365,12 @@ def test_any_text_is_read_as_rows_in_order_each_with_both_fields_or_a_reason(tmp
     starts = [pair.line for pair in pairs]
     assert pairs[0] == Pair(2, "first", "row") and starts == sorted(set(starts))
     assert all(pair.reason or (pair.image and pair.caption) for pair in pairs)
-    lines = path.read_text(encoding="utf-8").split("\n")  # any end of a line is read as "\n"
-    ends = [*(start - 1 for start in starts[1:]), len(lines)]
-    for start, end, pair in zip(starts, ends, pairs, strict=True):
-        spanned = [line for line in lines[start - 1 : end] if line]
-        assert len(spanned) == 1 or not pair.reason.startswith("a quote")  # a lone quote swallows no other row
-        assert "".join(spanned).count('"') % 2 == 0 or len(spanned) == 1
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    for start, end, pair in zip(starts, [*starts[1:], len(lines) + 1], pairs, strict=True):
+        spanned = lines[start - 1 : end - 1]
+        if sum(line != "\n" for line in spanned) > 1:  # one quoted field over several lines, not a lone quote
+            rows = [row for row in csv.reader(spanned, strict=True) if row]
+            assert len(rows) == 1 and len(rows[0]) == 2 and not pair.reason.startswith("a quote")
 
 
 @pytest.mark.parametrize(
