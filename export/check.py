@@ -75,28 +75,27 @@ def main(config: CheckConfig) -> None:
 def probe(python: Path | str, folders: list[str], images: int, timeout_seconds: float) -> dict[str, list[Row]]:
     """Runs contract_probe.py in a clean process; returns each folder's rows.
 
-    Where the process dies or runs out of time, the folder it was at and those after it get a failed row "survives".
+    Where the process dies or runs out of time, the folder that it was at and those after it get a failed row
+    "survives".
     """
     rows: dict[str, list[Row]] = {folder: [] for folder in folders}
-    with tempfile.TemporaryDirectory() as elsewhere, tempfile.TemporaryFile("w+") as chatter:
-        # -I: neither this folder nor PYTHONPATH is on the path, so the model cannot use guie.
-        command = [str(python), "-I", str(PROBE), *folders, "--images", str(images)]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=chatter, text=True, cwd=elsewhere)
-        timer = threading.Timer(timeout_seconds, process.kill)
-        timer.start()
-        try:
-            assert process.stdout is not None
-            for line in process.stdout:
-                if line.startswith('{"folder"'):
-                    row = json.loads(line)
-                    rows[row.pop("folder")].append(row)
-            code = process.wait()
-        finally:
-            timed_out = not timer.is_alive()
-            timer.cancel()
-            process.kill()
-        chatter.seek(0)
-        last = [line.strip() for line in chatter if line.strip()][-1:]
+    # -I: neither this folder nor PYTHONPATH is on the path, so the model cannot use guie.
+    command = [str(python), "-I", str(PROBE), *folders, "--images", str(images)]
+    with tempfile.TemporaryDirectory() as elsewhere:
+        out, chatter = Path(elsewhere) / "out", Path(elsewhere) / "chatter"
+        with out.open("w") as stdout, chatter.open("w") as stderr:
+            try:
+                code = subprocess.run(
+                    command, stdout=stdout, stderr=stderr, cwd=elsewhere, timeout=timeout_seconds
+                ).returncode
+                why = "the process was killed: most likely out of memory" if code == -9 else ""
+            except subprocess.TimeoutExpired:
+                code, why = 1, f"not done after {timeout_seconds:,.0f} s"
+        for line in out.read_text(encoding="utf-8").splitlines():
+            if line.startswith('{"folder"'):
+                row = json.loads(line)
+                rows[row.pop("folder")].append(row)
+        last = [line for line in chatter.read_text(errors="replace").splitlines() if line.strip()][-1:]
     if code:
         why = why or f"ended with code {code}: {last[0].strip() if last else 'no message'}"
         at = next((folder for folder in reversed(folders) if rows[folder]), folders[0])

@@ -46,7 +46,7 @@ def parquet_listing(paths: list[Path], classes: list[str], names: dict[str, str]
         of_label = {label: f"{label:04d}" for label in present}
     if not of_label:
         raise BadInput(f"{paths[0]}: expected labels of 0 or more in column label, its {len(paths)} shards hold none")
-    names = names or dict(zip(of_label.values(), told, strict=False))
+    names = names or dict(zip(of_label.values(), named, strict=False))
     return Listing(list(of_label.values()), Lazily(_items, paths, of_label), names)
 
 
