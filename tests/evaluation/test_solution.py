@@ -28,6 +28,7 @@ def test_the_competitions_solution_is_scored_public_and_private_apart(tmp_path, 
     predictions = {f"q{n}": [f"i{m}" for m in np.argsort(distances[n])[:5]] for n in range(6)}
     result = json.loads(out.read_text())
     assert code == 0 and "1 queries of the solution have no embedding" in text
+    assert text.strip().splitlines()[-1] == f"score: mP@5 {result['mP@5']:.4f} → {out}"
     assert result["mP@5"] == pytest.approx(mean_precision_at_5(*hits_of_predictions(predictions, solution)))
     assert set(result["usage"]) == {"Public", "Private"} and result["usage"]["Private"]["queries"] == 4
 
@@ -45,3 +46,8 @@ def test_embeddings_that_cannot_be_read_are_refused_in_one_line(content, tmp_pat
     path = write(tmp_path / "e.npz", content)
     code, _, error = run(capsys, "score", path, "--solution", tmp_path / "s.csv")
     assert code == 2 and "expected embeddings with ids" in error and error.count("\n") == 1
+
+
+def test_a_solution_of_one_query_without_usage_is_read(tmp_path):
+    (tmp_path / "s.csv").write_text("id,index ids\nq0,i1 i2\n")
+    assert read_solution(tmp_path / "s.csv") == ({"q0": ["i1", "i2"]}, {"q0": "all"})
