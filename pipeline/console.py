@@ -45,16 +45,17 @@ class Progress:
         from tqdm import tqdm
 
         live = sys.stderr.isatty()
-        shape = "{desc}: {n:,} of {total:,} {unit}, {rate_noinv_fmt}, ETA {remaining}{postfix}"
+        shape = "{desc}: {n:,} of {total:,}{unit}, {rate_noinv_fmt}, ETA {remaining}{postfix}"
         self._bar = tqdm(
             total=total,
             initial=done,
             desc=what,
-            unit=unit,
+            unit=f" {unit}",
+            file=None if live else _Log(),
             dynamic_ncols=live,
             mininterval=0.1 if live else SECONDS_BETWEEN_LINES,
             delay=0 if live else SECONDS_BETWEEN_LINES,
-            bar_format=None if live else shape + "\n",
+            bar_format=None if live else shape,
         )
 
     def add(self, count: int, note: str = "") -> None:
@@ -75,3 +76,17 @@ class Progress:
         return self._bar.format_dict["rate"] or (
             (self._bar.n - self._bar.initial) / max(self._bar.format_dict["elapsed"], 1e-9)
         )
+
+
+class _Log:
+    """stderr where nobody watches: a line each time the bar is drawn anew, in place of carriage returns."""
+
+    drawn = ""
+
+    def write(self, text: str) -> None:
+        if text.strip() not in ("", self.drawn):
+            self.drawn = text.strip()
+            print(self.drawn, file=sys.stderr)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
