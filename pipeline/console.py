@@ -52,6 +52,7 @@ class Progress:
             desc=what,
             unit=f" {unit}",
             file=None if live else _Log(),
+            leave=live,
             dynamic_ncols=live,
             mininterval=0.1 if live else SECONDS_BETWEEN_LINES,
             delay=0 if live else SECONDS_BETWEEN_LINES,
@@ -61,8 +62,11 @@ class Progress:
     def add(self, count: int, note: str = "") -> None:
         if note:
             self._bar.set_postfix_str(note, refresh=False)
+        done = self._bar.n + count >= (self._bar.total or 0)
+        if done:
+            self._bar.mininterval = 0.0  # the end is always shown
         self._bar.update(count)
-        if self._bar.n >= (self._bar.total or 0):
+        if done:
             self._bar.close()
 
     def restart(self, done: int) -> None:
