@@ -38,6 +38,21 @@ def test_neighbours_stay_within_the_likeliest_classes_and_leave_the_image_itself
     assert search.neighbours(index, queries, 3, few)[0].rows == [3]
 
 
+def test_an_indexed_query_does_not_match_itself_and_another_one_matches_all_of_its_class():
+    index = stored([[0, 0], [1, 0], [2, 0]], "aab")
+    scores = search.score(index, index, search.neighbours(index, index, 5))
+    # a finds the other a, of one match; b has no match
+    assert scores["mAP@1"] == scores["mAP@5"] == pytest.approx(2 / 3)
+    query = stored([[3, 0]], "a", prefix="q")
+    scores = search.score(index, query, search.neighbours(index, query, 5))
+    # b, a, a of two matches: (1/2 + 2/3) / 2
+    assert scores["mAP@1"] == 0 and scores["mAP@3"] == pytest.approx(7 / 12)
+    assert (scores["queries"], scores["index"]) == (1, 3)
+    lone = stored([[0, 0], [1, 0]], "ab")
+    with pytest.raises(BadInput, match="no query has an image of its class"):
+        search.score(lone, lone, search.neighbours(lone, lone, 5))
+
+
 def test_label_maps_in_both_forms_and_what_is_wrong_with_others(tmp_path: Path):
     synsets = tmp_path / "LOC_synset_mapping.txt"
     synsets.write_text("n01440764 tench, Tinca tinca\nn01443537 goldfish\n\nplain name\n")
