@@ -1,10 +1,13 @@
 """`guie tfrecords` and `guie verify` through the command line: what is taken, split, refused, replaced, merged."""
 
 import csv
+import hashlib
 import json
 import os
+import pickle
 import re
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +18,12 @@ from pipeline.config import Records, Source
 from tests.tfrecords.damage import encoded, photograph, png_bomb
 from tfrecords import selection
 from tfrecords.build import table
+from tfrecords.chunks import JpegSettings, make_shard, read_mark
 from tfrecords.labels import SPLITS
 from tfrecords.schema import read_shard
-from tfrecords.sources import Item, Listing
+from tfrecords.selection import Chunk
+from tfrecords.shards import index_path
+from tfrecords.sources import Item, Listing, read_file
 from tfrecords.splits import Lowest, digest, split_classes, split_item
 
 
@@ -163,16 +169,19 @@ def test_lowest_equals_sorting_everything_also_after_a_rank():
         for rank in ranks:
             chooser.offer(rank, rank)
             behind.offer(rank, rank)
+            assert max(len(chooser.entries), len(behind.entries)) <= 2 * cap
         assert [rank for rank, _ in chooser.taken()] == sorted(ranks)[:cap]
         assert [rank for rank, _ in behind.taken()] == sorted(ranks)[101 : 101 + cap]
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 10, 96, 101])
-def test_whole_classes_are_split_in_exact_shares(count: int):
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [(1, (1, 0, 0)), (2, (1, 0, 1)), (3, (2, 0, 1)), (10, (7, 1, 2)), (96, (64, 8, 24)), (101, (67, 9, 25))],
+)
+def test_whole_classes_are_split_in_exact_shares_by_largest_remainder(count: int, expected: tuple):
     shares = {"train": 0.667, "validation": 0.083, "test": 0.25}
-    dealt = Counter(split_classes([f"class {number}" for number in range(count)], shares).values())
-    assert sum(dealt.values()) == count
-    assert all(abs(dealt[split] - share * count) < 1 for split, share in shares.items())
+    splits = Counter(split_classes([f"class {number}" for number in range(count)], shares).values())
+    assert tuple(splits[split] for split in SPLITS) == expected
 
 
 def test_single_images_are_split_by_their_own_key_alone():
@@ -180,6 +189,9 @@ def test_single_images_are_split_by_their_own_key_alone():
     dealt = Counter(split_item(f"{number}.jpg", shares) for number in range(20_000))
     for split, share in shares.items():
         assert abs(dealt[split] / 20_000 - share) < 0.015
+    capped = sorted((f"{number}.jpg" for number in range(20_000)), key=lambda key: digest("cap", key))[:1000]
+    dealt = Counter(split_item(key, shares) for key in capped)  # the cap does not favour a split
+    assert all(abs(dealt[split] / 1000 - share) < 0.05 for split, share in shares.items())
     only_test = {"train": 0.0, "validation": 0.0, "test": 1.0}
     assert {split_item(str(number), only_test) for number in range(100)} == {"test"}
 
@@ -408,6 +420,61 @@ def test_verify_names_shard_and_offset_of_every_kind_of_damage(birds: Path, tmp_
     assert str(index.stem) in said()
     index.write_text(text)
     assert cli.main(["verify", str(records)]) == 0
+
+
+def test_verify_finds_shards_that_contradict_the_manifest_the_labels_or_lack_an_index(
+    birds: Path, tmp_path: Path, capsys
+):
+    assert build(write_config(tmp_path, {"birds": birds}, images_per_shard=50)) == 0
+    records = tmp_path / "run" / "records"
+    (shard,) = records.glob("*.tfrec")
+    manifest = json.loads((records / "manifest.json").read_text())
+    assert manifest["shards"][0]["count"] == 45
+
+    def said(**changed: object) -> str:
+        shards = [manifest["shards"][0] | changed]
+        (records / "manifest.json").write_text(json.dumps({**manifest, "shards": shards}))
+        assert cli.main(["verify", str(records)]) == 2
+        return capsys.readouterr().out
+
+    assert f"{shard}: its SHA-256 is not the manifest's" in said(sha256="0" * 64)
+    assert f"{shard}: 45 records, expected 46" in said(count=46)
+    assert "record at offset 0: source 'birds', expected 'other'" in said(source="other")
+    labels = (records / "labels.json").read_text()
+    fewer = json.loads(labels)
+    fewer["classes"].pop()
+    (records / "labels.json").write_text(json.dumps(fewer))
+    assert said().count("label 4, labels.json has 0 to 3") == 12  # wrens
+    (records / "labels.json").write_text(labels)
+    index_path(shard).unlink()
+    assert f"{index_path(shard)}: missing" in said()
+
+
+def test_a_mark_counts_only_with_its_own_chunk_and_its_whole_shard(tmp_path: Path):
+    def chunk(keys: list[str]) -> Chunk:
+        items = [(Item(key, "a", partial(read_file, str(tmp_path / key))), 3) for key in keys]
+        return Chunk("birds-train-00", "birds", "train", len(items), pickle.dumps(items))
+
+    for number, key in enumerate(("1.jpg", "2.jpg")):
+        (tmp_path / key).write_bytes(encoded(photograph(number, 40, 40)))
+    first = chunk(["1.jpg", "2.jpg", "gone.jpg"])
+    mark = make_shard(tmp_path, JpegSettings(24, 95), first)
+    shard = tmp_path / "birds-train-00-2.tfrec"
+    assert mark["file"] == shard.name and mark["labels"] == {"3": 2}
+    assert mark["rejects"] == [("gone.jpg", "a", "cannot be read: No such file or directory")]
+    as_found = [hashlib.blake2b((tmp_path / key).read_bytes(), digest_size=8) for key in ("1.jpg", "2.jpg")]
+    assert mark["hashes"] == [each.hexdigest() for each in as_found]
+    assert read_mark(tmp_path, first) == json.loads(json.dumps(mark))
+    assert read_mark(tmp_path, chunk(["2.jpg", "1.jpg", "gone.jpg"])) is None
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-1])
+    assert read_mark(tmp_path, first) is None
+    shard.write_bytes(whole)
+    index_path(shard).rename(tmp_path / "elsewhere")
+    assert read_mark(tmp_path, first) is None
+    (tmp_path / "elsewhere").rename(index_path(shard))
+    shard.unlink()
+    assert read_mark(tmp_path, first) is None
 
 
 def test_verify_finds_an_image_that_does_not_decode_in_a_set_without_manifest(tmp_path: Path, capsys):

@@ -51,6 +51,14 @@ def test_what_is_written_is_read_back(shard: Path):
     assert list(read_shard(shard)) == RECORDS
 
 
+def test_the_bytes_of_a_record_never_change():
+    """A later version continues a build that an earlier one began. A map's entries are in the order of their keys."""
+    assert serialize(Record(b"jpeg", 7, "k", "s")) == (
+        b"\nb\n\x1a\n\x11image/class/label\x12\x05\x1a\x03\n\x01\x07\n\x19\n\rimage/encoded\x12\x08\n\x06\n\x04jpeg"
+        b"\n\x12\n\timage/key\x12\x05\n\x03\n\x01k\n\x15\n\x0cimage/source\x12\x05\n\x03\n\x01s"
+    )
+
+
 @settings(deadline=None, max_examples=60)
 @given(st.binary(max_size=200), st.integers(-(2**63), 2**63 - 1), st.text(max_size=20), st.text(max_size=20))
 def test_parse_undoes_serialize_for_any_values(encoded: bytes, label: int, key: str, source: str):
