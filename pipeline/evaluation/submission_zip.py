@@ -37,7 +37,8 @@ def kind_of(names: list[str], where: str) -> str:
     if not tensorflow:
         nested = (path for path in map(PurePosixPath, names) if path.name in ("saved_model.pb", "saved_model.pt"))
         if path := next(nested, None):
-            raise BadInput(f"{where}: {path.name} is in {path.parent}/; expected it at the root of the zip")
+            expected = "expected it at the root of the zip, not in a parent folder"
+            raise BadInput(f"{where}: {path.name} is in {path.parent}/; {expected}")
         shown = ", ".join(sorted(names)[:3]) or "nothing"
         raise BadInput(f"{where}: expected saved_model.pb or saved_model.pt, it holds {shown}: not a model")
     if "variables/variables.index" not in names:

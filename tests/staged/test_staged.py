@@ -1,5 +1,6 @@
 """`guie staged build` and `predict`: builds resume and mend, images find their neighbours, the cascade stops early."""
 
+import gzip
 import itertools
 import json
 from pathlib import Path
@@ -10,8 +11,8 @@ import pytest
 
 from pipeline.config import Encoder, ImageTextModel, load
 from pipeline.data.preprocessing import prepare_all
-from pipeline.models import tokenizers
 from pipeline.models.dual_encoder import DualEncoder
+from pipeline.models.text import tokenizers
 from pipeline.staged.config import STAGES, Staged
 from pipeline.staged.retriever import Retriever, queried_stages
 from pipeline.staged.stages import Batch, StagedEncoder
@@ -205,7 +206,12 @@ def test_zero_shot_rows_are_the_config_s_classes_and_text_tower(tmp_path: Path, 
         database.client.load_collection("guie_origin")
         assert database.count("guie_origin") == 1
         assert set(database.digests("guie_origin", ["class/red", "class/blue"])) == {"class/red"}
-    for other in ("text_architecture={num_layers: 1}", f"vocabulary={tokenizers._open_clip_file()}"):
+    theirs = tokenizers._open_clip_file()
+    run("build", config, f"vocabulary={theirs}", f"index.0.root={one.parent}")  # the same vocabulary, named
+    header, first, second, *merges = gzip.decompress(theirs.read_bytes()).split(b"\n")
+    swapped = tmp_path / theirs.name
+    swapped.write_bytes(gzip.compress(b"\n".join([header, second, first, *merges])))
+    for other in ("text_architecture={num_layers: 1}", f"vocabulary={swapped}"):
         for action in (["build"], ["predict", str(one / "0.png"), "--config"]):
             line = run(*action, config, other, code=2)[-1]
             assert "guie_origin" in line and "text_tower was" in line

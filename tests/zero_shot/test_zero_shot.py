@@ -6,6 +6,7 @@ import io
 import json
 import os
 import shutil
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,9 @@ from pipeline import cli, console
 from pipeline.config import ImageTextModel, load
 from pipeline.data.preprocessing import Preprocess, prepare, resize_to_square
 from pipeline.errors import BadInput
-from pipeline.models import prompts
-from pipeline.models.dual_encoder import identity
+from pipeline.files import fingerprint
+from pipeline.models.dual_encoder import class_embeddings
+from pipeline.models.text import prompts
 from pipeline.zero_shot import command, confusion
 from tests.models.tiny_dual_encoder import clip_tiny
 
@@ -266,8 +268,8 @@ def test_classifier_is_the_slow_definition(folder):
     task = command.list_task(config)
     images = command.data_prep(config, task.items)[0]
     encoder = clip_tiny()
-    fast = prompts.class_embeddings(encoder, task.names, TEMPLATES, folder / "kept", 4)
-    kept = prompts.class_embeddings(encoder, task.names, TEMPLATES, folder / "kept", 4)
+    fast = class_embeddings(encoder, task.names, TEMPLATES, folder / "kept", 4)
+    kept = class_embeddings(encoder, task.names, TEMPLATES, folder / "kept", 4)
     assert (fast == kept).all()
     slow = []
     for name in task.names:
@@ -365,7 +367,8 @@ def test_unusable_configs_end_with_code_2(folder, override, capsys):
 @pytest.mark.parametrize("name", ["zero_shot_cub200", "zero_shot_imagenet"])
 def test_configs_of_the_project_load(name):
     config = load(command.ZeroShot, Path(__file__).parents[2] / "configs" / f"{name}.yaml", [])
-    assert len({identity(model) for model in config.models}) == len(config.models)
+    models = [asdict(replace(model, label="")) for model in config.models]
+    assert len({fingerprint(model) for model in models}) == len(models)
 
 
 @pytest.mark.parametrize(("name", "layout", "options"), [
