@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -10,6 +11,7 @@ from safetensors.numpy import load_file
 from pipeline import cli, config
 from pipeline.models import embedder
 from pipeline.training import checkpoints, optimizers, plan
+from pipeline.training.class_centers import PER_REPLICA
 
 CONFIG = """
 records:
@@ -125,6 +127,13 @@ def test_biases_scales_and_tokens_are_not_decayed(drawn):
     decayed = {v.path.rsplit("/", 1)[-1] for v in variables if built.factors[built._var_key(v)][1]}
     kept = {v.path.rsplit("/", 1)[-1] for v in variables if not built.factors[built._var_key(v)][1]}
     assert decayed == {"kernel", "embeddings"} and {"bias", "gamma", "beta"} <= kept
+
+
+@pytest.mark.parametrize(("name", "ema", "slots"), [("adamw", None, 2), ("adamw", 0.9, 3), ("sgd", None, 1)])
+def test_per_replica_slots_are_among_the_optimizer_s_variables_and_so_in_checkpoints(name, ema, slots):
+    centers = keras.Variable(np.ones((5, 3), np.float32), name="centers", **PER_REPLICA)
+    built = optimizers.build(config.Optimizer(name=name, ema=ema), 1e-3, [centers], [1.0])
+    assert [tuple(variable.shape) for variable in built.variables].count((5, 3)) == slots
 
 
 def test_the_plan_gives_each_replica_its_shard_of_the_classes(drawn):
