@@ -6,7 +6,9 @@ import json
 import numpy as np
 import pytest
 
-from pipeline.evaluation import score_table
+from pipeline.data import sources
+from pipeline.evaluation import embed, score_table
+from pipeline.evaluation.embedders import Submission
 from tests.evaluation.tiny import jpeg, run
 from tests.tfrecords import shard_files
 from tfrecords.shards import ShardWriter, index_path
@@ -100,6 +102,25 @@ def test_the_table_has_a_row_a_domain_and_one_of_the_whole():
     ]
     alone = {**result, "domains": {"a": domain}, "rejects": ["x", "y"]}
     assert score_table.text(alone).splitlines()[2:] == ["2 image(s) left out, the first: x"]
+
+
+def test_no_batch_is_larger_than_asked_or_than_memory_allows(tmp_path, monkeypatch):
+    for number in range(7):
+        jpeg(tmp_path / "things" / "red" / f"{number}.jpg", (200, 40, 40))
+    jpeg(tmp_path / "things" / "red" / "large.jpg", (200, 40, 40), size=(64, 48))
+    batches = []
+
+    def embed_batch(images):
+        batches.append(images.shape[:3])
+        return images.mean((1, 2)).astype(np.float32)
+
+    submission = Submission("recorded", embed_batch, 3, "")
+    found = embed.embed_sets(submission, sources.open_data(str(tmp_path / "things")), 3, "embed", {})
+    assert sorted(batches) == [(1, 24, 32), (1, 48, 64), (3, 24, 32), (3, 24, 32)] and len(found.keys) == 8
+    batches.clear()
+    monkeypatch.setattr(embed, "MAX_BATCH_VALUES", 2 * 24 * 32 * 3)
+    embed.embed_sets(submission, sources.open_data(str(tmp_path / "things")), 3, "embed", {})
+    assert sorted(batches) == [(1, 24, 32), (1, 48, 64), (2, 24, 32), (2, 24, 32), (2, 24, 32)]
 
 
 def test_embed_writes_a_row_an_image(embedder, folder, tmp_path, capsys):

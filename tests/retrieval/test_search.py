@@ -54,3 +54,11 @@ def test_near_duplicates_are_ranked_by_their_true_distance():
     index = np.concatenate([base + 1e-5 * step for step in (5, 3, 1, 4, 2)])
     ids, _ = nearest(base, index, 5)
     assert ids.tolist() == [[2, 4, 1, 3, 0]]
+
+
+@pytest.mark.parametrize("leave_one_out", [False, True])
+def test_near_duplicates_beyond_k_are_fetched_and_ranked_too(leave_one_out):
+    """All stand closer than float32's expanded square tells apart, so faiss's first k are any k of them."""
+    index = 0.125 + 1e-5 * np.random.default_rng(2).normal(size=(8 + leave_one_out, 64)).astype(np.float32)
+    ids, _ = nearest(index, index, 5, leave_one_out)
+    assert np.array_equal(ids, slow_nearest(index, index, 5, leave_one_out))

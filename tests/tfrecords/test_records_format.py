@@ -109,6 +109,15 @@ def test_a_damaged_record_is_refused_or_read_as_protobuf_reads_it():
     assert outcomes["refused"] > 100 and outcomes["read"] > 100
 
 
+@pytest.mark.parametrize(
+    "unknown", [b"\x19" + bytes(range(8)), b"\x1d" + bytes(range(4)), b"\x18\x96\x01", b"\x1a\x02ab"]
+)
+def test_fields_that_a_later_writer_adds_are_skipped(unknown: bytes):
+    """Field 3, of every kind that protobuf has today: 64 bits, 32 bits, varint, bytes."""
+    whole = serialize(Record(b"jpeg", 7, "k", "s"))
+    assert by_protobuf(unknown + whole + unknown) == parse_record(unknown + whole + unknown) == (b"jpeg", 7, "k", "s")
+
+
 def test_records_of_the_public_sets_have_no_key_and_no_source():
     example = _example_pb2().Example()
     example.features.feature["image/encoded"].bytes_list.value.append(b"jpeg")
