@@ -14,11 +14,11 @@ from typing import Any
 
 from pipeline.errors import reason
 from pipeline.files import write_json, write_text
+from tfrecords.listing.items import as_text
 from tfrecords.pixels import Rejected, transcode
 from tfrecords.schema import Record, serialize
 from tfrecords.selection import Chunk
 from tfrecords.shards import ShardWriter, index_path
-from tfrecords.sources.items import as_text
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from pipeline.config import Records, Run
 from pipeline.errors import BadInput
 from tfrecords import labels as label_spaces
 from tfrecords.labels import SPLITS, ClassId, LabelSpace
+from tfrecords.listing.tables import file_rows
 from tfrecords.sources import Item, Listing, list_configured
-from tfrecords.sources.tables import file_rows
 from tfrecords.splits import Lowest, digest, split_classes, split_item
 
 Candidate = tuple[str, Item]  # source, image

@@ -12,8 +12,8 @@ from pipeline.console import Progress
 from pipeline.data.array_cache import ArrayCache, content_key
 from pipeline.errors import reason
 from tfrecords import pixels
+from tfrecords.listing.items import as_text
 from tfrecords.sources import Item
-from tfrecords.sources.items import as_text
 
 
 @dataclass(frozen=True)

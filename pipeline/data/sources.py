@@ -17,8 +17,8 @@ from pipeline.config import Source
 from pipeline.errors import BadInput
 from pipeline.files import file_sha256, matching
 from tfrecords import pixels, schema, shards
+from tfrecords.listing.items import as_text
 from tfrecords.sources import LAYOUTS, Item, list_configured, list_source
-from tfrecords.sources.items import as_text
 from tfrecords.sources.shards import read_record
 
 SPLIT_NAMES = ("train", "test", "val", "validation", "index", "query", "queries", "images")

@@ -18,8 +18,8 @@ from pipeline.staged.config import STAGES, Staged
 from pipeline.staged.retriever import Retriever
 from pipeline.staged.stages import Batch
 from tfrecords import pixels
+from tfrecords.listing.items import as_text
 from tfrecords.sources import Item
-from tfrecords.sources.items import as_text
 
 
 def build(config: Staged, retriever: Retriever) -> None:

@@ -9,8 +9,8 @@ from PIL import Image
 
 from pipeline.data.array_cache import ArrayCache
 from pipeline.data.image_cache import CachedImages, cache_images
+from tfrecords.listing.items import refuse
 from tfrecords.sources import Item
-from tfrecords.sources.items import refuse
 
 
 def encoded(shade: int) -> bytes:

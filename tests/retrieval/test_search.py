@@ -1,5 +1,6 @@
 """Fast search against sorting every distance."""
 
+import faiss
 import numpy as np
 import pytest
 
@@ -57,8 +58,11 @@ def test_near_duplicates_are_ranked_by_their_true_distance():
 
 
 @pytest.mark.parametrize("leave_one_out", [False, True])
-def test_near_duplicates_beyond_k_are_fetched_and_ranked_too(leave_one_out):
-    """All stand closer than float32's expanded square tells apart, so faiss's first k are any k of them."""
-    index = 0.125 + 1e-5 * np.random.default_rng(2).normal(size=(8 + leave_one_out, 64)).astype(np.float32)
+def test_near_duplicates_beyond_k_are_fetched_and_ranked_too(leave_one_out, monkeypatch):
+    """Float32 tells a cluster's rows not apart by the expanded square: faiss's first k are any k of them."""
+    monkeypatch.setattr(faiss.cvar, "distance_compute_blas_threshold", 1)  # as for many queries: by the expanded square
+    cluster = 8 + leave_one_out
+    centers = np.repeat(np.eye(64)[:4], cluster, axis=0)
+    index = (centers + 1e-5 * np.random.default_rng(2).normal(size=centers.shape)).astype(np.float32)
     ids, _ = nearest(index, index, 5, leave_one_out)
     assert np.array_equal(ids, slow_nearest(index, index, 5, leave_one_out))

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pipeline.errors import BadInput
 from tfrecords import labels
 from tfrecords.schema import ENCODED, KEY, LABEL, SOURCE, Record, _example_pb2, parse_record, read_shard, serialize
-from tfrecords.shards import ShardWriter, frame, index_path, read_payloads, shard_index, walk
+from tfrecords.shards import ShardWriter, frame, index_path, mapped_payloads, read_payloads, shard_index, walk
 
 RECORDS = [
     Record(b"\xff\xd8 first", 0, "a/1.jpg", "birds"),
@@ -138,6 +138,11 @@ def test_index_beside_the_shard_equals_the_walk(shard: Path):
     assert beside.dtype == np.int64 and beside.shape == (3, 2)
     index_path(shard).unlink()
     assert (shard_index(shard) == beside).all() and (walk(shard) == beside).all()
+
+
+def test_mapped_payloads_are_those_that_are_read(shard: Path):
+    mapped = mapped_payloads(shard, shard_index(shard))
+    assert [bytes(payload) for payload in mapped] == [payload for _, payload in read_payloads(shard)]
 
 
 def test_an_index_of_another_shard_is_refused(shard: Path):

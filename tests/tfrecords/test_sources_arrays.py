@@ -18,9 +18,10 @@ from PIL import Image
 from pipeline.errors import BadInput
 from tests.tfrecords.test_sources_layouts import Files, contents, jpeg, tar, write
 from tfrecords import schema
+from tfrecords.listing import plain_pickle
 from tfrecords.schema import Record, serialize
 from tfrecords.shards import ShardWriter
-from tfrecords.sources import list_source, plain_pickle
+from tfrecords.sources import list_source
 
 RNG = np.random.default_rng(0)
 TEN_NAMES = ["plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]

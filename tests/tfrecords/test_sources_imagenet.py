@@ -13,8 +13,8 @@ import pytest
 
 from pipeline.errors import BadInput
 from tests.tfrecords.test_sources_layouts import CUB, Files, contents, jpeg, tar, write, zipped
+from tfrecords.listing.archives import Store, open_archive
 from tfrecords.sources import list_source
-from tfrecords.sources.archives import Store, open_archive
 
 WNIDS = ["n01440764", "n01443537", "n02000000"]
 IMAGES = {f"{wnid}/{wnid}_{n}.JPEG": jpeg(10 * c + n) for c, wnid in enumerate(WNIDS) for n in range(2)}
@@ -283,7 +283,7 @@ def test_a_file_larger_than_any_image_is_refused_unread(tmp_path, monkeypatch):
         open_archive(zipped(tmp_path / "deflated.zip", files)),
         open_archive(zipped(tmp_path / "stored.zip", files, zipfile.ZIP_STORED)),
     ]
-    monkeypatch.setattr("tfrecords.sources.items.MAX_FILE_BYTES", 100)
+    monkeypatch.setattr("tfrecords.listing.items.MAX_FILE_BYTES", 100)
     for store in stores:
         assert store.reader("a/small.jpg")() == b"x" * 100
         with pytest.raises(ValueError, match="holds 101 bytes: more than the 100 that are taken"):

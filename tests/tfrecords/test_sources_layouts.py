@@ -347,7 +347,7 @@ def test_listing_opens_no_image_and_costs_little_a_row(tmp_path, monkeypatch):
     table = "id,landmark_id\n" + "".join(f"{n:016x},{n % 5000}\n" for n in range(rows))
     write(tmp_path, {"train.csv": table})
     (tmp_path / "train").mkdir()
-    monkeypatch.setattr("tfrecords.sources.items.os.open", lambda *_: pytest.fail("an image was opened"))
+    monkeypatch.setattr("tfrecords.listing.items.os.open", lambda *_: pytest.fail("an image was opened"))
     started = time.process_time()
     listing = list_source("landmarks", tmp_path, {"classes": 5000})
     assert sum(1 for _ in listing.items) == rows

@@ -6,6 +6,8 @@ from typing import Any
 
 from pipeline.config import Source, resolve_data_path
 from pipeline.errors import BadInput, nearest
+from tfrecords.listing.items import Item, Listing, read_file
+from tfrecords.listing.layout import Layout
 from tfrecords.sources import (
     cifar,
     csv_table,
@@ -19,8 +21,6 @@ from tfrecords.sources import (
     products10k,
     shards,
 )
-from tfrecords.sources.items import Item, Listing, read_file
-from tfrecords.sources.layout import Layout
 
 __all__ = ["LAYOUTS", "Item", "Layout", "Listing", "find_layout", "list_configured", "list_source", "read_file"]
 

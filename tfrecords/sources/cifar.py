@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import BadInput
-from tfrecords.sources import plain_pickle
-from tfrecords.sources.archives import Store, find
-from tfrecords.sources.arrays import batch, read_image
-from tfrecords.sources.items import Item, Lazily, Listing
-from tfrecords.sources.layout import Layout, Size
+from tfrecords.listing import plain_pickle
+from tfrecords.listing.archives import Store, find
+from tfrecords.listing.arrays import batch, read_image
+from tfrecords.listing.items import Item, Lazily, Listing
+from tfrecords.listing.layout import Layout, Size
 
 SIDE = 32
 PIXELS = 3 * SIDE * SIDE

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.errors import BadInput
-from tfrecords.sources.items import Item, Lazily, Listing, reader_below
-from tfrecords.sources.layout import Layout
-from tfrecords.sources.tables import class_counts, file_rows, in_order
+from tfrecords.listing.items import Item, Lazily, Listing, reader_below
+from tfrecords.listing.layout import Layout
+from tfrecords.listing.tables import class_counts, file_rows, in_order
 
 
 def csv_table(

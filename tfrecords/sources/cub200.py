@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.errors import BadInput
-from tfrecords.sources.archives import Store, find
-from tfrecords.sources.items import Item, Lazily, Listing
-from tfrecords.sources.layout import Layout, Size
+from tfrecords.listing.archives import Store, find
+from tfrecords.listing.items import Item, Lazily, Listing
+from tfrecords.listing.layout import Layout, Size
 
 
 def cub200(root: Path, split: str = "all") -> Listing:

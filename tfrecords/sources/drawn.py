@@ -21,8 +21,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from pipeline.errors import BadInput
-from tfrecords.sources.items import Item, Lazily, Listing
-from tfrecords.sources.layout import Layout, Size
+from tfrecords.listing.items import Item, Lazily, Listing
+from tfrecords.listing.layout import Layout, Size
 from tfrecords.sources.raycast import SOLIDS, cast
 
 PATTERNS = ("plain", "striped", "ringed", "checked", "dotted", "halved", "rayed")

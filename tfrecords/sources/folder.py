@@ -11,8 +11,8 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.errors import BadInput
-from tfrecords.sources.items import Item, Lazily, Listing, existing_folder, read_file
-from tfrecords.sources.layout import Layout
+from tfrecords.listing.items import Item, Lazily, Listing, existing_folder, files_below, is_hidden, read_file
+from tfrecords.listing.layout import Layout
 
 
 def folder(root: Path) -> Listing:
@@ -22,7 +22,7 @@ def folder(root: Path) -> Listing:
     folders hold only folders).
     """
     existing_folder(root, "a folder of class folders")
-    classes = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not _hidden(entry))
+    classes = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not is_hidden(entry))
     if not classes:
         raise BadInput(f"{root}: expected one folder a class with its images inside, found no folder")
     if not any(_holds_files(root / name) for name in classes):
@@ -35,21 +35,6 @@ def folder(root: Path) -> Listing:
     return Listing(classes, Lazily(_items, root, classes))
 
 
-def files_below(folder: str, prefix: str = "", ancestors: tuple[tuple[int, int], ...] = ()) -> Iterator[str]:
-    """Paths relative to `folder` of every file below it, by name; loops of symbolic links are cut."""
-    here = os.stat(folder)
-    identity = (here.st_dev, here.st_ino)
-    if identity in ancestors:
-        return
-    with os.scandir(folder) as entries:
-        ordered = sorted((entry for entry in entries if not _hidden(entry)), key=lambda entry: entry.name)
-    for entry in ordered:
-        if entry.is_dir():
-            yield from files_below(entry.path, f"{prefix}{entry.name}/", (*ancestors, identity))
-        else:  # broken links and pipes too: reading them fails, and rejects.csv names them
-            yield prefix + entry.name
-
-
 def _items(root: Path, classes: list[str]) -> Iterator[Item]:
     for name in classes:
         for path in files_below(os.path.join(root, name), f"{name}/"):
@@ -58,11 +43,7 @@ def _items(root: Path, classes: list[str]) -> Iterator[Item]:
 
 def _holds_files(folder: Path) -> bool:
     with os.scandir(folder) as entries:
-        return any(not entry.is_dir() and not _hidden(entry) for entry in entries)
-
-
-def _hidden(entry: os.DirEntry[str]) -> bool:
-    return entry.name.startswith(".")
+        return any(not entry.is_dir() and not is_hidden(entry) for entry in entries)
 
 
 LAYOUT = Layout("folder", folder)

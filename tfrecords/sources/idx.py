@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.errors import BadInput
-from tfrecords.sources.arrays import batch, read_image
-from tfrecords.sources.items import Item, Lazily, Listing, existing_folder, read_file
-from tfrecords.sources.layout import Layout, Size
+from tfrecords.listing.arrays import batch, read_image
+from tfrecords.listing.items import Item, Lazily, Listing, existing_folder, read_file
+from tfrecords.listing.layout import Layout, Size
 
 DIGITS = {str(digit): str(digit) for digit in range(10)}
 KINDS = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")

@@ -14,11 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.errors import BadInput
+from tfrecords.listing.archives import Store, find, tar_members
+from tfrecords.listing.items import Item, Lazily, Listing
+from tfrecords.listing.layout import Layout, Size
+from tfrecords.listing.tables import rows
 from tfrecords.sources import parquet
-from tfrecords.sources.archives import Store, find, tar_members
-from tfrecords.sources.items import Item, Lazily, Listing
-from tfrecords.sources.layout import Layout, Size
-from tfrecords.sources.tables import rows
 
 KAGGLE = "ILSVRC/Data/CLS-LOC"
 ZIPS = ("imagenet-object-localization-challenge.zip",)

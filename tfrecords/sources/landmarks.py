@@ -10,10 +10,10 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.errors import BadInput
-from tfrecords.sources.archives import Reader, Store, open_archive
-from tfrecords.sources.items import Item, Lazily, Listing, existing_file, existing_folder, refuse
-from tfrecords.sources.layout import Layout, Size
-from tfrecords.sources.tables import class_counts, file_rows, in_order
+from tfrecords.listing.archives import Reader, Store, open_archive
+from tfrecords.listing.items import Item, Lazily, Listing, existing_file, existing_folder, refuse
+from tfrecords.listing.layout import Layout, Size
+from tfrecords.listing.tables import class_counts, file_rows, in_order
 
 COLUMNS = ("id", "landmark_id")
 

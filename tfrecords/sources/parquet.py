@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import BadInput, reason
-from tfrecords.sources.items import Item, Lazily, Listing, existing_folder
-from tfrecords.sources.layout import Layout
+from tfrecords.listing.items import Item, Lazily, Listing, existing_folder
+from tfrecords.listing.layout import Layout
 
 
 def parquet(root: Path, split: str = "train") -> Listing:

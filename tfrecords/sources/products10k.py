@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.errors import BadInput
-from tfrecords.sources.archives import Store, open_archive
-from tfrecords.sources.items import Item, Lazily, Listing, existing_file, existing_folder
-from tfrecords.sources.layout import Layout, Size
-from tfrecords.sources.tables import class_counts, file_rows, in_order
+from tfrecords.listing.archives import Store, open_archive
+from tfrecords.listing.items import Item, Lazily, Listing, existing_file, existing_folder
+from tfrecords.listing.layout import Layout, Size
+from tfrecords.listing.tables import class_counts, file_rows, in_order
 
 
 def products10k(root: Path, split: str = "train", iconic: bool = False) -> Listing:

@@ -15,10 +15,10 @@ import numpy as np
 from pipeline.errors import BadInput
 from pipeline.files import matching
 from tfrecords import labels
+from tfrecords.listing.items import Item, Lazily, Listing, existing_folder
+from tfrecords.listing.layout import Layout
 from tfrecords.schema import Record, parse_record
 from tfrecords.shards import mapped_payloads, shard_index, unframed
-from tfrecords.sources.items import Item, Lazily, Listing, existing_folder
-from tfrecords.sources.layout import Layout
 
 
 def existing_shards(root: Path, pattern: str = "*.tfrec*") -> Listing:

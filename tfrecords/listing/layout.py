@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from pipeline.errors import BadInput, nearest
-from tfrecords.sources.items import Listing
+from tfrecords.listing.items import Listing
 
 
 class Size(NamedTuple):

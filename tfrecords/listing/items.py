@@ -95,6 +95,26 @@ def existing_file(path: Path, layout: str) -> Path:
     return path
 
 
+def files_below(folder: str, prefix: str = "", ancestors: tuple[tuple[int, int], ...] = ()) -> Iterator[str]:
+    """Paths relative to `folder` of every file below it, by name; loops of symbolic links are cut."""
+    here = os.stat(folder)
+    identity = (here.st_dev, here.st_ino)
+    if identity in ancestors:
+        return
+    with os.scandir(folder) as entries:
+        ordered = sorted((entry for entry in entries if not is_hidden(entry)), key=lambda entry: entry.name)
+    for entry in ordered:
+        if entry.is_dir():
+            yield from files_below(entry.path, f"{prefix}{entry.name}/", (*ancestors, identity))
+        else:  # broken links and pipes too: reading them fails, and rejects.csv names them
+            yield prefix + entry.name
+
+
+def is_hidden(entry: os.DirEntry[str]) -> bool:
+    """Whether a name begins with a dot: `.DS_Store`, `._copy.jpg`, version control."""
+    return entry.name.startswith(".")
+
+
 def below(root: Path, relative: str) -> str:
     """`root/relative`. A CSV may hold `../..` or an absolute path: both are refused.
 

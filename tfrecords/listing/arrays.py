@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tfrecords.sources.archives import Reader
+from tfrecords.listing.archives import Reader
 
 
 def png(pixels: np.ndarray) -> bytes:

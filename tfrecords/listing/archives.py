@@ -25,8 +25,7 @@ from typing import BinaryIO
 
 from pipeline.errors import BadInput
 from pipeline.files import fingerprint
-from tfrecords.sources.folder import files_below
-from tfrecords.sources.items import below, reader_below, refuse, refuse_large
+from tfrecords.listing.items import below, files_below, reader_below, refuse, refuse_large
 
 Reader = Callable[[], bytes]
 COMPRESSED: dict[bytes, Callable[..., BinaryIO]] = {
