@@ -6,11 +6,12 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from safetensors.numpy import load_file
 
 from pipeline import cli, config
 from pipeline.models import embedder
-from pipeline.training import checkpoints, optimizers, plan
+from pipeline.training import checkpoints, class_centers, optimizers, plan
 from pipeline.training.class_centers import PER_REPLICA
 
 CONFIG = """
@@ -127,6 +128,16 @@ def test_biases_scales_and_tokens_are_not_decayed(drawn):
     decayed = {v.path.rsplit("/", 1)[-1] for v in variables if built.factors[built._var_key(v)][1]}
     kept = {v.path.rsplit("/", 1)[-1] for v in variables if not built.factors[built._var_key(v)][1]}
     assert decayed == {"kernel", "embeddings"} and {"bias", "gamma", "beta"} <= kept
+
+
+def test_random_centers_are_small_and_come_from_the_seed():
+    """A gradient turns a short centre far: the steps of a learning rate depend on the start's length."""
+    one, same, other = (
+        np.asarray(class_centers.build(500, 2, 64, seed, False, tf.distribute.get_strategy()).variable)
+        for seed in (1, 1, 2)
+    )
+    assert one.shape == (500, 2, 64) and abs(one.std() / 0.01 - 1) < 0.02 and abs(one.mean()) < 1e-4
+    assert np.array_equal(one, same) and not np.allclose(one, other)
 
 
 @pytest.mark.parametrize(("name", "ema", "slots"), [("adamw", None, 2), ("adamw", 0.9, 3), ("sgd", None, 1)])
