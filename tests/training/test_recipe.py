@@ -1,6 +1,7 @@
 """What a training config asks for is checked before anything starts, and means what it says."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import keras
@@ -10,7 +11,8 @@ import tensorflow as tf
 from safetensors.numpy import load_file
 
 from pipeline import cli, config
-from pipeline.models import embedder
+from pipeline.models import backbones, catalogue, embedder, encoders
+from pipeline.models.weights.variables import float_variables
 from pipeline.training import checkpoints, class_centers, optimizers, plan
 from pipeline.training.class_centers import PER_REPLICA
 
@@ -107,6 +109,19 @@ def test_a_head_that_init_from_gives_is_not_thrown_away_for_pca(drawn, tmp_path)
     np.testing.assert_allclose(again["embedder/embedding/kernel"], first["embedder/embedding/kernel"], atol=1e-6)
 
 
+def test_training_starts_from_the_weights_that_the_config_names(drawn, tmp_path):
+    section = config.load(config.Run, drawn[0], []).encoder
+    entry = catalogue.find(section.name, section.architecture)
+    backbone = backbones.make(entry, entry.image_size_px)
+    backbones.hub_variables(entry, backbone)  # sets the ids of positions
+    backbone.save_weights(tmp_path / "hub.weights.h5")
+    named = f"encoder.weights=file:{tmp_path}/hub.weights.h5"
+    tensors = train(drawn, tmp_path / "run", named, "train.phases.0.trainable=all", TINY_RATE)
+    expected = encoders.build(replace(section, weights=named.partition("=")[2])).model
+    for name, variable in float_variables(expected).items():
+        np.testing.assert_allclose(tensors[f"embedder/{name}"], variable, atol=1e-6, err_msg=name)
+
+
 def test_averaged_weights_are_validated_and_exported_within_a_phase_too(drawn, tmp_path):
     steps = ["train.optimizer.ema=0.5", "train.phases.0.epochs=2", "train.validate_every_epochs=0.5"]
     train(drawn, tmp_path, *steps)
@@ -128,6 +143,21 @@ def test_biases_scales_and_tokens_are_not_decayed(drawn):
     decayed = {v.path.rsplit("/", 1)[-1] for v in variables if built.factors[built._var_key(v)][1]}
     kept = {v.path.rsplit("/", 1)[-1] for v in variables if not built.factors[built._var_key(v)][1]}
     assert decayed == {"kernel", "embeddings"} and {"bias", "gamma", "beta"} <= kept
+
+
+@pytest.mark.parametrize("warmup_epochs", [0, 2])
+def test_the_rate_warms_up_and_falls_by_a_cosine_to_its_end(warmup_epochs):
+    phase = config.Phase(
+        name="head", trainable="head", epochs=10, batch_size=8, learning_rate=0.1,
+        end_learning_rate=0.02, warmup_epochs=warmup_epochs,
+    )  # fmt: skip
+    rate = optimizers.schedule(phase, steps=50, steps_per_epoch=5)
+    warm = 5 * warmup_epochs
+    obvious = [
+        0.1 * step / warm if step < warm else 0.02 + 0.08 * (1 + np.cos(np.pi * (step - warm) / (50 - warm))) / 2
+        for step in range(51)
+    ]
+    np.testing.assert_allclose([float(rate(step)) for step in range(51)], obvious, atol=1e-6)
 
 
 def test_random_centers_are_small_and_come_from_the_seed():
