@@ -1,8 +1,11 @@
 """The same picture in two splits is found; Apache Beam makes the same shards."""
 
 import csv
+import io
+from itertools import pairwise
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
@@ -50,6 +53,17 @@ def test_a_perceptual_hash_survives_recoding_resizing_and_light_and_differs_betw
             assert (original ^ perceptual_hash(other)).bit_count() <= MAX_DISTANCE
     distances = [(one ^ other).bit_count() for at, one in enumerate(hashes) for other in hashes[:at]]
     assert min(distances) > 2 * MAX_DISTANCE
+
+
+def test_the_hash_is_of_the_smallest_decode_of_at_least_32_px():
+    for seed in range(12):
+        data = encoded(photograph(seed, 256, 256), quality=95)
+        small = Image.open(io.BytesIO(data))
+        small.draft("L", (32, 32))  # an eighth, by Pillow's libjpeg
+        assert small.size == (32, 32)
+        rows = cv2.resize(np.asarray(small), (9, 8), interpolation=cv2.INTER_AREA).tolist()
+        signs = "".join("1" if right > left else "0" for row in rows for left, right in pairwise(row))
+        assert perceptual_hash(data) == int(signs, 2)
 
 
 def test_flat_pictures_have_no_hash():
