@@ -43,6 +43,8 @@ train:
     - {name: all, trainable: all, epochs: 8, batch_size: 16, learning_rate: 1.0e-3, augment: {crop_scale_min: 0.6}}
 """
 
+pytestmark = pytest.mark.slow  # five minutes on two cores; test_step has four replicas and XLA in `make test`
+
 
 @pytest.fixture(scope="module")
 def records(tmp_path_factory) -> Path:
