@@ -50,7 +50,13 @@ def test_leaving_one_out_of_a_small_index_leaves_a_rank_empty(rows):
     assert np.isfinite(distances[:, : rows - 1]).all() and np.isinf(distances[:, rows - 1 :]).all()
 
 
-def test_near_duplicates_are_ranked_by_their_true_distance():
+@pytest.fixture
+def expanded_square(monkeypatch):
+    """faiss expands the square for many queries only; here for one, too."""
+    monkeypatch.setattr(faiss.cvar, "distance_compute_blas_threshold", 1)
+
+
+def test_near_duplicates_are_ranked_by_their_true_distance(expanded_square):
     base = np.full((1, 64), 0.125, np.float32)
     index = np.concatenate([base + 1e-5 * step for step in (5, 3, 1, 4, 2)])
     ids, _ = nearest(base, index, 5)
@@ -58,9 +64,8 @@ def test_near_duplicates_are_ranked_by_their_true_distance():
 
 
 @pytest.mark.parametrize("leave_one_out", [False, True])
-def test_near_duplicates_beyond_k_are_fetched_and_ranked_too(leave_one_out, monkeypatch):
-    """Float32 tells a cluster's rows not apart by the expanded square: faiss's first k are any k of them."""
-    monkeypatch.setattr(faiss.cvar, "distance_compute_blas_threshold", 1)  # as for many queries: by the expanded square
+def test_near_duplicates_beyond_k_are_fetched_and_ranked_too(leave_one_out, expanded_square):
+    """The expanded square in float32 does not tell a cluster's rows apart: faiss's first k are any k of them."""
     cluster = 8 + leave_one_out
     centers = np.repeat(np.eye(64)[:4], cluster, axis=0)
     index = (centers + 1e-5 * np.random.default_rng(2).normal(size=centers.shape)).astype(np.float32)

@@ -115,9 +115,9 @@ def test_training_starts_from_the_weights_that_the_config_names(drawn, tmp_path)
     backbone = backbones.make(entry, entry.image_size_px)
     backbones.hub_variables(entry, backbone)  # sets the ids of positions
     backbone.save_weights(tmp_path / "hub.weights.h5")
-    named = f"encoder.weights=file:{tmp_path}/hub.weights.h5"
-    tensors = train(drawn, tmp_path / "run", named, "train.phases.0.trainable=all", TINY_RATE)
-    expected = encoders.build(replace(section, weights=named.partition("=")[2])).model
+    weights = f"file:{tmp_path}/hub.weights.h5"
+    tensors = train(drawn, tmp_path / "run", f"encoder.weights={weights}", "train.phases.0.trainable=all", TINY_RATE)
+    expected = encoders.build(replace(section, weights=weights)).model
     for name, variable in float_variables(expected).items():
         np.testing.assert_allclose(tensors[f"embedder/{name}"], variable, atol=1e-6, err_msg=name)
 
