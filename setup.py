@@ -17,10 +17,11 @@ EXTRAS = {
         *("pytest", "pytest-xdist", "hypothesis", "scikit-learn", "psutil"),
         *("ruff", "mypy", "types-PyYAML", "types-tqdm", "import-linter>=2.16"),
     ],
-    "bench": ["img2dataset", "scikit-learn", "pytorch-metric-learning"],
+    "bench": ["img2dataset", "scikit-learn", "pytorch-metric-learning"],  # the last for the row pml_arcface, too
 }
 # What `make test` installs: nothing is skipped for want of a package.
 EXTRAS["test"] = sorted({need for name, needs in EXTRAS.items() if name != "bench" for need in needs})
+EXTRAS["test"].append("pytorch-metric-learning")  # beside clip's torch: alone it would take the CUDA build
 
 setup(
     name="guie",
@@ -50,6 +51,7 @@ setup(
         "tqdm>=4.66",  # progress
         "jinja2>=3.1",  # pages
         "matplotlib>=3.9",  # charts
+        "optuna==4.*",  # the sampler of guie sweep
         "pillow>=11",
         "simplejpeg>=1.8",  # libjpeg-turbo at a DCT scale, its warnings as errors
         "opencv-python-headless>=4.9",

@@ -84,6 +84,8 @@ def test_a_run_folder_holds_everything_that_is_promised(whole):
     assert metrics["embedding_dim"] == 16 and 0 <= metrics["mP@5"] <= 1
     assert set(metrics["domains"]["drawn"]) >= {"mP@5", "queries", "index"}
     assert set(metrics["references"]) == {"raw_pixels", "untrained", "raw_features", "pca16"}
+    low, high = metrics["interval"]
+    assert low <= metrics["mP@5"] <= high and set(metrics["differences"]) == set(metrics["references"])
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert all(np.isfinite(row["loss"]) for row in rows) and any("validation/mP@5" in row for row in rows)
     assert not list(folder.rglob(".partial-*"))
@@ -132,6 +134,94 @@ def test_another_recipe_in_the_same_folder_is_refused(whole, config, capsys):
     error = capsys.readouterr().err
     assert code == 2 and "another recipe" in error and error.count("\n") == 1
     assert hashes(folder / "checkpoints") == before
+
+
+SEEDED = {
+    "records": {
+        "sources": [
+            {"layout": "drawn", "name": name, "options": {"classes": 8, "images_per_class": 6, "image_size_px": 32,
+                                                          "seed": seed}}
+            for seed, name in enumerate(("circles", "squares", "away"))
+        ],
+        "split": {"by": "class", "train": 0.5, "validation": 0.125, "test": 0.375, "left_out": ["away"]},
+    },
+    "train": {"phases": [{"name": "head", "trainable": "head", "epochs": 2, "batch_size": 8}]},
+    "score": {"references": ["raw_features", "pca", "half_whitened", "pml_arcface"]},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def seeded(tmp_path_factory) -> tuple[Path, Path, str, float]:
+    """Config and folder of a run over two seeds with a domain left out, its output and its seconds."""
+    folder, began = tmp_path_factory.mktemp("seeded"), time.monotonic()
+    values = {**yaml.safe_load(SMALL), "seeds": [0, 3]}
+    for section, given in SEEDED.items():
+        values[section] = {**values[section], **given}
+    (config := folder / "seeded.yaml").write_text(yaml.safe_dump(values))
+    process = start(config, folder / "run")
+    output, error = process.communicate()
+    assert process.returncode == 0, output + error
+    return config, folder / "run", output, time.monotonic() - began
+
+
+def test_a_domain_left_out_has_its_row_and_the_others_unseen_classes_theirs(seeded):
+    _, folder, output, _ = seeded
+    records = {path.name.rsplit("-", 2)[0] for path in folder.glob("records/*.tfrec")}
+    trained = {f"{name}-{split}" for name in ("circles", "squares") for split in ("train", "validation", "test")}
+    assert records == trained | {"away-test"}
+    metrics = json.loads((folder / "metrics.json").read_text())
+    sizes = {name: each["queries"] for name, each in metrics["domains"].items()}
+    assert sizes == {"circles": 18, "squares": 18, "away": 48} and metrics["unseen"]["queries"] == 36
+    assert [name for name, each in metrics["domains"].items() if each["left_out"]] == ["away"]
+    rows = {"raw_features", "pca16", "half_whitened16", "pml_arcface"}
+    for each in (metrics, metrics["unseen"], *metrics["domains"].values()):
+        assert set(each["references"]) == set(each["differences"]) == rows
+        assert each["interval"][0] <= each["mP@5"] <= each["interval"][1]
+    assert "unseen classes, one index" in output and "away (left out)" in output and "and 2 seeds" in output
+    page = (folder / "report.html").read_text()
+    assert "away (left out)" in page and "Means over 2 training seeds" in page and "never trained on" in page
+
+
+def test_scores_over_seeds_are_those_of_the_seeds_on_the_same_records(seeded):
+    _, folder, _, _ = seeded
+    assert [path.parent for path in folder.rglob("*.tfrec") if path.parent != folder / "records"] == []
+    seeds = {name: json.loads((folder / f"seed-{name}/metrics.json").read_text()) for name in ("0", "3")}
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["seeds"] == {name: each["mP@5"] for name, each in seeds.items()}
+    first, second = seeds.values()
+    for path in (("mP@5",), ("unseen", "mP@5"), ("references", "pml_arcface"), ("domains", "away", "mP@5")):
+        values = [metrics, first, second]
+        for key in path:
+            values = [each[key] for each in values]
+        assert values[0] == pytest.approx((values[1] + values[2]) / 2), path
+    with np.load(folder / "seed-0/precisions.npz") as kept:
+        assert kept["embedder/whole"].mean() == pytest.approx(first["mP@5"]) and len(kept["embedder/whole"]) == 84
+    weights = [hashes(folder / f"seed-{name}/checkpoints") for name in seeds]
+    assert set(weights[0]) == set(weights[1]) and weights[0] != weights[1]
+
+
+@pytest.mark.slow
+def test_a_killed_run_over_seeds_goes_on_to_the_same_scores_and_is_not_done_again(seeded, tmp_path):
+    config, expected, _, seconds = seeded
+    process = start(config, tmp_path / "run")
+    try:
+        process.communicate(timeout=random.Random(os.environ.get("GUIE_SEED", "7")).uniform(0.4, 0.9) * seconds)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    (tmp_path / "run").rename(tmp_path / "moved")  # the seeds' recipes hold no path of this machine
+    for said in (False, True):
+        process = start(config, tmp_path / "moved")
+        output, error = process.communicate()
+        assert process.returncode == 0, output + error
+        assert (output.count("score: done already") == 3) is said
+        found, wanted = (json.loads((folder / "metrics.json").read_text()) for folder in (tmp_path / "moved", expected))
+        assert {**found, "asked": ""} == {**wanted, "asked": ""}
+
+
+def test_a_seed_that_stands_twice_is_refused(config, tmp_path, capsys):
+    assert cli.main(["run", str(config), f"run_dir={tmp_path}/run", "seeds=[1,1]"]) == 2
+    assert "seeds: expected each once, got [1, 1]" in capsys.readouterr().err and not (tmp_path / "run").exists()
 
 
 def test_the_report_is_one_page_with_the_scores_and_the_pictures(whole):

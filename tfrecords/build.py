@@ -181,6 +181,9 @@ def _config_fingerprint(config: Run) -> str:
     value = asdict(config.records)
     for key in ("workers", "max_reject_share", "near_duplicates", "runner", "beam_options"):
         value.pop(key)
+    left_out = sorted(set(value["split"].pop("left_out")))
+    if left_out:  # without one the records are those of a config from before there was the key
+        value["split"]["left_out"] = left_out
     if config.records.merge_classes:
         value["merge_classes"] = Path(config.records.merge_classes).read_text(encoding="utf-8-sig")
     return fingerprint(value)

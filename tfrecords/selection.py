@@ -72,8 +72,12 @@ def list_sources(config: Run) -> dict[str, Listing]:
 def select(records: Records, listings: Mapping[str, Listing]) -> Selection:
     """Selects the images of the first round.
 
-    Raises BadInput: a source without images, no class large enough, a bad merge file, a key twice.
+    Raises BadInput: a source without images, no class large enough, a bad merge file, a key twice, a source left out
+    that is none of the sources.
     """
+    left_sources = set(records.split.left_out)
+    if unknown := sorted(left_sources - set(listings)):
+        raise BadInput(f"records.split.left_out: no source {unknown[0]!r}; records.sources has {', '.join(listings)}")
     classes = {source: list(listing.classes) for source, listing in listings.items()}
     merged = read_merges(Path(records.merge_classes), classes) if records.merge_classes else {}
     source_caps = {source.name: source.cap_per_class or records.cap_per_class for source in records.sources}
@@ -102,6 +106,10 @@ def select(records: Records, listings: Mapping[str, Listing]) -> Selection:
             labelled = [name for of, name in space.classes if of == source]
             of_class = split_classes(labelled, _shares(records))
             splits |= {(source, name): split for name, split in of_class.items()}
+        # A class that a source left out is merged into would be trained on with the other source's images.
+        merged_too = {into for (source, _), into in merged.items() if source in left_sources}
+        left_classes = [each for each in space.classes if each[0] in left_sources or each in merged_too]
+        splits |= dict.fromkeys(left_classes, "test")
     taken = {class_id: lowest[class_id].taken() for class_id in space.classes}
     return Selection(
         space=space,
@@ -141,13 +149,14 @@ def into_chunks(
     `taken`: class → (rank, candidate) of its images. `first`: (source, split) → number of its first new chunk; 0 where
     it is missing. Raises BadInput: a source has a key twice.
     """
-    shares, labels = _shares(records), space.labels()
+    shares, labels, left_out = _shares(records), space.labels(), set(records.split.left_out)
     groups: dict[tuple[str, str], list[tuple[int, str, Item, int]]] = {
         (source, split): [] for source in space.sources for split in SPLITS
     }
     for class_id, ranked in taken.items():
         for _, (source, item) in ranked:
-            split = splits[class_id] if splits else split_item(item.key, shares)
+            by_item = "test" if source in left_out else split_item(item.key, shares)
+            split = splits[class_id] if splits else by_item
             groups[source, split].append((digest("order", item.key), item.key, item, labels[class_id]))
     chunks, size = [], records.images_per_shard
     for (source, split), group in groups.items():

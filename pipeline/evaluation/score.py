@@ -4,9 +4,11 @@ guie score EMBEDDER --index DATA [--index DATA …] [--queries DATA …] [--out 
 guie score EMBEDDINGS --solution solution.csv
 
 Without --queries every image queries all others. Several --index merge into one index; the table then gives each
-domain (searched in its own index) and the whole (searched in the merged one).
+domain (searched in its own index) and the whole (searched in the merged one), each with its 95 % interval, and what
+the embedder is ahead of each reference, with the interval over the same queries.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,9 +18,10 @@ from pipeline import files
 from pipeline.data import sources
 from pipeline.data.sources import ImageSet
 from pipeline.errors import BadInput
-from pipeline.evaluation import embedders, score_table, solution
+from pipeline.evaluation import embedders, precisions, score_table, solution
 from pipeline.evaluation.embed import Embedded, embed_sets
-from pipeline.retrieval.metrics import mean_precision_at_5, neighbour_hits
+from pipeline.evaluation.precisions import EMBEDDER, Precisions
+from pipeline.retrieval.metrics import neighbour_hits, precision_at_5
 from pipeline.retrieval.search import nearest
 
 EXAMPLES = 12  # queries whose neighbours are kept for the report
@@ -42,20 +45,32 @@ def main(options: Options) -> None:
             raise BadInput("expected at least one --index DATA: a folder of class folders, shards, or LAYOUT:ROOT")
         submission = embedders.load(options.embedder)
         print(f"score: {options.embedder} ({submission.embedding_dim} dimensions) on {', '.join(options.index)}")
-        result = score(submission, options.index, options.queries, options.batch_size)
+        result, _ = score(submission, options.index, options.queries, options.batch_size)
     if options.out:
         files.write_json(Path(options.out), result)
     print(f"score: mP@5 {result['mP@5']:.4f}" + (f" → {options.out}" if options.out else ""))
 
 
 def score(
-    submission: embedders.Submission, index: list[str], queries: list[str], batch_size: int, references=None
-) -> dict:
+    submission: embedders.Submission,
+    index: list[str],
+    queries: list[str],
+    batch_size: int,
+    references=None,
+    left_out: Sequence[str] = (),
+) -> tuple[dict, Precisions]:
     """The whole of `guie score`: embeds, searches, prints the table.
 
-    `index`, `queries`: DATA; without queries every image of the index queries all others. `references`: None, or
-    further rows to compute from the same images, see references.py. Returns what metrics.json holds. Raises BadInput
-    as `data.sources.open_data`; a --queries without its --index; no image that has a match.
+    Args:
+        index, queries: DATA; without queries every image of the index queries all others.
+        references: None, or further rows to compute from the same images, see references.py.
+        left_out: domains that nothing was trained on; the others' unseen classes then get a row of their own.
+
+    Returns:
+        What metrics.json holds; the precisions that it was computed from.
+
+    Raises:
+        BadInput: as `data.sources.open_data`; a --queries without its --index; no image that has a match.
     """
     leave_one_out = not queries
     index_sets = _unique_names([each for spec in index for each in sources.open_data(spec)])
@@ -71,20 +86,11 @@ def score(
         leave_one_out and len(np.unique(indexed.labels)) == len(indexed.labels)
     ):
         raise BadInput("no query has an image of its class in the index: expected classes with at least two images")
-    rows = {row: _mp5(row, queried, indexed, leave_one_out) for row in indexed.vectors}
+    found = measure(queried, indexed, leave_one_out, left_out)
+    index_sizes = np.bincount(indexed.domains, minlength=len(indexed.names)).tolist()
     rejects = indexed.rejects if leave_one_out else [*indexed.rejects, *queried.rejects]
     result = {
-        "mP@5": rows["embedder"][""],
-        "domains": {
-            name: {
-                "mP@5": rows["embedder"][name],
-                "queries": int((queried.domains == domain).sum()),
-                "index": int((indexed.domains == domain).sum()),
-                "references": {row: values[name] for row, values in rows.items() if row != "embedder"},
-            }
-            for domain, name in enumerate(indexed.names)
-        },
-        "references": {row: values[""] for row, values in rows.items() if row != "embedder"},
+        **precisions.scores(found, dict(zip(indexed.names, index_sizes, strict=True)), left_out),
         "embedding_dim": submission.embedding_dim,
         "leave_one_out": leave_one_out,
         "examples": _examples(queried, indexed, leave_one_out),
@@ -92,31 +98,39 @@ def score(
         "rejects": [dict(zip(("domain", "key", "reason"), reject, strict=True)) for reject in rejects],
     }
     print(score_table.text(result))
-    return result
+    return result, found
 
 
-def _mp5(row: str, queried: Embedded, indexed: Embedded, leave_one_out: bool) -> dict[str, float]:
-    """Domain → mP@5 within its own index; "" → of all queries in the merged index."""
+def measure(queried: Embedded, indexed: Embedded, leave_one_out: bool, left_out: Sequence[str]) -> Precisions:
+    """The precision of every query: in its own domain's index, among the unseen classes, in the whole.
 
-    def value(of_queries: np.ndarray, of_index: np.ndarray) -> float:
-        queries, index = queried.vectors[row][of_queries], indexed.vectors[row][of_index]
-        neighbours, _ = nearest(queries, index, 5, leave_one_out)
-        labels = indexed.labels[of_index], queried.labels[of_queries]
-        return mean_precision_at_5(*neighbour_hits(neighbours, *labels, leave_one_out))
-
-    scores = {
-        name: value(queried.domains == domain, indexed.domains == domain) for domain, name in enumerate(indexed.names)
-    }
-    if len(scores) == 1:
-        return {**scores, "": next(iter(scores.values()))}
-    return {**scores, "": value(np.ones(len(queried.labels), bool), np.ones(len(indexed.labels), bool))}
+    There are unseen classes apart from the whole where some, not all of the domains are left out.
+    """
+    groups = {precisions.of_domain(name): [number] for number, name in enumerate(indexed.names)}
+    trained = [number for number, name in enumerate(indexed.names) if name not in left_out]
+    if 0 < len(trained) < len(indexed.names):
+        groups[precisions.UNSEEN] = trained
+    groups[precisions.WHOLE] = list(range(len(indexed.names)))
+    found: Precisions = {}
+    by_domains: dict[tuple[int, ...], dict[str, np.ndarray]] = {}  # of one domain, a merged index is its own
+    for group, domains in groups.items():
+        if tuple(domains) not in by_domains:
+            of_queries, of_index = (np.isin(each.domains, domains) for each in (queried, indexed))
+            labels = indexed.labels[of_index], queried.labels[of_queries]
+            by_domains[tuple(domains)] = rows = {}
+            for row in indexed.vectors:
+                vectors = queried.vectors[row][of_queries], indexed.vectors[row][of_index]
+                neighbours, _ = nearest(*vectors, 5, leave_one_out)
+                rows[row] = precision_at_5(*neighbour_hits(neighbours, *labels, leave_one_out))
+        found[group] = by_domains[tuple(domains)]
+    return found
 
 
 def _examples(queried: Embedded, indexed: Embedded, leave_one_out: bool) -> list[dict]:
     """A few queries with their five neighbours in the merged index, for people to look at."""
     rows = np.unique(np.linspace(0, len(queried.labels) - 1, EXAMPLES).astype(int))
     # A row of the index finds itself: search one further and drop it.
-    queries, index = queried.vectors["embedder"][rows], indexed.vectors["embedder"]
+    queries, index = queried.vectors[EMBEDDER][rows], indexed.vectors[EMBEDDER]
     found, distances = nearest(queries, index, 5 + leave_one_out)
     examples = []
     for row, ids, near in zip(rows.tolist(), found.tolist(), distances.tolist(), strict=True):

@@ -30,11 +30,14 @@ def main(run: Run) -> None:
         items, missing = _scored_items(run), ""
     except BadInput as error:  # the scored images are gone since: the numbers stand without them
         items, missing = {}, str(error)
+    index = [each.replace("{run_dir}/..", "{run_dir}") for each in run.score.index]  # a seed's, of the run above it
     page = render(
         "report.html",
         title=f"{run.name}: mP@5 {result['mP@5']:.3f}",
-        unseen=run.score.index == config.Score().index and run.records.split.by == "class",
+        unseen=index == config.Score().index and run.records.split.by == "class",
         scores=score_table.header_and_rows(result),
+        differences=score_table.differences(result),
+        seeds=list(result.get("seeds", {})),
         curves=_curves(folder / "metrics.jsonl"),
         missing=missing,
         examples=[] if missing else [_example(items, each) for each in result.get("examples", [])],

@@ -1,6 +1,7 @@
 """`guie tfrecords` and `guie verify` through the command line: what is taken, split, refused, replaced, merged."""
 
 import csv
+import dataclasses
 import hashlib
 import json
 import os
@@ -14,7 +15,8 @@ import numpy as np
 import pytest
 
 from pipeline import cli
-from pipeline.config import Records, Source
+from pipeline.config import Records, Run, Source, load
+from pipeline.files import fingerprint
 from tests.tfrecords.damage import encoded, photograph, png_bomb
 from tfrecords import selection
 from tfrecords.build import table
@@ -257,6 +259,62 @@ def test_merged_classes_share_a_label_a_split_and_a_cap(tmp_path: Path, capsys):
         assert why in capsys.readouterr().err
 
 
+def splits_of(records: Path) -> dict[tuple[str, str], str]:
+    """(source, class) → the splits that hold images of the source of that class."""
+    found: dict[tuple[str, str], set[str]] = {}
+    for split, rows in all_records(records).items():
+        for record in rows:
+            found.setdefault((record.source, record.key.split("/")[0]), set()).add(split)
+    return {class_id: "+".join(sorted(splits)) for class_id, splits in found.items()}
+
+
+@pytest.mark.parametrize("by", ["class", "item"])
+def test_a_source_left_out_is_test_data_whole_and_the_others_split_as_before(birds: Path, tmp_path: Path, by: str):
+    cars = class_folders(tmp_path / "cars", {f"car{number}": 6 for number in range(6)}, side=16)
+    config = write_config(
+        tmp_path, {"birds": birds, "cars": cars}, split={"by": by, "train": 0.5, "validation": 0.2, "test": 0.3}
+    )
+    assert build(config) == 0
+    assert build(config, f"run_dir={tmp_path / 'left'}", "records.split.left_out=[cars]") == 0
+    before, after = (all_records(tmp_path / run / "records") for run in ("run", "left"))
+    for split in SPLITS:
+        kept = [[record.key for record in found[split] if record.source == "birds"] for found in (before, after)]
+        assert kept[0] == kept[1] and kept[0]
+    assert sum(record.source == "cars" for record in before["train"]) > 0
+    assert sum(record.source == "cars" for record in after["test"]) == 36
+    assert {record.source for split in ("train", "validation") for record in after[split]} == {"birds"}
+
+
+def test_a_class_that_a_source_left_out_shares_is_test_data_in_both(tmp_path: Path):
+    first = class_folders(tmp_path / "a", {"cat": 4, "dog": 4, "emu": 4}, side=16)
+    second = class_folders(tmp_path / "b", {"Katze": 4, "pony": 4}, side=16)
+    merges = tmp_path / "merges.csv"
+    merges.write_text("source,class,into_source,into_class\nb,Katze,a,cat\n")
+    config = write_config(tmp_path, {"a": first, "b": second}, merge_classes=str(merges))
+    assert build(config, "records.split.left_out=[b]") == 0
+    expected = {("a", "cat"): "test", ("b", "Katze"): "test", ("b", "pony"): "test"}
+    assert splits_of(tmp_path / "run" / "records") == expected | {("a", "dog"): "train", ("a", "emu"): "train"}
+
+
+def test_records_are_those_of_before_the_key_where_no_source_is_left_out(birds: Path, tmp_path: Path, capsys):
+    config = write_config(tmp_path, {"birds": birds, "again": birds})
+    value = json.loads(config.read_text())
+    assert build(config) == 0
+    identity = json.loads((tmp_path / "run/records/.build/identity.json").read_text())
+    run = load(Run, config)
+    fields = dataclasses.asdict(run.records)
+    del fields["split"]["left_out"]
+    for key in ("workers", "max_reject_share", "near_duplicates", "runner", "beam_options"):
+        del fields[key]
+    assert identity["config"] == fingerprint(fields)
+    assert build(config, "records.split.left_out=[birds]") == 2
+    assert "of another config: remove it" in capsys.readouterr().err
+    value["run_dir"] = str(tmp_path / "other")
+    config.write_text(json.dumps(value))
+    assert build(config, "records.split.left_out=[birds,again]") == 0
+    assert build(config, "records.split.left_out=[again,birds,again]") == 0, "their order is no matter"
+
+
 def test_a_rejected_image_is_replaced_by_the_next_of_its_class(tmp_path: Path):
     root = class_folders(tmp_path / "set", {"crow": 12, "owl": 6, "wren": 12})
     for name in ("crow", "owl"):
@@ -361,6 +419,7 @@ def test_a_bad_source_is_one_line_and_leaves_nothing(birds: Path, tmp_path: Path
     [
         ("records.split.train=0.5", "sum to 1"),
         ("records.split.by=family", "class or item"),
+        ("records.split.left_out=[bird]", "left_out: no source 'bird'; records.sources has birds"),
         ("records.cap_per_class=0", "expected 1 or more"),
         ("records.jpeg_quality=101", "1 … 100"),
         ("records.min_per_class=100", "no class has"),
