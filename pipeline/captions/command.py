@@ -41,7 +41,7 @@ def main(config: Captions) -> None:
         print(f"{config.model.title}: random weights, the similarities mean nothing", flush=True)
     usable = [pair for pair in pairs if not pair.reason]
     model, folder = encoder.identity, run_dir / "embeddings"
-    of_images = ArrayCache(folder, ["images", model, encoder.fit])
+    of_images = ArrayCache(folder, ["images", model])
     of_texts = ArrayCache(folder, ["texts", model])
     with Meter() as meter:
         images, reasons = encode_images([pair.image for pair in usable], root, config, encoder, of_images, meter)

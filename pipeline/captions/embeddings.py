@@ -117,7 +117,7 @@ def _prepared(content: bytes, encoder: DualEncoder, max_megapixels: float) -> np
         megapixels = image.width * image.height / 1e6
         if megapixels > max_megapixels:
             return f"{megapixels:.1f} megapixels, more than max_megapixels {max_megapixels:g}"
-        return resize_to_square(pixels.read(content), encoder.preprocess, encoder.fit)
+        return resize_to_square(pixels.read(content), encoder.preprocess)
     except (ValueError, OSError) as error:
         why = errors.reason(error)
         return "not an image" if why.startswith("not an image") else f"not a readable image: {why}"

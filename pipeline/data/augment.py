@@ -59,7 +59,7 @@ def image_function(preprocess: Preprocess, augment: Augment, seed: int) -> Calla
         draws.begin(position)
         mirrored = draws.uniform([]) < 0.5 if augment.flip else tf.constant(False)
         if augment.crop_scale_min < 1.0:
-            image = resize_crop(decode_random_crop(encoded, augment, side, draws), side, mirrored)
+            image = resize_crop(decode_random_crop(encoded, augment, preprocess, draws), side, mirrored)
         else:
             image = tf.ensure_shape(resize(decode(encoded), preprocess), [side, side, 3])
             if augment.flip:
@@ -72,22 +72,33 @@ def image_function(preprocess: Preprocess, augment: Augment, seed: int) -> Calla
     return image_of
 
 
-def decode_random_crop(encoded: tf.Tensor, augment: Augment, side: int, draws: Draws) -> tf.Tensor:
+def decode_random_crop(encoded: tf.Tensor, augment: Augment, preprocess: Preprocess, draws: Draws) -> tf.Tensor:
     """Scalar string → uint8 [h, w, 3]: a random window, of which only the blocks that it touches are decoded.
 
-    The window's share of the area is uniform in [crop_scale_min, 1]; its aspect is the image's times a factor that is
-    log-uniform in [1/crop_aspect_max, crop_aspect_max], as the encoder sees images squashed to a square. A window at
-    least twice `side` is decoded at the reduced size that libjpeg takes from the DCT; then comes `resize_crop`.
+    The window's share of the area is uniform in [crop_scale_min, 1]; its aspect is a factor that is log-uniform in
+    [1/crop_aspect_max, crop_aspect_max], times the image's where the encoder sees images squashed to a square. Where
+    it does not (`fit` crop and pad), a window that the image cannot hold is scaled down until it does. A window at
+    least twice the encoder's size is decoded at the reduced size that libjpeg takes from the DCT; then comes
+    `resize_crop`.
     """
     share, stretch, down, across = tf.unstack(draws.uniform([4]))
     area = augment.crop_scale_min + (1.0 - augment.crop_scale_min) * share
     aspect = tf.exp((2.0 * stretch - 1.0) * math.log(augment.crop_aspect_max))
-    height_share, width_share = (tf.minimum(tf.sqrt(each), 1.0) for each in (area / aspect, area * aspect))
-    shares = tf.stack([down * (1.0 - height_share), across * (1.0 - width_share), height_share, width_share])
+
+    def shares_of(size: tf.Tensor) -> tf.Tensor:
+        """The image's float32 [2] (H, W) → float32 [4] shares (y, x, h, w) of it."""
+        relative = aspect if preprocess.fit == "squash" else aspect * size[0] / size[1]  # to the image's own
+        height_share, width_share = tf.sqrt(area / relative), tf.sqrt(area * relative)
+        if preprocess.fit != "squash":
+            most = tf.maximum(tf.maximum(height_share, width_share), 1.0)
+            height_share, width_share = height_share / most, width_share / most
+        height_share, width_share = tf.minimum(height_share, 1.0), tf.minimum(width_share, 1.0)
+        return tf.stack([down * (1.0 - height_share), across * (1.0 - width_share), height_share, width_share])
 
     def of_jpeg() -> tf.Tensor:
         size = tf.cast(tf.io.extract_jpeg_shape(encoded)[:2], tf.float32)
-        shrink = tf.reduce_min(size * shares[2:]) / side
+        shares = shares_of(size)
+        shrink = tf.reduce_min(size * shares[2:]) / preprocess.image_size_px
         level = sum(tf.cast(shrink >= ratio, tf.int32) for ratio in DCT_RATIOS[1:])
 
         def at(ratio: int) -> Callable[[], tf.Tensor]:
@@ -99,7 +110,8 @@ def decode_random_crop(encoded: tf.Tensor, augment: Augment, side: int, draws: D
 
     def of_other() -> tf.Tensor:
         pixels = decode(encoded)
-        window = _window(tf.cast(tf.shape(pixels)[:2], tf.float32), shares)
+        size = tf.cast(tf.shape(pixels)[:2], tf.float32)
+        window = _window(size, shares_of(size))
         return tf.slice(pixels, [window[0], window[1], 0], [window[2], window[3], 3])
 
     return tf.cond(tf.io.is_jpeg(encoded), of_jpeg, of_other)

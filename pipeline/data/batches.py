@@ -15,14 +15,15 @@ from pipeline.config import Augment
 from pipeline.data import augment as augmentation
 from pipeline.data.preprocessing import Preprocess, decode, resize
 from pipeline.data.records import RecordSet, open_records
-from pipeline.data.sampler import Positions, batch_positions
+from pipeline.data.sampler import ClassGroups, Positions, batch_positions
 from pipeline.errors import BadInput
 
-__all__ = ["Positions", "RecordSet", "damage_is_bad_input", "eval_batches", "open_records", "train_batches"]
+__all__ = ["RecordSet", "damage_is_bad_input", "eval_batches", "open_records", "train_batches"]
 
 
 def train_batches(
     records: RecordSet,
+    order: Positions | ClassGroups,
     preprocess: Preprocess,
     augment: Augment,
     batch_size: int,
@@ -30,42 +31,47 @@ def train_batches(
     start_step: int = 0,
     host: tuple[int, int] = (0, 1),
     label_map: np.ndarray | None = None,
-    sampling: np.ndarray | None = None,
+    teacher: np.ndarray | None = None,
 ) -> tf.data.Dataset:
     """The training stream from step `start_step` on, without end.
 
     Args:
+        order: which records each batch holds, see `sampler.order`.
         preprocess: of the encoder; without augmentation the pixels are exactly those of `resize`.
         batch_size: of all hosts together.
-        seed: of order and augmentation: every draw follows from (seed, position).
+        seed: of the augmentation: every draw follows from (seed, position).
         host: (index, hosts): this host's slice of each batch, `batch_size / hosts` images.
         label_map: int [labels]: label in the records → class that is trained; None: as they are.
-        sampling: see `Positions`.
+        teacher: float [N, W], a row for each record; may be memory-mapped. None: the element has no such part.
 
     Returns:
         {"images": float32 (uint8 where only crops and flips are asked for) [b, S, S, 3] in 0…255, not normalised
-        (`normalize` runs on the device), "labels": int32 [b], "positions": int64 [b]}; b = batch_size / hosts.
+        (`normalize` runs on the device), "labels": int32 [b], "positions": int64 [b], places in the stream: no
+        two are equal, so a record that is drawn again is augmented anew; with `teacher` also "teacher": float32
+        [b, W], the rows of the batch's records}; b = batch_size / hosts.
 
     Raises:
         ValueError: a batch that does not divide by the hosts, or a drawn record whose label `label_map` lacks.
         tf.errors.OpError: while iterating, for damage; see `damage_is_bad_input`.
     """
-    order = Positions(len(records), seed, sampling)
     labels = _mapped_labels(records.labels, label_map, order.entries)
     batch_positions(start_step, batch_size, host)  # fails here, not in a thread
 
     def read(step):
         positions = batch_positions(int(step), batch_size, host)
-        items = order.at(positions)
-        return _bytes_array(records.read(items)), labels[items], positions
+        items = order.batch(int(step), batch_size, host)
+        found = _bytes_array(records.read(items)), labels[items], positions
+        return found if teacher is None else (*found, teacher[items].astype(np.float32))
 
     image_of = augmentation.image_function(preprocess, augment, seed)
 
-    def element(encoded, label, position):
-        return {"images": image_of(encoded, position), "labels": label, "positions": position}
+    def element(encoded, label, position, *row):
+        found = {"images": image_of(encoded, position), "labels": label, "positions": position}
+        return found if teacher is None else {**found, "teacher": tf.ensure_shape(row[0], teacher.shape[1:])}
 
     each = batch_size // host[1]
-    dataset = _elements(tf.data.Dataset.counter(start_step), read, tf.int32, element)
+    types = [tf.string, tf.int32, tf.int64] + [tf.float32] * (teacher is not None)
+    dataset = _elements(tf.data.Dataset.counter(start_step), read, types, element)
     return dataset.batch(each, drop_remainder=True).prefetch(2)
 
 
@@ -91,7 +97,7 @@ def eval_batches(
         image = tf.ensure_shape(resize(decode(encoded), preprocess), [preprocess.image_size_px] * 2 + [3])
         return {"images": image, "labels": label, "positions": item, "valid": True}
 
-    dataset = _elements(tf.data.Dataset.range(0, count, batch_size), read, tf.int64, element)
+    dataset = _elements(tf.data.Dataset.range(0, count, batch_size), read, [tf.string, tf.int64, tf.int64], element)
     if pad_to_batch:
         lacking = -count % batch_size
         padding = {name: tf.zeros([lacking, *spec.shape], spec.dtype) for name, spec in dataset.element_spec.items()}
@@ -99,14 +105,14 @@ def eval_batches(
     return dataset.batch(batch_size, drop_remainder=pad_to_batch).prefetch(2)
 
 
-def _elements(numbers: tf.data.Dataset, read: Callable, label: tf.DType, element: Callable) -> tf.data.Dataset:
-    """`element` of every (encoded, label, number) that `read` gives for `numbers`, one at a time, in order."""
+def _elements(numbers: tf.data.Dataset, read: Callable, types: list, element: Callable) -> tf.data.Dataset:
+    """`element` of every (encoded, label, number, …) that `read` gives for `numbers`, one at a time, in order."""
 
-    def scalars(*each):
-        return element(*(tf.ensure_shape(value, []) for value in each))
+    def shaped(encoded, label, number, *more):
+        return element(*(tf.ensure_shape(value, []) for value in (encoded, label, number)), *more)
 
-    rows = numbers.map(lambda number: tf.numpy_function(read, [number], [tf.string, label, tf.int64]))
-    return rows.prefetch(2).unbatch().map(scalars, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    rows = numbers.map(lambda number: tf.numpy_function(read, [number], types))
+    return rows.prefetch(2).unbatch().map(shaped, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
 
 @contextmanager

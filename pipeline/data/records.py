@@ -6,6 +6,7 @@ arithmetic (`pipeline/data/batches.py`): any record can be read at any time, and
 
 import hashlib
 import os
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -17,10 +18,12 @@ import numpy as np
 
 from pipeline.errors import BadInput
 from pipeline.files import matching
+from tfrecords.labels import SPLITS
 from tfrecords.schema import LABEL, label_of, parse_record
 from tfrecords.shards import FOOTER_BYTES, mapped_payloads, shard_index, unframed
 
 OPEN_FILES = 128  # a process may hold about a thousand; large sets have more shards than that
+SHARD_NAME = re.compile(rf"(?P<source>.+)-(?:{'|'.join(SPLITS)})-\d+-\d+\.tfrec")
 
 
 class RecordSet:
@@ -29,11 +32,19 @@ class RecordSet:
     def __init__(self, shards: Sequence[Path], shard: np.ndarray, spans: np.ndarray, labels: np.ndarray):
         self.shards, self.shard = list(shards), shard  # the files; int32 [N], which of them a record is in
         self.spans, self.labels = spans, labels  # int64 [N, 2], offset and bytes of the framed record; int64 [N]
+        self.whole: RecordSet | None = None  # what it is a part of, and which rows of that; None: nothing
+        self.rows: np.ndarray | None = None
         self._files: OrderedDict[int, int] = OrderedDict()  # shard → file descriptor, least used first
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def part(self, rows: np.ndarray) -> "RecordSet":
+        """The records of `rows`, int64 [n], as a set of its own."""
+        found = RecordSet(self.shards, self.shard[rows], self.spans[rows], self.labels[rows])
+        found.whole, found.rows = self, rows
+        return found
 
     @cached_property
     def keys(self) -> list[str]:
@@ -44,6 +55,15 @@ class RecordSet:
     def sources(self) -> list[str]:
         """`image/source` of every record; "" where a record has none. Reads every record once."""
         return [source for _, source in self._names]
+
+    @cached_property
+    def domains(self) -> np.ndarray:
+        """str [N]: each record's source, by its shard's name, `<source>-<split>-<NN>-<count>.tfrec`; else "".
+
+        Reads no record: the public sets', which have no `image/source`, are told apart, too.
+        """
+        names = [SHARD_NAME.fullmatch(path.name) for path in self.shards]
+        return np.array([name["source"] if name else "" for name in names])[self.shard]
 
     @cached_property
     def _names(self) -> list[tuple[str, str]]:

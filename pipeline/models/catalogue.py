@@ -31,7 +31,7 @@ class Family:
     stem_norm: bool = False  # the patch convolution has no bias; a layer norm follows the position embeddings
     layer_scales: bool = False  # each block has two learned scales
     joint_pooling: str = ""  # the features that are compared with text; "": the family has no text tower
-    fit: str = "squash"  # how images became square in training: squash | crop, see `preprocessing.resize_to_square`
+    fit: str = "squash"  # how images became square in training: squash | crop, see `preprocessing.resize`
     start_logits: tuple[float, float | None] = (1.0, None)  # (scale, bias or None) before training
     tokenizer: str = ""  # a key of `tokenizers.TOKENIZERS`
     pad_with_end: bool = False  # rows of token ids are filled with the end token; False: with 0

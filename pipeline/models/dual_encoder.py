@@ -42,11 +42,11 @@ class DualEncoder:
         self.text = text_encoder.build(
             model.encoder.name, model.encoder.weights, model.vocabulary, model.seed, model.text_architecture
         )
-        self.image = encoders.build(replace(model.encoder, pooling=pooling), seed=model.seed)
+        fit = model.encoder.fit or entry.facts.fit  # compared with text, an image becomes square as in training
+        self.image = encoders.build(replace(model.encoder, pooling=pooling, fit=fit), seed=model.seed)
         if self.image.width != self.text.width:
             widths = f"images have {self.image.width} numbers and texts {self.text.width}"
             raise BadInput(f"{model.title}: {widths}; make encoder.architecture and text_architecture agree")
-        self.fit = entry.facts.fit  # how images become square, see `preprocessing.resize_to_square`
         self.trained = model.encoder.weights != "none"  # more than random
         side = self.preprocess.image_size_px
         self._encode_images = tf.function(

@@ -1,13 +1,14 @@
-"""The embedder: encoder → Dense → unit length. Dropout belongs to the training step, not to the model."""
+"""The embedder: encoder → unit length → Dense → unit length. Dropout belongs to the training step, not to the model."""
 
 from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from pipeline.config import Run
-from pipeline.data.preprocessing import Preprocess
-from pipeline.models import encoders
+from pipeline.data.preprocessing import Preprocess, prepare
+from pipeline.models import encoders, sizes
 from pipeline.models.encoders import ImageEncoder
 
 LARGEST_DIM = 64  # the competition's limit
@@ -20,6 +21,7 @@ class Embedder:
     encoder: ImageEncoder
     head: keras.Model  # float [B, width] → float32 [B, D], unit length
     model: keras.Model  # float32 [B, S, S, 3], normalised pixels → float32 [B, D], unit length
+    sizes_px: tuple[int, ...] = ()  # features are averaged over these; empty: the encoder's own size alone
 
     @property
     def preprocess(self) -> Preprocess:
@@ -29,6 +31,10 @@ class Embedder:
     def variables(self) -> dict[str, keras.Variable]:
         """Name → variable, of encoder and head."""
         return named_variables("embedder", self.model.variables)
+
+    def at_sizes(self) -> list[ImageEncoder]:
+        """The encoder at each size that is averaged, with the weights that it has now; see `sizes.at_size`."""
+        return [sizes.at_size(self.encoder, size) for size in self.sizes_px or (self.preprocess.image_size_px,)]
 
 
 def build(
@@ -42,17 +48,32 @@ def build(
     options = replace(config.encoder, **{key: value for key, value in given.items() if value is not None})
     encoder = encoders.build(options, seed=config.train.seed, fill=fill)
     features = keras.Input([encoder.width], name="features")
+    # Unit length first: an encoder's features differ in length, and the centre that the bias takes away would not fit.
+    unit_features = keras.layers.UnitNormalization(dtype="float32", name="unit_features")(features)
     projected = keras.layers.Dense(
         config.embedder.embedding_dim,
-        use_bias=False,  # a bias would shift all embeddings before they are scaled to unit length
         kernel_initializer=keras.initializers.GlorotUniform(seed=config.train.seed),
         dtype="float32",
         name="embedding",
-    )(features)
+    )(unit_features)
     unit = keras.layers.UnitNormalization(dtype="float32", name="unit_length")(projected)
     head = keras.Model(features, unit, name="embedding_head")  # SigLIP has a layer called head
     model = keras.Model(encoder.model.inputs[0], head(encoder.model.outputs[0]), name="embedder")
-    return Embedder(encoder, head, model)
+    return Embedder(encoder, head, model, tuple(config.embedder.sizes_px))
+
+
+def average_features(features: list[Any]) -> Any:
+    """float [B, width] of each size → float32 [B, width]: the mean of their directions; of one size as it is."""
+    if len(features) == 1:
+        return tf.cast(features[0], tf.float32)
+    units = [tf.math.l2_normalize(tf.cast(each, tf.float32), axis=-1, epsilon=1e-12) for each in features]
+    return tf.add_n(units) / float(len(units))
+
+
+def image_features(at_sizes: list[ImageEncoder], images: Any) -> Any:
+    """uint8 [B, H, W, 3] → float32 [B, width], averaged over the sizes: what the head is trained on and serves."""
+    found = [encoder.model(prepare(images, encoder.preprocess), training=False) for encoder in at_sizes]
+    return average_features(found)
 
 
 def named_variables(prefix: str, variables: list) -> dict[str, keras.Variable]:

@@ -133,9 +133,11 @@ class Stem(keras.layers.Layer):
     whole table is added, and the window moves by `stride`.
     """
 
-    def __init__(self, parts: Parts, stride: int, grid: int) -> None:
+    def __init__(self, parts: Parts, stride: int, grid: int, table: np.ndarray | None = None) -> None:
+        """`table` float32 [P + grid·grid, D] replaces the positions of `parts`."""
         super().__init__(name="stem", dtype=parts.embedding.dtype_policy)
         self.embedding = parts.embedding
+        self.table = None if table is None else keras.Variable(table, trainable=False, name="positions")
         self.parts, self.stride = _Untracked(parts), stride
         self.tokens = parts.prefix_tokens + parts.extra_tokens + grid * grid
         self.built = True
@@ -151,7 +153,8 @@ class Stem(keras.layers.Layer):
             x = x + convolution.bias
         batch, width = keras.ops.shape(x)[0], convolution.filters
         x = keras.ops.reshape(x, (batch, -1, width))
-        table = keras.ops.reshape(parts.position_table, (1, -1, width))
+        positions = parts.position_table if self.table is None else keras.ops.cast(self.table, x.dtype)
+        table = keras.ops.reshape(positions, (1, -1, width))
         if not parts.prefix_tokens:
             return x + table
         first = keras.ops.reshape(parts.class_token, (1, 1, width)) + table[:, :1]

@@ -153,9 +153,10 @@ def built(model, image_size_px: int, blocks: Sequence[Sequence[Any]]) -> Encoder
 def step(encoder: EncoderCosts, run: config.Run, phase: config.Phase, classes: int, on_features: bool) -> StepCosts:
     """One phase's step; `on_features`: the encoder's features were computed once, its forward pass is no part of it."""
     dim, centres = (run.embedder.embedding_dim, classes * run.train.loss.subcenters * run.embedder.embedding_dim)
-    projection = encoder.width * dim
-    top = 2.0 * (projection + centres)  # FLOPs of head and cosines, forward
-    blocks = trained_blocks(phase, encoder.blocks)
+    projection = encoder.width * dim + dim  # with its bias
+    top = 2.0 * (encoder.width * dim + centres)  # FLOPs of head and cosines, forward
+    trained_of_all = trained_blocks(phase, encoder.blocks)
+    whole, blocks = trained_of_all > encoder.blocks, min(trained_of_all, encoder.blocks)
     head_trained, encoder_trained = phase.trainable != "encoder", phase.trainable != "head"
     trained = (projection + centres) * head_trained
     flops = top * (1 + head_trained) + (top if encoder_trained else 2.0 * centres)  # + to the inputs
@@ -164,7 +165,6 @@ def step(encoder: EncoderCosts, run: config.Run, phase: config.Phase, classes: i
         flops += encoder.flops
         kept = checkpointed = encoder.forward_elements
     if encoder_trained:
-        whole = phase.trainable in ("encoder", "all")
         trained += sum(encoder.block_parameters[encoder.blocks - blocks :]) + encoder.tail_parameters
         trained += encoder.stem_parameters * whole
         again = encoder.recomputed_flops * blocks * run.encoder.checkpointing
@@ -184,14 +184,24 @@ def step(encoder: EncoderCosts, run: config.Run, phase: config.Phase, classes: i
 
 
 def trained_blocks(phase: config.Phase, blocks: int) -> int:
-    """How many of the encoder's `blocks` a phase trains, the last ones; BadInput for another word or too many."""
-    last = re.fullmatch(r"last (\d+) blocks?", phase.trainable)
+    """How many of stem and `blocks`, counted from the last, a phase trains; with the stem they are `blocks` + 1.
+
+    N % are of stem and blocks together, rounded down, at least one. Raises BadInput for another word or too many.
+    """
+    last = re.fullmatch(r"last (\d+) (blocks?|%)", phase.trainable)
     if not last and phase.trainable not in ("head", "encoder", "all"):
-        expected = "expected head, encoder, all or `last N blocks`"
+        expected = "expected head, encoder, all, `last N blocks` or `last N %`"
         raise BadInput(f"phase {phase.name}: trainable: {expected}, got {phase.trainable!r}")
-    if last and not 1 <= int(last[1]) <= blocks:
+    if not last:
+        return 0 if phase.trainable == "head" else blocks + 1
+    count = int(last[1])
+    if last[2] == "%":
+        if not 1 <= count <= 100:
+            raise BadInput(f"phase {phase.name}: trainable: expected 1 … 100 %, got {phase.trainable!r}")
+        return max((blocks + 1) * count // 100, 1)
+    if not 1 <= count <= blocks:
         raise BadInput(f"phase {phase.name}: {phase.trainable!r}, but the encoder has {blocks} known blocks")
-    return int(last[1]) if last else 0 if phase.trainable == "head" else blocks
+    return count
 
 
 def memory_bytes(

@@ -98,27 +98,30 @@ def data_prep(config: ZeroShot, items: list[Item]) -> list[Prepared]:
     """
     threads = config.threads or os.cpu_count() or 1
     wanted = [_resizing(config, model) for model in config.models]
-    made_by = [[each.image_size_px, each.resize, each.antialias, fit] for each, fit in wanted]
+    made_by = [
+        [each.image_size_px, each.resize, each.antialias, each.fit, *(each.mean if each.fit == "pad" else ())]
+        for each in wanted
+    ]
     caches = [ArrayCache(Path(config.run_dir) / "images", each) for each in made_by]
     prepared: dict[Path, Prepared] = {}
     with ThreadPoolExecutor(threads) as pool:
-        for cache, (preprocess, fit) in zip(caches, wanted, strict=True):
+        for cache, preprocess in zip(caches, wanted, strict=True):
             if cache.folder in prepared:
                 continue
-            print(f"images: {preprocess.image_size_px} px, {fit} → {cache.folder}", flush=True)
-            resize = partial(resize_to_square, preprocess=preprocess, fit=fit)
+            print(f"images: {preprocess.image_size_px} px, {preprocess.fit} → {cache.folder}", flush=True)
+            resize = partial(resize_to_square, preprocess=preprocess)
             compute = partial(_resized, config.step, pool, resize, cache.folder)
             found = cache_images(cache, items, compute, "images", threads, config.images_per_file, threads)
             prepared[cache.folder] = Prepared(cache, found)
     return [prepared[cache.folder] for cache in caches]
 
 
-def _resizing(config: ZeroShot, model: ImageTextModel) -> tuple[Preprocess, str]:
-    """(preprocessing, fit) of a model's images."""
+def _resizing(config: ZeroShot, model: ImageTextModel) -> Preprocess:
+    """How a model's images become square: as `fit` says, else its encoder's, else as it was trained."""
     entry = catalogue.find(model.encoder.name, model.encoder.architecture)
     size_px = model.encoder.image_size_px or entry.image_size_px
-    fit = config.fit if config.fit != "auto" else entry.facts.fit
-    return Preprocess(size_px, entry.facts.mean, entry.facts.std, entry.facts.resize), fit
+    fit = config.fit if config.fit != "auto" else model.encoder.fit or entry.facts.fit
+    return Preprocess(size_px, entry.facts.mean, entry.facts.std, entry.facts.resize, fit=fit)
 
 
 def _resized(step: str, pool: ThreadPoolExecutor, resize: Callable, folder: Path, pictures: list[np.ndarray]) -> dict:

@@ -1,5 +1,7 @@
 """Augmentation: drawn from (seed, position) alone, bounded, and doing what its settings say."""
 
+from dataclasses import replace
+
 import keras
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from pipeline.config import Augment
 from pipeline.data.augment import Draws, decode_random_crop, image_function, keras_cv_layers, resize_crop
 from pipeline.data.batches import open_records, train_batches
 from pipeline.data.preprocessing import Preprocess, decode, resize
+from pipeline.data.sampler import Positions
 from tests.data.test_preprocessing import scene
 from tests.tfrecords.shard_files import jpeg, write_shards
 
@@ -41,9 +44,9 @@ def records(tmp_path_factory):
 
 
 def test_a_batch_is_the_same_to_the_bit_however_it_is_reached(records):
-    stream = train_batches(records, PREPROCESS, MANY, 6, 7)
+    stream = train_batches(records, Positions(21, 7), PREPROCESS, MANY, 6, 7)
     reached = [batch["images"].numpy() for batch in stream.take(5)]
-    resumed = train_batches(records, PREPROCESS, MANY, 6, 7, start_step=3, host=(1, 2))
+    resumed = train_batches(records, Positions(21, 7), PREPROCESS, MANY, 6, 7, start_step=3, host=(1, 2))
     for expected, batch in zip(reached[3:], resumed.take(2), strict=True):  # 21 images: an epoch ends in batch 3
         np.testing.assert_array_equal(batch["images"], expected[3:], strict=True)
 
@@ -107,7 +110,7 @@ def test_crop_decoded_at_reduced_size_shows_what_the_full_decode_shows(size):
     for position in range(6):
         draws = Draws(5)
         draws.begin(tf.constant(position, tf.int64))
-        cropped = decode_random_crop(encoded, augment, 32, draws)
+        cropped = decode_random_crop(encoded, augment, PREPROCESS, draws)
         draws.begin(tf.constant(position, tf.int64))
         share, stretch, down, across = draws.uniform([4]).numpy()
         area, aspect = 0.4 + 0.6 * share, augment.crop_aspect_max ** (2 * stretch - 1)
@@ -124,6 +127,29 @@ def test_crop_decoded_at_reduced_size_shows_what_the_full_decode_shows(size):
         got = resize_crop(cropped, 32, tf.constant(False)).numpy()
         np.testing.assert_array_equal(resize_crop(cropped, 32, tf.constant(True)), got[:, ::-1])
         assert np.abs(got - expected).mean() < 8.0, (position, ratio)  # another window: 20 and more
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad"])
+@pytest.mark.parametrize(("height", "width"), [(120, 320), (300, 200)])
+@pytest.mark.parametrize("suffix", ["jpeg", "png"])
+def test_crops_of_images_that_are_not_squashed_are_nearly_square_in_pixels(fit, height, width, suffix):
+    pixels = np.zeros((height, width, 3), np.uint8)
+    encoded = jpeg(pixels) if suffix == "jpeg" else tf.io.encode_png(pixels)
+    draws, preprocess = Draws(3), replace(PREPROCESS, fit=fit, image_size_px=512)  # 512: decoded at full size
+    augment = Augment(crop_scale_min=0.2, crop_aspect_max=1.5)
+
+    def window(position):
+        draws.begin(position)
+        return tf.shape(decode_random_crop(encoded, augment, preprocess, draws))[:2]
+
+    positions = tf.data.Dataset.range(400)
+    high, wide = np.stack([size.numpy() for size in positions.map(window)]).T.astype(float)
+    aspect = np.log(wide / high) / np.log(1.5)
+    assert np.abs(aspect).max() < 1.05 and abs(aspect.mean()) < 0.1
+    counts, _ = np.histogram(aspect, 4, (-1, 1))
+    assert counts.min() > 60  # log-uniform
+    area = high * wide / (height * width)
+    assert 0.18 < area.min() < 0.3 and 0.3 < area.max() <= 1.0
 
 
 def test_cutout_covers_its_square():

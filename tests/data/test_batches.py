@@ -6,14 +6,14 @@ from itertools import islice
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from pipeline.config import Augment
 from pipeline.data import records as records_module
-from pipeline.data.batches import Positions, damage_is_bad_input, eval_batches, open_records, train_batches
+from pipeline.data.batches import damage_is_bad_input, eval_batches, open_records, train_batches
 from pipeline.data.preprocessing import Preprocess, decode, normalize, prepare, resize
+from pipeline.data.sampler import ClassGroups, Positions, batch_positions
 from pipeline.errors import BadInput
+from pipeline.training.feature_cache import feature_batches
 from tests.tfrecords.shard_files import example, grey_image, jpeg, numbers_of, write_public_shard, write_shards
 from tfrecords.shards import ShardWriter
 
@@ -37,7 +37,8 @@ def records(folder):
 def stream(records, steps, augment=None, **options):
     """The first batches, as numpy."""
     options = {"batch_size": BATCH, "seed": 3, **options}
-    dataset = train_batches(records, SMALL, augment or Augment(), **options)
+    order = options.pop("order", None) or Positions(len(records), options["seed"], options.pop("sampling", None))
+    dataset = train_batches(records, order, SMALL, augment or Augment(), **options)
     return [{name: part.numpy() for name, part in batch.items()} for batch in islice(dataset, steps)]
 
 
@@ -112,15 +113,25 @@ def test_sampling_draws_each_record_as_often_as_asked(records):
         assert [counted[number] for number in range(COUNT)] == sampling.tolist()
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.integers(1, 30), st.integers(1, 40), st.integers(0, 9), st.integers(0, 2**40))
-def test_positions_equal_epochs_laid_end_to_end(count, batch_size, step, seed):
-    positions = Positions(count, seed)
-    needed = (step + 1) * batch_size
-    laid_out = []
-    for epoch in range(-(-needed // count)):
-        laid_out += np.random.default_rng([seed, epoch]).permutation(count).tolist()
-    assert positions.batch(step, batch_size).tolist() == laid_out[step * batch_size : needed]
+@pytest.mark.parametrize("host", [(0, 1), (1, 2)])
+def test_groups_teacher_and_features_are_of_the_same_records(records, host):
+    """The order's records are what is read, whole or a host's; a row tells which record it is of."""
+    order = ClassGroups(records.labels, np.zeros(COUNT, int), np.ones(1), 5, images_per_class=4)
+    teacher = np.stack([np.arange(COUNT), np.arange(COUNT) ** 2], axis=1).astype(np.float16)
+    read = stream(records, 6, order=order, teacher=teacher, host=host)
+    features = feature_batches(teacher * 2.0, records.labels, order, BATCH, 2, host, teacher)
+    for step, (batch, of_features) in enumerate(zip(read[2:], features.take(4), strict=True), start=2):
+        items = order.batch(step, BATCH, host)
+        assert numbers_of(batch["images"]) == items.tolist()
+        # Augmentation goes by the place in the stream: a record that is drawn again looks different.
+        assert batch["positions"].tolist() == batch_positions(step, BATCH, host).tolist()
+        assert len(set(batch["labels"].tolist())) == 2 // host[1] and len(items) == BATCH // host[1]
+        np.testing.assert_array_equal(of_features["features"], 2.0 * teacher[items].astype(np.float32), strict=True)
+        for found in (batch, of_features):
+            np.testing.assert_array_equal(found["labels"], records.labels[items].astype(np.int32))
+            np.testing.assert_array_equal(found["teacher"], teacher[items].astype(np.float32), strict=True)
+    assert features.element_spec["teacher"].shape == (BATCH // host[1], 2)
+    assert "teacher" not in stream(records, 1)[0]
 
 
 def test_a_batch_that_hosts_cannot_share_is_refused(records):
@@ -143,7 +154,9 @@ def test_training_without_augmentation_scoring_and_export_see_the_same_pixels(re
 
 
 def test_shapes_are_static_where_a_step_is_compiled(records):
-    train = train_batches(records, SMALL, Augment(flip=True, crop_scale_min=0.5), BATCH, 0, host=(1, 2))
+    train = train_batches(
+        records, Positions(COUNT, 0), SMALL, Augment(flip=True, crop_scale_min=0.5), BATCH, 0, host=(1, 2)
+    )
     assert train.element_spec["images"].shape == (BATCH // 2, 8, 8, 3)
     padded = eval_batches(records, SMALL, BATCH, pad_to_batch=True)
     assert padded.element_spec["images"].shape == (BATCH, 8, 8, 3)
@@ -170,6 +183,22 @@ def test_public_shards_without_index_and_keys_are_read(tmp_path):
 def test_keys_and_sources_are_the_records_own(records):
     assert records.keys == [f"image-{number}" for number in range(COUNT)]
     assert set(records.sources) == {"drawn"}
+
+
+def test_domains_are_told_by_the_shards_names(tmp_path):
+    """These records have no `image/source`, as the public sets have none."""
+    sources = {
+        "guie-imagenet1k-mini-train-00-2.tfrec": "guie-imagenet1k-mini",
+        "a_train-test-123-2.tfrec": "a_train",
+        "b.c-validation-07-2.tfrec": "b.c",
+        "train-00-2.tfrec": "",
+        "photos-train-2.tfrec": "",
+        "photos.tfrec": "",
+    }
+    for name in sources:
+        write_public_shard(tmp_path / name, [grey_image(0), grey_image(1)], [0, 1])
+    records = open_records([tmp_path / name for name in sources])
+    assert records.domains.tolist() == [source for source in sources.values() for _ in range(2)]
 
 
 def test_a_shard_matched_twice_is_read_once(folder, records):

@@ -1,6 +1,7 @@
 """One preprocessing: it decodes as Pillow does, and resizes as the formula says."""
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -100,3 +101,63 @@ def test_normalize_is_the_encoders_scale_and_compiles():
     np.testing.assert_allclose(normalize(images, preprocess), expected, atol=1e-5)
     compiled = tf.function(lambda pixels: normalize(pixels, preprocess), jit_compile=True)
     np.testing.assert_allclose(compiled(tf.constant(images)), expected, atol=1e-5)
+
+
+SQUARE = Preprocess(32, CLIP_MEAN, CLIP_STD)
+SIZES = [(150, 90), (90, 151), (47, 47), (20, 31), (9, 200), (32, 32), (64, 1)]
+
+
+def pillow_resize(pixels, height, width):
+    image = Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
+    return np.asarray(image, np.float32)
+
+
+@pytest.mark.parametrize("size", [(96, 64), (64, 160), (48, 32), (300, 200)])
+def test_crop_is_the_resized_shorter_side_and_the_central_square(size):
+    """open_clip's order, on sizes that it need not round; at the cut edges its filter sees a little more."""
+    pixels = scene(*size)
+    height, width = (32 * side // min(size) for side in size)
+    top, left = (height - 32) // 2, (width - 32) // 2
+    other_way = pillow_resize(pixels, height, width)[top : top + 32, left : left + 32]
+    got = resize(pixels, replace(SQUARE, fit="crop")).numpy()
+    assert got.shape == (32, 32, 3)
+    assert np.abs(got - other_way)[2:-2, 2:-2].max() <= 1.5 and np.abs(got - other_way).mean() < 1.0
+    assert np.abs(resize(pixels, SQUARE) - other_way).mean() > 6.0  # the squash is another picture
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_crop_is_the_central_square_squashed(size):
+    pixels, side = scene(*size), min(size)
+    top, left = ((length - side) // 2 for length in size)
+    square = pixels[top : top + side, left : left + side]
+    np.testing.assert_array_equal(resize(pixels, replace(SQUARE, fit="crop")), resize(square, SQUARE))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_pad_keeps_the_aspect_and_fills_up_with_what_is_normalised_to_0(size):
+    pixels, preprocess = scene(*size), replace(SQUARE, fit="pad")
+    height, width = (max(int(32 * side / max(size) + 0.5), 1) for side in size)
+    top, left = (32 - height) // 2, (32 - width) // 2
+    got = resize(pixels, preprocess).numpy()
+    inside = np.zeros((32, 32), bool)
+    inside[top : top + height, left : left + width] = True
+    shown = got[inside].reshape(height, width, 3)
+    assert np.abs(shown - pillow_resize(pixels, height, width)).max() <= 1.5
+    normalized = normalize(got, preprocess).numpy()
+    assert (normalized[~inside] == 0).all() and (np.abs(normalized[inside]).max(axis=-1) > 0).mean() > 0.9
+
+
+@pytest.mark.parametrize("fit", ["squash", "crop", "pad"])
+@pytest.mark.parametrize("size", SIZES)
+def test_any_fit_gives_the_same_bits_singly_in_a_batch_and_in_a_graph(fit, size):
+    preprocess = replace(SQUARE, fit=fit)
+    images = np.stack([scene(*size, seed) for seed in range(2)])
+    singly = np.stack([resize(image, preprocess) for image in images])
+    signature = [tf.TensorSpec([None, None, None, 3], tf.uint8)]
+    served = tf.function(lambda pixels: resize(pixels, preprocess), input_signature=signature)
+    np.testing.assert_array_equal(served(images), singly)
+    assert served.get_concrete_function().structured_outputs.shape[1:] == [32, 32, 3]
+    read = tf.data.Dataset.from_tensor_slices([jpeg(image) for image in images]).map(decode)
+    mapped = read.map(lambda image: resize(image, preprocess)).batch(2)
+    decoded = np.stack([resize(decode(jpeg(image)), preprocess) for image in images])
+    np.testing.assert_array_equal(next(iter(mapped)), decoded)

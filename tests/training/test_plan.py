@@ -159,8 +159,8 @@ def test_any_keras_model_is_planned_from_its_graph(tmp_path):
     assert found.flops == 2 * (64 * 8 * 27 + 64 * 8 * 9 + 8 * 5)
     assert found.parameters == (27 * 8 + 8) + (9 * 8 + 8) + (8 * 5 + 5) and found.width == 5
     assert found.end_elements >= 2 * 64 * 8 and found.image_size_px == 16
-    with pytest.raises(BadInput, match="0 known blocks"):  # as `guie train` says
-        costs.step(found, Run(), Phase(name="p", trainable="last 1 block"), CLASSES, on_features=False)
+    with pytest.raises(BadInput, match="2 known blocks"):  # as `guie train` says
+        costs.step(found, Run(), Phase(name="p", trainable="last 3 blocks"), CLASSES, on_features=False)
     everything = costs.step(found, Run(), Phase(name="p", trainable="all"), CLASSES, on_features=False)
     assert everything.trained_parameters == everything.parameters
 
@@ -188,7 +188,16 @@ def test_last_blocks_of_a_convolutional_network_have_the_parameters_that_trainin
     whole = costs.built(model.encoder.model, 32, [])
     assert encoder.blocks == 12 and encoder.parameters == whole.parameters
     assert encoder.flops == pytest.approx(whole.flops)
-    for word in ("head", "last 1 block", "last 5 blocks", "last 12 blocks", "all"):
+    for word in (
+        "head",
+        "last 1 block",
+        "last 5 blocks",
+        "last 12 blocks",
+        "last 1 %",
+        "last 50 %",
+        "last 100 %",
+        "all",
+    ):
         phase = Phase(name="p", trainable=word)
         variables, _ = optimizers.trained_variables(model, centers, phase)
         trained = sum(math.prod(variable.shape) for variable in variables)

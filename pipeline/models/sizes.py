@@ -1,0 +1,43 @@
+"""One encoder at several image sizes, on one set of weights."""
+
+from dataclasses import replace
+
+import keras
+import numpy as np
+
+from pipeline.errors import BadInput, reason
+from pipeline.models.encoders import ImageEncoder
+from pipeline.models.position_embeddings import grid_side, resize_table
+from pipeline.models.vit import Stem
+
+
+def at_size(encoder: ImageEncoder, image_size_px: int) -> ImageEncoder:
+    """The encoder for images of `image_size_px`: the same layers, so the same weights, on another input.
+
+    A transformer's positions are resampled from those it has now, and do not follow what is trained afterwards: call
+    it when the weights stand. Raises BadInput for a graph that takes one size alone.
+    """
+    if image_size_px == encoder.preprocess.image_size_px:
+        return encoder
+    images = keras.Input((image_size_px, image_size_px, 3), dtype="float32", name="images")
+
+    def shared(layer: keras.layers.Layer) -> keras.layers.Layer:
+        return _stem_at(layer, encoder, image_size_px) if isinstance(layer, Stem) else layer
+
+    try:
+        model = keras.models.clone_model(encoder.model, input_tensors=images, clone_function=shared)
+    except (ValueError, TypeError) as error:
+        fixed = encoder.preprocess.image_size_px
+        raise BadInput(f"{encoder.name} takes {fixed} px alone, not {image_size_px} px: {reason(error)}") from None
+    return replace(encoder, model=model, preprocess=replace(encoder.preprocess, image_size_px=image_size_px))
+
+
+def _stem_at(stem: Stem, encoder: ImageEncoder, image_size_px: int) -> Stem:
+    """The stem of a grid of another size, on the same patch convolution and tokens."""
+    parts, known = stem.parts.value, encoder.positions
+    assert known is not None
+    patch = int(parts.patch_convolution.kernel.shape[0])
+    grid = grid_side(image_size_px, patch, patch - stem.stride)
+    shape = tuple(parts.position_table.shape)
+    table = np.asarray(parts.position_table).reshape(-1, shape[-1])
+    return Stem(parts, stem.stride, grid, resize_table(table, grid, known.prefix_tokens, known.antialias))
