@@ -35,7 +35,12 @@ Embed = Callable[[np.ndarray], np.ndarray]  # uint8 [B, H, W, 3] → float32 [B,
 
 def unit_embeddings(model: keras.Model, pixels: tf.Tensor) -> tf.Tensor:
     """float32 [B, S, S, 3], normalised → float32 [B, D], unit length."""
-    return tf.math.l2_normalize(tf.cast(model(pixels, training=False), tf.float32), axis=-1, epsilon=1e-12)
+    return unit_length(model(pixels, training=False))
+
+
+def unit_length(embeddings: tf.Tensor) -> tf.Tensor:
+    """[B, D] → float32 [B, D], unit length."""
+    return tf.math.l2_normalize(tf.cast(embeddings, tf.float32), axis=-1, epsilon=1e-12)
 
 
 def write(

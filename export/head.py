@@ -15,7 +15,8 @@ from pipeline.errors import BadInput
 from pipeline.files import atomic_path
 from pipeline.training import checkpoints
 
-KERNEL = "embedder/embedding/kernel"  # the head's one variable, as `pipeline.models.embedder` names it
+# The head's variables, as `pipeline.models.embedder` names them: [width, D] and [D].
+VARIABLES = ("embedder/embedding/kernel", "embedder/embedding/bias")
 
 
 def write(config: Run, path: Path) -> None:
@@ -34,9 +35,9 @@ def write(config: Run, path: Path) -> None:
         raise BadInput(f"expected a checkpoint in {config.run_dir}/checkpoints: run `guie train` first")
     state = checkpoints.read_state(newest)
     with safe_open(newest, framework="numpy") as file:
-        kernel = np.ascontiguousarray(file.get_tensor(KERNEL))  # [width, D] float32
+        head = {name: np.ascontiguousarray(file.get_tensor(name)) for name in VARIABLES}
     with atomic_path(path) as temporary:
-        save_file({KERNEL: kernel}, temporary, metadata={"guie": json.dumps(state)})
+        save_file(head, temporary, metadata={"guie": json.dumps(state)})
 
 
 def attach(config: Run, path: Path):
@@ -48,6 +49,6 @@ def attach(config: Run, path: Path):
 
     state = checkpoints.read_state(path)
     built = embedder.build(config, state.get("image_size_px"), state.get("patch_overlap_px"))
-    variables = {name: value for name, value in built.variables.items() if name == KERNEL}
+    variables = {name: value for name, value in built.variables.items() if name in VARIABLES}
     checkpoints.restore(path, variables)
     return built

@@ -10,7 +10,7 @@ It scales, resizes and normalises the images itself. TensorFlow 2.6.4, the compe
 
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,11 +22,14 @@ from export import card, formats
 from export.contract_probe import KEY
 from pipeline.config import Run
 from pipeline.data.preprocessing import Preprocess, prepare
+from pipeline.errors import BadInput
 from pipeline.evaluation.submission_zip import zip_submission
 from pipeline.files import atomic_path, file_sha256, fingerprint, read_json, write_json
+from pipeline.models.embedder import Embedder, average_features
 from pipeline.models.weights.variables import weights_digest
 from pipeline.training import checkpoints
 
+AtSizes = Sequence[tuple[keras.Model, Preprocess]]
 CROP_SHARE = 0.875  # side of a crop as a share of the image's
 # (top, left) of each further view, as shares of the margin that a crop leaves: the centre, the corners.
 CROPS = ((0.5, 0.5), (0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0))
@@ -55,27 +58,35 @@ def views(images: tf.Tensor, preprocess: Preprocess, flip_average: bool, crops: 
 class Served(tf.Module):
     """The object that is saved: the weights and one signature, without Keras."""
 
-    def __init__(self, model: keras.Model, preprocess: Preprocess, flip_average: bool, crops: int):
+    def __init__(self, at_sizes: AtSizes, head: keras.Model | None, flip_average: bool, crops: int):
         super().__init__(name="embedder")
-        side, count = preprocess.image_size_px, crops * (2 if flip_average else 1)
-        self.weights = [weight.value for weight in model.weights]
+        models, count = [model for model, _ in at_sizes], crops * (2 if flip_average else 1)
+        weights = [weight for model in [*models, *([head] if head else [])] for weight in model.weights]
+        self.weights = list({id(weight): weight.value for weight in weights}.values())  # sizes share them
 
         @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")])
         def serve(images: tf.Tensor) -> dict[str, tf.Tensor]:
-            pixels = tf.ensure_shape(views(images, preprocess, flip_average, crops), [None, side, side, 3])
-            embeddings = formats.unit_embeddings(model, pixels)  # [V * B, D]
+            found = []
+            for model, preprocess in at_sizes:
+                side = preprocess.image_size_px
+                pixels = tf.ensure_shape(views(images, preprocess, flip_average, crops), [None, side, side, 3])
+                found.append(model(pixels, training=False))  # [V * B, width]
+            embeddings = average_features(found)
+            if head is not None:
+                embeddings = head(embeddings, training=False)
+            embeddings = formats.unit_length(embeddings)  # [V * B, D]
             if count > 1:
-                by_view = tf.reshape(embeddings, [count, -1, model.output_shape[-1]])
-                embeddings = tf.math.l2_normalize(tf.reduce_mean(by_view, axis=0), axis=-1, epsilon=1e-12)
+                by_view = tf.reshape(embeddings, [count, -1, embeddings.shape[-1]])
+                embeddings = formats.unit_length(tf.reduce_mean(by_view, axis=0))
             return {KEY: embeddings}
 
         self.serve = serve
 
 
 def save(
-    model: keras.Model,
-    preprocess: Preprocess,
+    at_sizes: AtSizes,
     out_dir: Path,
+    head: keras.Model | None = None,
     flip_average: bool = False,
     crops: int = 1,
     io_device: str | None = None,
@@ -83,21 +94,30 @@ def save(
     """Writes a SavedModel that TensorFlow 2.6.4 and newer load. The folder appears whole or not at all.
 
     Args:
-        model: float32 [B, S, S, 3], normalised → [B, D]; of any dtype policy, served in float32.
-        preprocess: from uint8 pixels to the model's input.
+        at_sizes: a model of each image size, float32 [B, S, S, 3], normalised → [B, width], and from uint8 pixels to
+            its input; of several the directions are averaged. Of any dtype policy, served in float32.
+        head: [B, width] → [B, D]; None: the models give the embeddings.
         out_dir: replaced if it exists.
         flip_average: average the embeddings of each view and its mirror image.
         crops: number of views of an image, 1 … 6: the whole, the centre, the corners; averages their embeddings.
         io_device: "/job:localhost" on a remote TPU, whose hosts cannot write to this machine's disk.
     """
-    with in_float32(model), atomic_path(out_dir) as temporary:
-        served = Served(model, preprocess, flip_average, crops)
+    models = [*(model for model, _ in at_sizes), *([head] if head else [])]
+    with in_float32(models), atomic_path(out_dir) as temporary:
+        served = Served(at_sizes, head, flip_average, crops)
         options = tf.saved_model.SaveOptions(experimental_io_device=io_device)
         with quiet():
             tf.saved_model.save(served, str(temporary), signatures=served.serve, options=options)
         make_loadable_by_scorer(temporary)
         if not any((temporary / "assets").iterdir()):
             (temporary / "assets").rmdir()  # no part of the contract
+
+
+def save_embedder(config: Run, embedder: Embedder, out_dir: Path) -> None:
+    """`save` of an embedder with the config's sizes and views."""
+    at_sizes = [(encoder.model, encoder.preprocess) for encoder in embedder.at_sizes()]
+    io_device = "/job:localhost" if config.devices.tpu else None
+    save(at_sizes, out_dir, embedder.head, config.export.flip_average, config.export.crops, io_device)
 
 
 @contextmanager
@@ -113,9 +133,9 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def in_float32(model: keras.Model) -> Iterator[None]:
+def in_float32(models: Sequence[keras.Model]) -> Iterator[None]:
     """Lets every layer compute in float32 while the block runs: TensorFlow 2.6.4 has few bfloat16 kernels."""
-    layers = list(model._flatten_layers())
+    layers = list({id(layer): layer for model in models for layer in model._flatten_layers()}.values())
     policies = [layer.dtype_policy for layer in layers]
     try:
         for layer in layers:
@@ -175,6 +195,20 @@ def source_fingerprint(config: Run) -> str | None:
     return fingerprint([state, *parts])
 
 
+def formats_beside(config: Run) -> list[str]:
+    """The formats that are asked for beside the SavedModel; BadInput for what they cannot hold."""
+    wanted = [name for name in config.export.formats if name != "saved_model"]
+    if wanted and config.embedder.sizes_px:
+        raise BadInput(
+            "export.formats: embedder.sizes_px averages several sizes, for saved_model only; drop the others"
+        )
+    squashing = [name for name in wanted if name in ("onnx", "torchscript")]  # LiteRT's images are square already
+    if squashing and (fit := config.encoder.fit or "squash") != "squash":
+        what = f"{' and '.join(squashing)} would squash images to a square, but encoder.fit is {fit}"
+        raise BadInput(f"export.formats: {what}; for saved_model only: drop the others, or use fit=squash")
+    return wanted
+
+
 def write_formats(
     config: Run, model: keras.Model, preprocess: Preprocess, folder: Path
 ) -> dict[str, dict[str, float | str]]:
@@ -183,7 +217,7 @@ def write_formats(
     Returns format → its file, largest difference and tolerance. Raises BadInput: the encoder cannot be written in a
     format. Raises RuntimeError: a format differs from the SavedModel by more than its tolerance.
     """
-    wanted = [name for name in config.export.formats if name != "saved_model"]
+    wanted = formats_beside(config)
     if not wanted:
         return {}
     served = tf.saved_model.load(str(folder))
@@ -213,10 +247,10 @@ def main(config: Run) -> None:
         print(f"export: {submission} is of the newest checkpoint already, nothing to do")
         return
 
+    formats_beside(config)  # before anything is written
     keras.config.set_dtype_policy("float32")  # a training in this process may have left bfloat16
     embedder = checkpoints.load_trained(config)
-    io_device = "/job:localhost" if config.devices.tpu else None
-    save(embedder.model, embedder.preprocess, folder, config.export.flip_average, config.export.crops, io_device)
+    save_embedder(config, embedder, folder)
     zip_submission(folder, submission)
     written = write_formats(config, embedder.model, embedder.preprocess, folder)
     dim = int(embedder.model.output_shape[-1])

@@ -61,7 +61,7 @@ unpacked = [folder for folder in (package / "submission", package) if (folder / 
 
 if (package / "head.safetensors").is_file():
     from export.head import attach
-    from export.saved_model import save
+    from export.saved_model import save_embedder
     from pipeline.config import Run, load
     from pipeline.models.weights.variables import weights_digest
 
@@ -79,7 +79,7 @@ if (package / "head.safetensors").is_file():
         f"expected {mark['weights_sha256'][:16]}…): attach that one, or leave submit.encoder_model out"
     )
     model = Path(tempfile.mkdtemp()) / "saved_model"
-    save(embedder.model, embedder.preprocess, model, config.export.flip_average, config.export.crops)
+    save_embedder(config, embedder, model)
     zip_submission(model, submission)
     print(f"the head on the encoder of {presets[0].parent}")
 else:

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from pipeline import commands_older
+from pipeline import commands_older, commands_training
 from pipeline.command_line import PATH, SETTINGS, Group, OneOf, takes_config
 from pipeline.errors import BadInput
 from pipeline.quiet import import_quietly
@@ -135,6 +135,10 @@ def plan(config: Any, share: float, images: int | None, classes: int | None) -> 
         raise BadInput(f"--share: expected a share of the peak, 0 … 1, got {share}")
     module = import_quietly("pipeline.training.plan")
     module.main(module.Options(config, share, images, classes))
+
+
+for each in commands_training.COMMANDS:
+    guie.add_command(each)
 
 
 @guie.command()

@@ -58,6 +58,14 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
     write_text(path, text.getvalue())
 
 
+def write_array(path: Path, values: Any) -> None:
+    """A NumPy array as .npy."""
+    import numpy as np  # a command that only asks for --help needs none of it
+
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.save(file, values)
+
+
 def matching(pattern: str | Path) -> list[Path]:
     """The files and folders that a glob (`**` too) matches, by name; a name with [brackets] in it matches itself."""
     found = sorted(glob.glob(str(pattern), recursive=True))

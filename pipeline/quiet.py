@@ -5,12 +5,16 @@ import os
 import sys
 import warnings
 
+from pipeline.allocator import keep_freed_memory
+
 
 def import_quietly(module: str):
     """Imports a module without the lines that TensorFlow's C++ start-up writes to stderr at every log level.
 
     Set TF_CPP_MIN_LOG_LEVEL=0 to see them.
     """
+    if not module.startswith("tfrecords"):  # whose processes stay small
+        keep_freed_memory()
     if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") == "0":
         return importlib.import_module(module)
     # Of tensorflow-hub; setuptools is pinned.

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import click
 import pytest
 
-from pipeline import cli, command_line, commands, commands_older
+from pipeline import cli, command_line, commands, commands_older, commands_training
 from pipeline.commands import guie
 from pipeline.config import Run, load
 from pipeline.errors import BadInput
@@ -40,9 +40,10 @@ from pipeline import cli, commands
 commands.import_quietly = lambda name: SimpleNamespace(main=lambda config: print("done"), Config=lambda *_: None)
 sys.exit(cli.main(["verify", "a"]))
 """
+FILES = ("commands.py", "commands_older.py", "commands_training.py", "run.py")  # all that import by name
 COMMANDS = [
-    *("run", "tfrecords", "verify", "contact-sheet", "train", "plan", "import-weights", "export", "check"),
-    *("submit", "score", "embed", "zero-shot", "staged", "similar", "captions", "browse", "report"),
+    *("run", "tfrecords", "verify", "contact-sheet", "train", "plan", "soup", "sweep", "import-weights", "export"),
+    *("check", "submit", "score", "embed", "zero-shot", "staged", "similar", "captions", "browse", "report"),
 ]
 YAML = {
     "run.yaml": "train: {phases: [{name: head}]}",
@@ -87,7 +88,7 @@ def test_help_says_what_is_read_and_written_and_its_example_parses(helps, comman
 
 
 def test_every_module_that_a_command_imports_is_there():
-    text = "".join((ROOT / "pipeline" / name).read_text() for name in ("commands.py", "commands_older.py", "run.py"))
+    text = "".join((ROOT / "pipeline" / name).read_text() for name in FILES)
     modules = re.findall(r'import_quietly\("([\w.]+)"\)', text)
     assert len(modules) >= 15 and all(importlib.util.find_spec(name) for name in modules)
 
@@ -134,7 +135,7 @@ def called(tmp_path, monkeypatch):
             monkeypatch.setattr(module, "main", found.append)
         return module
 
-    for module in (commands, commands_older):
+    for module in (commands, commands_older, commands_training):
         monkeypatch.setattr(module, "import_quietly", without_main)
 
     def run(line: str):
@@ -144,7 +145,7 @@ def called(tmp_path, monkeypatch):
     return run
 
 
-@pytest.mark.parametrize("command", ["run", "tfrecords", "train", "export", "report"])
+@pytest.mark.parametrize("command", ["run", "tfrecords", "train", "sweep", "export", "report"])
 def test_a_run_config_and_overrides_become_a_run(called, command):
     assert called(f"{command} run.yaml train.seed=4 name=b") == load(Run, "run.yaml", ["train.seed=4", "name=b"])
 
@@ -152,6 +153,8 @@ def test_a_run_config_and_overrides_become_a_run(called, command):
 @pytest.mark.parametrize(
     ("line", "options"),
     [
+        ("soup a b --out o", {"runs": (Path("a"), Path("b")), "out": Path("o")}),
+        ("soup a --greedy b --out o", {"runs": (Path("a"), Path("b")), "out": Path("o"), "greedy": True}),
         ("verify a", {"records": Path("a"), "workers": 0}),
         ("verify --workers=2 a", {"records": Path("a"), "workers": 2}),
         ("contact-sheet a b.jpg", {"records_dir": Path("a"), "out_path": Path("b.jpg")}),
@@ -241,6 +244,7 @@ def test_words_of_the_older_systems_are_those_of_their_configs():
         ("score e --out --index a", "guie score: Option '--out' requires an argument, got '--index'"),
         ("score e --index", "guie score: Option '--index' requires an argument"),
         ("embed e d", "guie embed: Missing option '--out'"),
+        ("soup a b", "guie soup: Missing option '--out'"),
         ("verify a b", "guie verify: Got unexpected extra argument (b)"),
         ("browse a b --port x", "'x' is not a valid integer"),
         ("check", "guie check: Missing argument 'SUBMISSION...'"),
@@ -273,7 +277,7 @@ def test_bad_words_end_in_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys
         (tmp_path / name).write_text(text)
     (tmp_path / "configs").mkdir()
     monkeypatch.chdir(tmp_path)
-    for module in (commands, commands_older):  # refused before anything is imported
+    for module in (commands, commands_older, commands_training):  # refused before anything is imported
         monkeypatch.setattr(module, "import_quietly", lambda name: pytest.fail(name))
     assert cli.main(shlex.split(line)) == 2
     captured = capsys.readouterr()

@@ -50,9 +50,10 @@ def expect_phases(run: Run) -> None:
 
 def recipe_fingerprint(run: Run) -> str:
     """Of all that decides the weights; not of how often is logged or saved."""
-    kept = ("phases", "loss", "optimizer", "seed", "init_from", "records")
+    kept = ("phases", "loss", "optimizer", "seed", "init_from", "records", "fold")
     train = {key: value for key, value in dataclasses.asdict(run.train).items() if key in kept}
-    train["loss"]["sharded"] = False  # checkpoints hold the classes whole
+    for loss in (train["loss"], *(phase["loss"] for phase in train["phases"] if phase["loss"])):
+        loss["sharded"] = False  # checkpoints hold the classes whole
     return fingerprint([train, dataclasses.asdict(run.encoder), dataclasses.asdict(run.embedder)])
 
 

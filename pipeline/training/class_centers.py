@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline import config
-from pipeline.training import losses
+from pipeline.training.losses import LOSSES, PAIR_LOSSES, class_losses
 
 # A per-replica variable: neither its value nor its gradient is summed over the replicas.
 PER_REPLICA = {"synchronization": "on_read", "aggregation": "sum"}
@@ -40,12 +40,35 @@ class ClassCenters:
         """The variable as a checkpoint holds it: the shards of all replicas as one array."""
         return _Shards(variable, self.classes, self.strategy) if is_per_replica(variable) else variable
 
-    def losses(self, embeddings, labels, loss: config.Loss, margin_radians, compiled: bool) -> tf.Tensor:
-        """The loss of each of this replica's examples, float32 [b]; call it in a replica's context."""
+    def crosses_replicas(self, loss: config.Loss) -> bool:
+        """Whether `losses` calls collectives, which cannot stand in what XLA compiles nor in a graph's loop."""
+        return self.sharded or (loss.name in PAIR_LOSSES and self.strategy.num_replicas_in_sync > 1)
+
+    def losses(
+        self,
+        embeddings: tf.Tensor,
+        labels: tf.Tensor,
+        loss: config.Loss,
+        margin_radians: tf.Tensor | float,
+        compiled: bool,
+        domains: np.ndarray | None = None,
+    ) -> tf.Tensor:
+        """The loss of each of this replica's examples; call it in a replica's context.
+
+        Args:
+            embeddings: [b, D]. labels: int [b]. margin_radians: scalar or [C].
+            compiled: XLA compiles what is between collectives; for a loss that `crosses_replicas`.
+            domains: int32 [C], the domain of each class, for a softmax over the own domain; None: over all classes.
+
+        Returns:
+            float32 [b]. A pair loss compares the examples of all replicas, and gives those of this one as anchors.
+        """
         centers = self.variable.value
-        if not self.sharded:
-            return losses.LOSSES[loss.name](embeddings, labels, centers, loss.scale, margin_radians)
-        return _sharded_arcface(embeddings, labels, centers, self.classes, loss.scale, margin_radians, compiled)
+        if self.sharded:
+            return _sharded_arcface(embeddings, labels, centers, self.classes, loss.scale, margin_radians, compiled)
+        if self.crosses_replicas(loss):
+            return _gathered_pairs(embeddings, labels, loss, compiled)
+        return LOSSES[loss.name](embeddings, labels, centers, loss, margin_radians, domains)
 
 
 def build(
@@ -67,27 +90,48 @@ def _sharded_arcface(embeddings, labels, shard, classes: int, scale: float, marg
     """`losses.arcface` with the classes split over the replicas.
 
     Each replica compares all replicas' embeddings with its own classes; what crosses between them is the embeddings
-    [B, D], one log-sum and one cosine an example. TensorFlow's collectives carry the gradient back.
+    [B, D], one log-sum and one cosine an example.
 
     Source: An et al., Partial FC, ICCV Workshops 2021 (all classes, none sampled).
     """
     context = tf.distribute.get_replica_context()
-    replica = tf.convert_to_tensor(context.replica_id_in_sync_group)
-    replicas, rows = context.num_replicas_in_sync, embeddings.shape[0]
-    gathered = context.all_gather(tf.cast(embeddings, tf.float32), axis=0)
-    gathered = tf.ensure_shape(gathered, [rows * replicas, embeddings.shape[1]])
-    all_labels = tf.ensure_shape(context.all_gather(tf.cast(labels, tf.int32), axis=0), [rows * replicas])
+    first_example, every, all_labels = _gathered(context, embeddings, labels)
 
-    def compare(every, wanted, centers):
-        first = replica * centers.shape[0]
-        return losses.split_cosines(every, wanted - first, centers, classes - first, scale)
+    def compare(every, wanted, centers, first):
+        return class_losses.split_cosines(
+            every, wanted - first, centers, scale, tf.range(centers.shape[0]) < classes - first
+        )
 
     compare = tf.function(compare, jit_compile=True) if compiled else compare
-    target, others = compare(gathered, all_labels, tf.convert_to_tensor(shard))  # both [B]
+    first = tf.convert_to_tensor(context.replica_id_in_sync_group) * shard.shape[0]
+    target, others = compare(every, all_labels, tf.convert_to_tensor(shard), first)  # both [B]
     target = context.all_reduce(tf.distribute.ReduceOp.SUM, target)  # 0 where the class is another replica's
     others = tf.reduce_logsumexp(context.all_gather(others[None], axis=0), axis=0)
-    mine = slice(replica * rows, (replica + 1) * rows)  # this replica's examples
-    return losses.margin_loss(target[mine], others[mine], labels, scale, margin_radians)
+    mine = slice(first_example, first_example + embeddings.shape[0])
+    return class_losses.margin_loss(target[mine], others[mine], labels, scale, margin_radians)
+
+
+def _gathered_pairs(embeddings, labels, loss: config.Loss, compiled: bool):
+    """A pair loss of this replica's examples as anchors, compared with all replicas'."""
+    first, every, all_labels = _gathered(tf.distribute.get_replica_context(), embeddings, labels)
+
+    def compare(anchors, anchor_labels, first, others, other_labels):
+        return PAIR_LOSSES[loss.name](anchors, anchor_labels, first, others, other_labels, loss)
+
+    compare = tf.function(compare, jit_compile=True) if compiled else compare
+    return compare(embeddings, labels, first, every, all_labels)
+
+
+def _gathered(context: tf.distribute.ReplicaContext, embeddings, labels) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """This replica's first row in the global batch; all replicas' embeddings, float32 [B, D]; labels int32 [B].
+
+    TensorFlow's collectives carry the gradient back: each replica's embeddings get it from all replicas' losses.
+    """
+    rows, replicas = embeddings.shape[0], context.num_replicas_in_sync
+    every = context.all_gather(tf.cast(embeddings, tf.float32), axis=0)
+    every = tf.ensure_shape(every, [rows * replicas, embeddings.shape[1]])
+    all_labels = tf.ensure_shape(context.all_gather(tf.cast(labels, tf.int32), axis=0), [rows * replicas])
+    return tf.convert_to_tensor(context.replica_id_in_sync_group) * rows, every, all_labels
 
 
 class _Shards:

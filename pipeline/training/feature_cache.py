@@ -10,12 +10,13 @@ import tensorflow as tf
 from pipeline.config import Run
 from pipeline.console import Progress
 from pipeline.data.array_cache import ArrayCache
-from pipeline.data.batches import Positions, RecordSet, eval_batches
+from pipeline.data.batches import RecordSet, eval_batches
 from pipeline.data.preprocessing import Preprocess, normalize
+from pipeline.data.sampler import ClassGroups, Positions
 from pipeline.files import file_sha256
-from pipeline.models.embedder import Embedder
 from pipeline.models.encoders import KERAS_FILE, ImageEncoder
 from pipeline.models.weights.variables import weights_digest
+from pipeline.retrieval.vectors import unit_length
 from pipeline.training.devices import Found
 
 
@@ -69,51 +70,72 @@ def open_cache(run: Run, encoder: ImageEncoder, precision: str, host_index: int 
     path = Path(run.encoder.name.removeprefix(KERAS_FILE))
     if path.is_file():
         made_by.append(file_sha256(path))
-    folder = Path(run.run_dir) / "features"
+    folder = Path(run.in_run_dir([run.train.features_dir])[0])
     # Whether hosts share a disk is not known: each but the first has a folder.
     return ArrayCache(folder / f"host-{host_index}" if host_index else folder, made_by)
 
 
 class FeatureCache:
-    """A frozen encoder's features of records, computed once and kept in `<run_dir>/features/`."""
+    """A frozen encoder's features of records, computed once and kept in `train.features_dir`.
 
-    def __init__(self, run: Run, found: Found, model: Embedder):
-        self.run, self.found, self.encoder = run, found, model.encoder
-        self.cache = open_cache(run, model.encoder, found.precision, found.host_index)
+    `at_sizes`: the encoder at every size that is averaged, see `Embedder.at_sizes`.
+    """
+
+    def __init__(self, run: Run, found: Found, at_sizes: list[ImageEncoder]):
+        self.run, self.found, self.at_sizes = run, found, at_sizes
+        self.caches = [open_cache(run, encoder, found.precision, found.host_index) for encoder in at_sizes]
 
     def of(self, records: RecordSet, what: str) -> np.ndarray:
-        """float32 [N, width], memory-mapped; `what` the records are, for the progress line."""
-        if self.cache.missing([records.digest]):
-            rows = encode(
-                *(self.found.strategy, self.encoder.model, self.encoder.preprocess, records, 64),
-                compiled=self.found.jit(self.run.train.compile),
-                what=f"features of {what}",
-            )
-            self.cache.put([records.digest], features=rows[None])
-        return self.cache.get([records.digest])["features"][0]
+        """float32 [N, width], memory-mapped where one size is asked for; `what` the records are, for the progress."""
+        whole = records.whole or records
+        each = [self._of_size(*pair, whole, what) for pair in zip(self.at_sizes, self.caches, strict=True)]
+        found = average_features(each)
+        return found if records.rows is None else found[records.rows]
+
+    def _of_size(self, encoder: ImageEncoder, cache: ArrayCache, records: RecordSet, what: str) -> np.ndarray:
+        if cache.missing([records.digest]):
+            cache.put([records.digest], features=encode_records(self.run, self.found, encoder, records, what)[None])
+        return cache.get([records.digest])["features"][0]
+
+
+def encode_records(run: Run, found: Found, encoder: ImageEncoder, records: RecordSet, what: str) -> np.ndarray:
+    """float32 [N, width]: the encoder's features as it is now, over all replicas."""
+    side = encoder.preprocess.image_size_px
+    compiled = found.jit(run.train.compile)
+    titled = f"features of {what}, {side} px"
+    return encode(found.strategy, encoder.model, encoder.preprocess, records, 64, compiled, titled)
+
+
+def average_features(each: list[np.ndarray]) -> np.ndarray:
+    """As `embedder.average_features`, of NumPy arrays [N, width]."""
+    return each[0] if len(each) == 1 else np.asarray(sum(map(unit_length, each)) / np.float32(len(each)))
 
 
 def feature_batches(
     features: np.ndarray,
     labels: np.ndarray,
+    order: Positions | ClassGroups,
     batch_size: int,
-    seed: int,
     start_step: int,
     host: tuple[int, int],
-    sampling: np.ndarray | None,
+    teacher: np.ndarray | None = None,
 ) -> tf.data.Dataset:
-    """The stream of `train_batches`: {"features": float32 [b, width], "labels": int32 [b]}, without end."""
-    positions = Positions(len(features), seed, sampling)
+    """The stream of `train_batches`: {"features": float32 [b, width], "labels": int32 [b]}, without end.
+
+    With `teacher`, float [N, W], also "teacher": float32 [b, W], its rows of the batch's records.
+    """
+    each = batch_size // host[1]
+    columns = {"features": (features, tf.float32), "labels": (labels, tf.int32)}
+    if teacher is not None:
+        columns["teacher"] = (teacher, tf.float32)
 
     def take(number):
-        rows = positions.batch(int(number), batch_size, host)
-        return features[rows].astype(np.float32), labels[rows].astype(np.int32)
-
-    each = batch_size // host[1]
+        rows = order.batch(int(number), batch_size, host)
+        return [column[rows].astype(kind.as_numpy_dtype) for column, kind in columns.values()]
 
     def fixed_shapes(number):
-        rows, classes = tf.numpy_function(take, [number], [tf.float32, tf.int32])
-        rows, classes = tf.ensure_shape(rows, [each, features.shape[1]]), tf.ensure_shape(classes, [each])
-        return {"features": rows, "labels": classes}
+        found = tf.numpy_function(take, [number], [kind for _, kind in columns.values()])
+        sides = [[each, *column.shape[1:]] for column, _ in columns.values()]
+        return dict(zip(columns, map(tf.ensure_shape, found, sides), strict=True))
 
     return tf.data.Dataset.counter(start_step).map(fixed_shapes)

@@ -26,6 +26,7 @@ class RateFactors(keras.optimizers.Optimizer):
     """
 
     factors: dict  # variable key → (factor, decay)
+    average_from: int | None = None  # the mean of the weights after this step and all later ones; None: Keras' decay
 
     def update_step(self, gradient, variable, learning_rate):
         factor, decay = self.factors[self._var_key(variable)]
@@ -33,6 +34,14 @@ class RateFactors(keras.optimizers.Optimizer):
         if decay:
             variable.assign_sub(variable * (rate * decay))
         return super().update_step(gradient, variable, rate)
+
+    def _update_model_variables_moving_average(self, trainable_variables):
+        if self.average_from is None:
+            return super()._update_model_variables_moving_average(trainable_variables)
+        earlier = tf.cast(tf.maximum(self.iterations.value - self.average_from, 0), tf.float32)  # steps in the mean
+        kept = earlier / (earlier + 1.0)
+        for variable, average in zip(trainable_variables, self._model_variables_moving_average, strict=True):
+            average.assign(kept * average + (1.0 - kept) * variable)
 
     def _all_reduce_sum_gradients(self, grads_and_vars):
         return list(grads_and_vars)
@@ -55,16 +64,18 @@ def trained_variables(
     """What a phase trains, and each variable's factor of the learning rate.
 
     `head` is the projection and the class centres; `encoder` is the encoder alone, with both locked; `all` is
-    everything; `last N blocks` is head, centres and the encoder's N last blocks. The i-th of n entries of
-    `encoder.blocks` (the stem is the first) has the factor encoder_rate_factor · layer_decay^(n − 1 − i).
+    everything; `last N blocks` and `last N %` are head, centres and the last part of the encoder's blocks. The i-th of
+    n entries of `encoder.blocks` (the stem is the first) has the factor encoder_rate_factor · layer_decay^(n − 1 − i),
+    the centres have centers_rate_factor.
     """
     head = [*model.head.trainable_variables, centers.variable]
+    head_factors = [*([1.0] * (len(head) - 1)), phase.centers_rate_factor]
     blocks = model.encoder.blocks
     deepest = max(len(blocks) - 1, 0)
     trained = trained_blocks(phase, deepest)
     if phase.trainable == "head":
-        return head, [1.0] * len(head)
-    first = 0 if phase.trainable in ("encoder", "all") else deepest - trained + 1
+        return head, head_factors
+    first = deepest + 1 - trained
     depth_of = {id(v): depth for depth, layers in enumerate(blocks) for layer in layers for v in layer.variables}
     kept, factors = [], []
     for variable in model.encoder.model.trainable_variables:
@@ -74,7 +85,7 @@ def trained_variables(
             factors.append(phase.encoder_rate_factor * phase.layer_decay ** (deepest - depth))
     if phase.trainable == "encoder":
         return kept, factors
-    return [*kept, *head], [*factors, *([1.0] * len(head))]
+    return [*kept, *head], [*factors, *head_factors]
 
 
 def schedule(phase: config.Phase, steps: int, steps_per_epoch: float):
@@ -89,8 +100,12 @@ def schedule(phase: config.Phase, steps: int, steps_per_epoch: float):
     )
 
 
-def build(options: config.Optimizer, learning_rate, variables: list, factors: list[float]):
+def build(
+    options: config.Optimizer, learning_rate, variables: list, factors: list[float], average_from: int | None = None
+):
     """An optimizer with state for exactly `variables`; `factors` of the learning rate (or schedule), one a variable.
+
+    `average_from`: the step from which weights are averaged evenly, instead of by `options.ema`.
 
     Raises BadInput: adafactor for per-replica variables.
     """
@@ -99,10 +114,11 @@ def build(options: config.Optimizer, learning_rate, variables: list, factors: li
         raise BadInput(f"train.loss.sharded: {why}; use adamw, adam or sgd")
     base = OPTIMIZERS[options.name]
     momentum = {"momentum": options.momentum, "nesterov": False} if options.name == "sgd" else {}
-    average = {"use_ema": True, "ema_momentum": options.ema} if options.ema else {}
+    average = {"use_ema": True, "ema_momentum": options.ema or 0.0} if options.ema or average_from is not None else {}
     # Named, as checkpoints hold its variables by name: Keras would number the second optimizer of a process.
     kind = type(base.__name__, (RateFactors, base), {})
     optimizer = kind(learning_rate=learning_rate, name=options.name, **momentum, **average)
+    optimizer.average_from = average_from
     decay = 0.0 if options.name == "adam" else options.weight_decay
     optimizer.factors = {
         optimizer._var_key(variable): (factor, decay if _decays(variable) else 0.0)

@@ -11,14 +11,35 @@ import numpy as np
 
 from pipeline import config
 from pipeline.config import Run
+from pipeline.data import sampler
+from pipeline.data.records import RecordSet
+from pipeline.data.sampler import ClassGroups, Positions
 from pipeline.errors import BadInput
 from pipeline.models import embedder as embedders
 from pipeline.models import encoders
 from pipeline.models.embedder import Embedder, named_variables
-from pipeline.training import checkpoints, class_centers, optimizers, pca
+from pipeline.training import checkpoints, class_centers, folds, optimizers, starts
 from pipeline.training.class_centers import ClassCenters
 from pipeline.training.devices import Found
 from pipeline.training.losses import Margin
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The trained classes, counted from 0, and the sources that they come from."""
+
+    labels: np.ndarray  # int64 [C], in the records
+    of_records: np.ndarray  # int64 [N], each record's class
+    record_domains: np.ndarray  # str [N], each record's source; "" where the shards' names do not tell it
+    domains: np.ndarray  # int32 [C], each class's source, counted from 0 in the order of their names
+
+    @classmethod
+    def of(cls, records: RecordSet) -> "Classes":
+        labels, of_records = np.unique(records.labels, return_inverse=True)
+        _, of_source = np.unique(records.domains, return_inverse=True)
+        # Counted from 0 without a gap: a source may have no class of its own.
+        _, domains = np.unique(folds.class_sources(of_records, of_source), return_inverse=True)
+        return cls(labels, of_records.astype(np.int64), records.domains, domains.astype(np.int32))
 
 
 @dataclass(frozen=True)
@@ -27,7 +48,8 @@ class Phase:
 
     number: int
     options: config.Phase
-    draws: np.ndarray | None  # int64 [N], how often each record is drawn in an epoch; None: once each
+    loss: config.Loss
+    order: Positions | ClassGroups  # which records each batch holds
     steps_per_epoch: float
     steps: int
     margin: Margin
@@ -43,6 +65,7 @@ class State:
     optimizer: keras.optimizers.Optimizer
     trained: list[keras.Variable]  # what the phase changes; the optimizer holds state for exactly these
     geometry: tuple[int | None, int]  # image size (None: the encoder's own) and patch overlap of the embedder, in px
+    finished: bool = False  # the phase's last step is done: weights are as they are exported
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -53,52 +76,78 @@ class State:
         }
         return {name: self.centers.whole(variable) for name, variable in found.items()}
 
-    def finish(self) -> None:
-        """Puts the averaged weights in place, where the run keeps them."""
-        if self.optimizer.use_ema:
-            self.optimizer.finalize_variable_values(self.optimizer._trainable_variables)
+    def finish(self, phase: "Phase", start: Embedder | None) -> None:
+        """Puts the averaged weights in place, then those between the starting encoder's and the tuned (WiSE).
+
+        `start`: the embedder as the run starts, for a phase that interpolates.
+
+        Source of WiSE: Wortsman et al., Robust fine-tuning of zero-shot models, CVPR 2022.
+        """
+        self._put_averages()
+        share = phase.options.interpolation
+        if start is not None and share < 1.0:
+            pairs = zip(self.embedder.encoder.model.variables, start.encoder.model.variables, strict=True)
+            for tuned, before in pairs:
+                if any(tuned is variable for variable in self.trained):
+                    tuned.assign(share * tuned + (1.0 - share) * before)
+        self.finished = True
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """The averaged weights for a while, where the run keeps them."""
-        variables = self.optimizer._trainable_variables if self.optimizer.use_ema else []
-        trained = [self.centers.whole(variable) for variable in variables]
+        averages = self.optimizer.use_ema and not self.finished
+        trained = [self.centers.whole(v) for v in self.optimizer._trainable_variables] if averages else []
         kept = [np.array(variable) for variable in trained]
-        self.finish()
+        if averages:
+            self._put_averages()
         try:
             yield
         finally:
             for variable, value in zip(trained, kept, strict=True):
                 variable.assign(value)
 
+    def _put_averages(self) -> None:
+        if self.optimizer.use_ema:
+            self.optimizer.finalize_variable_values(self.optimizer._trainable_variables)
 
-def plan_phase(run: Run, found: Found, labels: np.ndarray, number: int) -> Phase:
-    """Phase `number` of the config; `labels` int64 [N] are the records' classes, 0 … C−1.
 
-    Raises BadInput for a batch that does not divide by replicas and pieces.
+def plan_phase(run: Run, found: Found, classes: Classes, number: int) -> Phase:
+    """Phase `number` of the config.
+
+    Raises BadInput for a batch that does not divide by replicas and pieces; for centres of another form than
+    train.loss's; for terms that need the encoder's features where it is not trained.
     """
     options, pieces = run.train.phases[number], run.train.optimizer.accumulate_steps
     replicas = found.strategy.num_replicas_in_sync
     if options.batch_size % (replicas * pieces):
         by = f"{replicas} replicas × accumulate_steps {pieces}"
         raise BadInput(f"phase {options.name}: batch_size {options.batch_size} does not divide by {by}")
-    counts = np.bincount(labels)
+    loss, base = options.loss or run.train.loss, run.train.loss
+    if (loss.subcenters, loss.sharded) != (base.subcenters, base.sharded):
+        raise BadInput(
+            f"phase {options.name}: loss: subcenters and sharded must be those of train.loss, all phases' own"
+        )
+    if options.trainable == "head" and (options.keep != config.Keep() or options.interpolation < 1.0):
+        raise BadInput(f"phase {options.name}: keep and interpolation are for phases that train the encoder")
+    counts = np.bincount(classes.of_records)
     draws = None
     if options.min_images_per_class > counts.min():  # small classes are drawn more often
-        draws = np.maximum(-(-options.min_images_per_class // counts), 1)[labels]
-    steps_per_epoch = (len(labels) if draws is None else int(draws.sum())) / options.batch_size
+        draws = np.maximum(-(-options.min_images_per_class // counts), 1)[classes.of_records]
+    domains = classes.record_domains
+    order = sampler.order(classes.of_records, domains, run.train.seed + number, options.sampling, draws)
+    steps_per_epoch = len(order) / options.batch_size
     steps = max(1, round(options.epochs * steps_per_epoch))
     plain = options.trainable == "head" and options.augment == config.Augment()
     on_features = plain and not run.devices.rehearse
-    margin = Margin.of(run.train.loss, options, counts, steps)
-    return Phase(number, options, draws, steps_per_epoch, steps, margin, on_features)
+    margin = Margin.of(loss, options, counts, steps)
+    return Phase(number, options, loss, order, steps_per_epoch, steps, margin, on_features)
 
 
 def prepare(
     run: Run, found: Found, phase: Phase, classes: int, previous: State | None, checkpoint: Path | None = None
 ) -> State:
     """The phase's state: of a checkpoint of this phase, of the phase before, or as training starts."""
-    options, loss, seed = phase.options, run.train.loss, run.train.seed
+    options = phase.options
     with found.strategy.scope():
         starts_from = checkpoint or (Path(run.train.init_from) if run.train.init_from else None)
         size, overlap = geometry(run, options)
@@ -109,15 +158,11 @@ def prepare(
             if previous:
                 encoders.transfer(previous.embedder.encoder, model.encoder)
                 model.head.set_weights(previous.embedder.head.get_weights())
-        if previous:
-            centers = previous.centers
-        else:
-            centers = class_centers.build(
-                classes, loss.subcenters, run.embedder.embedding_dim, seed + 1, loss.sharded, found.strategy
-            )
+        centers = previous.centers if previous else _random_centers(run, found, classes)
         trained, factors = optimizers.trained_variables(model, centers, options)
         rate = optimizers.schedule(options, phase.steps, phase.steps_per_epoch)
-        optimizer = optimizers.build(run.train.optimizer, rate, trained, factors)
+        average_from = None if options.average_from is None else int(options.average_from * phase.steps)
+        optimizer = optimizers.build(run.train.optimizer, rate, trained, factors, average_from)
         state = State(model, centers, optimizer, trained, (size, overlap))
         if checkpoint:
             checkpoints.restore(checkpoint, state.variables)
@@ -126,12 +171,44 @@ def prepare(
     return state
 
 
-def start_from_features(run: Run, state: State, features: np.ndarray, labels: np.ndarray) -> None:
-    """The head as PCA of the training features float32 [N, width], the centres as means of the classes int64 [N]."""
-    rows = np.asarray(features)
-    state.embedder.head.set_weights([pca.head_kernel(rows, run.embedder.embedding_dim)])
-    embeddings = state.embedder.head.predict(rows, batch_size=1024, verbose=0)
-    state.centers.assign(pca.class_centers(embeddings, labels, run.train.loss.subcenters, run.train.seed))
+def start_at_random(run: Run, found: Found, state: State) -> None:
+    """The head and the centres as they are where training starts without features."""
+    with found.strategy.scope():
+        head = keras.models.clone_model(state.embedder.head)  # the config of its initialisers holds their seed
+        centers = _random_centers(run, found, state.centers.classes)
+    state.embedder.head.set_weights(head.get_weights())
+    state.centers.assign(np.array(centers.whole(centers.variable)))
+
+
+def start_from_features(run: Run, state: State, name: str, features: np.ndarray, classes: Classes) -> None:
+    """The head as `starts.start` has it from the training features float32 [N, width], the centres as class means."""
+    weights = starts.start(name, features, classes.of_records, classes.domains, run.embedder.embedding_dim)
+    state.embedder.head.set_weights(weights)
+    embeddings = state.embedder.head.predict(features, batch_size=1024, verbose=0)
+    seed, subcenters = run.train.seed, run.train.loss.subcenters
+    state.centers.assign(starts.class_centers(embeddings, classes.of_records, subcenters, seed))
+
+
+def starting_embedder(run: Run, found: Found, phase: Phase) -> Embedder | None:
+    """The embedder as the run starts, at the phase's size: what the phase's terms keep; None where it has none."""
+    if phase.options.keep == config.Keep() and phase.options.interpolation == 1.0:
+        return None
+    here = geometry(run, phase.options)
+    with found.strategy.scope():
+        started = embedders.build(run, *here, fill=not run.train.init_from)
+        if run.train.init_from:
+            first = geometry(run, run.train.phases[0])  # which the checkpoint has, or the run would not have started
+            given = started if first == here else embedders.build(run, *first, fill=False)
+            checkpoints.restore(Path(run.train.init_from), given.variables)
+            if given is not started:
+                encoders.transfer(given.encoder, started.encoder)
+    return started
+
+
+def _random_centers(run: Run, found: Found, classes: int) -> ClassCenters:
+    """Call it in the strategy's scope."""
+    loss, seed = run.train.loss, run.train.seed + 1
+    return class_centers.build(classes, loss.subcenters, run.embedder.embedding_dim, seed, loss.sharded, found.strategy)
 
 
 def geometry(run: Run, options: config.Phase) -> tuple[int | None, int]:

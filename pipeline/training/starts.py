@@ -1,10 +1,16 @@
-"""Principal components of features: a reference row, and a start for the head that beats a random one."""
+"""Starts of the head from features: principal components, half whitened, or linear discriminants; and of the centres.
+
+Each start is a centre [W] and axes [W, D] for features at unit length; `head_weights` turns them into the head's.
+"""
 
 import numpy as np
 
 from pipeline.retrieval.vectors import class_means, unit_length
 
 WHITENING = 0.25  # of the eigenvalues' power that is divided out: 0 is PCA, 0.5 whitens
+LDA_COMPONENTS = 384  # principal components that the discriminants are sought among
+LDA_SHRINKAGE = 0.95  # of the within-class scatter, towards its mean variance
+LDA_BETWEEN = 0.2  # of the scatter that is kept, between classes; the rest is the total scatter
 
 
 def axes(features: np.ndarray, components: int, whitening: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
@@ -19,16 +25,49 @@ def axes(features: np.ndarray, components: int, whitening: float = 0.0) -> tuple
     return mean.astype(np.float32), (vectors / np.maximum(values, 1e-12) ** whitening).astype(np.float32)
 
 
-def head_kernel(features: np.ndarray, components: int) -> np.ndarray:
-    """float32 [W, D]: a projection without bias that starts as (partly whitened) PCA.
+def lda_axes(
+    features: np.ndarray, labels: np.ndarray, domains: np.ndarray, components: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Features float [N, W], classes int [N], their sources int [C] → (mean [W], axes [W, D]), float32, widest first.
 
-    The mean's direction is taken out of the axes, which centres the features without a bias; the scale is that of a
-    random kernel, so learning rates mean what they mean there.
+    Discriminants that shall hold for classes that were not seen: after PCA, the within-class scatter is shrunk towards
+    its mean variance, and what is spread over it is a mixture of the scatter between the classes of a source and the
+    total scatter, both of trace 1.
+
+    Source: Fisher 1936; shrinkage after Friedman, Regularized Discriminant Analysis, 1989. The mixture is ours.
     """
-    mean, found = axes(features, components, WHITENING)
-    along = mean / max(float(np.linalg.norm(mean)), 1e-12)
-    kernel = found - np.outer(along, along @ found)
-    return (kernel * (np.sqrt(2.0 / sum(kernel.shape)) / kernel.std())).astype(np.float32)
+    mean, principal = axes(features, min(LDA_COMPONENTS, *features.shape))
+    rows = (unit_length(features) - mean) @ principal  # [N, P]
+    means = class_means(rows, labels)  # [C, P]
+    inner = rows - means[labels]
+    within = inner.T @ inner / len(rows)
+    variance = np.trace(within) / len(within)
+    within = (1 - LDA_SHRINKAGE) * within + LDA_SHRINKAGE * variance * np.eye(len(within))
+    apart = means - class_means(means, domains)[domains]
+    between, total = apart.T @ apart, rows.T @ rows
+    spread = LDA_BETWEEN * between / max(np.trace(between), 1e-12) + (1 - LDA_BETWEEN) * total / np.trace(total)
+    scale = np.linalg.inv(np.linalg.cholesky(within))  # to where the within-class scatter is the unit matrix
+    _, vectors = np.linalg.eigh(scale @ spread @ scale.T)
+    found = principal @ scale.T @ vectors[:, ::-1][:, :components]
+    return mean, found.astype(np.float32)
+
+
+def head_weights(mean: np.ndarray, found: np.ndarray) -> list[np.ndarray]:
+    """[kernel float32 [W, D], bias float32 [D]] of the projection `(x − mean) @ axes`.
+
+    The scale is that of a random kernel, so learning rates mean what they mean there.
+    """
+    kernel = found * (np.sqrt(2.0 / sum(found.shape)) / found.std())
+    return [kernel.astype(np.float32), (-mean @ kernel).astype(np.float32)]
+
+
+def start(
+    name: str, features: np.ndarray, labels: np.ndarray, domains: np.ndarray, components: int
+) -> list[np.ndarray]:
+    """The head's weights by a name of `config.schema.STARTS`; `domains` int [C] are the classes' sources."""
+    if name == "lda":
+        return head_weights(*lda_axes(features, labels, domains, components))
+    return head_weights(*axes(features, components, WHITENING if name == "half_whitened" else 0.0))
 
 
 def class_centers(embeddings: np.ndarray, labels: np.ndarray, subcenters: int, seed: int) -> np.ndarray:

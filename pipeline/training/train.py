@@ -6,13 +6,11 @@ guie train CONFIG [KEY=VALUE …]
 Where it starts: the newest whole checkpoint of the run folder; else `train.init_from`; else the encoder's weights.
 
 `main` goes through the phases (`phases.py` says how long each is, builds and fills what it trains), `batches` feeds
-them, `make_run_steps` is the step (loss and gradients on each replica, their sum, the update), `train_phase` runs,
-logs, validates and saves.
+them, `step.py` is the step, `train_phase` runs, logs, validates and saves.
 """
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +21,27 @@ from pipeline import config, files
 from pipeline.config import Run
 from pipeline.console import Progress
 from pipeline.data.batches import RecordSet, damage_is_bad_input, open_records, train_batches
-from pipeline.data.preprocessing import normalize
-from pipeline.data.stateless_rng import dropout
 from pipeline.errors import BadInput
-from pipeline.models import encoders
-from pipeline.retrieval.metrics import mean_precision_at_5, neighbour_hits
+from pipeline.models.embedder import Embedder
+from pipeline.retrieval.metrics import neighbour_hits, precision_at_5
 from pipeline.retrieval.search import nearest
-from pipeline.training import checkpoints, devices
-from pipeline.training.class_centers import is_per_replica
+from pipeline.training import checkpoints, devices, folds
 from pipeline.training.devices import Found
-from pipeline.training.feature_cache import FeatureCache, encode, feature_batches
+from pipeline.training.feature_cache import FeatureCache, average_features, encode_records, feature_batches
 from pipeline.training.metrics_log import MetricsLog
-from pipeline.training.phases import Phase, State, plan_phase, prepare, start_from_features
+from pipeline.training.phases import (
+    Classes,
+    Phase,
+    State,
+    plan_phase,
+    prepare,
+    start_at_random,
+    start_from_features,
+    starting_embedder,
+)  # fmt: skip
+from pipeline.training.step import make_run_steps
+
+PRECISIONS = "precisions.npy"  # float64 [Q], each query's precision@5 at the last validation
 
 
 @dataclass(frozen=True)
@@ -42,8 +49,7 @@ class Data:
     """What is trained and validated on."""
 
     records: RecordSet
-    labels: np.ndarray  # int64 [N], each record's class counted from 0 among the trained ones
-    classes: np.ndarray  # int64 [C], their labels in the records
+    classes: Classes
     validation: RecordSet | None  # of classes never trained on
 
 
@@ -67,8 +73,10 @@ def main(run: Run) -> None:
         mend = "run_dir must be one folder that all hosts see, or hold the same checkpoint everywhere"
         raise BadInput(f"the hosts' newest checkpoints are of different steps ({', '.join(map(str, steps))}): {mend}")
     data = open_data(run)
+    # All of them before the first is trained: what cannot be is said at once.
+    phases = [plan_phase(run, found, data.classes, number) for number in range(len(run.train.phases))]
     if run.devices.rehearse:
-        rehearse(run, found, data)
+        rehearse(run, found, data, phases)
         return
     if found.is_chief:
         files.write_text(folder / "config.yaml", config.to_yaml(run))
@@ -76,22 +84,22 @@ def main(run: Run) -> None:
     writer = checkpoints.Writer(checkpoints.folder_of(run.run_dir), run.train.checkpoints_kept, writes=found.is_chief)
     start, state, first = checkpoints.newest(writer.folder), None, resumed.get("phase", 0)
     if start and not resumed["phase_step"]:  # saved between two phases: it is of the one that ended
-        ended = plan_phase(run, found, data.labels, first - 1)
-        state = prepare(run, found, ended, len(data.classes), None, start)
+        state = prepare(run, found, phases[first - 1], len(data.classes.labels), None, start)
         resumed = {}
-    for number in range(first, len(run.train.phases)):
-        phase = plan_phase(run, found, data.labels, number)
+    for phase in phases[first:]:
         begins = state is None and not resumed and not run.train.init_from
-        state = prepare(run, found, phase, len(data.classes), state, start if resumed else None)
-        features = FeatureCache(run, found, state.embedder) if phase.on_features else None
-        if run.embedder.init == "pca" and begins:
-            if features is None:
-                wanted = f"phase {phase.options.name} must train the head alone, without augmentation"
-                raise BadInput(f"embedder.init=pca needs features: {wanted}")
-            start_from_features(run, state, features.of(data.records, "train"), data.labels)
+        state = prepare(run, found, phase, len(data.classes.labels), state, start if resumed else None)
+        started = starting_embedder(run, found, phase)
+        features = feature_cache(run, found, state.embedder) if phase.on_features else None
+        init = phase.options.init or (run.embedder.init if begins else None)
+        if init == "random" and not resumed:
+            start_at_random(run, found, state)
+        elif init and not resumed:
+            known = features or feature_cache(run, found, state.embedder)
+            start_from_features(run, state, init, known.of(data.records, "train"), data.classes)
         if resumed:
             print(f"train: goes on in phase {phase.options.name} at step {resumed['phase_step']:,} of {phase.steps:,}")
-        train_phase(run, found, data, phase, state, features, resumed, log, writer)
+        train_phase(run, found, data, phase, state, started, features, resumed, log, writer)
         resumed = {}
     writer.wait()
     print(f"train: {checkpoints.newest(writer.folder)}")
@@ -100,46 +108,54 @@ def main(run: Run) -> None:
 def open_data(run: Run) -> Data:
     """Opens the records of training and validation, says what they hold; BadInput for a shard of both."""
     records = open_records(run.in_run_dir(run.train.records))
-    classes, labels = np.unique(records.labels, return_inverse=True)
     patterns = run.in_run_dir(run.train.validation)
-    validation = open_records(patterns) if any(map(files.matching, patterns)) else None
+    validation: RecordSet | None = None
+    if run.train.fold:
+        held_out = folds.held_out(run.train.fold, records.labels, records.domains)
+        records, validation = records.part(np.flatnonzero(~held_out)), records.part(np.flatnonzero(held_out))
+    elif any(map(files.matching, patterns)):
+        validation = open_records(patterns)
+    classes = Classes.of(records)
     said = "no validation"
     if validation is not None:
-        trained = {path.resolve() for path in records.shards}
+        trained = set() if run.train.fold else {path.resolve() for path in records.shards}
         if shared := sorted({path.resolve() for path in validation.shards} & trained):
             what = f"{shared[0].name} is among train.records, too ({len(shared)} shard(s))"
             raise BadInput(f"train.validation: {what}: validation must be of classes that are never trained on")
         unseen = np.unique(validation.labels)
-        known = int(np.isin(unseen, classes).sum())
+        known = int(np.isin(unseen, classes.labels).sum())
         what = "classes never trained on" if not known else f"classes, {known:,} of them trained on"
         said = f"validation {len(validation):,} images of {len(unseen):,} {what}"
-    print(f"train: {len(records):,} images of {len(classes):,} classes; {said} → {checkpoints.folder_of(run.run_dir)}")
-    return Data(records, labels.astype(np.int64), classes, validation)
+    count = len(classes.labels)
+    print(f"train: {len(records):,} images of {count:,} classes; {said} → {checkpoints.folder_of(run.run_dir)}")
+    return Data(records, classes, validation)
 
 
 def batches(
-    run: Run, found: Found, data: Data, phase: Phase, state: State, features: FeatureCache | None, step: int
-) -> Any:
+    run: Run, found: Found, data: Data, phase: Phase, state: State, features: FeatureCache | None,
+    teacher: np.ndarray | None, step: int,
+) -> Any:  # fmt: skip
     """The distributed stream from global batch `step` on, without end.
 
-    Each replica gets {"images": [b, S, S, 3] in 0…255, or "features": float32 [b, width]} and "labels": int32 [b].
+    Each replica gets {"images": [b, S, S, 3] in 0…255, or "features": float32 [b, width]} and "labels": int32 [b];
+    with `teacher`, float32 [N, width] of every record, also "teacher": float32 [b, width].
     """
-    size, seed = phase.options.batch_size, run.train.seed + phase.number
+    size, seed, labels = phase.options.batch_size, run.train.seed + phase.number, data.classes.labels
 
     def of_host(context: tf.distribute.InputContext) -> tf.data.Dataset:
         # One pipeline a host, also where one process feeds all hosts of a TPU pod.
         host = (context.input_pipeline_id, context.num_input_pipelines)
         if features:
             rows = features.of(data.records, "train")
-            dataset = feature_batches(rows, data.labels, size, seed, step, host, phase.draws)
+            dataset = feature_batches(rows, data.classes.of_records, phase.order, size, step, host)
         else:
             # Label in the records → trained class.
-            to_class = np.full(int(data.classes.max()) + 1, -1, np.int64)
-            to_class[data.classes] = np.arange(len(data.classes))
+            to_class = np.full(int(labels.max()) + 1, -1, np.int64)
+            to_class[labels] = np.arange(len(labels))
             dataset = train_batches(
-                *(data.records, state.embedder.preprocess, phase.options.augment, size, seed, step, host),
+                *(data.records, phase.order, state.embedder.preprocess, phase.options.augment, size, seed, step, host),
                 label_map=to_class,
-                sampling=phase.draws,
+                teacher=teacher,
             )
         each = size // found.strategy.num_replicas_in_sync
         return dataset.rebatch(each, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
@@ -147,103 +163,15 @@ def batches(
     return found.strategy.distribute_datasets_from_function(of_host)
 
 
-def make_run_steps(run: Run, found: Found, phase: Phase, state: State) -> Callable:
-    """Builds `run_steps(iterator, first_step, count) -> float32 [count]`, the mean loss of each step.
-
-    A plain loop under `tf.distribute`, the same for CPU, GPU and TPU. A replica takes its batch in
-    `accumulate_steps` pieces, to save activations' memory. XLA compiles loss and gradients; collectives cannot stand
-    in what it compiles, so with centres sharded over the replicas it compiles what is between them.
-    """
-    train, strategy, trained = run.train, found.strategy, state.trained
-    replicas, pieces = strategy.num_replicas_in_sync, train.optimizer.accumulate_steps
-    batch_size, clip_norm = phase.options.batch_size, train.optimizer.clip_norm
-    values = [variable.value for variable in trained]
-    per_replica = [is_per_replica(variable) for variable in trained]  # shards of centres: never summed
-    compiled = bool(run.devices.rehearse) or found.jit(train.compile)
-    sharded = state.centers.sharded
-
-    def embed(batch, step, replica):  # → [b, D]
-        if "features" in batch:
-            features = batch["features"]
-        else:
-            pixels = normalize(batch["images"], state.embedder.preprocess)
-            with encoders.step_seed(tf.stack([train.seed, step]), replica * pixels.shape[0]):
-                encoder = state.embedder.encoder.model
-                features = encoder(pixels, training=phase.options.trainable != "head")
-        features = tf.cast(features, tf.float32)
-        features = dropout(features, run.embedder.dropout, train.seed, step, replica)
-        return state.embedder.head(features, training=True)
-
-    embed = tf.function(embed, jit_compile=True) if compiled and sharded else embed
-
-    def piece_gradients(batch, step, replica):
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(values)
-            embeddings = embed(batch, step, replica)
-            margin = phase.margin.at(step)
-            each = state.centers.losses(embeddings, batch["labels"], train.loss, margin, compiled)  # [b]
-            loss = tf.reduce_sum(each) / batch_size
-        gradients = tape.gradient(loss, values, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-        return loss, [tf.convert_to_tensor(gradient) for gradient in gradients]
-
-    def replica_gradients(batch, step, replica):
-        if pieces == 1:
-            return piece_gradients(batch, step, replica)
-        split = {name: tf.reshape(rows, [pieces, -1, *rows.shape[1:]]) for name, rows in batch.items()}
-        total = [tf.zeros([], tf.float32), [tf.zeros(value.shape, value.dtype) for value in values]]
-        # Collectives cannot stand in a graph's loop either.
-        for piece in range(pieces) if any(per_replica) else tf.range(pieces):
-            # Dropout's mask differs between pieces: each counts as a replica.
-            rows = {name: split[name][piece] for name in split}
-            added = piece_gradients(rows, step, replica * pieces + piece)
-            total = tf.nest.map_structure(tf.add, total, list(added))
-        return total[0], total[1]
-
-    if compiled and not sharded:
-        replica_gradients = tf.function(replica_gradients, jit_compile=True)
-
-    def replica_step(batch, step):
-        context = tf.distribute.get_replica_context()
-        replica = tf.convert_to_tensor(context.replica_id_in_sync_group)
-        # Several hosts' datasets come without their batch size; XLA and the masks want it.
-        share = batch_size // replicas
-        batch = {name: tf.ensure_shape(rows, [share, *rows.shape[1:]]) for name, rows in batch.items()}
-        loss, gradients = replica_gradients(batch, step, replica)
-        if replicas > 1:
-            shared = [g for g, alone in zip(gradients, per_replica, strict=True) if not alone]
-            summed = iter(context.all_reduce(tf.distribute.ReduceOp.SUM, shared))
-            gradients = [g if alone else next(summed) for g, alone in zip(gradients, per_replica, strict=True)]
-        if clip_norm:  # by the norm of the summed gradient, where Keras would clip before the sum
-            squares = [tf.reduce_sum(tf.square(gradient)) for gradient in gradients]
-            total = tf.add_n([s for s, alone in zip(squares, per_replica, strict=True) if not alone] or [0.0])
-            if any(per_replica):
-                of_shards = tf.add_n([s for s, alone in zip(squares, per_replica, strict=True) if alone])
-                total += context.all_reduce(tf.distribute.ReduceOp.SUM, of_shards)
-            factor = clip_norm / tf.maximum(tf.sqrt(total), clip_norm)
-            gradients = [gradient * factor for gradient in gradients]
-        state.optimizer.apply(gradients, trained)
-        return loss
-
-    @tf.function
-    def run_steps(iterator, first_step, count):
-        losses = tf.TensorArray(tf.float32, size=count)
-        for number in tf.range(count):
-            each = strategy.run(replica_step, args=(next(iterator), first_step + number))
-            losses = losses.write(number, strategy.reduce(tf.distribute.ReduceOp.SUM, each, axis=None))
-        return losses.stack()
-
-    return run_steps
-
-
 def train_phase(
-    run: Run, found: Found, data: Data, phase: Phase, state: State, features: FeatureCache | None,
-    resumed: dict, log: MetricsLog, writer: checkpoints.Writer,
+    run: Run, found: Found, data: Data, phase: Phase, state: State, started: Embedder | None,
+    features: FeatureCache | None, resumed: dict, log: MetricsLog, writer: checkpoints.Writer,
 ) -> None:  # fmt: skip
     """Runs, logs, validates and saves until the phase ends; BadInput for a loss that is not finite."""
     train, name, size = run.train, phase.options.name, phase.options.batch_size
     done, before = resumed.get("phase_step", 0), resumed.get("step_before", log.step)
-    run_steps = make_run_steps(run, found, phase, state)
-    iterator = iter(batches(run, found, data, phase, state, features, done))
+    run_steps = make_run_steps(run, found, phase, state, data.classes, started)
+    iterator = iter(batches(run, found, data, phase, state, features, _teacher(run, found, data, phase, started), done))
     validate_every = max(1, round(train.validate_every_epochs * phase.steps_per_epoch))
     pauses = (train.log_every_steps, train.checkpoint_every_steps, validate_every)
     progress = Progress(f"train {name}", phase.steps * size, "images", done * size)
@@ -257,13 +185,16 @@ def train_phase(
             raise BadInput(f"phase {name}: the loss is {losses[wrong]} {where}; {mend}")
         done, last = stop, stop == phase.steps
         if last:
-            state.finish()
+            state.finish(phase, started)
         log.step = before + done
         progress.add(len(losses) * size, f"loss {losses.mean():.3f}")
         rate = float(state.optimizer._learning_rate(done))
         row = {"phase": name, "loss": float(losses.mean()), "learning_rate": rate}
         if data.validation and (done % validate_every == 0 or last):
-            row["validation/mP@5"] = validate(run, found, data.validation, phase, state, features)
+            precisions = validate(run, found, data.validation, state, features)
+            row["validation/mP@5"] = float(precisions.mean())
+            if found.is_chief:
+                files.write_array(Path(run.run_dir) / PRECISIONS, precisions)
             print(
                 f"train {name}: step {done:,} of {phase.steps:,}, loss {row['loss']:.3f}, "
                 f"mP@5 on unseen classes {row['validation/mP@5']:.3f}, {progress.rate:,.0f} images/s",
@@ -284,37 +215,54 @@ def train_phase(
     writer.wait()
 
 
-def validate(
-    run: Run, found: Found, records: RecordSet, phase: Phase, state: State, features: FeatureCache | None
-) -> float:
-    """mP@5, leave-one-out, on classes that were never trained on; of the averaged weights where the run keeps them."""
+def validate(run: Run, found: Found, records: RecordSet, state: State, features: FeatureCache | None) -> np.ndarray:
+    """float64 [N]: precision@5 of every record, leave-one-out; 0 for one without another of its class.
+
+    It is of what would be served: the averaged weights where the run keeps them, at every size of the embedder.
+    """
     with state.averaged():
         if features:
-            embeddings = state.embedder.head(np.asarray(features.of(records, "validation"))).numpy()
+            rows = features.of(records, "validation")
         else:
-            size = max(phase.options.batch_size, found.strategy.num_replicas_in_sync)
-            embeddings = encode(
-                *(found.strategy, state.embedder.model, state.embedder.preprocess, records, size),
-                compiled=found.jit(run.train.compile),
-                what="validate",
-            )
+            with found.strategy.scope():
+                sizes = state.embedder.at_sizes()
+            rows = average_features([encode_records(run, found, each, records, "validation") for each in sizes])
+        embeddings = state.embedder.head(np.asarray(rows)).numpy()
     neighbours, _ = nearest(embeddings, embeddings, 5, leave_one_out=True)
     labels = records.labels
-    return mean_precision_at_5(*neighbour_hits(neighbours, labels, labels, leave_one_out=True))
+    return precision_at_5(*neighbour_hits(neighbours, labels, labels, leave_one_out=True))
 
 
-def rehearse(run: Run, found: Found, data: Data) -> None:
+def feature_cache(run: Run, found: Found, embedder: Embedder) -> FeatureCache:
+    """Of the embedder's encoder as it is now, at the embedder's sizes."""
+    with found.strategy.scope():  # the positions of another size are variables
+        return FeatureCache(run, found, embedder.at_sizes())
+
+
+def _teacher(run: Run, found: Found, data: Data, phase: Phase, started: Embedder | None) -> np.ndarray | None:
+    """float32 [N, width]: the starting encoder's features of every record, uncropped; None where no term asks."""
+    keep = phase.options.keep
+    if started is None or not (keep.features or keep.similarities):
+        return None
+    if run.devices.rehearse:
+        return np.broadcast_to(np.float32(1.0), (len(data.records), started.encoder.width))
+    taught = replace(started, sizes_px=tuple(keep.sizes_px) or started.sizes_px)
+    return feature_cache(run, found, taught).of(data.records, "train, as the encoder starts")
+
+
+def rehearse(run: Run, found: Found, data: Data, phases: list[Phase]) -> None:
     """A few steps of every phase, compiled by XLA on logical CPU replicas; nothing is written."""
     state, count = None, run.devices.rehearse_steps
-    for number in range(len(run.train.phases)):
-        started = time.monotonic()
-        phase = plan_phase(run, found, data.labels, number)
-        state = prepare(run, found, phase, len(data.classes), state)
-        iterator = iter(batches(run, found, data, phase, state, None, 0))
-        run_steps = make_run_steps(run, found, phase, state)
+    for phase in phases:
+        began = time.monotonic()
+        state = prepare(run, found, phase, len(data.classes.labels), state)
+        started = starting_embedder(run, found, phase)
+        teacher = _teacher(run, found, data, phase, started)
+        iterator = iter(batches(run, found, data, phase, state, None, teacher, 0))
+        run_steps = make_run_steps(run, found, phase, state, data.classes, started)
         losses = run_steps(iterator, tf.constant(0), tf.constant(count)).numpy()
         if not np.isfinite(losses).all():
             raise BadInput(f"phase {phase.options.name}: losses {losses.tolist()} are not all finite")
         shown = ", ".join(f"{loss:.4f}" for loss in losses)
-        print(f"rehearsal {phase.options.name}: losses {shown} ({time.monotonic() - started:.0f} s)")
-    print(f"rehearsal: {len(run.train.phases)} phase(s) × {count} steps on {found.description}: done")
+        print(f"rehearsal {phase.options.name}: losses {shown} ({time.monotonic() - began:.0f} s)")
+    print(f"rehearsal: {len(phases)} phase(s) × {count} steps on {found.description}: done")

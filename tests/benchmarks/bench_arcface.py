@@ -98,7 +98,8 @@ def guie_step(embeddings: np.ndarray, labels: np.ndarray, centers: np.ndarray, u
     import keras
     import tensorflow as tf
 
-    from pipeline.training import losses
+    from pipeline.config import Loss
+    from pipeline.training.losses import LOSSES
 
     variable = keras.Variable(centers, dtype="float32")
     optimizer = keras.optimizers.Adam(1e-3)
@@ -109,7 +110,7 @@ def guie_step(embeddings: np.ndarray, labels: np.ndarray, centers: np.ndarray, u
     def gradients(given, classes):
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch([given, variable.value])
-            loss = tf.reduce_mean(losses.arcface(given, classes, variable.value, SCALE, MARGIN_RADIANS))
+            loss = tf.reduce_mean(LOSSES["arcface"](given, classes, variable.value, Loss(scale=SCALE), MARGIN_RADIANS))
         return loss, *tape.gradient(loss, [given, variable.value])
 
     @tf.function

@@ -95,10 +95,12 @@ def guie_batches(shards: str) -> Iterator[int]:
     from pipeline.config import Augment
     from pipeline.data.batches import open_records, train_batches
     from pipeline.data.preprocessing import Preprocess
+    from pipeline.data.sampler import Positions
 
     augment = Augment(flip=True, crop_scale_min=SMALLEST_SHARE, crop_aspect_max=LARGEST_ASPECT)
     preprocess = Preprocess(SIDE, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bicubic", antialias=True)
-    for batch in train_batches(open_records([f"{shards}/*.tfrec"]), preprocess, augment, BATCH, seed=0):
+    records = open_records([f"{shards}/*.tfrec"])
+    for batch in train_batches(records, Positions(len(records), 0), preprocess, augment, BATCH, seed=0):
         yield len(batch["images"])
 
 
@@ -140,13 +142,14 @@ def decode_crop_batches(shards: str) -> Iterator[int]:
 
     from pipeline.config import Augment
     from pipeline.data.augment import Draws, decode_random_crop
+    from pipeline.data.preprocessing import Preprocess
 
     augment = Augment(crop_scale_min=SMALLEST_SHARE, crop_aspect_max=LARGEST_ASPECT)
-    draws = Draws(0)
+    draws, preprocess = Draws(0), Preprocess(SIDE, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
     def size_of(position, encoded):
         draws.begin(position)
-        return tf.shape(decode_random_crop(encoded, augment, SIDE, draws))
+        return tf.shape(decode_random_crop(encoded, augment, preprocess, draws))
 
     dataset = _usual_records(shards).enumerate().map(size_of, num_parallel_calls=tf.data.AUTOTUNE)
     for batch in dataset.batch(BATCH).prefetch(tf.data.AUTOTUNE):

@@ -34,7 +34,7 @@ def export_models(encoder: str, folder: Path) -> None:
     from pipeline.models.embedder import build
 
     embedder = build(Run(name="bench", run_dir=str(folder), encoder=Encoder(name=encoder)))
-    save(embedder.model, embedder.preprocess, folder / "saved_model")
+    save([(embedder.model, embedder.preprocess)], folder / "saved_model")
     write_onnx(embedder.model, embedder.preprocess, folder / "model.onnx")
 
 

@@ -72,7 +72,7 @@ def measure(part: str, shards: str, images: int, size: int) -> dict[str, float |
     from pipeline.data.batches import eval_batches, open_records
     from pipeline.data.preprocessing import normalize
     from pipeline.models import embedder
-    from pipeline.training import losses
+    from pipeline.training.losses import LOSSES
 
     run = config.Run(
         encoder=config.Encoder(name=NAME, image_size_px=size, checkpointing=part != "plain step"),
@@ -96,7 +96,7 @@ def measure(part: str, shards: str, images: int, size: int) -> dict[str, float |
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(values)
                 embeddings = model.model(x, training=True)
-                loss = tf.reduce_mean(losses.arcface(embeddings, labels, centers, 30.0, tf.constant(0.3)))
+                loss = tf.reduce_mean(LOSSES["arcface"](embeddings, labels, centers, config.Loss(), tf.constant(0.3)))
             for value, gradient in zip(values, tape.gradient(loss, values), strict=True):
                 value.assign_sub(1e-4 * tf.convert_to_tensor(gradient))
             return loss

@@ -53,7 +53,7 @@ def by_hand(model: keras.Model, views: list[np.ndarray]) -> np.ndarray:
 
 def test_served_embeddings_are_the_trainers_at_any_size(tmp_path):
     model = small_model()
-    saved_model.save(model, PREPROCESS, tmp_path / "model")
+    saved_model.save([(model, PREPROCESS)], tmp_path / "model")
     for height, width in ODD_SIZES:
         images = images_of(height, width)
         np.testing.assert_allclose(served(tmp_path / "model", images), by_hand(model, [images]), atol=1e-5)
@@ -68,7 +68,7 @@ def test_a_bfloat16_trained_model_is_served_in_float32_and_stays_as_it_was(tmp_p
     exact = small_model()
     exact.set_weights(model.get_weights())
     before = [layer.dtype_policy.name for layer in model.layers]
-    saved_model.save(model, PREPROCESS, tmp_path / "model")
+    saved_model.save([(model, PREPROCESS)], tmp_path / "model")
     images = images_of(60, 40)
     embeddings = served(tmp_path / "model", images)
     assert embeddings.dtype == np.float32
@@ -80,19 +80,19 @@ def test_a_bfloat16_trained_model_is_served_in_float32_and_stays_as_it_was(tmp_p
 def test_flip_and_crops_average_unit_embeddings_of_the_views(tmp_path):
     model, images = small_model(), images_of(80, 40)
     mirrored = images[:, :, ::-1]
-    saved_model.save(model, PREPROCESS, tmp_path / "flip", flip_average=True)
+    saved_model.save([(model, PREPROCESS)], tmp_path / "flip", flip_average=True)
     np.testing.assert_allclose(served(tmp_path / "flip", images), by_hand(model, [images, mirrored]), atol=1e-5)
     # 7/8 of 80 × 40 is 70 × 35: the room is 10 × 5, its middle (5, 2)
     boxes = [(5, 2), (0, 0), (0, 5), (10, 0), (10, 5)]
     crops = [images] + [images[:, top : top + 70, left : left + 35] for top, left in boxes]
-    saved_model.save(model, PREPROCESS, tmp_path / "crops", crops=6)
+    saved_model.save([(model, PREPROCESS)], tmp_path / "crops", crops=6)
     np.testing.assert_allclose(served(tmp_path / "crops", images), by_hand(model, crops), atol=1e-5)
     assert np.isfinite(served(tmp_path / "crops", images_of(1, 1))).all()
 
 
 def test_no_op_of_later_versions_is_left_and_weights_are_variables(tmp_path):
     model = small_model()
-    saved_model.save(model, PREPROCESS, tmp_path / "model")
+    saved_model.save([(model, PREPROCESS)], tmp_path / "model")
     graph = tmp_path / "model" / "saved_model.pb"
     assert saved_model.UNKNOWN_TO_SCORER.encode() not in graph.read_bytes()
     weights = sum(4 * int(np.prod(weight.shape)) for weight in model.weights)
@@ -104,12 +104,12 @@ def test_no_op_of_later_versions_is_left_and_weights_are_variables(tmp_path):
 def test_an_embedding_of_nothing_is_zero_and_no_nan(tmp_path):
     pixels = keras.Input((8, 8, 3))
     silent = keras.Model(pixels, keras.layers.Dense(4, use_bias=False)(keras.layers.Flatten()(pixels * 0.0)))
-    saved_model.save(silent, Preprocess(8, (0, 0, 0), (1, 1, 1)), tmp_path / "model", flip_average=True)
+    saved_model.save([(silent, Preprocess(8, (0, 0, 0), (1, 1, 1)))], tmp_path / "model", flip_average=True)
     np.testing.assert_array_equal(served(tmp_path / "model", images_of(5, 5)), np.zeros((2, 4)))
 
 
 def test_zips_of_the_same_folder_have_the_same_bytes(tmp_path):
-    saved_model.save(small_model(), PREPROCESS, tmp_path / "model")
+    saved_model.save([(small_model(), PREPROCESS)], tmp_path / "model")
     saved_model.zip_submission(tmp_path / "model", tmp_path / "one.zip")
     for path in (tmp_path / "model").rglob("*"):
         path.touch()

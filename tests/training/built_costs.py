@@ -22,7 +22,8 @@ import tensorflow as tf  # noqa: E402
 
 from pipeline import config  # noqa: E402
 from pipeline.models import embedder  # noqa: E402
-from pipeline.training import class_centers, losses, optimizers, phases  # noqa: E402
+from pipeline.training import class_centers, optimizers, phases  # noqa: E402
+from pipeline.training.losses import LOSSES  # noqa: E402
 
 UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
@@ -41,7 +42,7 @@ def measure(name: str, run: config.Run, phase: config.Phase, classes: int, image
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(values)
             features = model.encoder.model(pixels, training=phase.trainable != "head")
-            found = losses.arcface(model.head(features), labels, centers.variable.value, 30.0, 0.3)
+            found = LOSSES["arcface"](model.head(features), labels, centers.variable.value, config.Loss(), 0.3)
             loss = tf.reduce_sum(found)
         return [tf.convert_to_tensor(each) for each in tape.gradient(loss, values)]
 

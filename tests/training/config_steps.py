@@ -19,11 +19,11 @@ def main() -> None:
     run = config.load(config.Run, path, overrides)
     found = devices.connect(run.devices)
     data = train.open_data(run)
-    phase = phases.plan_phase(run, found, data.labels, int(number))
-    state = phases.prepare(run, found, phase, len(data.classes), None)
-    features = FeatureCache(run, found, state.embedder) if phase.on_features else None
-    iterator = iter(train.batches(run, found, data, phase, state, features, 0))
-    run_steps = train.make_run_steps(run, found, phase, state)
+    phase = phases.plan_phase(run, found, data.classes, int(number))
+    state = phases.prepare(run, found, phase, len(data.classes.labels), None)
+    features = FeatureCache(run, found, state.embedder.at_sizes()) if phase.on_features else None
+    iterator = iter(train.batches(run, found, data, phase, state, features, None, 0))
+    run_steps = train.make_run_steps(run, found, phase, state, data.classes, None)
     losses = run_steps(iterator, tf.constant(0), tf.constant(int(steps))).numpy()
     weights = {name: float(np.square(np.array(value)).sum()) for name, value in state.embedder.variables.items()}
     print(json.dumps({"replicas": found.strategy.num_replicas_in_sync, "losses": losses.tolist(), "weights": weights}))

@@ -9,11 +9,12 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline import config
+from pipeline.data.sampler import Positions
 from pipeline.models.embedder import named_variables
 from pipeline.training import class_centers, devices, optimizers
 from pipeline.training.losses import Margin
-from pipeline.training.phases import Phase, State
-from pipeline.training.train import make_run_steps
+from pipeline.training.phases import Classes, Phase, State
+from pipeline.training.step import make_run_steps
 
 BATCH, WIDTH, CLASSES, STEPS = 16, 24, 6, 12
 
@@ -32,7 +33,8 @@ def losses_of(replicas: int, compiled: bool, optimizer: dict, sharded: bool = Fa
     found = devices.connect(run.devices)
     options = config.Phase(name="head", batch_size=BATCH, learning_rate=1e-2, warmup_epochs=1.0)
     margin = Margin.of(run.train.loss, options, np.ones(CLASSES, np.int64), steps)
-    phase = Phase(0, options, None, 3.0, steps, margin, True)
+    order = Positions(BATCH, 0)  # not read here: `of_host` gives the batches
+    phase = Phase(0, options, run.train.loss, order, 3.0, steps, margin, True)
     with found.strategy.scope():
         inputs = keras.Input([WIDTH])
         start = keras.initializers.GlorotUniform(seed=1)
@@ -57,7 +59,9 @@ def losses_of(replicas: int, compiled: bool, optimizer: dict, sharded: bool = Fa
 
         return tf.data.Dataset.counter().map(one).rebatch(BATCH // replicas, drop_remainder=True)
 
-    run_steps = make_run_steps(run, found, phase, state)
+    each = np.arange(CLASSES)
+    classes = Classes(each, each, each.astype(str), (each % 2).astype(np.int32))
+    run_steps = make_run_steps(run, found, phase, state, classes, None)
     iterator = iter(found.strategy.distribute_datasets_from_function(of_host))
     first = run_steps(iterator, tf.constant(0), tf.constant(5)).numpy()
     return [*first.tolist(), *run_steps(iterator, tf.constant(5), tf.constant(steps - 5)).numpy().tolist()]

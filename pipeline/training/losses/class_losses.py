@@ -1,11 +1,9 @@
-"""Losses as pure functions, float32 inside whatever the compute dtype.
+"""Losses between images and class centres: softmax with margins, and proxies.
 
-A loss that `train.loss.name` may name is a function and a line of LOSSES (its name stands in config.schema, too).
 Cosines are kept apart from margins, so that the classes may stand whole on one replica or split over several.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,7 +44,12 @@ def add_angle(cosine: tf.Tensor, margin_radians: tf.Tensor) -> tf.Tensor:
 
 
 def arcface(
-    embeddings: tf.Tensor, labels: tf.Tensor, centers: tf.Tensor, scale: float, margin_radians: tf.Tensor
+    embeddings: tf.Tensor,
+    labels: tf.Tensor,
+    centers: tf.Tensor,
+    options: config.Loss,
+    margin_radians: tf.Tensor | float,
+    domains: np.ndarray | None = None,
 ) -> tf.Tensor:
     """Additive angular margin softmax loss of each example.
 
@@ -54,47 +57,93 @@ def arcface(
 
     Args:
         embeddings: [B, D]. labels: int [B] in 0 … C−1. centers: [C, K, D] float32.
-        scale: s, inverse temperature.
+        options: its `scale` is s, inverse temperature.
         margin_radians: m, a scalar or one a class [C].
+        domains: int32 [C], the domain of each class: j runs over the classes of y's own. None: over all.
 
     Returns:
         float32 [B].
 
     Source: Deng et al., ArcFace, CVPR 2019.
     """
-    own, others = split_cosines(embeddings, tf.cast(labels, tf.int32), centers, centers.shape[0], scale)
-    return margin_loss(own, others, labels, scale, margin_radians)
+    own, others = _own_and_others(embeddings, labels, centers, options.scale, domains)
+    return margin_loss(own, others, labels, options.scale, margin_radians)
+
+
+def cosface(embeddings, labels, centers, options: config.Loss, margin_radians=0.0, domains=None) -> tf.Tensor:
+    """Additive cosine margin softmax loss: ArcFace's with cos θ_y − `options.margin_cosine` for cos(θ_y + m).
+
+    Arguments and result as `arcface`'s; margin_radians is not used.
+
+    Source: Wang et al., CosFace, CVPR 2018.
+    """
+    own, others = _own_and_others(embeddings, labels, centers, options.scale, domains)
+    return _cross_entropy(own - options.margin_cosine, others, options.scale)
+
+
+def normface(embeddings, labels, centers, options: config.Loss, margin_radians=0.0, domains=None) -> tf.Tensor:
+    """Softmax loss over s·cosines: ArcFace's without margin. Arguments and result as `arcface`'s.
+
+    Source: Wang et al., NormFace, ACM Multimedia 2017.
+    """
+    own, others = _own_and_others(embeddings, labels, centers, options.scale, domains)
+    return _cross_entropy(own, others, options.scale)
+
+
+def proxy_nca(embeddings, labels, centers, options: config.Loss, margin_radians=0.0, domains=None) -> tf.Tensor:
+    """Softmax loss over −s·d², d the distance of unit vectors; the centres are the proxies.
+
+    As in Proxy-NCA++ and pytorch-metric-learning, the own proxy stands in the sum below, too. Since d² = 2 − 2 cos θ,
+    it is NormFace at scale 2s. Arguments and result as `arcface`'s.
+
+    Source: Teh et al., ProxyNCA++, ECCV 2020; without the own proxy in the sum: Movshovitz-Attias et al., ICCV 2017.
+    """
+    own, others = _own_and_others(embeddings, labels, centers, 2.0 * options.scale, domains)
+    return _cross_entropy(own, others, 2.0 * options.scale)
 
 
 def split_cosines(
-    embeddings: tf.Tensor, labels: tf.Tensor, centers: tf.Tensor, classes: tf.Tensor | int, scale: float
+    embeddings: tf.Tensor, labels: tf.Tensor, centers: tf.Tensor, scale: float, among: tf.Tensor | None = None
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """What ArcFace takes from a set of classes, which may be a part of them all.
+    """What a class loss takes from a set of classes, which may be a part of them all.
 
     Args:
         embeddings: [B, D]. centers: [C, K, D] float32.
         labels: int32 [B], counted from the set's first class; outside 0 … C−1 the example is of another set.
-        classes: centres from here on are no classes.
+        among: bool [C] or [B, C], the classes j that are summed over; None: all.
 
     Returns:
-        float32 [B] cos θ_y, 0 for an example of another set; float32 [B] log Σ_{j≠y} e^{s·cos θ_j} over the set.
+        float32 [B] cos θ_y, 0 for an example of another set; float32 [B] log Σ_{j≠y} e^{s·cos θ_j}, very low where
+        there is no j.
     """
     cosines = class_cosines(embeddings, centers)  # [B, C]
-    numbers = tf.range(centers.shape[0])
-    own = tf.equal(numbers, labels[:, None])  # [B, C]
-    left_out = own if isinstance(classes, int) else own | (numbers >= classes)
-    logits = tf.where(left_out, tf.float32.min / 2, scale * cosines)
+    own = tf.equal(tf.range(centers.shape[0]), labels[:, None])  # [B, C]
+    summed = ~own if among is None else ~own & among
+    logits = tf.where(summed, scale * cosines, tf.float32.min / 2)
     return tf.reduce_sum(tf.where(own, cosines, 0.0), axis=1), tf.reduce_logsumexp(logits, axis=1)
 
 
+def _own_and_others(embeddings, labels, centers, scale: float, domains) -> tuple[tf.Tensor, tf.Tensor]:
+    """`split_cosines` of all classes, or for each example of its own domain's."""
+    labels, among = tf.cast(labels, tf.int32), None
+    if domains is not None:
+        among = tf.equal(tf.gather(domains, labels)[:, None], domains)  # [B, C]
+    return split_cosines(embeddings, labels, centers, scale, among)
+
+
+def _cross_entropy(own: tf.Tensor, others: tf.Tensor, scale: float) -> tf.Tensor:
+    """−log( e^{s·own} / (e^{s·own} + e^{others}) ), float32 [B]."""
+    return tf.nn.softplus(others - scale * own)
+
+
 def margin_loss(
-    own: tf.Tensor, others: tf.Tensor, labels: tf.Tensor, scale: float, margin_radians: tf.Tensor
+    own: tf.Tensor, others: tf.Tensor, labels: tf.Tensor, scale: float, margin_radians: tf.Tensor | float
 ) -> tf.Tensor:
-    """−log( e^{s·cos(θ_y + m)} / (e^{s·cos(θ_y + m)} + e^{others}) ), float32 [B]; from `split_cosines`."""
+    """ArcFace's loss from `split_cosines` over all classes; float32 [B]."""
     margin = tf.cast(margin_radians, tf.float32)
     if margin.shape.rank:
         margin = tf.gather(margin, tf.cast(labels, tf.int32))  # [B]
-    return tf.nn.softplus(others - scale * add_angle(own, margin))
+    return _cross_entropy(add_angle(own, margin), others, scale)
 
 
 def class_margins(counts, smallest_radians: float, largest_radians: float, power: float = 0.25):
@@ -131,8 +180,3 @@ class Margin:
         """float32 scalar or [C], radians, at an int scalar step."""
         share = tf.minimum(tf.cast(step, tf.float32) / max(self.steps, 1), 1.0)
         return self.start + (self.end - self.start) * share + self.extra
-
-
-LOSSES: dict[str, Callable[..., tf.Tensor]] = {  # (embeddings, labels, centers, scale, margin_radians) → [B]
-    "arcface": arcface
-}

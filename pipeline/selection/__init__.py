@@ -1,0 +1,1 @@
+"""Which recipe, and which weights: sweeps over folds, soups of runs."""

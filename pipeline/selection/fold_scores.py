@@ -1,0 +1,208 @@
+"""Scores of a recipe on folds of the training records: what `guie sweep` selects by.
+
+Two numbers, for a recipe can gain on one and lose on the other:
+
+class   mP@5 on classes that were not trained on, of sources that were. The queries of all class folds are pooled, so
+        every training image counts once.
+domain  mP@5 on a source that was left out whole: the mean of the sources' means, so each source counts the same.
+
+<run_dir>/sweep/trials/<recipe>/<fold>-seed-<s>/   a fold's training; its checkpoints go once it is finished
+<run_dir>/sweep/baselines/*.npz                    the same queries, of the starting encoder's features
+"""
+
+import contextlib
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from pipeline import files
+from pipeline.config import Run, Sweep
+from pipeline.data.batches import RecordSet
+from pipeline.errors import BadInput
+from pipeline.evaluation import precisions as kept_precisions
+from pipeline.models import embedder as embedders
+from pipeline.retrieval import intervals
+from pipeline.retrieval.metrics import neighbour_hits, precision_at_5
+from pipeline.retrieval.search import nearest
+from pipeline.retrieval.vectors import unit_length
+from pipeline.training import checkpoints, devices, folds, starts, train
+from pipeline.training.feature_cache import FeatureCache
+
+RAW, PCA, HALF_WHITENED = "raw", "pca", "half_whitened"
+# Each number and the baseline that it is compared with: what is hardest to beat there.
+COMPARED = {"class": RAW, "domain": HALF_WHITENED}
+DONE = "done.json"  # of a fold's training: finished, and its precisions are the last
+NEVER = 1e9  # epochs: a fold is validated at the ends of its phases alone
+
+Precisions = Mapping[str, np.ndarray]  # fold → float64 [S, Q], each held-out query's precision@5 under each seed
+
+
+def names(options: Sweep, records: RecordSet) -> list[str]:
+    """The folds as `train.fold` names them: class folds, then each source, where there are several.
+
+    Raises BadInput: a source that the records lack, a fold that holds out nothing or everything, no fold at all.
+    """
+    sources = options.domains or np.unique(records.domains).tolist()
+    found = [f"classes {number}/{options.class_folds}" for number in range(1, options.class_folds + 1)]
+    if options.domains or len(sources) > 1:
+        found += [f"domain {name}" for name in sources]
+    if not found or len(set(found)) < len(found):
+        came = f"class_folds {options.class_folds} and the source(s) {', '.join(sources)}"
+        raise BadInput(f"sweep: expected folds, each once, got {came}: set sweep.class_folds to 2 or more")
+    for fold in found:
+        try:
+            folds.held_out(fold, records.labels, records.domains)
+        except BadInput as error:
+            raise BadInput(f"sweep.class_folds and sweep.domains: {error}") from None
+    return found
+
+
+def recipe(run: Run, records: RecordSet) -> str:
+    """16 hex digits of all that decides the scores but the folds and seeds."""
+    plain = replace(run, train=replace(run.train, fold="", seed=0))
+    return files.fingerprint([checkpoints.recipe_fingerprint(plain), asdict(run.devices), records.digest])
+
+
+def trained(run: Run, records: RecordSet, fold_names: Sequence[str]) -> tuple[dict[str, np.ndarray], float]:
+    """Trains the recipe without each fold, under each seed of the sweep: precisions, and the seconds of training.
+
+    What is finished is not run again.
+    """
+    folder, seconds = Path(run.run_dir) / "sweep/trials" / recipe(run, records), 0.0
+    found: dict[str, np.ndarray] = {}
+    for fold in fold_names:
+        rows = []
+        for seed in run.sweep.seeds:
+            each = of_fold(run, folder, fold, seed)
+            seconds += train_fold(each)
+            rows.append(np.load(Path(each.run_dir) / train.PRECISIONS))
+        found[fold] = np.stack(rows)
+    return found, seconds
+
+
+def of_fold(run: Run, folder: Path, fold: str, seed: int) -> Run:
+    """The run of one fold under one seed, in a folder of its own in `folder`, <run_dir>/sweep/trials/<recipe>.
+
+    Its records and features are the run's, by `..`: the recipe stays the same where the run folder is moved.
+    """
+
+    def shared(pattern: str) -> str:
+        return pattern.replace("{run_dir}", "{run_dir}/../../../..")
+
+    options = replace(
+        run.train,
+        fold=fold,
+        seed=seed,
+        records=[shared(pattern) for pattern in run.train.records],
+        features_dir=shared(run.train.features_dir),
+        validate_every_epochs=NEVER,
+    )
+    name = fold.replace(" ", "-").replace("/", "-of-")
+    return replace(run, run_dir=str(folder / f"{name}-seed-{seed}"), seeds=[], train=options)
+
+
+def train_fold(run: Run) -> float:
+    """Trains one fold, what it prints into `train.log`; returns the seconds that it took, now or when it ran."""
+    folder = Path(run.run_dir)
+    if not (folder / DONE).exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        keras.utils.clear_session()  # memory does not grow over the trials, and layers have the same names in each
+        began = time.monotonic()
+        with (folder / "train.log").open("a", encoding="utf-8") as log, contextlib.redirect_stdout(log):
+            train.main(run)
+        files.write_json(folder / DONE, {"seconds": round(time.monotonic() - began, 2)})
+        shutil.rmtree(checkpoints.folder_of(folder))  # each holds the whole encoder
+    return files.read_json(folder / DONE)["seconds"]
+
+
+def baselines(run: Run, records: RecordSet, fold_names: Sequence[str]) -> dict[str, dict[str, np.ndarray]]:
+    """Row → precisions [1, Q] of the starting encoder's features: as they are, as PCA and as half-whitened PCA.
+
+    PCA has the embedding's width and is fitted on what the fold leaves. Computed once; features come from the cache
+    that the trainings share. An encoder with random weights is that of the first seed.
+    """
+    seeded = replace(run, train=replace(run.train, seed=run.sweep.seeds[0]))
+    width, sizes_px = run.embedder.embedding_dim, run.embedder.sizes_px
+    made_by = [asdict(run.encoder), width, sizes_px, asdict(run.devices), seeded.train.seed, records.digest]
+    path = Path(run.run_dir) / "sweep/baselines" / f"{files.fingerprint([*made_by, list(fold_names)])}.npz"
+    if not path.exists():
+        keras.utils.clear_session()
+        found = devices.connect(run.devices)
+        with found.strategy.scope():
+            at_sizes = embedders.build(seeded).at_sizes()
+        features = FeatureCache(seeded, found, at_sizes).of(records, "train")
+        computed = {}
+        for fold in fold_names:
+            held = folds.held_out(fold, records.labels, records.domains)
+            rows = _embeddings(features[~held], features[held], width)
+            computed[fold] = {name: _precisions(each, records.labels[held]) for name, each in rows.items()}
+        kept_precisions.save(path, computed)
+    by_fold = kept_precisions.read(path)
+    return {name: {fold: by_fold[fold][name][None] for fold in fold_names} for name in (RAW, PCA, HALF_WHITENED)}
+
+
+def scores(precisions: Precisions, references: Mapping[str, Precisions]) -> dict[str, Any]:
+    """Both numbers of a recipe; `references` as `baselines` has them.
+
+    Returns:
+        {"class": {"mean", "interval", "ahead": {"mean", "interval"}}, "domain": the same, "both": the mean of the two,
+        "folds": {fold: mP@5}}. `ahead` is the difference to the number's baseline, query by query. A number without
+        folds is left out. Intervals are of 95 %, over queries and seeds.
+    """
+    found: dict[str, Any] = {}
+    for kind, reference in COMPARED.items():
+        chosen = [fold for fold in precisions if fold.startswith("domain ") == (kind == "domain")]
+        if not chosen:
+            continue
+        join = equal_shares if kind == "domain" else _pooled
+        values, compared = (join([rows[fold] for fold in chosen]) for rows in (precisions, references[reference]))
+        ahead = float(values.mean() - compared.mean())
+        found[kind] = {
+            "mean": float(values.mean()),
+            "interval": list(intervals.over_seeds(values)),
+            "ahead": {"mean": ahead, "interval": list(intervals.paired(values, compared))},
+        }
+    both = float(np.mean([each["mean"] for each in found.values()]))
+    return {**found, "both": both, "folds": {fold: float(rows.mean()) for fold, rows in precisions.items()}}
+
+
+def equal_shares(groups: Sequence[np.ndarray]) -> np.ndarray:
+    """Groups of queries, float [S, Q_g] each → float64 [S, ΣQ_g], whose mean is the mean of the groups' means.
+
+    Each value is that mean plus the query's distance to its own group's, scaled to the group's equal share. So which
+    groups a bootstrap of the values draws does not move its mean: the interval is that of a sample within each group.
+
+    >>> equal_shares([np.array([[1.0, 0.0]]), np.array([[1.0, 1.0, 1.0, 1.0]])]).mean().item()
+    0.75
+    """
+    total = sum(values.shape[1] for values in groups)
+    means = [values.mean(axis=1, keepdims=True) for values in groups]
+    middle = np.mean(means, axis=0)  # [S, 1]
+    pairs = zip(groups, means, strict=True)
+    return _pooled([middle + (values - mean) * (total / (len(groups) * values.shape[1])) for values, mean in pairs])
+
+
+def _pooled(groups: Sequence[np.ndarray]) -> np.ndarray:
+    return np.concatenate(groups, axis=1)
+
+
+def _embeddings(left: np.ndarray, held: np.ndarray, width: int) -> dict[str, np.ndarray]:
+    """Baseline → float [Q, D] of the held-out features [Q, W], fitted on those that are left [N, W]."""
+    unit = unit_length(held)
+    found = {RAW: unit}
+    for name, whitening in ((PCA, 0.0), (HALF_WHITENED, starts.WHITENING)):
+        mean, axes = starts.axes(left, width, whitening)
+        found[name] = unit_length((unit - mean) @ axes)
+    return found
+
+
+def _precisions(embeddings: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """float64 [Q], leave-one-out, as training validates."""
+    neighbours, _ = nearest(embeddings, embeddings, 5, leave_one_out=True)
+    return precision_at_5(*neighbour_hits(neighbours, labels, labels, leave_one_out=True))

@@ -1,0 +1,123 @@
+"""The training step: loss and gradients on each replica, their sum, the update; the same for CPU, GPU and TPU."""
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from pipeline.config import Run
+from pipeline.data.preprocessing import normalize
+from pipeline.data.stateless_rng import dropout
+from pipeline.models import encoders
+from pipeline.models.embedder import Embedder
+from pipeline.training.class_centers import is_per_replica
+from pipeline.training.devices import Found
+from pipeline.training.losses import keeping
+from pipeline.training.phases import Classes, Phase, State
+
+
+def make_run_steps(
+    run: Run, found: Found, phase: Phase, state: State, classes: Classes, started: Embedder | None
+) -> Callable:
+    """Builds `run_steps(iterator, first_step, count) -> float32 [count]`, the mean loss of each step.
+
+    A plain loop under `tf.distribute`, the same for CPU, GPU and TPU. A replica takes its batch in
+    `accumulate_steps` pieces, to save activations' memory. XLA compiles loss and gradients; collectives cannot stand
+    in what it compiles, so with centres sharded over the replicas, or pairs across them, it compiles what is between.
+    """
+    train, strategy, trained, keep = run.train, found.strategy, state.trained, phase.options.keep
+    replicas, pieces = strategy.num_replicas_in_sync, train.optimizer.accumulate_steps
+    batch_size, clip_norm = phase.options.batch_size, train.optimizer.clip_norm
+    values = [variable.value for variable in trained]
+    per_replica = [is_per_replica(variable) for variable in trained]  # shards of centres: never summed
+    compiled = bool(run.devices.rehearse) or found.jit(train.compile)
+    crosses = state.centers.crosses_replicas(phase.loss)
+    domains = classes.domains if phase.loss.own_domain else None
+    kept = _kept_weights(state, started) if keep.weights else []
+
+    def embed(batch, step, replica):  # → features [b, width], embeddings [b, D]
+        if "features" in batch:
+            features = batch["features"]
+        else:
+            pixels = normalize(batch["images"], state.embedder.preprocess)
+            with encoders.step_seed(tf.stack([train.seed, step]), replica * pixels.shape[0]):
+                encoder = state.embedder.encoder.model
+                features = encoder(pixels, training=phase.options.trainable != "head")
+        features = tf.cast(features, tf.float32)
+        seen = dropout(features, run.embedder.dropout, train.seed, step, replica)
+        return features, state.embedder.head(seen, training=True)
+
+    embed = tf.function(embed, jit_compile=True) if compiled and crosses else embed
+
+    def piece_gradients(batch, step, replica):
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(values)
+            features, embeddings = embed(batch, step, replica)
+            margin = phase.margin.at(step)
+            each = state.centers.losses(embeddings, batch["labels"], phase.loss, margin, compiled, domains)  # [b]
+            if keep.features:
+                each += keep.features * keeping.feature_distance(features, batch["teacher"])
+            if keep.similarities:
+                apart = keeping.similarity_divergence(embeddings, batch["teacher"], keep.temperature)
+                each += keep.similarities * apart
+            loss = tf.reduce_sum(each) / batch_size
+            if kept:
+                loss += keep.weights * keeping.weight_distance(*zip(*kept, strict=True)) / (replicas * pieces)
+        gradients = tape.gradient(loss, values, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        return loss, [tf.convert_to_tensor(gradient) for gradient in gradients]
+
+    def replica_gradients(batch, step, replica):
+        if pieces == 1:
+            return piece_gradients(batch, step, replica)
+        split = {name: tf.reshape(rows, [pieces, -1, *rows.shape[1:]]) for name, rows in batch.items()}
+        total = [tf.zeros([], tf.float32), [tf.zeros(value.shape, value.dtype) for value in values]]
+        # Collectives cannot stand in a graph's loop either.
+        for piece in range(pieces) if crosses else tf.range(pieces):
+            # Dropout's mask differs between pieces: each counts as a replica.
+            rows = {name: split[name][piece] for name in split}
+            added = piece_gradients(rows, step, replica * pieces + piece)
+            total = tf.nest.map_structure(tf.add, total, list(added))
+        return total[0], total[1]
+
+    if compiled and not crosses:
+        replica_gradients = tf.function(replica_gradients, jit_compile=True)
+
+    def replica_step(batch, step):
+        context = tf.distribute.get_replica_context()
+        replica = tf.convert_to_tensor(context.replica_id_in_sync_group)
+        # Several hosts' datasets come without their batch size; XLA and the masks want it.
+        share = batch_size // replicas
+        batch = {name: tf.ensure_shape(rows, [share, *rows.shape[1:]]) for name, rows in batch.items()}
+        loss, gradients = replica_gradients(batch, step, replica)
+        if replicas > 1:
+            shared = [g for g, alone in zip(gradients, per_replica, strict=True) if not alone]
+            summed = iter(context.all_reduce(tf.distribute.ReduceOp.SUM, shared))
+            gradients = [g if alone else next(summed) for g, alone in zip(gradients, per_replica, strict=True)]
+        if clip_norm:  # by the norm of the summed gradient, where Keras would clip before the sum
+            squares = [tf.reduce_sum(tf.square(gradient)) for gradient in gradients]
+            total = tf.add_n([s for s, alone in zip(squares, per_replica, strict=True) if not alone] or [0.0])
+            if any(per_replica):
+                of_shards = tf.add_n([s for s, alone in zip(squares, per_replica, strict=True) if alone])
+                total += context.all_reduce(tf.distribute.ReduceOp.SUM, of_shards)
+            factor = clip_norm / tf.maximum(tf.sqrt(total), clip_norm)
+            gradients = [gradient * factor for gradient in gradients]
+        state.optimizer.apply(gradients, trained)
+        return loss
+
+    @tf.function
+    def run_steps(iterator, first_step, count):
+        losses = tf.TensorArray(tf.float32, size=count)
+        for number in tf.range(count):
+            each = strategy.run(replica_step, args=(next(iterator), first_step + number))
+            losses = losses.write(number, strategy.reduce(tf.distribute.ReduceOp.SUM, each, axis=None))
+        return losses.stack()
+
+    return run_steps
+
+
+def _kept_weights(state: State, started: Embedder | None) -> list[tuple[Any, Any]]:
+    """The encoder's trained weights, each with the one that the run started from."""
+    assert started is not None
+    trained = {id(variable) for variable in state.trained}
+    pairs = zip(state.embedder.encoder.model.variables, started.encoder.model.variables, strict=True)
+    return [(now.value, then.value) for now, then in pairs if id(now) in trained]
