@@ -4,15 +4,19 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from pipeline.config import Loss, Phase, Run, Train
 from pipeline.data.sampler import Positions
+from pipeline.models import encoders
+from pipeline.models.weights.variables import float_variables
 from pipeline.training import checkpoints, starts
 from tests.training.test_keeping import slow_divergence
-from tests.training.tiny_runs import EPOCH, HEAD, TUNE, Trained, embedded, of_encoder, pictures, slow_arcface, unit
+from tests.training.tiny_runs import EPOCH, HEAD, TUNE, VIT, Trained, embedded, of_encoder, pictures, slow_arcface, unit
 
 ROOT = Path(__file__).parents[2]
 HALF, LAST = EPOCH, 2 * EPOCH
@@ -126,7 +130,7 @@ def drift(trained: Trained, what: str) -> float:
 
 
 @pytest.mark.parametrize(
-    ("what", "factor", "share"), [("features", 300, 0.3), ("weights", 1000, 0.5), ("similarities", 100, 0.8)]
+    ("what", "factor", "share"), [("features", 300, 0.3), ("weights", 1000, 0.2), ("similarities", 100, 0.8)]
 )
 def test_a_large_factor_keeps_what_its_term_is_about(tiny, plain, what, factor, share):
     strong = tiny.train(what, f"train.phases.0.keep.{what}={factor}")
@@ -216,6 +220,30 @@ def test_a_phase_may_start_its_head_and_centres_at_random(tiny):
     close(found, start, names)
     assert all(np.abs(found[name] - before[name]).max() > 1e-4 for name in names)
     close(found, before, of_encoder(before))
+
+
+def test_the_start_is_init_froms_encoder_also_where_a_later_phase_is_larger(tiny):
+    encoder = {"name": "clip_tiny", "image_size_px": 16, "pooling": "class_token", "architecture": VIT}
+    quarter, named = {**TUNE, "epochs": 0.25}, f"encoder={json.dumps(encoder)}"
+    first = tiny.train("first", named, phases(quarter))
+    larger = {**quarter, "name": "larger", "image_size_px": 24, "interpolation": 0.0, "keep": {"features": 1.0}}
+    origin = f"train.init_from={first.folder}/checkpoints/step-{1:09d}.safetensors"
+    found = tiny.train("larger", named, origin, phases(quarter, larger)).tensors(2)
+    there = encoders.build(replace(first.run.encoder, image_size_px=24))
+    encoders.transfer(first.embedder(1).encoder, there)
+    expected = {f"embedder/{name}": np.array(variable) for name, variable in float_variables(there.model).items()}
+    assert set(expected) == {name for name in of_encoder(found) if not name.endswith("position_ids")}
+    close(found, expected, expected, atol=1e-6)
+
+
+def test_centres_may_be_sharded_anew_on_resuming_a_phase_with_its_own_loss():
+    whole, sharded = (
+        Run(train=Train(loss=Loss(sharded=on), phases=[Phase(name="p", loss=Loss(scale=9.0, sharded=on))]))
+        for on in (False, True)
+    )
+    assert checkpoints.recipe_fingerprint(whole) == checkpoints.recipe_fingerprint(sharded)
+    other = Run(train=Train(phases=[Phase(name="p", loss=Loss(scale=8.0))]))
+    assert checkpoints.recipe_fingerprint(whole) != checkpoints.recipe_fingerprint(other)
 
 
 @pytest.mark.slow
