@@ -135,6 +135,7 @@ def test_training_config_is_planned(name, records, capsys):
     assert "fits" in printed.splitlines()[-1] and "not fit" not in printed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TRAINING)
 def test_training_config_rehearses_every_phase(name, rehearsals):
     printed = rehearsals[name]
@@ -144,6 +145,7 @@ def test_training_config_rehearses_every_phase(name, rehearsals):
     assert "rehearsal of a TPU on 2 logical CPU replica(s)" in printed
 
 
+@pytest.mark.slow
 def test_a_rehearsal_leaves_no_run_behind(rehearsals, records):
     assert rehearsals and not [path for name in TRAINING for path in (records / name).rglob("*")]
 

@@ -72,6 +72,15 @@ def whole(config, tmp_path_factory) -> tuple[Path, float]:
     return folder, time.monotonic() - began
 
 
+@pytest.mark.slow
+def test_without_anything_to_score_a_run_ends_with_the_export(config, tmp_path):
+    process = start(config, tmp_path, "score.index=[]", "train.phases.1.epochs=1")
+    output, error = process.communicate()
+    assert process.returncode == 0, output + error
+    assert "nothing is left to score" in output.splitlines()[-1]
+    assert (tmp_path / "submission.zip").is_file() and not (tmp_path / "metrics.json").exists()
+
+
 def hashes(folder: Path) -> dict[str, str]:
     files = [path for path in folder.rglob("*") if path.is_file() and ".build" not in path.parts]
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}

@@ -10,6 +10,7 @@ from pipeline.config.schema import (
     Export,
     ImageTextModel,
     Keep,
+    Lda,
     Loss,
     Optimizer,
     Phase,

@@ -81,10 +81,20 @@ class Encoder:
 
 
 @dataclass(frozen=True)
+class Lda:
+    """Linear discriminants for classes that are not seen, see training.starts; chosen by folds."""
+
+    components: int = key(384, least=1)  # principal components that they are sought among
+    shrinkage: float = key(0.8, least=0, most=1)  # of the within-class scatter, towards its mean variance
+    between: float = key(0.2, least=0, most=1)  # of the scatter that is spread, between classes; the rest is the total
+
+
+@dataclass(frozen=True)
 class Embedder:
     embedding_dim: int = key(64, least=1, most=64)  # at most the competition's 64
     dropout: float = key(0.2, least=0, most=0.999)
     init: str = key("random", one_of=STARTS)  # of the head and the class centres, at the first phase
+    lda: Lda = field(default_factory=Lda)
     sizes_px: list[int] = key([], least=1)  # features are averaged over these; empty: encoder.image_size_px alone
 
 
@@ -167,6 +177,7 @@ class Phase:
     centers_rate_factor: float = key(1.0, least=0)
     average_from: float | None = key(None, least=0, most=1)  # weights are averaged from this share of the steps on
     interpolation: float = key(1.0, least=0, most=1)  # WiSE: 1: the tuned encoder; 0: the one the run started from
+    head_interpolation: float = key(1.0, least=0, most=1)  # 1: the tuned head; 0: as the phase started it
     layer_decay: float = key(1.0, least=0)
     margin_radians: float | None = None  # at the start of the phase; None: loss.margin_radians
     end_margin_radians: float | None = None  # None: the margin stays

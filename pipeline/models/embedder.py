@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from pipeline.config import Run
-from pipeline.data.preprocessing import Preprocess, prepare
+from pipeline.data.preprocessing import Preprocess
 from pipeline.models import encoders, sizes
 from pipeline.models.encoders import ImageEncoder
 
@@ -68,12 +68,6 @@ def average_features(features: list[Any]) -> Any:
         return tf.cast(features[0], tf.float32)
     units = [tf.math.l2_normalize(tf.cast(each, tf.float32), axis=-1, epsilon=1e-12) for each in features]
     return tf.add_n(units) / float(len(units))
-
-
-def image_features(at_sizes: list[ImageEncoder], images: Any) -> Any:
-    """uint8 [B, H, W, 3] → float32 [B, width], averaged over the sizes: what the head is trained on and serves."""
-    found = [encoder.model(prepare(images, encoder.preprocess), training=False) for encoder in at_sizes]
-    return average_features(found)
 
 
 def named_variables(prefix: str, variables: list) -> dict[str, keras.Variable]:

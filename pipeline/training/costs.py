@@ -205,16 +205,21 @@ def trained_blocks(phase: config.Phase, blocks: int) -> int:
 
 
 def memory_bytes(
-    costs: StepCosts, optimizer: config.Optimizer, images: float, checkpointing: bool, compute_bytes: int
+    costs: StepCosts,
+    optimizer: config.Optimizer,
+    images: float,
+    checkpointing: bool,
+    compute_bytes: int,
+    averaged: bool = False,
 ) -> dict[str, float]:
     """Bytes that one replica holds at the peak of a step, for its share `images` of the batch.
 
     `compute_bytes`: of a number in the compute dtype: 2 bfloat16, 4 float32. Weights are float32, and the copy in a
-    smaller compute dtype.
+    smaller compute dtype. `averaged`: the phase averages its weights.
     """
     elements = costs.checkpointed_elements if checkpointing else costs.activation_elements
     pieces = optimizer.accumulate_steps
-    state = OPTIMIZER_BYTES.get(optimizer.name, 8) + (4 if optimizer.ema else 0)
+    state = OPTIMIZER_BYTES.get(optimizer.name, 8) + (4 if optimizer.ema or averaged else 0)
     return {
         "weights": costs.parameters * (4.0 if compute_bytes == 4 else 4.0 + compute_bytes),
         "gradients": 4.0 * costs.trained_parameters * (2 if pieces > 1 else 1),

@@ -118,24 +118,18 @@ def feature_batches(
     batch_size: int,
     start_step: int,
     host: tuple[int, int],
-    teacher: np.ndarray | None = None,
 ) -> tf.data.Dataset:
-    """The stream of `train_batches`: {"features": float32 [b, width], "labels": int32 [b]}, without end.
-
-    With `teacher`, float [N, W], also "teacher": float32 [b, W], its rows of the batch's records.
-    """
-    each = batch_size // host[1]
-    columns = {"features": (features, tf.float32), "labels": (labels, tf.int32)}
-    if teacher is not None:
-        columns["teacher"] = (teacher, tf.float32)
+    """The stream of `train_batches`: {"features": float32 [b, width], "labels": int32 [b]}, without end."""
 
     def take(number):
         rows = order.batch(int(number), batch_size, host)
-        return [column[rows].astype(kind.as_numpy_dtype) for column, kind in columns.values()]
+        return features[rows].astype(np.float32), labels[rows].astype(np.int32)
+
+    each = batch_size // host[1]
 
     def fixed_shapes(number):
-        found = tf.numpy_function(take, [number], [kind for _, kind in columns.values()])
-        sides = [[each, *column.shape[1:]] for column, _ in columns.values()]
-        return dict(zip(columns, map(tf.ensure_shape, found, sides), strict=True))
+        rows, classes = tf.numpy_function(take, [number], [tf.float32, tf.int32])
+        rows, classes = tf.ensure_shape(rows, [each, features.shape[1]]), tf.ensure_shape(classes, [each])
+        return {"features": rows, "labels": classes}
 
     return tf.data.Dataset.counter(start_step).map(fixed_shapes)

@@ -65,6 +65,7 @@ class State:
     optimizer: keras.optimizers.Optimizer
     trained: list[keras.Variable]  # what the phase changes; the optimizer holds state for exactly these
     geometry: tuple[int | None, int]  # image size (None: the encoder's own) and patch overlap of the embedder, in px
+    head_start: list[keras.Variable]  # the head's weights as the phase started them, where it interpolates
     finished: bool = False  # the phase's last step is done: weights are as they are exported
 
     @property
@@ -73,13 +74,19 @@ class State:
             **self.embedder.variables,
             **named_variables("centers", [self.centers.variable]),
             **named_variables("optimizer", self.optimizer.variables),
+            **named_variables("head_start", self.head_start),
         }
         return {name: self.centers.whole(variable) for name, variable in found.items()}
 
-    def finish(self, phase: "Phase", start: Embedder | None) -> None:
-        """Puts the averaged weights in place, then those between the starting encoder's and the tuned (WiSE).
+    def begin(self) -> None:
+        """Keeps the head as the phase starts it, where that is asked for."""
+        for kept, now in zip(self.head_start, self.embedder.head.weights, strict=False):
+            kept.assign(now)
 
-        `start`: the embedder as the run starts, for a phase that interpolates.
+    def finish(self, phase: "Phase", start: Embedder | None) -> None:
+        """Puts the averaged weights in place, then those between the starting weights and the tuned (WiSE).
+
+        `start`: the embedder as the run starts, for a phase that interpolates the encoder.
 
         Source of WiSE: Wortsman et al., Robust fine-tuning of zero-shot models, CVPR 2022.
         """
@@ -90,6 +97,9 @@ class State:
             for tuned, before in pairs:
                 if any(tuned is variable for variable in self.trained):
                     tuned.assign(share * tuned + (1.0 - share) * before)
+        share = phase.options.head_interpolation
+        for kept, tuned in zip(self.head_start, self.embedder.head.weights, strict=False):
+            tuned.assign(share * tuned + (1.0 - share) * kept)
         self.finished = True
 
     @contextmanager
@@ -127,6 +137,8 @@ def plan_phase(run: Run, found: Found, classes: Classes, number: int) -> Phase:
         raise BadInput(
             f"phase {options.name}: loss: subcenters and sharded must be those of train.loss, all phases' own"
         )
+    if options.trainable == "encoder" and options.head_interpolation < 1.0:
+        raise BadInput(f"phase {options.name}: head_interpolation is for phases that train the head")
     if options.trainable == "head" and (options.keep != config.Keep() or options.interpolation < 1.0):
         raise BadInput(f"phase {options.name}: keep and interpolation are for phases that train the encoder")
     counts = np.bincount(classes.of_records)
@@ -163,7 +175,9 @@ def prepare(
         rate = optimizers.schedule(options, phase.steps, phase.steps_per_epoch)
         average_from = None if options.average_from is None else int(options.average_from * phase.steps)
         optimizer = optimizers.build(run.train.optimizer, rate, trained, factors, average_from)
-        state = State(model, centers, optimizer, trained, (size, overlap))
+        kept = model.head.weights if options.head_interpolation < 1.0 else []
+        head_start = [keras.Variable(v, trainable=False, name=v.name) for v in kept]
+        state = State(model, centers, optimizer, trained, (size, overlap), head_start)
         if checkpoint:
             checkpoints.restore(checkpoint, state.variables)
         elif previous is None and starts_from:
@@ -182,7 +196,7 @@ def start_at_random(run: Run, found: Found, state: State) -> None:
 
 def start_from_features(run: Run, state: State, name: str, features: np.ndarray, classes: Classes) -> None:
     """The head as `starts.start` has it from the training features float32 [N, width], the centres as class means."""
-    weights = starts.start(name, features, classes.of_records, classes.domains, run.embedder.embedding_dim)
+    weights = starts.start(run.embedder, name, features, classes.of_records, classes.domains)
     state.embedder.head.set_weights(weights)
     embeddings = state.embedder.head.predict(features, batch_size=1024, verbose=0)
     seed, subcenters = run.train.seed, run.train.loss.subcenters

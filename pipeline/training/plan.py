@@ -115,15 +115,17 @@ def plan_phase(run: Run, phase: Phase, size: SetSize, share: float) -> PhasePlan
     drawn = _drawn(size, phase.min_images_per_class)
     steps = max(1, round(phase.epochs * drawn / phase.batch_size))
     compute = 4 if run.devices.precision == "float32" else 2
-    once = size.images * encoder.flops if on_features else 0.0  # the features
+    averaged, kept = phase.average_from is not None, phase.keep != config.Keep() or phase.interpolation < 1.0
+    once = size.images * _flops_once(run, phase, on_features)
     estimates = {}
     for name, device in ACCELERATORS.items():
         images = -(-phase.batch_size // device.replicas)
         held = _sharded(each, run, phase, size.classes, device.replicas) if run.train.loss.sharded else each
         memory, other = (
-            costs.memory_bytes(held, run.train.optimizer, images, checkpointing, compute)
+            costs.memory_bytes(held, run.train.optimizer, images, checkpointing, compute, averaged)
             for checkpointing in (run.encoder.checkpointing, not run.encoder.checkpointing)
         )
+        memory["weights"] += 4.0 * encoder.parameters * kept  # the encoder as the run started, beside the tuned one
         if on_features:
             encoding = 64 / device.replicas * compute * encoder.forward_elements
             memory["activations"] = max(memory["activations"], encoding)
@@ -132,6 +134,16 @@ def plan_phase(run: Run, phase: Phase, size: SetSize, share: float) -> PhasePlan
         speed, hours = steps * phase.batch_size / seconds, seconds / 3600
         estimates[name] = Estimate(memory, other["activations"], device.hbm_gib * GIB, speed, hours)
     return PhasePlan(phase, encoder.image_size_px, on_features, each, drawn, steps, estimates)
+
+
+def _flops_once(run: Run, phase: Phase, on_features: bool) -> float:
+    """An image's FLOPs before the first step: features to train on, to start the head from, and to keep near to."""
+    starts = phase.init or (run.embedder.init if phase is run.train.phases[0] else "random")
+    sizes: list[int | None] = [*run.embedder.sizes_px] or [phase.image_size_px]
+    asked = [*sizes] if on_features or starts != "random" else []
+    if phase.keep.features or phase.keep.similarities:
+        asked += phase.keep.sizes_px or sizes
+    return sum(encoder_costs(run.encoder, size).flops for size in asked)
 
 
 def _sharded(each: StepCosts, run: Run, phase: Phase, classes: int, replicas: int) -> StepCosts:

@@ -5,12 +5,10 @@ Each start is a centre [W] and axes [W, D] for features at unit length; `head_we
 
 import numpy as np
 
+from pipeline.config import Embedder, Lda
 from pipeline.retrieval.vectors import class_means, unit_length
 
 WHITENING = 0.25  # of the eigenvalues' power that is divided out: 0 is PCA, 0.5 whitens
-LDA_COMPONENTS = 384  # principal components that the discriminants are sought among
-LDA_SHRINKAGE = 0.95  # of the within-class scatter, towards its mean variance
-LDA_BETWEEN = 0.2  # of the scatter that is kept, between classes; the rest is the total scatter
 
 
 def axes(features: np.ndarray, components: int, whitening: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
@@ -26,7 +24,7 @@ def axes(features: np.ndarray, components: int, whitening: float = 0.0) -> tuple
 
 
 def lda_axes(
-    features: np.ndarray, labels: np.ndarray, domains: np.ndarray, components: int
+    features: np.ndarray, labels: np.ndarray, domains: np.ndarray, components: int, options: Lda
 ) -> tuple[np.ndarray, np.ndarray]:
     """Features float [N, W], classes int [N], their sources int [C] → (mean [W], axes [W, D]), float32, widest first.
 
@@ -36,16 +34,17 @@ def lda_axes(
 
     Source: Fisher 1936; shrinkage after Friedman, Regularized Discriminant Analysis, 1989. The mixture is ours.
     """
-    mean, principal = axes(features, min(LDA_COMPONENTS, *features.shape))
+    mean, principal = axes(features, min(options.components, *features.shape))
     rows = (unit_length(features) - mean) @ principal  # [N, P]
     means = class_means(rows, labels)  # [C, P]
     inner = rows - means[labels]
     within = inner.T @ inner / len(rows)
     variance = np.trace(within) / len(within)
-    within = (1 - LDA_SHRINKAGE) * within + LDA_SHRINKAGE * variance * np.eye(len(within))
+    within = (1 - options.shrinkage) * within + options.shrinkage * variance * np.eye(len(within))
     apart = means - class_means(means, domains)[domains]
     between, total = apart.T @ apart, rows.T @ rows
-    spread = LDA_BETWEEN * between / max(np.trace(between), 1e-12) + (1 - LDA_BETWEEN) * total / np.trace(total)
+    spread = options.between * between / max(np.trace(between), 1e-12)
+    spread += (1 - options.between) * total / np.trace(total)
     scale = np.linalg.inv(np.linalg.cholesky(within))  # to where the within-class scatter is the unit matrix
     _, vectors = np.linalg.eigh(scale @ spread @ scale.T)
     found = principal @ scale.T @ vectors[:, ::-1][:, :components]
@@ -62,12 +61,12 @@ def head_weights(mean: np.ndarray, found: np.ndarray) -> list[np.ndarray]:
 
 
 def start(
-    name: str, features: np.ndarray, labels: np.ndarray, domains: np.ndarray, components: int
+    options: Embedder, name: str, features: np.ndarray, labels: np.ndarray, domains: np.ndarray
 ) -> list[np.ndarray]:
     """The head's weights by a name of `config.schema.STARTS`; `domains` int [C] are the classes' sources."""
     if name == "lda":
-        return head_weights(*lda_axes(features, labels, domains, components))
-    return head_weights(*axes(features, components, WHITENING if name == "half_whitened" else 0.0))
+        return head_weights(*lda_axes(features, labels, domains, options.embedding_dim, options.lda))
+    return head_weights(*axes(features, options.embedding_dim, WHITENING if name == "half_whitened" else 0.0))
 
 
 def class_centers(embeddings: np.ndarray, labels: np.ndarray, subcenters: int, seed: int) -> np.ndarray:

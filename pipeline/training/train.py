@@ -97,7 +97,9 @@ def main(run: Run) -> None:
         elif init and not resumed:
             known = features or feature_cache(run, found, state.embedder)
             start_from_features(run, state, init, known.of(data.records, "train"), data.classes)
-        if resumed:
+        if not resumed:
+            state.begin()
+        else:
             print(f"train: goes on in phase {phase.options.name} at step {resumed['phase_step']:,} of {phase.steps:,}")
         train_phase(run, found, data, phase, state, started, features, resumed, log, writer)
         resumed = {}

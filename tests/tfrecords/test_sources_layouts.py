@@ -356,7 +356,7 @@ def test_listing_opens_no_image_and_costs_little_a_row(tmp_path, monkeypatch):
 
 def test_all_sets_build_in_one_label_space(shared, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("GUIE_DATA", str(shared / "data"))
-    config = Path(__file__).parents[2] / "configs" / "all_sets.yaml"
+    config = Path(__file__).parents[2] / "configs" / "real_images_all.yaml"
     small = ["records.cap_per_class=2", "records.workers=1", "records.image_size_px=64"]
     assert cli.main(["tfrecords", str(config), f"run_dir={tmp_path}", *small]) == 0
     table = {row.split()[0]: row.split()[1:] for row in capsys.readouterr().out.splitlines() if row.split()}

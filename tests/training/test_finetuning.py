@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.config import Loss, Phase, Run, Train
+from pipeline.config import Embedder, Loss, Phase, Run, Train
 from pipeline.data.sampler import Positions
 from pipeline.models import encoders
 from pipeline.models.weights.variables import float_variables
@@ -86,6 +86,23 @@ def test_interpolation_alone_leaves_the_head_and_the_centres(tiny, plain):
     expected = between(plain.tensors(0), plain.tensors(LAST))
     close(tiny.train("interpolated", INTERPOLATED).tensors(LAST), expected, expected)
     assert moved(plain.tensors(LAST), plain.tensors(0)) > 1e-3
+
+
+def test_a_heads_interpolation_is_between_where_the_phase_started_it_and_the_tuned_also_after_a_kill(tiny, plain):
+    quarter = "train.phases.0.head_interpolation=0.25"
+    done = tiny.train("head_interpolated", quarter)
+    head = [name for name in plain.tensors(0) if name.startswith("embedder/embedding")]
+    start, tuned = plain.tensors(0), plain.tensors(LAST)
+    close(done.tensors(LAST), {name: start[name] + 0.25 * (tuned[name] - start[name]) for name in head}, head)
+    close(done.tensors(LAST), tuned, of_encoder(tuned))
+    assert len(head) == 2 and any(np.abs(tuned[name] - start[name]).max() > 1e-3 for name in head)
+    killed = done.folder.with_name("head_interpolated_killed")
+    shutil.copytree(done.folder, killed)
+    for path in (killed / "checkpoints").glob("step-*.safetensors"):
+        if int(path.stem.removeprefix("step-")) > HALF:
+            path.unlink()
+    resumed = tiny.train("head_interpolated_killed", quarter)
+    close(resumed.tensors(LAST), done.tensors(LAST), head)
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +207,7 @@ def test_a_phase_starts_its_head_and_centres_from_the_tuned_encoders_features(an
     labels = np.unique(records.labels, return_inverse=True)[1]
     features = anew.features(2, pictures(records, np.arange(32)))
     sources = np.array([0, 0, 0, 0, 1, 1, 1, 1])
-    expected = starts.start("lda", features, labels, sources, 8)
+    expected = starts.start(Embedder(embedding_dim=8), "lda", features, labels, sources)
     found, before = anew.tensors(3), anew.tensors(2)
     for name, value in zip(HEAD, expected, strict=True):
         np.testing.assert_allclose(found[name], value, atol=2e-3)

@@ -85,6 +85,7 @@ def test_resumed_there_it_has_the_losses_of_a_whole_run(whole, tmp_path, step):
     assert (run / last).read_bytes() == (expected / last).read_bytes()
 
 
+@pytest.mark.slow
 def test_resumed_with_its_classes_sharded_over_four_replicas_and_back(whole, tmp_path):
     config, expected = whole
     run = stopped_at(11, expected, tmp_path)

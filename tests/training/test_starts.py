@@ -1,10 +1,11 @@
-"""Starts of the head: PCA against scikit-learn's, discriminants against their definition, and what they are good for."""
+"""Starts of the head: PCA against scikit-learn's, discriminants against their definition and use."""
 
 import numpy as np
 import pytest
 from scipy.linalg import eigh
 from sklearn.decomposition import PCA
 
+from pipeline.config import Embedder, Lda
 from pipeline.retrieval.vectors import unit_length
 from pipeline.training import starts
 
@@ -47,7 +48,7 @@ def slow_lda(features, labels, domains, components):
     for each, mean in enumerate(means):
         middle = np.mean([means[i] for i in range(len(means)) if domains[i] == domains[each]], axis=0)
         between += np.outer(mean - middle, mean - middle)
-    within = 0.05 * within + 0.95 * np.trace(within) / width * np.eye(width)
+    within = 0.2 * within + 0.8 * np.trace(within) / width * np.eye(width)
     spread = 0.2 * between / np.trace(between) + 0.8 * total / np.trace(total)
     _, vectors = eigh(spread, within)  # scaled so that v' within v = 1
     return vectors[:, ::-1][:, :components]
@@ -55,14 +56,14 @@ def slow_lda(features, labels, domains, components):
 
 def test_discriminants_solve_the_generalised_eigenvalue_problem():
     features, labels, domains = clustered()
-    _, found = starts.lda_axes(features, labels, domains, 8)
+    _, found = starts.lda_axes(features, labels, domains, 8, Lda())
     known = slow_lda(features, labels, domains, 8)
     assert np.allclose(np.abs(found), np.abs(known), atol=2e-3 * np.abs(known).max())
 
 
 def test_discriminants_are_found_where_the_principal_components_are_fewer_than_the_width():
     features, labels, domains = clustered(width=600, each=30)
-    mean, found = starts.lda_axes(features, labels, domains, 8)
+    mean, found = starts.lda_axes(features, labels, domains, 8, Lda())
     assert mean.shape == (600,) and found.shape == (600, 8) and found.dtype == np.float32
     assert np.linalg.matrix_rank(found) == 8
 
@@ -70,7 +71,7 @@ def test_discriminants_are_found_where_the_principal_components_are_fewer_than_t
 @pytest.mark.parametrize("name", ["pca", "half_whitened", "lda"])
 def test_the_head_takes_the_features_mean_away(name):
     features, labels, domains = clustered()
-    kernel, bias = starts.start(name, features, labels, domains, 8)
+    kernel, bias = starts.start(Embedder(embedding_dim=8), name, features, labels, domains)
     mean = unit_length(features).mean(axis=0)
     assert kernel.shape == (64, 8) and bias.shape == (8,) and kernel.dtype == bias.dtype == np.float32
     assert np.allclose(mean @ kernel + bias, 0.0, atol=1e-5)
@@ -86,9 +87,10 @@ def test_discriminants_keep_unseen_classes_apart_better_than_pca_or_a_random_hea
         cosines, same = unit @ unit.T, labels[~seen][:, None] == labels[~seen][None]
         return cosines[same].mean() - cosines[~same].mean()
 
-    given = features[seen], labels[seen], domains[:20], 8
+    given = features[seen], labels[seen], domains[:20]
+    options = Embedder(embedding_dim=8)
     random = spread(np.random.default_rng(1).normal(size=(64, 8)), 0.0)
-    pca, lda = spread(*starts.start("pca", *given)), spread(*starts.start("lda", *given))
+    pca, lda = (spread(*starts.start(options, name, *given)) for name in ("pca", "lda"))
     assert lda > max(pca, random) + 0.05
 
 
