@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 
 FEW_BIRDS = (
     "records.sources=[{layout: cub200, name: cub200, root: CUB_200_2011}] records.cap_per_class=4 "
-    "train.phases.0.epochs=1 train.validate_every_epochs=1"
+    "records.split.left_out=[] train.phases.0.epochs=1 train.phases.1.epochs=1 train.validate_every_epochs=1"
 )
 TINY = "hidden_dim: 32, num_layers: 1, num_heads: 2, intermediate_dim: 64, projection_dim: 16"
 TINY_CLIP, TINY_TEXT = f"architecture={{patch_size: 16, {TINY}}}", f"text_architecture={{{TINY}}}"
