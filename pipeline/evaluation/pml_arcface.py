@@ -22,9 +22,9 @@ from pipeline.errors import BadInput
 from pipeline.files import atomic_path
 from pipeline.retrieval.vectors import unit_length
 
-# Adam's rate, of head and class centres alike. On a frozen MobileNet's features of the real images, a third of the classes
-# unseen, mP@5 is 0.610, 0.629, 0.618, 0.577 after 2, 4, 8, 20 epochs, and 0.604 after 20 at a tenth of the rate: the best
-# of them is taken.
+# Adam's rate, of head and class centres alike. On a frozen MobileNet's features of the real images, a third of the
+# classes unseen, mP@5 is 0.610, 0.629, 0.618, 0.577 after 2, 4, 8, 20 epochs, and 0.604 after 20 at a tenth of the
+# rate: the best of them is taken.
 EPOCHS, BATCH_SIZE, LEARNING_RATE = 4, 128, 1e-3
 PACKAGES = "torch and pytorch-metric-learning"
 
