@@ -30,7 +30,8 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]], left: int = 1) -
     for row in rows:
         drawn.add_row(*(Text(str(cell)) for cell in row))
     out = io.StringIO()
-    Console(file=out, width=10_000, color_system=None, legacy_windows=False).print(drawn)
+    # In a notebook Rich would show the table itself and leave the text empty.
+    Console(file=out, width=10_000, color_system=None, legacy_windows=False, force_jupyter=False).print(drawn)
     return "\n".join(line.rstrip() for line in out.getvalue().rstrip("\n").split("\n"))
 
 

@@ -11,12 +11,12 @@ from pipeline.retrieval.search import nearest
 from pipeline.retrieval.vectors import unit_length
 
 
-def features(seed: int) -> tuple[np.ndarray, np.ndarray]:
+def features(seed: int, each: int = 200) -> tuple[np.ndarray, np.ndarray]:
     """12 classes that differ in 6 of 32 numbers, the others being louder noise."""
     random = np.random.default_rng(seed)
-    labels = np.repeat(np.arange(12), 200)
-    told = np.random.default_rng(0).normal(size=(12, 6))[labels] + 0.3 * random.normal(size=(2400, 6))
-    return np.hstack([told, 2 * random.normal(size=(2400, 26))]).astype(np.float32), labels
+    labels = np.repeat(np.arange(12), each)
+    told = np.random.default_rng(0).normal(size=(12, 6))[labels] + 0.3 * random.normal(size=(12 * each, 6))
+    return np.hstack([told, 2 * random.normal(size=(12 * each, 26))]).astype(np.float32), labels
 
 
 def score(vectors: np.ndarray, labels: np.ndarray) -> float:
@@ -27,7 +27,7 @@ def score(vectors: np.ndarray, labels: np.ndarray) -> float:
 @pytest.fixture(scope="module")
 def fitted():
     pytest.importorskip("pytorch_metric_learning", reason="needs pytorch-metric-learning, which is not installed")
-    return pml_arcface.fit(*features(1), 8, Loss(name="arcface", scale=16.0, margin_radians=0.2), seed=3)
+    return pml_arcface.fit(*features(1, 1000), 8, Loss(name="arcface", scale=16.0, margin_radians=0.2), seed=3)
 
 
 def test_the_head_finds_what_tells_the_classes_apart_on_images_it_never_saw(fitted):
@@ -39,7 +39,7 @@ def test_the_head_finds_what_tells_the_classes_apart_on_images_it_never_saw(fitt
 
 
 def test_the_same_seed_gives_the_same_head_and_scale_and_margin_count(fitted, monkeypatch):
-    rows, labels = features(1)
+    rows, labels = features(1, 1000)
     again = pml_arcface.train(rows, labels, 8, 16.0, 0.2, seed=3)
     assert all(np.array_equal(*pair) for pair in zip(fitted, again, strict=True))
     monkeypatch.setattr(pml_arcface, "EPOCHS", 2)
