@@ -101,42 +101,6 @@ def contact_sheet(records: str, out: str) -> None:
     module.main(module.Config(Path(records), Path(out)))
 
 
-@guie.command()
-@takes_config(RUN)
-def train(config: Any) -> None:
-    """Trains the embedder on shards.
-
-    Starts from the newest whole checkpoint of the run folder; else train.init_from; else the encoder's weights.
-
-    \b
-    Reads    <run_dir>/records/*.tfrec
-    Writes   <run_dir>/checkpoints/step-*.safetensors, metrics.jsonl, tensorboard/
-    Example  guie train configs/demo.yaml train.seed=1
-    """
-    import_quietly("pipeline.training.train").main(config)
-
-
-@guie.command()
-@takes_config(RUN)
-@click.option("--share", type=float, default=0.35, help="Share of the peak FLOP/s that a step reaches.")
-@click.option("--images", type=click.IntRange(min=1), help="Training images, where records are not built.")
-@click.option("--classes", type=click.IntRange(min=1), help="Training classes, where records are not built.")
-def plan(config: Any, share: float, images: int | None, classes: int | None) -> None:
-    """Estimates FLOPs, memory and hours of a training config.
-
-    Nothing is built and nothing is downloaded.
-
-    \b
-    Reads    CONFIG, and <run_dir>/records/labels.json where it is built
-    Writes   nothing; prints a table for every phase
-    Example  guie plan configs/vit_h14_arcface_tpu.yaml --share 0.3
-    """
-    if not 0 < share <= 1:  # click.FloatRange lets nan through
-        raise BadInput(f"--share: expected a share of the peak, 0 … 1, got {share}")
-    module = import_quietly("pipeline.training.plan")
-    module.main(module.Options(config, share, images, classes))
-
-
 for each in commands_training.COMMANDS:
     guie.add_command(each)
 

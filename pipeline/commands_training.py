@@ -1,4 +1,4 @@
-"""The commands that make or choose an embedder by several trainings, see `pipeline.commands`."""
+"""The commands of training: one, what it needs, several to choose from; see `pipeline.commands`."""
 
 from pathlib import Path
 from typing import Any
@@ -6,7 +6,46 @@ from typing import Any
 import click
 
 from pipeline.command_line import PATH, Command, takes_config
+from pipeline.errors import BadInput
 from pipeline.quiet import import_quietly
+
+RUN = "pipeline.config:Run"
+
+
+@click.command(cls=Command)
+@takes_config(RUN)
+def train(config: Any) -> None:
+    """Trains the embedder on shards.
+
+    Starts from the newest whole checkpoint of the run folder; else train.init_from; else the encoder's weights.
+
+    \b
+    Reads    <run_dir>/records/*.tfrec
+    Writes   <run_dir>/checkpoints/step-*.safetensors, metrics.jsonl, tensorboard/
+    Example  guie train configs/demo.yaml train.seed=1
+    """
+    import_quietly("pipeline.training.train").main(config)
+
+
+@click.command(cls=Command)
+@takes_config(RUN)
+@click.option("--share", type=float, default=0.35, help="Share of the peak FLOP/s that a step reaches.")
+@click.option("--images", type=click.IntRange(min=1), help="Training images, where records are not built.")
+@click.option("--classes", type=click.IntRange(min=1), help="Training classes, where records are not built.")
+def plan(config: Any, share: float, images: int | None, classes: int | None) -> None:
+    """Estimates FLOPs, memory and hours of a training config.
+
+    Nothing is built and nothing is downloaded.
+
+    \b
+    Reads    CONFIG, and <run_dir>/records/labels.json where it is built
+    Writes   nothing; prints a table for every phase
+    Example  guie plan configs/vit_h14_arcface_tpu.yaml --share 0.3
+    """
+    if not 0 < share <= 1:  # click.FloatRange lets nan through
+        raise BadInput(f"--share: expected a share of the peak, 0 … 1, got {share}")
+    module = import_quietly("pipeline.training.plan")
+    module.main(module.Options(config, share, images, classes))
 
 
 @click.command(cls=Command)
@@ -28,7 +67,7 @@ def soup(runs: tuple[str, ...], out: str, greedy: bool) -> None:
 
 
 @click.command(cls=Command)
-@takes_config("pipeline.config:Run")
+@takes_config(RUN)
 @click.pass_context
 def sweep(context: click.Context, config: Any) -> None:
     """Searches for the recipe that scores best on folds.
@@ -46,4 +85,4 @@ def sweep(context: click.Context, config: Any) -> None:
     import_quietly("pipeline.pages.sweep").main(config)
 
 
-COMMANDS = (soup, sweep)
+COMMANDS = (train, plan, soup, sweep)

@@ -53,28 +53,10 @@ def main(run: Run) -> None:
 
 
 def of_seed(run: Run, seed: int) -> Run:
-    """The run of one seed, in a folder of its own, on the records and features of the whole.
-
-    Paths lead out of the seed's folder by `..`, so that the recipe stays the same where the run folder is moved.
-    """
-
-    def shared(patterns: list[str]) -> list[str]:
-        return [pattern.replace("{run_dir}", "{run_dir}/..") for pattern in patterns]
-
-    train, score = run.train, run.score
+    """The run of one seed, in a folder of its own, on the records and features of the whole."""
+    placed = config.below(run, f"seed-{seed}")
     return dataclasses.replace(
-        run,
-        name=f"{run.name}, seed {seed}",
-        run_dir=str(Path(run.run_dir) / f"seed-{seed}"),
-        seeds=[],
-        train=dataclasses.replace(
-            train,
-            seed=seed,
-            records=shared(train.records),
-            validation=shared(train.validation),
-            features_dir=shared([train.features_dir])[0],
-        ),
-        score=dataclasses.replace(score, index=shared(score.index), queries=shared(score.queries)),
+        placed, name=f"{run.name}, seed {seed}", train=dataclasses.replace(placed.train, seed=seed)
     )
 
 

@@ -138,6 +138,11 @@ def open_records(patterns: Sequence[str | Path]) -> RecordSet:
     return RecordSet(list(shards), np.repeat(np.arange(len(shards), dtype=np.int32), counts), spans, labels)
 
 
+def open_any(patterns: Sequence[str | Path]) -> RecordSet | None:
+    """As `open_records`; None where no pattern matches a shard."""
+    return open_records(patterns) if any(map(matching, patterns)) else None
+
+
 def _shard_records(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """([n, 2] int64 spans, [n] int64 labels) of one shard; reads no image."""
     spans = shard_index(path)

@@ -82,8 +82,7 @@ class References:
                     print(f"score: trains {name} on {len(trained[1]):,} features", flush=True)
                     found[name] = pml_arcface.fit(*trained, width, self.run.train.loss, self.run.train.seed)
                 else:
-                    whitening = starts.WHITENING if name == "half_whitened" else 0.0
-                    mean, axes = starts.axes(index_features if trained is None else trained[0], width, whitening)
+                    mean, axes = starts.principal(name, index_features if trained is None else trained[0], width)
                     found[name] = axes, -mean @ axes
             except BadInput as error:
                 print(f"score: without the row {name}: {error}", flush=True)

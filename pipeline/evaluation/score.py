@@ -21,7 +21,7 @@ from pipeline.errors import BadInput
 from pipeline.evaluation import embedders, precisions, score_table, solution
 from pipeline.evaluation.embed import Embedded, embed_sets
 from pipeline.evaluation.precisions import EMBEDDER, Precisions
-from pipeline.retrieval.metrics import neighbour_hits, precision_at_5
+from pipeline.retrieval.precisions import precisions as query_precisions
 from pipeline.retrieval.search import nearest
 
 EXAMPLES = 12  # queries whose neighbours are kept for the report
@@ -116,12 +116,11 @@ def measure(queried: Embedded, indexed: Embedded, leave_one_out: bool, left_out:
     for group, domains in groups.items():
         if tuple(domains) not in by_domains:
             of_queries, of_index = (np.isin(each.domains, domains) for each in (queried, indexed))
-            labels = indexed.labels[of_index], queried.labels[of_queries]
             by_domains[tuple(domains)] = rows = {}
             for row in indexed.vectors:
-                vectors = queried.vectors[row][of_queries], indexed.vectors[row][of_index]
-                neighbours, _ = nearest(*vectors, 5, leave_one_out)
-                rows[row] = precision_at_5(*neighbour_hits(neighbours, *labels, leave_one_out))
+                index = indexed.vectors[row][of_index], indexed.labels[of_index]
+                queries = queried.vectors[row][of_queries], queried.labels[of_queries]
+                rows[row] = query_precisions(index, None if leave_one_out else queries)
         found[group] = by_domains[tuple(domains)]
     return found
 

@@ -22,14 +22,13 @@ import keras
 import numpy as np
 
 from pipeline import files
-from pipeline.config import Run, Sweep
+from pipeline.config import Run, Sweep, below
 from pipeline.data.batches import RecordSet
 from pipeline.errors import BadInput
 from pipeline.evaluation import precisions as kept_precisions
 from pipeline.models import embedder as embedders
 from pipeline.retrieval import intervals
-from pipeline.retrieval.metrics import neighbour_hits, precision_at_5
-from pipeline.retrieval.search import nearest
+from pipeline.retrieval.precisions import precisions
 from pipeline.retrieval.vectors import unit_length
 from pipeline.training import checkpoints, devices, folds, starts, train
 from pipeline.training.feature_cache import FeatureCache
@@ -74,37 +73,23 @@ def trained(run: Run, records: RecordSet, fold_names: Sequence[str]) -> tuple[di
 
     What is finished is not run again.
     """
-    folder, seconds = Path(run.run_dir) / "sweep/trials" / recipe(run, records), 0.0
+    name, seconds = recipe(run, records), 0.0
     found: dict[str, np.ndarray] = {}
     for fold in fold_names:
         rows = []
         for seed in run.sweep.seeds:
-            each = of_fold(run, folder, fold, seed)
+            each = of_fold(run, name, fold, seed)
             seconds += train_fold(each)
             rows.append(np.load(Path(each.run_dir) / train.PRECISIONS))
         found[fold] = np.stack(rows)
     return found, seconds
 
 
-def of_fold(run: Run, folder: Path, fold: str, seed: int) -> Run:
-    """The run of one fold under one seed, in a folder of its own in `folder`, <run_dir>/sweep/trials/<recipe>.
-
-    Its records and features are the run's, by `..`: the recipe stays the same where the run folder is moved.
-    """
-
-    def shared(pattern: str) -> str:
-        return pattern.replace("{run_dir}", "{run_dir}/../../../..")
-
-    options = replace(
-        run.train,
-        fold=fold,
-        seed=seed,
-        records=[shared(pattern) for pattern in run.train.records],
-        features_dir=shared(run.train.features_dir),
-        validate_every_epochs=NEVER,
-    )
+def of_fold(run: Run, recipe_name: str, fold: str, seed: int) -> Run:
+    """The run of one fold under one seed, in a folder of its own, on the run's records and features."""
     name = fold.replace(" ", "-").replace("/", "-of-")
-    return replace(run, run_dir=str(folder / f"{name}-seed-{seed}"), seeds=[], train=options)
+    placed = below(run, f"sweep/trials/{recipe_name}/{name}-seed-{seed}")
+    return replace(placed, train=replace(placed.train, fold=fold, seed=seed, validate_every_epochs=NEVER))
 
 
 def train_fold(run: Run) -> float:
@@ -135,19 +120,19 @@ def baselines(run: Run, records: RecordSet, fold_names: Sequence[str]) -> dict[s
         keras.utils.clear_session()
         found = devices.connect(run.devices)
         with found.strategy.scope():
-            at_sizes = embedders.build(seeded).at_sizes()
-        features = FeatureCache(seeded, found, at_sizes).of(records, "train")
+            embedder = embedders.build(seeded)
+        features = FeatureCache(seeded, found, embedder).of(records, "train")
         computed = {}
         for fold in fold_names:
             held = folds.held_out(fold, records.labels, records.domains)
             rows = _embeddings(features[~held], features[held], width)
-            computed[fold] = {name: _precisions(each, records.labels[held]) for name, each in rows.items()}
+            computed[fold] = {name: precisions((each, records.labels[held])) for name, each in rows.items()}
         kept_precisions.save(path, computed)
     by_fold = kept_precisions.read(path)
     return {name: {fold: by_fold[fold][name][None] for fold in fold_names} for name in (RAW, PCA, HALF_WHITENED)}
 
 
-def scores(precisions: Precisions, references: Mapping[str, Precisions]) -> dict[str, Any]:
+def scores(of_folds: Precisions, references: Mapping[str, Precisions]) -> dict[str, Any]:
     """Both numbers of a recipe; `references` as `baselines` has them.
 
     Returns:
@@ -157,11 +142,11 @@ def scores(precisions: Precisions, references: Mapping[str, Precisions]) -> dict
     """
     found: dict[str, Any] = {}
     for kind, reference in COMPARED.items():
-        chosen = [fold for fold in precisions if fold.startswith("domain ") == (kind == "domain")]
+        chosen = [fold for fold in of_folds if fold.startswith("domain ") == (kind == "domain")]
         if not chosen:
             continue
         join = equal_shares if kind == "domain" else _pooled
-        values, compared = (join([rows[fold] for fold in chosen]) for rows in (precisions, references[reference]))
+        values, compared = (join([rows[fold] for fold in chosen]) for rows in (of_folds, references[reference]))
         ahead = float(values.mean() - compared.mean())
         found[kind] = {
             "mean": float(values.mean()),
@@ -169,7 +154,7 @@ def scores(precisions: Precisions, references: Mapping[str, Precisions]) -> dict
             "ahead": {"mean": ahead, "interval": list(intervals.paired(values, compared))},
         }
     both = float(np.mean([each["mean"] for each in found.values()]))
-    return {**found, "both": both, "folds": {fold: float(rows.mean()) for fold, rows in precisions.items()}}
+    return {**found, "both": both, "folds": {fold: float(rows.mean()) for fold, rows in of_folds.items()}}
 
 
 def equal_shares(groups: Sequence[np.ndarray]) -> np.ndarray:
@@ -196,13 +181,7 @@ def _embeddings(left: np.ndarray, held: np.ndarray, width: int) -> dict[str, np.
     """Baseline → float [Q, D] of the held-out features [Q, W], fitted on those that are left [N, W]."""
     unit = unit_length(held)
     found = {RAW: unit}
-    for name, whitening in ((PCA, 0.0), (HALF_WHITENED, starts.WHITENING)):
-        mean, axes = starts.axes(left, width, whitening)
+    for name in (PCA, HALF_WHITENED):
+        mean, axes = starts.principal(name, left, width)
         found[name] = unit_length((unit - mean) @ axes)
     return found
-
-
-def _precisions(embeddings: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """float64 [Q], leave-one-out, as training validates."""
-    neighbours, _ = nearest(embeddings, embeddings, 5, leave_one_out=True)
-    return precision_at_5(*neighbour_hits(neighbours, labels, labels, leave_one_out=True))

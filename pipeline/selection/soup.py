@@ -23,13 +23,13 @@ from pipeline import config, files
 from pipeline.config import Run
 from pipeline.console import table
 from pipeline.data.batches import RecordSet, damage_is_bad_input, open_records
+from pipeline.data.records import open_any
 from pipeline.errors import BadInput
 from pipeline.models import embedder as embedders
 from pipeline.models.weights.variables import weights_digest
-from pipeline.retrieval.metrics import mean_precision_at_5, neighbour_hits
-from pipeline.retrieval.search import nearest
+from pipeline.retrieval.precisions import precisions
 from pipeline.training import checkpoints, devices, folds
-from pipeline.training.feature_cache import average_features, encode_records
+from pipeline.training.feature_cache import encode_now
 
 # Keys of `encoder` that change no served number, or that a checkpoint says itself.
 OF_TRAINING = ("stochastic_depth", "checkpointing", "image_size_px", "patch_overlap_px")
@@ -203,10 +203,8 @@ def choose(
 def validation_records(run: Run) -> RecordSet | None:
     """What the run validates on, as `train.open_data` finds it; None where there is nothing."""
     if run.train.fold:
-        records = open_records(run.in_run_dir(run.train.records))
-        return records.part(np.flatnonzero(folds.held_out(run.train.fold, records.labels, records.domains)))
-    patterns = run.in_run_dir(run.train.validation)
-    return open_records(patterns) if any(map(files.matching, patterns)) else None
+        return folds.split(run.train.fold, open_records(run.in_run_dir(run.train.records)))[1]
+    return open_any(run.in_run_dir(run.train.validation))
 
 
 def make_score(first: Ingredient, records: RecordSet) -> Callable[[dict[str, np.ndarray]], float]:
@@ -225,11 +223,8 @@ def make_score(first: Ingredient, records: RecordSet) -> Callable[[dict[str, np.
             variable.assign(values[name])
         made_by = weights_digest(embedder.encoder.model.weights)
         if made_by not in features:
-            each = [encode_records(run, found, encoder, records, "validation") for encoder in embedder.at_sizes()]
-            features[made_by] = average_features(each)
-        embeddings = embedder.head(features[made_by]).numpy()
-        neighbours, _ = nearest(embeddings, embeddings, 5, leave_one_out=True)
-        return mean_precision_at_5(*neighbour_hits(neighbours, records.labels, records.labels, leave_one_out=True))
+            features[made_by] = encode_now(run, found, embedder, records, "validation")
+        return float(precisions((embedder.head(features[made_by]).numpy(), records.labels)).mean())
 
     return score
 

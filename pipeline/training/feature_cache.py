@@ -14,6 +14,7 @@ from pipeline.data.batches import RecordSet, eval_batches
 from pipeline.data.preprocessing import Preprocess, normalize
 from pipeline.data.sampler import ClassGroups, Positions
 from pipeline.files import file_sha256
+from pipeline.models.embedder import Embedder
 from pipeline.models.encoders import KERAS_FILE, ImageEncoder
 from pipeline.models.weights.variables import weights_digest
 from pipeline.retrieval.vectors import unit_length
@@ -78,12 +79,12 @@ def open_cache(run: Run, encoder: ImageEncoder, precision: str, host_index: int 
 class FeatureCache:
     """A frozen encoder's features of records, computed once and kept in `train.features_dir`.
 
-    `at_sizes`: the encoder at every size that is averaged, see `Embedder.at_sizes`.
+    They are those of the embedder's encoder as it is now, averaged over the embedder's sizes.
     """
 
-    def __init__(self, run: Run, found: Found, at_sizes: list[ImageEncoder]):
-        self.run, self.found, self.at_sizes = run, found, at_sizes
-        self.caches = [open_cache(run, encoder, found.precision, found.host_index) for encoder in at_sizes]
+    def __init__(self, run: Run, found: Found, embedder: Embedder):
+        self.run, self.found, self.at_sizes = run, found, _at_sizes(found, embedder)
+        self.caches = [open_cache(run, encoder, found.precision, found.host_index) for encoder in self.at_sizes]
 
     def of(self, records: RecordSet, what: str) -> np.ndarray:
         """float32 [N, width], memory-mapped where one size is asked for; `what` the records are, for the progress."""
@@ -94,11 +95,21 @@ class FeatureCache:
 
     def _of_size(self, encoder: ImageEncoder, cache: ArrayCache, records: RecordSet, what: str) -> np.ndarray:
         if cache.missing([records.digest]):
-            cache.put([records.digest], features=encode_records(self.run, self.found, encoder, records, what)[None])
+            cache.put([records.digest], features=_encoded(self.run, self.found, encoder, records, what)[None])
         return cache.get([records.digest])["features"][0]
 
 
-def encode_records(run: Run, found: Found, encoder: ImageEncoder, records: RecordSet, what: str) -> np.ndarray:
+def encode_now(run: Run, found: Found, embedder: Embedder, records: RecordSet, what: str) -> np.ndarray:
+    """As `FeatureCache.of`, of an encoder that is being trained: nothing is kept."""
+    return average_features([_encoded(run, found, each, records, what) for each in _at_sizes(found, embedder)])
+
+
+def _at_sizes(found: Found, embedder: Embedder) -> list[ImageEncoder]:
+    with found.strategy.scope():  # the positions of another size are variables
+        return embedder.at_sizes()
+
+
+def _encoded(run: Run, found: Found, encoder: ImageEncoder, records: RecordSet, what: str) -> np.ndarray:
     """float32 [N, width]: the encoder's features as it is now, over all replicas."""
     side = encoder.preprocess.image_size_px
     compiled = found.jit(run.train.compile)

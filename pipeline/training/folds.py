@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 
+from pipeline.data.records import RecordSet
 from pipeline.errors import BadInput
 
 
@@ -43,6 +44,12 @@ def held_out(fold: str, labels: np.ndarray, domains: np.ndarray) -> np.ndarray:
         what = "nothing" if not found.any() else "everything"
         raise BadInput(f"train.fold: {fold!r} holds out {what} of the training records")
     return found
+
+
+def split(fold: str, records: RecordSet) -> tuple[RecordSet, RecordSet]:
+    """(what is trained on, what `fold` holds out); raises BadInput as `held_out`."""
+    held = held_out(fold, records.labels, records.domains)
+    return records.part(np.flatnonzero(~held)), records.part(np.flatnonzero(held))
 
 
 def class_sources(classes: np.ndarray, sources: np.ndarray) -> np.ndarray:

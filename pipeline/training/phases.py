@@ -78,6 +78,12 @@ class State:
         }
         return {name: self.centers.whole(variable) for name, variable in found.items()}
 
+    def trained_beside(self, start: Embedder) -> list[tuple[keras.Variable, keras.Variable]]:
+        """The encoder's weights that the phase trains, each with the one of the same place in `start`."""
+        trained = {id(variable) for variable in self.trained}
+        pairs = zip(self.embedder.encoder.model.variables, start.encoder.model.variables, strict=True)
+        return [(now, then) for now, then in pairs if id(now) in trained]
+
     def begin(self) -> None:
         """Keeps the head as the phase starts it, where that is asked for."""
         for kept, now in zip(self.head_start, self.embedder.head.weights, strict=False):
@@ -93,10 +99,8 @@ class State:
         self._put_averages()
         share = phase.options.interpolation
         if start is not None and share < 1.0:
-            pairs = zip(self.embedder.encoder.model.variables, start.encoder.model.variables, strict=True)
-            for tuned, before in pairs:
-                if any(tuned is variable for variable in self.trained):
-                    tuned.assign(share * tuned + (1.0 - share) * before)
+            for tuned, before in self.trained_beside(start):
+                tuned.assign(share * tuned + (1.0 - share) * before)
         share = phase.options.head_interpolation
         for kept, tuned in zip(self.head_start, self.embedder.head.weights, strict=False):
             tuned.assign(share * tuned + (1.0 - share) * kept)

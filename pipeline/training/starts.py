@@ -23,6 +23,11 @@ def axes(features: np.ndarray, components: int, whitening: float = 0.0) -> tuple
     return mean.astype(np.float32), (vectors / np.maximum(values, 1e-12) ** whitening).astype(np.float32)
 
 
+def principal(name: str, features: np.ndarray, components: int) -> tuple[np.ndarray, np.ndarray]:
+    """`axes` by a name: `pca`, or `half_whitened`."""
+    return axes(features, components, WHITENING if name == "half_whitened" else 0.0)
+
+
 def lda_axes(
     features: np.ndarray, labels: np.ndarray, domains: np.ndarray, components: int, options: Lda
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -66,7 +71,7 @@ def start(
     """The head's weights by a name of `config.schema.STARTS`; `domains` int [C] are the classes' sources."""
     if name == "lda":
         return head_weights(*lda_axes(features, labels, domains, options.embedding_dim, options.lda))
-    return head_weights(*axes(features, options.embedding_dim, WHITENING if name == "half_whitened" else 0.0))
+    return head_weights(*principal(name, features, options.embedding_dim))
 
 
 def class_centers(embeddings: np.ndarray, labels: np.ndarray, subcenters: int, seed: int) -> np.ndarray:

@@ -1,7 +1,6 @@
 """The training step: loss and gradients on each replica, their sum, the update; the same for CPU, GPU and TPU."""
 
 from collections.abc import Callable
-from typing import Any
 
 import tensorflow as tf
 
@@ -33,7 +32,8 @@ def make_run_steps(
     compiled = bool(run.devices.rehearse) or found.jit(train.compile)
     crosses = state.centers.crosses_replicas(phase.loss)
     domains = classes.domains if phase.loss.own_domain else None
-    kept = _kept_weights(state, started) if keep.weights else []
+    pairs = state.trained_beside(started) if keep.weights and started else []
+    kept = [(now.value, then.value) for now, then in pairs]
 
     def embed(batch, step, replica):  # → features [b, width], embeddings [b, D]
         if "features" in batch:
@@ -113,11 +113,3 @@ def make_run_steps(
         return losses.stack()
 
     return run_steps
-
-
-def _kept_weights(state: State, started: Embedder | None) -> list[tuple[Any, Any]]:
-    """The encoder's trained weights, each with the one that the run started from."""
-    assert started is not None
-    trained = {id(variable) for variable in state.trained}
-    pairs = zip(state.embedder.encoder.model.variables, started.encoder.model.variables, strict=True)
-    return [(now.value, then.value) for now, then in pairs if id(now) in trained]

@@ -21,13 +21,13 @@ from pipeline import config, files
 from pipeline.config import Run
 from pipeline.console import Progress
 from pipeline.data.batches import RecordSet, damage_is_bad_input, open_records, train_batches
+from pipeline.data.records import open_any
 from pipeline.errors import BadInput
 from pipeline.models.embedder import Embedder
-from pipeline.retrieval.metrics import neighbour_hits, precision_at_5
-from pipeline.retrieval.search import nearest
+from pipeline.retrieval.precisions import precisions
 from pipeline.training import checkpoints, devices, folds
 from pipeline.training.devices import Found
-from pipeline.training.feature_cache import FeatureCache, average_features, encode_records, feature_batches
+from pipeline.training.feature_cache import FeatureCache, encode_now, feature_batches
 from pipeline.training.metrics_log import MetricsLog
 from pipeline.training.phases import (
     Classes,
@@ -90,12 +90,12 @@ def main(run: Run) -> None:
         begins = state is None and not resumed and not run.train.init_from
         state = prepare(run, found, phase, len(data.classes.labels), state, start if resumed else None)
         started = starting_embedder(run, found, phase)
-        features = feature_cache(run, found, state.embedder) if phase.on_features else None
+        features = FeatureCache(run, found, state.embedder) if phase.on_features else None
         init = phase.options.init or (run.embedder.init if begins else None)
         if init == "random" and not resumed:
             start_at_random(run, found, state)
         elif init and not resumed:
-            known = features or feature_cache(run, found, state.embedder)
+            known = features or FeatureCache(run, found, state.embedder)
             start_from_features(run, state, init, known.of(data.records, "train"), data.classes)
         if not resumed:
             state.begin()
@@ -110,13 +110,11 @@ def main(run: Run) -> None:
 def open_data(run: Run) -> Data:
     """Opens the records of training and validation, says what they hold; BadInput for a shard of both."""
     records = open_records(run.in_run_dir(run.train.records))
-    patterns = run.in_run_dir(run.train.validation)
-    validation: RecordSet | None = None
+    validation: RecordSet | None
     if run.train.fold:
-        held_out = folds.held_out(run.train.fold, records.labels, records.domains)
-        records, validation = records.part(np.flatnonzero(~held_out)), records.part(np.flatnonzero(held_out))
-    elif any(map(files.matching, patterns)):
-        validation = open_records(patterns)
+        records, validation = folds.split(run.train.fold, records)
+    else:
+        validation = open_any(run.in_run_dir(run.train.validation))
     classes = Classes.of(records)
     said = "no validation"
     if validation is not None:
@@ -193,10 +191,10 @@ def train_phase(
         rate = float(state.optimizer._learning_rate(done))
         row = {"phase": name, "loss": float(losses.mean()), "learning_rate": rate}
         if data.validation and (done % validate_every == 0 or last):
-            precisions = validate(run, found, data.validation, state, features)
-            row["validation/mP@5"] = float(precisions.mean())
+            each = validate(run, found, data.validation, state, features)
+            row["validation/mP@5"] = float(each.mean())
             if found.is_chief:
-                files.write_array(Path(run.run_dir) / PRECISIONS, precisions)
+                files.write_array(Path(run.run_dir) / PRECISIONS, each)
             print(
                 f"train {name}: step {done:,} of {phase.steps:,}, loss {row['loss']:.3f}, "
                 f"mP@5 on unseen classes {row['validation/mP@5']:.3f}, {progress.rate:,.0f} images/s",
@@ -223,22 +221,10 @@ def validate(run: Run, found: Found, records: RecordSet, state: State, features:
     It is of what would be served: the averaged weights where the run keeps them, at every size of the embedder.
     """
     with state.averaged():
-        if features:
-            rows = features.of(records, "validation")
-        else:
-            with found.strategy.scope():
-                sizes = state.embedder.at_sizes()
-            rows = average_features([encode_records(run, found, each, records, "validation") for each in sizes])
+        what = "validation"
+        rows = features.of(records, what) if features else encode_now(run, found, state.embedder, records, what)
         embeddings = state.embedder.head(np.asarray(rows)).numpy()
-    neighbours, _ = nearest(embeddings, embeddings, 5, leave_one_out=True)
-    labels = records.labels
-    return precision_at_5(*neighbour_hits(neighbours, labels, labels, leave_one_out=True))
-
-
-def feature_cache(run: Run, found: Found, embedder: Embedder) -> FeatureCache:
-    """Of the embedder's encoder as it is now, at the embedder's sizes."""
-    with found.strategy.scope():  # the positions of another size are variables
-        return FeatureCache(run, found, embedder.at_sizes())
+    return precisions((embeddings, records.labels))
 
 
 def _teacher(run: Run, found: Found, data: Data, phase: Phase, started: Embedder | None) -> np.ndarray | None:
@@ -249,7 +235,7 @@ def _teacher(run: Run, found: Found, data: Data, phase: Phase, started: Embedder
     if run.devices.rehearse:
         return np.broadcast_to(np.float32(1.0), (len(data.records), started.encoder.width))
     taught = replace(started, sizes_px=tuple(keep.sizes_px) or started.sizes_px)
-    return feature_cache(run, found, taught).of(data.records, "train, as the encoder starts")
+    return FeatureCache(run, found, taught).of(data.records, "train, as the encoder starts")
 
 
 def rehearse(run: Run, found: Found, data: Data, phases: list[Phase]) -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from pipeline import cli, config
@@ -20,6 +19,7 @@ from pipeline.data.preprocessing import normalize, prepare
 from pipeline.models import embedder
 from pipeline.selection import soup
 from pipeline.training import checkpoints, train
+from tests.selection.drawn import RECIPE, draw
 
 HEAD = "embedder/embedding/kernel"
 SPLITS = {"records": "train", "validation": "validation"}
@@ -27,40 +27,18 @@ CONFIG = """
 records:
   sources: [{layout: folder, name: colours, root: IMAGES}]
   split: {by: class, train: 0.6666667, validation: 0.3333333}
-encoder:
-  name: clip_vit_b_32
-  image_size_px: 32
-  pooling: mean
-  architecture: {patch_size: 8, hidden_dim: 16, num_layers: 1, num_heads: 2, intermediate_dim: 32}
-embedder: {embedding_dim: 8, dropout: 0.0, init: pca}
-train:
-  checkpoint_every_steps: 4
-  checkpoints_kept: 99
-  phases: [{name: head, trainable: head, epochs: 1, batch_size: 8, learning_rate: 1.0e-2}]
-"""
+""" + RECIPE.replace("train:", "train:\n  checkpoint_every_steps: 4\n  checkpoints_kept: 99")
 
 
 def guie(*words) -> int:
     return cli.main([str(word) for word in words])
 
 
-def draw(folder: Path) -> None:
-    """18 classes of 6 images: a colour each and noise, which even a random encoder tells apart better than chance."""
-    noise = np.random.default_rng(5)
-    for number in range(18):
-        colour = noise.uniform(60, 196, 3)
-        for index in range(6):
-            pixels = colour + noise.normal(0, 20, 3) + noise.normal(0, 10, (32, 32, 3))
-            path = folder / f"{number:02d}" / f"{index}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path)
-
-
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> list[Path]:
     """Three finished runs: one from its seed, one that goes on from it with another, and that one a little moved."""
     folder = tmp_path_factory.mktemp("soup")
-    draw(folder / "images")
+    draw(folder / "images" / f"{number:02d}" for number in range(18))
     (folder / "small.yaml").write_text(CONFIG.replace("IMAGES", str(folder / "images")))
     first, second = folder / "a", folder / "b"
     assert guie("tfrecords", folder / "small.yaml", f"run_dir={first}") == 0

@@ -18,21 +18,17 @@ from pipeline.retrieval import intervals
 from pipeline.selection import fold_scores, sweep
 from pipeline.selection.sweep_table import Row
 from pipeline.training import folds, train
+from tests.selection.drawn import RECIPE, draw
 
-CONFIG = """
+CONFIG = (
+    """
 records:
   sources:
     - {layout: folder, name: cold, root: IMAGES/cold}
     - {layout: folder, name: warm, root: IMAGES/warm}
-encoder:
-  name: clip_vit_b_32
-  image_size_px: 32
-  pooling: mean
-  architecture: {patch_size: 8, hidden_dim: 16, num_layers: 1, num_heads: 2, intermediate_dim: 32}
-embedder: {embedding_dim: 8, dropout: 0.0, init: pca}
-train:
-  phases: [{name: head, trainable: head, epochs: 1, batch_size: 8, learning_rate: 1.0e-2}]
 """
+    + RECIPE
+)
 SWEEP = """
 sweep:
   trials: 2
@@ -52,19 +48,6 @@ INTERRUPTED = 7  # of four trainings a trial: the third of the second trial
 
 def guie(*words) -> int:
     return cli.main([str(word) for word in words])
-
-
-def draw(folder: Path) -> None:
-    """Two sources of 6 classes of 6 images: a colour each and noise."""
-    noise = np.random.default_rng(5)
-    for source in ("cold", "warm"):
-        for number in range(6):
-            colour = noise.uniform(60, 196, 3)
-            for index in range(6):
-                pixels = colour + noise.normal(0, 20, 3) + noise.normal(0, 10, (32, 32, 3))
-                path = folder / source / f"{number}" / f"{index}.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path)
 
 
 @dataclass
@@ -108,7 +91,7 @@ def recorded(stop: int = 0):
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory) -> Swept:
     folder = tmp_path_factory.mktemp("sweep")
-    draw(folder / "images")
+    draw(folder / "images" / source / f"{number}" for source in ("cold", "warm") for number in range(6))
     run_dir, path = folder / "run", folder / "small.yaml"
     text = CONFIG.replace("IMAGES", str(folder / "images"))
     path.write_text(text + SWEEP)

@@ -21,7 +21,7 @@ def main() -> None:
     data = train.open_data(run)
     phase = phases.plan_phase(run, found, data.classes, int(number))
     state = phases.prepare(run, found, phase, len(data.classes.labels), None)
-    features = FeatureCache(run, found, state.embedder.at_sizes()) if phase.on_features else None
+    features = FeatureCache(run, found, state.embedder) if phase.on_features else None
     iterator = iter(train.batches(run, found, data, phase, state, features, None, 0))
     run_steps = train.make_run_steps(run, found, phase, state, data.classes, None)
     losses = run_steps(iterator, tf.constant(0), tf.constant(int(steps))).numpy()

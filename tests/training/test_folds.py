@@ -1,5 +1,7 @@
 """Folds: whole classes or a whole source held out, and features that all folds share."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -99,16 +101,16 @@ def test_features_of_all_folds_are_computed_once(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(feature_cache, "encode", lambda *given: calls.append(len(given[3])) or encode(*given))
     whole = trained.records()
     held = folds.held_out("classes 1/2", whole.labels, whole.domains)
-    at_sizes = trained.embedder(0).at_sizes()
+    both = trained.embedder(0)
     parts = [whole.part(np.flatnonzero(mask)) for mask in (~held, held)]
-    rows = [feature_cache.FeatureCache(run, found, at_sizes).of(part, "train") for part in parts]
-    everything = feature_cache.FeatureCache(run, found, at_sizes).of(whole, "train")
+    rows = [feature_cache.FeatureCache(run, found, both).of(part, "train") for part in parts]
+    everything = feature_cache.FeatureCache(run, found, both).of(whole, "train")
     assert calls == [32, 32]  # every record, at two sizes
     for mask, found_rows in zip((~held, held), rows, strict=True):
         np.testing.assert_array_equal(found_rows, everything[mask])
     slow = trained.features(0, pictures(whole, np.arange(32)), (16, 24))
     np.testing.assert_allclose(everything, slow, atol=1e-5)
-    one = feature_cache.FeatureCache(run, found, at_sizes[:1])
+    one = feature_cache.FeatureCache(run, found, replace(both, sizes_px=(16,)))
     np.testing.assert_allclose(
         unit(one.of(parts[1], "train")), unit(trained.features(0, pictures(parts[1], np.arange(16)))), atol=1e-5
     )
