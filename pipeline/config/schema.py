@@ -202,7 +202,7 @@ class Train:
     validate_every_epochs: float = key(1.0, above=0)
     init_from: str = ""  # a checkpoint of another run
     features_dir: str = "{run_dir}/features"  # frozen encoders' features; runs may share it
-    fold: str = ""  # held out of `records` and validated on: `classes I/N`, or `domain NAME`
+    fold: str = ""  # held out of `records` and validated on: `classes I/N`, `domain NAME` or both joined by ` + `
     records: list[str] = field(default_factory=lambda: ["{run_dir}/records/*-train-*.tfrec"])  # globs
     validation: list[str] = field(default_factory=lambda: ["{run_dir}/records/*-validation-*.tfrec"])
 
@@ -264,6 +264,7 @@ class Sweep:
     trials: int = key(20, least=1)
     class_folds: int = key(3, least=0)
     domains: list[str] = field(default_factory=list)  # left out in turn; empty: every source
+    folds: list[str] = field(default_factory=list)  # as train.fold, instead of those: classes 1/3 + domain cars
     seeds: list[int] = key([0], least=0)
     space: dict[str, Any] = field(default_factory=dict)  # config key: a list, or {low:, high:, log: true}
 

@@ -37,13 +37,13 @@ RAW, PCA, HALF_WHITENED = "raw", "pca", "half_whitened"
 # Each number and the baseline that it is compared with: what is hardest to beat there.
 COMPARED = {"class": RAW, "domain": HALF_WHITENED}
 DONE = "done.json"  # of a fold's training: finished, and its precisions are the last
-NEVER = 1e9  # epochs: a fold is validated at the ends of its phases alone
+NEVER = 1e9  # epochs: a fold is validated at its end alone
 
-Precisions = Mapping[str, np.ndarray]  # fold → float64 [S, Q], each held-out query's precision@5 under each seed
+Precisions = Mapping[str, np.ndarray]  # part of a fold → float64 [S, Q], each held-out query's precision@5 by seed
 
 
 def names(options: Sweep, records: RecordSet) -> list[str]:
-    """The folds as `train.fold` names them: class folds, then each source, where there are several.
+    """The folds as `train.fold` names them: `sweep.folds`; else class folds, then each source, where there are several.
 
     Raises BadInput: a source that the records lack, a fold that holds out nothing or everything, no fold at all.
     """
@@ -51,6 +51,7 @@ def names(options: Sweep, records: RecordSet) -> list[str]:
     found = [f"classes {number}/{options.class_folds}" for number in range(1, options.class_folds + 1)]
     if options.domains or len(sources) > 1:
         found += [f"domain {name}" for name in sources]
+    found = options.folds or found
     if not found or len(set(found)) < len(found):
         came = f"class_folds {options.class_folds} and the source(s) {', '.join(sources)}"
         raise BadInput(f"sweep: expected folds, each once, got {came}: set sweep.class_folds to 2 or more")
@@ -58,8 +59,15 @@ def names(options: Sweep, records: RecordSet) -> list[str]:
         try:
             folds.held_out(fold, records.labels, records.domains)
         except BadInput as error:
-            raise BadInput(f"sweep.class_folds and sweep.domains: {error}") from None
+            keys = "sweep.folds" if options.folds else "sweep.class_folds and sweep.domains"
+            raise BadInput(f"{keys}: {error}") from None
     return found
+
+
+def scored_parts(fold: str, records: RecordSet) -> dict[str, np.ndarray]:
+    """What a fold holds out, each part by the name of its row: part → rows of `records`, int64 [Q]."""
+    found = folds.parts(fold, records.labels, records.domains)
+    return {name if name == fold else f"{name} ({fold})": np.flatnonzero(mask) for name, mask in found.items()}
 
 
 def recipe(run: Run, records: RecordSet) -> str:
@@ -73,21 +81,24 @@ def trained(run: Run, records: RecordSet, fold_names: Sequence[str]) -> tuple[di
 
     What is finished is not run again.
     """
-    name, seconds = recipe(run, records), 0.0
+    digest, seconds = recipe(run, records), 0.0
     found: dict[str, np.ndarray] = {}
     for fold in fold_names:
         rows = []
         for seed in run.sweep.seeds:
-            each = of_fold(run, name, fold, seed)
+            each = of_fold(run, digest, fold, seed)
             seconds += train_fold(each)
             rows.append(np.load(Path(each.run_dir) / train.PRECISIONS))
-        found[fold] = np.stack(rows)
+        parts = scored_parts(fold, records)
+        held = np.sort(np.concatenate(list(parts.values())))
+        for name, part in parts.items():
+            found[name] = np.stack(rows)[:, np.searchsorted(held, part)]
     return found, seconds
 
 
 def of_fold(run: Run, recipe_name: str, fold: str, seed: int) -> Run:
     """The run of one fold under one seed, in a folder of its own, on the run's records and features."""
-    name = fold.replace(" ", "-").replace("/", "-of-")
+    name = fold.replace(" + ", "-and-").replace(" ", "-").replace("/", "-of-")
     placed = below(run, f"sweep/trials/{recipe_name}/{name}-seed-{seed}")
     return replace(placed, train=replace(placed.train, fold=fold, seed=seed, validate_every_epochs=NEVER))
 
@@ -124,12 +135,13 @@ def baselines(run: Run, records: RecordSet, fold_names: Sequence[str]) -> dict[s
         features = FeatureCache(seeded, found, embedder).of(records, "train")
         computed = {}
         for fold in fold_names:
-            held = folds.held_out(fold, records.labels, records.domains)
-            rows = _embeddings(features[~held], features[held], width)
-            computed[fold] = {name: precisions((each, records.labels[held])) for name, each in rows.items()}
+            left = features[~folds.held_out(fold, records.labels, records.domains)]
+            for part, rows in scored_parts(fold, records).items():
+                each = _embeddings(left, features[rows], width)
+                computed[part] = {name: precisions((vectors, records.labels[rows])) for name, vectors in each.items()}
         kept_precisions.save(path, computed)
-    by_fold = kept_precisions.read(path)
-    return {name: {fold: by_fold[fold][name][None] for fold in fold_names} for name in (RAW, PCA, HALF_WHITENED)}
+    by_part = kept_precisions.read(path)
+    return {name: {part: rows[name][None] for part, rows in by_part.items()} for name in (RAW, PCA, HALF_WHITENED)}
 
 
 def scores(of_folds: Precisions, references: Mapping[str, Precisions]) -> dict[str, Any]:
@@ -137,7 +149,7 @@ def scores(of_folds: Precisions, references: Mapping[str, Precisions]) -> dict[s
 
     Returns:
         {"class": {"mean", "interval", "ahead": {"mean", "interval"}}, "domain": the same, "both": the mean of the two,
-        "folds": {fold: mP@5}}. `ahead` is the difference to the number's baseline, query by query. A number without
+        "folds": {part: mP@5}}. `ahead` is the difference to the number's baseline, query by query. A number without
         folds is left out. Intervals are of 95 %, over queries and seeds.
     """
     found: dict[str, Any] = {}

@@ -226,3 +226,11 @@ def memory_bytes(
         "optimizer": float(state * costs.trained_parameters),
         "activations": images / pieces * (elements * compute_bytes + costs.float32_bytes),
     }
+
+
+def host_bytes(images: int, width: int, starts: bool) -> float:
+    """Bytes of the machine's own memory that features of all images take, and with them the start of the head.
+
+    The start (`starts.axes`) holds them three times in float32, and in float64 for their covariance.
+    """
+    return float(images) * width * (20.0 if starts else 4.0)

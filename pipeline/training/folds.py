@@ -1,4 +1,4 @@
-"""Folds of the training records: whole classes, or a whole source, held out and validated on."""
+"""Folds of the training records: whole classes, a whole source or both, held out and validated on."""
 
 import hashlib
 import re
@@ -10,11 +10,17 @@ from pipeline.errors import BadInput
 
 
 def held_out(fold: str, labels: np.ndarray, domains: np.ndarray) -> np.ndarray:
-    """bool [N]: which records `train.fold` holds out.
+    """bool [N]: which records `train.fold` holds out: all of its `parts`; arguments and errors are theirs."""
+    return np.logical_or.reduce(list(parts(fold, labels, domains).values()))
+
+
+def parts(fold: str, labels: np.ndarray, domains: np.ndarray) -> dict[str, np.ndarray]:
+    """What `train.fold` holds out: part → bool [N], no record in two.
 
     `classes I/N`: the I-th of N parts of each source's classes, in an order that the labels alone decide, so that
     every class is held out in exactly one. A class of several sources is that of `class_sources`. `domain NAME`: all
-    of that source.
+    of that source. `classes I/N + domain NAME`: both at once, for the price of one training; the source is whole in
+    its own part. Each part is an index of its own.
 
     Args:
         labels: int64 [N]. domains: str [N], each record's source.
@@ -22,27 +28,45 @@ def held_out(fold: str, labels: np.ndarray, domains: np.ndarray) -> np.ndarray:
     Raises:
         BadInput: another form, a source that the records lack, a fold that holds out nothing or everything.
     """
-    if part := re.fullmatch(r"classes (\d+)/(\d+)", fold):
-        number, count = int(part[1]), int(part[2])
-        if not 1 <= number <= count:
-            raise BadInput(f"train.fold: expected `classes I/N` with 1 ≤ I ≤ N, got {fold!r}")
-        found = np.zeros(len(labels), bool)
-        classes, of_records = np.unique(labels, return_inverse=True)
-        sources = class_sources(of_records, np.unique(domains, return_inverse=True)[1])
-        for source in np.unique(sources):
-            of_source = classes[sources == source].tolist()
-            ordered = sorted(of_source, key=lambda label: hashlib.sha256(f"fold {label}".encode()).digest())
-            found |= np.isin(labels, ordered[number - 1 :: count])
-    elif fold.startswith("domain "):
-        name = fold.removeprefix("domain ").strip()
-        if name not in domains:
-            raise BadInput(f"train.fold: expected one of the sources {', '.join(np.unique(domains))}, got {name!r}")
-        found = domains == name
-    else:
-        raise BadInput(f"train.fold: expected `classes I/N` or `domain NAME`, got {fold!r}")
-    if found.all() or not found.any():
-        what = "nothing" if not found.any() else "everything"
+    asked = [name.strip() for name in fold.split("+")]
+    named = [name.removeprefix("domain ").strip() for name in asked if name.startswith("domain ")]
+    sources = [_of_source(name, domains) for name in named]
+    whole = np.logical_or.reduce([np.zeros(len(labels), bool), *sources])
+    found = {}
+    for name in asked:
+        if name.startswith("domain "):
+            found[name] = sources.pop(0)
+        elif part := re.fullmatch(r"classes (\d+)/(\d+)", name):
+            found[name] = _of_classes(int(part[1]), int(part[2]), labels, domains) & ~whole
+        else:
+            forms = "`classes I/N`, `domain NAME` or both joined by ` + `"
+            raise BadInput(f"train.fold: expected {forms}, got {fold!r}")
+    everything = np.sum(list(found.values()), axis=0)
+    if len(found) < len(asked) or everything.max() > 1:
+        mend = "name each source once, and one part of the classes"
+        raise BadInput(f"train.fold: {fold!r} holds out the same records twice: {mend}")
+    if everything.all() or not all(each.any() for each in found.values()):
+        what = "everything" if everything.all() else "nothing"
         raise BadInput(f"train.fold: {fold!r} holds out {what} of the training records")
+    return found
+
+
+def _of_source(name: str, domains: np.ndarray) -> np.ndarray:
+    if name not in domains:
+        raise BadInput(f"train.fold: expected one of the sources {', '.join(np.unique(domains))}, got {name!r}")
+    return domains == name
+
+
+def _of_classes(number: int, count: int, labels: np.ndarray, domains: np.ndarray) -> np.ndarray:
+    if not 1 <= number <= count:
+        raise BadInput(f"train.fold: expected `classes I/N` with 1 ≤ I ≤ N, got 'classes {number}/{count}'")
+    found = np.zeros(len(labels), bool)
+    classes, of_records = np.unique(labels, return_inverse=True)
+    sources = class_sources(of_records, np.unique(domains, return_inverse=True)[1])
+    for source in np.unique(sources):
+        of_source = classes[sources == source].tolist()
+        ordered = sorted(of_source, key=lambda label: hashlib.sha256(f"fold {label}".encode()).digest())
+        found |= np.isin(labels, ordered[number - 1 :: count])
     return found
 
 

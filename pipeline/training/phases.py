@@ -202,7 +202,8 @@ def start_from_features(run: Run, state: State, name: str, features: np.ndarray,
     """The head as `starts.start` has it from the training features float32 [N, width], the centres as class means."""
     weights = starts.start(run.embedder, name, features, classes.of_records, classes.domains)
     state.embedder.head.set_weights(weights)
-    embeddings = state.embedder.head.predict(features, batch_size=1024, verbose=0)
+    pieces = np.array_split(features, -(-len(features) // 4096))
+    embeddings = np.concatenate([state.embedder.head(np.asarray(piece)).numpy() for piece in pieces])
     seed, subcenters = run.train.seed, run.train.loss.subcenters
     state.centers.assign(starts.class_centers(embeddings, classes.of_records, subcenters, seed))
 

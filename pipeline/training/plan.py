@@ -4,7 +4,8 @@ guie plan CONFIG [KEY=VALUE …] [--share 0.35] [--images N] [--classes N]
 configs/*.yaml, <run_dir>/records/labels.json where it is built → a table on the screen
 
 Nothing is built and nothing is downloaded. Peaks are the makers' bfloat16 figures; `--share` of them is what a step is
-taken to reach. Not counted: validation, checkpoints, reading records, padding of tiles on the device.
+taken to reach. Features that a phase before has left in the cache are not counted again. Not counted: validation,
+checkpoints, reading records, padding of tiles on the device.
 """
 
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from tfrecords.sources import find_layout
 
 GIB = 2.0**30
 HEADROOM = 0.95  # of HBM; the runtime keeps some for itself
+SCORED_IMAGES, SCORED_HOURS = 205_000, 9  # the competition's queries and index, and its limit
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,9 @@ class PhasePlan:
     costs: StepCosts
     drawn: int  # images an epoch
     steps: int
+    features_px: tuple[int, ...]  # sizes of the images whose features it takes from the cache
+    passes: tuple[EncoderCosts, ...]  # of the encoder over every image that fill the cache, before the first step
+    host_bytes: float  # of the machine's own memory, for features
     estimates: dict[str, Estimate]
 
 
@@ -98,6 +103,7 @@ def main(options: Options) -> None:
     plans = [plan_phase(run, phase, size, options.share) for phase in run.train.phases]
     for planned in plans:
         print(*_lines(planned, run.encoder.checkpointing), sep="\n")
+    print("", _served(run), sep="\n")
     totals = []
     for name in ACCELERATORS:
         each = [planned.estimates[name] for planned in plans]
@@ -110,13 +116,14 @@ def main(options: Options) -> None:
 def plan_phase(run: Run, phase: Phase, size: SetSize, share: float) -> PhasePlan:
     """Costs of one phase on every accelerator."""
     encoder = encoder_costs(run.encoder, phase.image_size_px, phase.patch_overlap_px)
-    on_features = phase.trainable == "head" and phase.augment == config.Augment()
+    number = next(place for place, planned in enumerate(run.train.phases) if planned is phase)
+    on_features, passes = _on_features(phase), _passes(run, number)
     each = costs.step(encoder, run, phase, size.classes, on_features)
-    drawn = _drawn(size, phase.min_images_per_class)
+    drawn = _drawn(size, phase)
     steps = max(1, round(phase.epochs * drawn / phase.batch_size))
     compute = 4 if run.devices.precision == "float32" else 2
     averaged, kept = phase.average_from is not None, phase.keep != config.Keep() or phase.interpolation < 1.0
-    once = size.images * _flops_once(run, phase, on_features)
+    once = size.images * sum(each_pass.flops for each_pass in passes)
     estimates = {}
     for name, device in ACCELERATORS.items():
         images = -(-phase.batch_size // device.replicas)
@@ -126,24 +133,56 @@ def plan_phase(run: Run, phase: Phase, size: SetSize, share: float) -> PhasePlan
             for checkpointing in (run.encoder.checkpointing, not run.encoder.checkpointing)
         )
         memory["weights"] += 4.0 * encoder.parameters * kept  # the encoder as the run started, beside the tuned one
-        if on_features:
-            encoding = 64 / device.replicas * compute * encoder.forward_elements
-            memory["activations"] = max(memory["activations"], encoding)
+        encoding = max((one.forward_elements for one in passes), default=0.0)
+        memory["activations"] = max(memory["activations"], 64 / device.replicas * compute * encoding)
         rate = share * device.peak_flops * device.replicas
         seconds = (once + steps * phase.batch_size * each.flops) / rate
         speed, hours = steps * phase.batch_size / seconds, seconds / 3600
         estimates[name] = Estimate(memory, other["activations"], device.hbm_gib * GIB, speed, hours)
-    return PhasePlan(phase, encoder.image_size_px, on_features, each, drawn, steps, estimates)
+    side = encoder.image_size_px
+    features_px = tuple(dict.fromkeys(asked or side for _, _, asked in _asked(run, number)))
+    host = costs.host_bytes(size.images, encoder.width, _start(run, number) != "random") if features_px else 0.0
+    return PhasePlan(phase, side, on_features, each, drawn, steps, features_px, passes, host, estimates)
 
 
-def _flops_once(run: Run, phase: Phase, on_features: bool) -> float:
-    """An image's FLOPs before the first step: features to train on, to start the head from, and to keep near to."""
-    starts = phase.init or (run.embedder.init if phase is run.train.phases[0] else "random")
-    sizes: list[int | None] = [*run.embedder.sizes_px] or [phase.image_size_px]
-    asked = [*sizes] if on_features or starts != "random" else []
+def _on_features(phase: Phase) -> bool:
+    return phase.trainable == "head" and phase.augment == config.Augment()
+
+
+def _start(run: Run, number: int) -> str:
+    """How a phase starts the head: `random` also where it goes on."""
+    begins = number == 0 and not run.train.init_from
+    return run.train.phases[number].init or (run.embedder.init if begins else "random")
+
+
+def _geometry(run: Run, phase: Phase) -> tuple[int | None, int]:
+    """As `phases.geometry`, which TensorFlow comes with."""
+    overlap = run.encoder.patch_overlap_px if phase.patch_overlap_px is None else phase.patch_overlap_px
+    return phase.image_size_px or run.encoder.image_size_px, overlap
+
+
+def _asked(run: Run, number: int) -> list[tuple]:
+    """The features that a phase takes from the cache: to train on, to start the head from, and to keep near to.
+
+    Each is (the last phase that trained the encoder, −1: none; the encoder's size and overlap; the image size).
+    """
+    phase = run.train.phases[number]
+    geometry = _geometry(run, phase)
+    sizes: list[int | None] = [*run.embedder.sizes_px] or [geometry[0]]
+    trained = [before for before in range(number) if run.train.phases[before].trainable != "head"]
+    asked: list[tuple] = []
+    if _on_features(phase) or _start(run, number) != "random":
+        asked += [(max(trained, default=-1), geometry, size) for size in sizes]
     if phase.keep.features or phase.keep.similarities:
-        asked += phase.keep.sizes_px or sizes
-    return sum(encoder_costs(run.encoder, size).flops for size in asked)
+        asked += [(-1, geometry, size) for size in phase.keep.sizes_px or sizes]
+    return list(dict.fromkeys(asked))
+
+
+def _passes(run: Run, number: int) -> tuple[EncoderCosts, ...]:
+    """The encoder at each size whose features a phase is the first to ask for."""
+    earlier = [features for before in range(number) for features in _asked(run, before)]
+    new = [features for features in _asked(run, number) if features not in earlier]
+    return tuple(encoder_costs(run.encoder, size, overlap) for _, (_, overlap), size in new)
 
 
 def _sharded(each: StepCosts, run: Run, phase: Phase, classes: int, replicas: int) -> StepCosts:
@@ -194,11 +233,28 @@ def set_size(run: Run, images: int | None = None, classes: int | None = None) ->
     return SetSize(images or round(total_images), classes or round(total_classes), f"{given}at most, by known sizes")
 
 
-def _drawn(size: SetSize, min_images_per_class: int) -> int:
-    """Images an epoch, small classes drawn more often; see `train.plan_phase`."""
+def _drawn(size: SetSize, phase: Phase) -> int:
+    """Images an epoch: at most so many of a class, small classes drawn more often; see `phases.plan_phase`."""
+    cap, least = phase.sampling.cap_per_class, phase.min_images_per_class
     if size.counts is None:
-        return size.images
-    return sum(max(-(-min_images_per_class // count), 1) * count for count in size.counts)
+        return size.images if cap is None else min(size.images, cap * size.classes)
+    kept = [count if cap is None else min(cap, count) for count in size.counts]
+    return sum(max(-(-least // count), 1) * drawn for count, drawn in zip(size.counts, kept, strict=True))
+
+
+def _served(run: Run) -> str:
+    """What an image costs where it is served, at all sizes and views."""
+    side, overlap = _geometry(run, run.train.phases[-1])
+    given: list[int | None] = [*run.embedder.sizes_px] or [side]
+    sizes = [encoder_costs(run.encoder, size, overlap) for size in given]
+    views = run.export.crops * (2 if run.export.flip_average else 1)
+    flops = views * sum(each.flops for each in sizes)
+    asked = flops * SCORED_IMAGES / (SCORED_HOURS * 3600) / 1e12
+    at = " and ".join(str(each.image_size_px) for each in sizes)
+    return (
+        f"served: {at} px, {views} view(s): {flops / 1e9:,.4g} GFLOP an image; "
+        f"{SCORED_IMAGES:,} images in {SCORED_HOURS} hours ask for {asked:.2g} TFLOP/s"
+    )
 
 
 def _lines(planned: PhasePlan, checkpointing: bool) -> list[str]:
@@ -213,6 +269,10 @@ def _lines(planned: PhasePlan, checkpointing: bool) -> list[str]:
         f"  {'':8}images  weights  gradients  optimizer  activations ({'plain' if checkpointing else 'checkpointed'})"
         f"   sum  of HBM     images/s    hours",
     ]
+    if planned.features_px:
+        at, flops = " and ".join(map(str, planned.features_px)), sum(each.flops for each in planned.passes)
+        made = f"computed first, {flops / 1e9:,.4g} GFLOP an image" if flops else "in the cache"
+        lines.insert(2, f"  features at {at} px: {made}; {planned.host_bytes / GIB:.1f} GiB of the host's memory")
     for name, device in ACCELERATORS.items():
         e = planned.estimates[name]
         m = {key: value / GIB for key, value in e.memory.items()}

@@ -51,6 +51,7 @@ class Data:
     records: RecordSet
     classes: Classes
     validation: RecordSet | None  # of classes never trained on
+    indexes: tuple[np.ndarray, ...] = ()  # rows of `validation`, each an index of its own; empty: all are one
 
 
 @damage_is_bad_input()
@@ -111,8 +112,12 @@ def open_data(run: Run) -> Data:
     """Opens the records of training and validation, says what they hold; BadInput for a shard of both."""
     records = open_records(run.in_run_dir(run.train.records))
     validation: RecordSet | None
+    indexes: tuple[np.ndarray, ...] = ()
     if run.train.fold:
+        parts = folds.parts(run.train.fold, records.labels, records.domains)
         records, validation = folds.split(run.train.fold, records)
+        held = np.logical_or.reduce(list(parts.values()))
+        indexes = tuple(np.flatnonzero(mask[held]) for mask in parts.values())
     else:
         validation = open_any(run.in_run_dir(run.train.validation))
     classes = Classes.of(records)
@@ -128,7 +133,7 @@ def open_data(run: Run) -> Data:
         said = f"validation {len(validation):,} images of {len(unseen):,} {what}"
     count = len(classes.labels)
     print(f"train: {len(records):,} images of {count:,} classes; {said} → {checkpoints.folder_of(run.run_dir)}")
-    return Data(records, classes, validation)
+    return Data(records, classes, validation, indexes)
 
 
 def batches(
@@ -173,6 +178,8 @@ def train_phase(
     run_steps = make_run_steps(run, found, phase, state, data.classes, started)
     iterator = iter(batches(run, found, data, phase, state, features, _teacher(run, found, data, phase, started), done))
     validate_every = max(1, round(train.validate_every_epochs * phase.steps_per_epoch))
+    # Where no interval ends within a phase, the end of the last phase is what matters.
+    ends_validated = validate_every <= phase.steps or phase.number == len(train.phases) - 1
     pauses = (train.log_every_steps, train.checkpoint_every_steps, validate_every)
     progress = Progress(f"train {name}", phase.steps * size, "images", done * size)
     while done < phase.steps:
@@ -190,8 +197,8 @@ def train_phase(
         progress.add(len(losses) * size, f"loss {losses.mean():.3f}")
         rate = float(state.optimizer._learning_rate(done))
         row = {"phase": name, "loss": float(losses.mean()), "learning_rate": rate}
-        if data.validation and (done % validate_every == 0 or last):
-            each = validate(run, found, data.validation, state, features)
+        if data.validation and (done % validate_every == 0 or (last and ends_validated)):
+            each = validate(run, found, data, state, features)
             row["validation/mP@5"] = float(each.mean())
             if found.is_chief:
                 files.write_array(Path(run.run_dir) / PRECISIONS, each)
@@ -215,16 +222,21 @@ def train_phase(
     writer.wait()
 
 
-def validate(run: Run, found: Found, records: RecordSet, state: State, features: FeatureCache | None) -> np.ndarray:
-    """float64 [N]: precision@5 of every record, leave-one-out; 0 for one without another of its class.
+def validate(run: Run, found: Found, data: Data, state: State, features: FeatureCache | None) -> np.ndarray:
+    """float64 [N]: precision@5 of every validation record, leave-one-out; 0 for one without another of its class.
 
     It is of what would be served: the averaged weights where the run keeps them, at every size of the embedder.
     """
+    assert data.validation is not None
+    records = data.validation
     with state.averaged():
         what = "validation"
         rows = features.of(records, what) if features else encode_now(run, found, state.embedder, records, what)
         embeddings = state.embedder.head(np.asarray(rows)).numpy()
-    return precisions((embeddings, records.labels))
+    each = np.zeros(len(records))
+    for index in data.indexes or (np.arange(len(records)),):
+        each[index] = precisions((embeddings[index], records.labels[index]))
+    return each
 
 
 def _teacher(run: Run, found: Found, data: Data, phase: Phase, started: Embedder | None) -> np.ndarray | None:

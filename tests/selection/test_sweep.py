@@ -161,6 +161,28 @@ def test_baselines_are_of_the_one_shared_cache_of_features_and_fitted_without_th
         assert float(swept.baseline(title)[fold]) == pytest.approx(expected, abs=1e-5), title
 
 
+def test_one_training_gives_both_numbers_where_a_fold_holds_out_classes_and_a_source(swept, tmp_path):
+    fold = "classes 1/2 + domain warm"
+    with recorded() as calls:
+        given = [f"run_dir={tmp_path}", f"train.records=['{swept.run_dir}/records/*-train-*.tfrec']"]
+        assert guie("sweep", swept.path, *given, "sweep.trials=1", f"sweep.folds=['{fold}']") == 0
+    assert [path.name for path in calls] == ["classes-1-of-2-and-domain-warm-seed-0"]
+    made = Swept(swept.path, tmp_path, calls, "")
+    records = open_records([f"{swept.run_dir}/records/*-train-*.tfrec"])
+    warm = records.domains == "warm"
+    classes = folds.held_out("classes 1/2", records.labels, records.domains) & ~warm
+    assert (warm.sum(), classes.sum()) == (36, 18)
+    values, held = np.load(calls[0] / "precisions.npy"), warm | classes
+    own = made.of_kind("own")
+    assert float(own["class"]) == pytest.approx(values[classes[held]].mean(), abs=1e-5)
+    assert float(own["domain"]) == pytest.approx(values[warm[held]].mean(), abs=1e-5)
+    (path,) = tmp_path.rglob("features.npy")
+    features = np.load(path)[0].astype("f8")
+    for name, mask in ((f"classes 1/2 ({fold})", classes), (f"domain warm ({fold})", warm)):  # an index of its own each
+        expected = brute_force(features[mask], records.labels[mask])
+        assert float(made.baseline("raw features")[name]) == pytest.approx(expected, abs=1e-5)
+
+
 def test_the_table_is_printed_best_first_and_drawn(swept):
     rows = swept.table()
     both = [float(row["both"]) for row in rows]

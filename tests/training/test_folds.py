@@ -62,15 +62,36 @@ def test_a_source_is_held_out_whole():
     np.testing.assert_array_equal(folds.held_out("domain birds", labels, domains), domains == "birds")
 
 
+def test_classes_and_a_source_are_held_out_at_once_each_in_its_own_part():
+    labels, domains = listed()
+    found = folds.parts("classes 2/3 + domain birds", labels, domains)
+    assert list(found) == ["classes 2/3", "domain birds"]
+    birds = domains == "birds"
+    np.testing.assert_array_equal(found["domain birds"], birds)
+    np.testing.assert_array_equal(found["classes 2/3"], folds.held_out("classes 2/3", labels, domains) & ~birds)
+    held = folds.held_out("classes 2/3 + domain birds", labels, domains)
+    np.testing.assert_array_equal(held, found["classes 2/3"] | birds)
+    two = folds.parts("domain cars+domain birds", labels, domains)
+    assert {name: mask.sum() for name, mask in two.items()} == {
+        "domain cars": (domains == "cars").sum(),
+        "domain birds": birds.sum(),
+    }
+
+
 @pytest.mark.parametrize(
     ("fold", "said"),
     [
         ("classes 0/3", "1 ≤ I ≤ N, got 'classes 0/3'"),
+        ("classes 1/3 + classes 2/3 + classes 3/3", "holds out everything"),
+        ("domain birds + domain birds", "the same records twice"),
+        ("classes 1/3 + classes 1/2", "the same records twice"),
+        ("classes 1/3 + ", "both joined by ` + `, got 'classes 1/3 + '"),
+        ("domain birds + domain cars + domain clothes", "holds out everything"),
         ("classes 4/3", "1 ≤ I ≤ N"),
         ("classes 1/1", "holds out everything"),
         ("classes 30/40", "holds out nothing"),
-        ("classes 1 of 3", "`classes I/N` or `domain NAME`, got 'classes 1 of 3'"),
-        ("domain", "`classes I/N` or `domain NAME`"),
+        ("classes 1 of 3", "`classes I/N`, `domain NAME` or both joined by ` + `, got 'classes 1 of 3'"),
+        ("domain", "`classes I/N`, `domain NAME` or both"),
         ("domain fish", "one of the sources birds, cars, clothes, got 'fish'"),
     ],
 )

@@ -1,0 +1,115 @@
+"""The rows of docs/ablation.md: a title and the keys that differ from the table's first row."""
+
+from dataclasses import dataclass
+
+Row = tuple[str, ...]  # title, KEY=VALUE …
+
+
+@dataclass(frozen=True)
+class Table:
+    name: str
+    title: str
+    said: str
+    config: str
+    keys: tuple[str, ...]  # of every row
+    rows: tuple[Row, ...]
+
+
+P = "train.phases.0."
+HEAD = Table(
+    "head",
+    "The head, on frozen features",
+    "Three folds of classes, whose queries are pooled (9,585), and five of sources, each of which counts the same:\n"
+    "eight trainings a row, whose seconds are together, on features that all rows share.",
+    "configs/real_images_head.yaml",
+    (),
+    (
+        ("the recipe",),
+        ("start: LDA, not trained on", P + "learning_rate=0", P + "head_interpolation=0"),
+        ("start: LDA shrunk .95", "embedder.lda.shrinkage=0.95"),
+        ("start: half-whitened PCA", P + "init=half_whitened"),
+        ("start: PCA", P + "init=pca"),
+        ("start: random", P + "init=random", P + "head_interpolation=1"),
+        ("head: all the way to ArcFace", P + "head_interpolation=1"),
+        ("head: as it starts, to 0.25", P + "head_interpolation=0.25"),
+        ("margin 0", "train.loss.margin_radians=0"),
+        ("margin 0.3", "train.loss.margin_radians=0.3"),
+        ("batches: images, not classes", P + "sampling.images_per_class=null"),
+        ("batches: 4 images a class", P + "sampling.images_per_class=4"),
+        ("sources by size", P + "sampling.domains=size"),
+        ("sources equal", P + "sampling.domains=equal"),
+        ("2 epochs", P + "epochs=2", P + "warmup_epochs=0.6"),
+        ("16 epochs", P + "epochs=16", P + "warmup_epochs=4.8"),
+        ("the last weights, not averaged", P + "average_from=null"),
+        ("160 px alone", "embedder.sizes_px=[160]"),
+        ("224 px alone", "embedder.sizes_px=[224]"),
+        ("softmax over the own source", "train.loss.own_domain=true"),
+        ("scale 32", "train.loss.scale=32"),
+        ("cosine margin 0.1", "train.loss.name=cosface"),
+        ("start: LDA shrunk .5", "embedder.lda.shrinkage=0.5"),
+        ("20 images a class", P + "sampling.cap_per_class=20"),
+        ("no margin, NormFace", "train.loss.name=normface"),
+        ("multi-similarity", "train.loss.name=multi_similarity"),
+        ("SupCon", "train.loss.name=supcon"),
+        ("proxy-NCA", "train.loss.name=proxy_nca"),
+        ("triplets", "train.loss.name=triplet"),
+        ("three centres a class", "train.loss.subcenters=3"),
+        ("shorter side to the size, then the centre", "encoder.fit=crop"),
+        (
+            "start: LDA shrunk .95, not trained on",
+            "embedder.lda.shrinkage=0.95",
+            P + "learning_rate=0",
+            P + "head_interpolation=0",
+        ),
+        ("start: LDA, total scatter alone", "embedder.lda.between=0"),
+        ("start: LDA, half between", "embedder.lda.between=0.5"),
+        ("head: to 0.75", P + "head_interpolation=0.75"),
+        ("margin 0.3 for the smallest class, 0.1 for the largest", "train.loss.largest_margin_radians=0.3"),
+        ("scale 8", "train.loss.scale=8"),
+        ("batches: 16 images a class", P + "sampling.images_per_class=16"),
+        ("batches of 128", P + "batch_size=128"),
+        ("4 epochs", P + "epochs=4", P + "warmup_epochs=1.2"),
+        ("32 epochs", P + "epochs=32", P + "warmup_epochs=9.6"),
+        ("a tenth of the rate", P + "learning_rate=3.0e-4"),
+        ("centres at the head's rate", P + "centers_rate_factor=1"),
+        ("weight decay 1e-2", "train.optimizer.weight_decay=1.0e-2"),
+        ("dropout 0.2", "embedder.dropout=0.2"),
+        ("160, 192 and 224 px", "embedder.sizes_px=[160,192,224]"),
+        ("longer side to the size, then grey bars", "encoder.fit=pad"),
+    ),
+)
+
+FOLDS = 'sweep.folds=["classes 1/3 + domain products10k"]'
+ENCODER = Table(
+    "encoder",
+    "The encoder, fine-tuned",
+    "One training a row: without a third of the classes of four sources (2,804 queries) and without products10k\n"
+    "(1,416). Two epochs instead of five, served at 160 px alone, so that a row takes minutes.",
+    "configs/real_images_all.yaml",
+    ("embedder.sizes_px=[160]", P + "epochs=2", P + "warmup_epochs=0.2", FOLDS),
+    (
+        ("two epochs of the recipe",),
+        ("another seed", "sweep.seeds=[1]"),
+        ("no fine-tuning", P + "learning_rate=0", P + "epochs=0.01"),
+        ("one epoch", P + "epochs=1", P + "warmup_epochs=0.1"),
+        ("four epochs", P + "epochs=4", P + "warmup_epochs=0.4"),
+        ("keeps features, factor 5", P + "keep.features=5"),
+        ("averaged over the last half", P + "average_from=0.5"),
+        ("WiSE: 0.7 of the way", P + "interpolation=0.7"),
+        ("one size from two", P + "keep.sizes_px=[160,224]"),
+        ("keeps nothing", P + "keep.features=0"),
+        ("softmax over all classes", P + "loss.own_domain=false"),
+        ("twice the rate", P + "learning_rate=2.4e-3"),
+        ("all of the encoder", P + "trainable=all"),
+        ("the last 30 %", P + "trainable=last 30 %"),
+        ("colour, too", P + "augment.color_jitter=0.3"),
+        ("no crops", P + "augment.crop_scale_min=1.0"),
+        ("sources by size", P + "sampling.domains=size"),
+        ("keeps similarities instead", P + "keep={features: 0, similarities: 1.5}"),
+        ("keeps weights instead", P + "keep={features: 0, weights: 0.1}"),
+        ("half the rate", P + "learning_rate=6.0e-4"),
+        ("4 images a class", P + "sampling.images_per_class=4"),
+    ),
+)
+
+TABLES = (HEAD, ENCODER)
