@@ -8,7 +8,7 @@ RUN ?= runs/$(basename $(notdir $(CONFIG)))
 # Further KEY=VALUE overrides: make train ARGS="train.seed=1"
 ARGS ?=
 
-.PHONY: demo test test-all tfrecords train train-tpu score submission bench lint clean
+.PHONY: demo test test-all tfrecords train train-tpu score submission bench ablation lint clean
 
 # One stamp an extra: an environment grows, and is made anew when setup.py changes.
 .venv/base.stamp: setup.py
@@ -52,6 +52,9 @@ submission: .venv/base.stamp
 
 bench: .venv/test.stamp .venv/bench.stamp
 	$(BIN)/python -m tests.benchmarks $(ARGS)
+
+ablation: .venv/test.stamp
+	$(BIN)/python -m tests.benchmarks.ablation $(ARGS)
 
 lint: .venv/test.stamp
 	$(BIN)/ruff check .
