@@ -1,10 +1,11 @@
 """The ablation of docs/ablation.md: one change a row, measured by `guie sweep`'s own folds.
 
-python -m tests.benchmarks.ablation [TABLE …]     GUIE_DATA=…/shared/data; what is done is not trained again
+python -m tests.benchmarks.ablation [TABLE … | page]     GUIE_DATA=…/shared/data; what is done is not trained again
 runs/<config>/sweep/trials/ → docs/ablation.md
 
 Each row is `guie sweep CONFIG sweep.trials=1 KEY=VALUE …` with the table's keys and the row's. Differences are to the
-table's first row, query by query. Several tables can be measured side by side; the page has those that are finished.
+table's first row, query by query. Tables can be measured side by side; the page has the rows that are finished, and
+keeps what stands before the first table.
 """
 
 import shlex
@@ -35,8 +36,8 @@ class Line:
     seconds: float | None
 
 
-def measured(table: Table, train: bool) -> list[Line] | None:
-    """The rows of one table and its baselines; None where one is not trained yet and `train` is false."""
+def measured(table: Table, train: bool) -> list[Line]:
+    """The rows of one table and its baselines; rows that are not trained yet are left out where `train` is false."""
     first = load(table, ())
     records = open_records(first.in_run_dir(first.train.records))
     names = fold_scores.names(first.sweep, records)
@@ -46,7 +47,7 @@ def measured(table: Table, train: bool) -> list[Line] | None:
         try:
             run = load(table, keys)
             if not train and not finished(run, records, names):
-                return None
+                continue
             precisions, seconds = fold_scores.trained(run, records, names)
         except BadInput as error:
             raise SystemExit(f"{table.name}, {title}: {error}") from None
@@ -55,7 +56,8 @@ def measured(table: Table, train: bool) -> list[Line] | None:
         lines.append(Line(title, shlex.join(keys), fold_scores.scores(precisions, compared), seconds))
         if train:
             print(f"{table.name} {number}/{len(table.rows)}: {' | '.join(cells(lines[-1]))}", flush=True)
-    assert base is not None
+    if base is None:
+        return []
     compared = {fold_scores.RAW: base, fold_scores.HALF_WHITENED: base}
     references = fold_scores.baselines(first, records, names)
     return lines + [
@@ -96,7 +98,8 @@ def page(tables: list[tuple[Table, list[Line]]]) -> str:
 
 
 def main(asked: list[str]) -> None:
-    if unknown := set(asked) - {table.name for table in TABLES}:
+    """Without `asked` every table is measured; `page` measures none."""
+    if unknown := set(asked) - {"page", *(table.name for table in TABLES)}:
         raise SystemExit(f"expected tables among {', '.join(t.name for t in TABLES)}, got {', '.join(sorted(unknown))}")
     found = [(table, measured(table, table.name in asked or not asked)) for table in TABLES]
     files.write_text(PAGE, page([(table, lines) for table, lines in found if lines]))
