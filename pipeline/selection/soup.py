@@ -203,7 +203,7 @@ def choose(
 def validation_records(run: Run) -> RecordSet | None:
     """What the run validates on, as `train.open_data` finds it; None where there is nothing."""
     if run.train.fold:
-        return folds.split(run.train.fold, open_records(run.in_run_dir(run.train.records)))[1]
+        return folds.split(run.train.fold, open_records(run.in_run_dir(run.train.records))).held
     return open_any(run.in_run_dir(run.train.validation))
 
 

@@ -2,11 +2,22 @@
 
 import hashlib
 import re
+from typing import NamedTuple
 
 import numpy as np
 
 from pipeline.data.records import RecordSet
 from pipeline.errors import BadInput
+
+FORM = re.compile(r"classes (\d+)/(\d+)|domain .+")
+
+
+class Split(NamedTuple):
+    """Records without a fold, and the fold's."""
+
+    left: RecordSet
+    held: RecordSet
+    indexes: tuple[np.ndarray, ...]  # of each part, rows of `held`, int64: an index of its own
 
 
 def held_out(fold: str, labels: np.ndarray, domains: np.ndarray) -> np.ndarray:
@@ -28,19 +39,15 @@ def parts(fold: str, labels: np.ndarray, domains: np.ndarray) -> dict[str, np.nd
     Raises:
         BadInput: another form, a source that the records lack, a fold that holds out nothing or everything.
     """
-    asked = [name.strip() for name in fold.split("+")]
-    named = [name.removeprefix("domain ").strip() for name in asked if name.startswith("domain ")]
-    sources = [_of_source(name, domains) for name in named]
-    whole = np.logical_or.reduce([np.zeros(len(labels), bool), *sources])
-    found = {}
-    for name in asked:
-        if name.startswith("domain "):
-            found[name] = sources.pop(0)
-        elif part := re.fullmatch(r"classes (\d+)/(\d+)", name):
-            found[name] = _of_classes(int(part[1]), int(part[2]), labels, domains) & ~whole
-        else:
-            forms = "`classes I/N`, `domain NAME` or both joined by ` + `"
-            raise BadInput(f"train.fold: expected {forms}, got {fold!r}")
+    asked = [part.strip() for part in fold.split("+")]
+    if not all(FORM.fullmatch(part) for part in asked):
+        forms = "`classes I/N`, `domain NAME` or both joined by ` + `"
+        raise BadInput(f"train.fold: expected {forms}, got {fold!r}")
+    sources = {part: _of_source(part, domains) for part in asked if part.startswith("domain ")}
+    of_sources = np.logical_or.reduce([np.zeros(len(labels), bool), *sources.values()])
+    found = {
+        part: sources[part] if part in sources else _of_classes(part, labels, domains) & ~of_sources for part in asked
+    }
     everything = np.sum(list(found.values()), axis=0)
     if len(found) < len(asked) or everything.max() > 1:
         mend = "name each source once, and one part of the classes"
@@ -51,15 +58,17 @@ def parts(fold: str, labels: np.ndarray, domains: np.ndarray) -> dict[str, np.nd
     return found
 
 
-def _of_source(name: str, domains: np.ndarray) -> np.ndarray:
+def _of_source(part: str, domains: np.ndarray) -> np.ndarray:
+    name = part.removeprefix("domain ").strip()
     if name not in domains:
         raise BadInput(f"train.fold: expected one of the sources {', '.join(np.unique(domains))}, got {name!r}")
     return domains == name
 
 
-def _of_classes(number: int, count: int, labels: np.ndarray, domains: np.ndarray) -> np.ndarray:
+def _of_classes(part: str, labels: np.ndarray, domains: np.ndarray) -> np.ndarray:
+    number, count = map(int, part.removeprefix("classes ").split("/"))
     if not 1 <= number <= count:
-        raise BadInput(f"train.fold: expected `classes I/N` with 1 ≤ I ≤ N, got 'classes {number}/{count}'")
+        raise BadInput(f"train.fold: expected `classes I/N` with 1 ≤ I ≤ N, got {part!r}")
     found = np.zeros(len(labels), bool)
     classes, of_records = np.unique(labels, return_inverse=True)
     sources = class_sources(of_records, np.unique(domains, return_inverse=True)[1])
@@ -70,10 +79,12 @@ def _of_classes(number: int, count: int, labels: np.ndarray, domains: np.ndarray
     return found
 
 
-def split(fold: str, records: RecordSet) -> tuple[RecordSet, RecordSet]:
-    """(what is trained on, what `fold` holds out); raises BadInput as `held_out`."""
-    held = held_out(fold, records.labels, records.domains)
-    return records.part(np.flatnonzero(~held)), records.part(np.flatnonzero(held))
+def split(fold: str, records: RecordSet) -> Split:
+    """Takes `fold` out of the records; raises BadInput as `parts`."""
+    found = parts(fold, records.labels, records.domains).values()
+    held = np.logical_or.reduce(list(found))
+    indexes = tuple(np.flatnonzero(part[held]) for part in found)
+    return Split(records.part(np.flatnonzero(~held)), records.part(np.flatnonzero(held)), indexes)
 
 
 def class_sources(classes: np.ndarray, sources: np.ndarray) -> np.ndarray:

@@ -22,6 +22,7 @@ from pipeline.training import checkpoints, class_centers, folds, optimizers, sta
 from pipeline.training.class_centers import ClassCenters
 from pipeline.training.devices import Found
 from pipeline.training.losses import Margin
+from pipeline.training.phase_keys import asks_start, geometry, sees_features
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ def plan_phase(run: Run, found: Found, classes: Classes, number: int) -> Phase:
         )
     if options.trainable == "encoder" and options.head_interpolation < 1.0:
         raise BadInput(f"phase {options.name}: head_interpolation is for phases that train the head")
-    if options.trainable == "head" and (options.keep != config.Keep() or options.interpolation < 1.0):
+    if options.trainable == "head" and asks_start(options):
         raise BadInput(f"phase {options.name}: keep and interpolation are for phases that train the encoder")
     counts = np.bincount(classes.of_records)
     draws = None
@@ -153,8 +154,7 @@ def plan_phase(run: Run, found: Found, classes: Classes, number: int) -> Phase:
     order = sampler.order(classes.of_records, domains, run.train.seed + number, options.sampling, draws)
     steps_per_epoch = len(order) / options.batch_size
     steps = max(1, round(options.epochs * steps_per_epoch))
-    plain = options.trainable == "head" and options.augment == config.Augment()
-    on_features = plain and not run.devices.rehearse
+    on_features = sees_features(options) and not run.devices.rehearse
     margin = Margin.of(loss, options, counts, steps)
     return Phase(number, options, loss, order, steps_per_epoch, steps, margin, on_features)
 
@@ -210,7 +210,7 @@ def start_from_features(run: Run, state: State, name: str, features: np.ndarray,
 
 def starting_embedder(run: Run, found: Found, phase: Phase) -> Embedder | None:
     """The embedder as the run starts, at the phase's size: what the phase's terms keep; None where it has none."""
-    if phase.options.keep == config.Keep() and phase.options.interpolation == 1.0:
+    if not asks_start(phase.options):
         return None
     here = geometry(run, phase.options)
     with found.strategy.scope():
@@ -228,10 +228,3 @@ def _random_centers(run: Run, found: Found, classes: int) -> ClassCenters:
     """Call it in the strategy's scope."""
     loss, seed = run.train.loss, run.train.seed + 1
     return class_centers.build(classes, loss.subcenters, run.embedder.embedding_dim, seed, loss.sharded, found.strategy)
-
-
-def geometry(run: Run, options: config.Phase) -> tuple[int | None, int]:
-    """A phase's image size (None: the encoder's own) and patch overlap, in px."""
-    overlap = options.patch_overlap_px
-    side = options.image_size_px or run.encoder.image_size_px
-    return side, run.encoder.patch_overlap_px if overlap is None else overlap

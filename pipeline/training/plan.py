@@ -17,6 +17,7 @@ from pipeline.errors import BadInput
 from pipeline.models import catalogue
 from pipeline.training import checkpoints, costs
 from pipeline.training.costs import EncoderCosts, StepCosts
+from pipeline.training.phase_keys import asks_start, asks_teacher, geometry, head_start, sees_features
 from tfrecords.sources import find_layout
 
 GIB = 2.0**30
@@ -100,7 +101,7 @@ def main(options: Options) -> None:
     print(f"parameters: encoder {encoder.parameters:,}, head {head:,}, class centres {centres:,}")
     peaks = ", ".join(f"{name} {a.replicas} × {a.peak_flops / 1e12:g}" for name, a in ACCELERATORS.items())
     print(f"peak: {peaks} TFLOP/s in bfloat16, {options.share:.0%} of it reached; memory in GiB a replica")
-    plans = [plan_phase(run, phase, size, options.share) for phase in run.train.phases]
+    plans = [plan_phase(run, number, size, options.share) for number in range(len(run.train.phases))]
     for planned in plans:
         print(*_lines(planned, run.encoder.checkpointing), sep="\n")
     print("", _served(run), sep="\n")
@@ -113,16 +114,16 @@ def main(options: Options) -> None:
     print(f"plan: {'; '.join(totals)}")
 
 
-def plan_phase(run: Run, phase: Phase, size: SetSize, share: float) -> PhasePlan:
-    """Costs of one phase on every accelerator."""
+def plan_phase(run: Run, number: int, size: SetSize, share: float) -> PhasePlan:
+    """Costs of phase `number` on every accelerator."""
+    phase = run.train.phases[number]
     encoder = encoder_costs(run.encoder, phase.image_size_px, phase.patch_overlap_px)
-    number = next(place for place, planned in enumerate(run.train.phases) if planned is phase)
-    on_features, passes = _on_features(phase), _passes(run, number)
+    on_features, passes = sees_features(phase), _passes(run, number)
     each = costs.step(encoder, run, phase, size.classes, on_features)
     drawn = _drawn(size, phase)
     steps = max(1, round(phase.epochs * drawn / phase.batch_size))
     compute = 4 if run.devices.precision == "float32" else 2
-    averaged, kept = phase.average_from is not None, phase.keep != config.Keep() or phase.interpolation < 1.0
+    averaged, kept = phase.average_from is not None, asks_start(phase)
     once = size.images * sum(each_pass.flops for each_pass in passes)
     estimates = {}
     for name, device in ACCELERATORS.items():
@@ -141,24 +142,13 @@ def plan_phase(run: Run, phase: Phase, size: SetSize, share: float) -> PhasePlan
         estimates[name] = Estimate(memory, other["activations"], device.hbm_gib * GIB, speed, hours)
     side = encoder.image_size_px
     features_px = tuple(dict.fromkeys(asked or side for _, _, asked in _asked(run, number)))
-    host = costs.host_bytes(size.images, encoder.width, _start(run, number) != "random") if features_px else 0.0
+    host = costs.host_bytes(size.images, encoder.width, _from_features(run, number)) if features_px else 0.0
     return PhasePlan(phase, side, on_features, each, drawn, steps, features_px, passes, host, estimates)
 
 
-def _on_features(phase: Phase) -> bool:
-    return phase.trainable == "head" and phase.augment == config.Augment()
-
-
-def _start(run: Run, number: int) -> str:
-    """How a phase starts the head: `random` also where it goes on."""
-    begins = number == 0 and not run.train.init_from
-    return run.train.phases[number].init or (run.embedder.init if begins else "random")
-
-
-def _geometry(run: Run, phase: Phase) -> tuple[int | None, int]:
-    """As `phases.geometry`, which TensorFlow comes with."""
-    overlap = run.encoder.patch_overlap_px if phase.patch_overlap_px is None else phase.patch_overlap_px
-    return phase.image_size_px or run.encoder.image_size_px, overlap
+def _from_features(run: Run, number: int) -> bool:
+    """Whether a phase starts the head from features."""
+    return head_start(run, number) not in (None, "random")
 
 
 def _asked(run: Run, number: int) -> list[tuple]:
@@ -167,14 +157,14 @@ def _asked(run: Run, number: int) -> list[tuple]:
     Each is (the last phase that trained the encoder, −1: none; the encoder's size and overlap; the image size).
     """
     phase = run.train.phases[number]
-    geometry = _geometry(run, phase)
-    sizes: list[int | None] = [*run.embedder.sizes_px] or [geometry[0]]
+    here = geometry(run, phase)
+    sizes: list[int | None] = [*run.embedder.sizes_px] or [here[0]]
     trained = [before for before in range(number) if run.train.phases[before].trainable != "head"]
     asked: list[tuple] = []
-    if _on_features(phase) or _start(run, number) != "random":
-        asked += [(max(trained, default=-1), geometry, size) for size in sizes]
-    if phase.keep.features or phase.keep.similarities:
-        asked += [(-1, geometry, size) for size in phase.keep.sizes_px or sizes]
+    if sees_features(phase) or _from_features(run, number):
+        asked += [(max(trained, default=-1), here, size) for size in sizes]
+    if asks_teacher(phase):
+        asked += [(-1, here, size) for size in phase.keep.sizes_px or sizes]
     return list(dict.fromkeys(asked))
 
 
@@ -244,7 +234,7 @@ def _drawn(size: SetSize, phase: Phase) -> int:
 
 def _served(run: Run) -> str:
     """What an image costs where it is served, at all sizes and views."""
-    side, overlap = _geometry(run, run.train.phases[-1])
+    side, overlap = geometry(run, run.train.phases[-1])
     given: list[int | None] = [*run.embedder.sizes_px] or [side]
     sizes = [encoder_costs(run.encoder, size, overlap) for size in given]
     views = run.export.crops * (2 if run.export.flip_average else 1)

@@ -68,7 +68,7 @@ def head_weights(mean: np.ndarray, found: np.ndarray) -> list[np.ndarray]:
 def start(
     options: Embedder, name: str, features: np.ndarray, labels: np.ndarray, domains: np.ndarray
 ) -> list[np.ndarray]:
-    """The head's weights by a name of `config.schema.STARTS`; `domains` int [C] are the classes' sources."""
+    """The head's weights by a name of `config.training.STARTS`; `domains` int [C] are the classes' sources."""
     if name == "lda":
         return head_weights(*lda_axes(features, labels, domains, options.embedding_dim, options.lda))
     return head_weights(*principal(name, features, options.embedding_dim))

@@ -29,6 +29,7 @@ from pipeline.training import checkpoints, devices, folds
 from pipeline.training.devices import Found
 from pipeline.training.feature_cache import FeatureCache, encode_now, feature_batches
 from pipeline.training.metrics_log import MetricsLog
+from pipeline.training.phase_keys import asks_teacher, head_start
 from pipeline.training.phases import (
     Classes,
     Phase,
@@ -88,11 +89,10 @@ def main(run: Run) -> None:
         state = prepare(run, found, phases[first - 1], len(data.classes.labels), None, start)
         resumed = {}
     for phase in phases[first:]:
-        begins = state is None and not resumed and not run.train.init_from
         state = prepare(run, found, phase, len(data.classes.labels), state, start if resumed else None)
         started = starting_embedder(run, found, phase)
         features = FeatureCache(run, found, state.embedder) if phase.on_features else None
-        init = phase.options.init or (run.embedder.init if begins else None)
+        init = head_start(run, phase.number)
         if init == "random" and not resumed:
             start_at_random(run, found, state)
         elif init and not resumed:
@@ -114,10 +114,7 @@ def open_data(run: Run) -> Data:
     validation: RecordSet | None
     indexes: tuple[np.ndarray, ...] = ()
     if run.train.fold:
-        parts = folds.parts(run.train.fold, records.labels, records.domains)
-        records, validation = folds.split(run.train.fold, records)
-        held = np.logical_or.reduce(list(parts.values()))
-        indexes = tuple(np.flatnonzero(mask[held]) for mask in parts.values())
+        records, validation, indexes = folds.split(run.train.fold, records)
     else:
         validation = open_any(run.in_run_dir(run.train.validation))
     classes = Classes.of(records)
@@ -241,12 +238,11 @@ def validate(run: Run, found: Found, data: Data, state: State, features: Feature
 
 def _teacher(run: Run, found: Found, data: Data, phase: Phase, started: Embedder | None) -> np.ndarray | None:
     """float32 [N, width]: the starting encoder's features of every record, uncropped; None where no term asks."""
-    keep = phase.options.keep
-    if started is None or not (keep.features or keep.similarities):
+    if started is None or not asks_teacher(phase.options):
         return None
     if run.devices.rehearse:
         return np.broadcast_to(np.float32(1.0), (len(data.records), started.encoder.width))
-    taught = replace(started, sizes_px=tuple(keep.sizes_px) or started.sizes_px)
+    taught = replace(started, sizes_px=tuple(phase.options.keep.sizes_px) or started.sizes_px)
     return FeatureCache(run, found, taught).of(data.records, "train, as the encoder starts")
 
 

@@ -22,15 +22,16 @@ import tensorflow as tf  # noqa: E402
 
 from pipeline import config  # noqa: E402
 from pipeline.models import embedder  # noqa: E402
-from pipeline.training import class_centers, optimizers, phases  # noqa: E402
+from pipeline.training import class_centers, optimizers  # noqa: E402
 from pipeline.training.losses import LOSSES  # noqa: E402
+from pipeline.training.phase_keys import geometry  # noqa: E402
 
 UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
 
 def measure(name: str, run: config.Run, phase: config.Phase, classes: int, images: int) -> dict:
     """Builds one phase's embedder and gradients, compiles them, and reads what XLA made of them."""
-    model = embedder.build(run, *phases.geometry(run, phase))
+    model = embedder.build(run, *geometry(run, phase))
     loss = run.train.loss
     centers = class_centers.build(
         classes, loss.subcenters, run.embedder.embedding_dim, 1, loss.sharded, tf.distribute.get_strategy()

@@ -98,7 +98,7 @@ def test_losses_and_gradients_are_finite_where_cosines_are_one_or_minus_one_and_
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", config.schema.LOSSES)
+@pytest.mark.parametrize("name", config.training.LOSSES)
 def test_bfloat16_embeddings_are_compared_in_float32(name):
     embeddings, labels, centers = drawn(4, 5, 3)
     embeddings, options = tf.cast(embeddings, tf.bfloat16), config.Loss(name=name)
@@ -108,7 +108,7 @@ def test_bfloat16_embeddings_are_compared_in_float32(name):
 
 
 def test_the_config_names_the_losses_that_there_are():
-    assert sorted(LOSSES) == sorted(config.schema.LOSSES)
+    assert sorted(LOSSES) == sorted(config.training.LOSSES)
 
 
 @pytest.mark.parametrize(

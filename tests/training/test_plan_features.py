@@ -19,7 +19,7 @@ def phases_of(sizes_px: list[int], *phases: Phase) -> list[plan.PhasePlan]:
         embedder=Embedder(init="lda", sizes_px=sizes_px),
         train=Train(phases=list(phases), optimizer=Optimizer(name="adamw")),
     )
-    return [plan.plan_phase(run, phase, plan.SetSize(1000, CLASSES, "given"), 0.35) for phase in phases]
+    return [plan.plan_phase(run, number, plan.SetSize(1000, CLASSES, "given"), 0.35) for number in range(len(phases))]
 
 
 def forward(size_px: int, overlap_px: int = 0) -> float:
@@ -51,7 +51,7 @@ def test_training_computes_features_as_often_as_the_plan_says(tiny):
     keys = "embedder.init=lda", "embedder.lda.components=8", "embedder.sizes_px=[16,24]"
     made = tiny.train("planned", f"train.phases={json.dumps(phases)}", *keys)
     size = plan.SetSize(32, 8, "given")
-    planned = [plan.plan_phase(made.run, phase, size, 0.35) for phase in made.run.train.phases]
+    planned = [plan.plan_phase(made.run, number, size, 0.35) for number in range(3)]
     assert [len(each.passes) for each in planned] == [2, 0, 2]
     assert len(list((made.folder / "features").rglob("features.npy"))) == 4
 

@@ -1,6 +1,6 @@
 """Losses as pure functions, float32 inside whatever the compute dtype.
 
-A loss that `train.loss.name` may name is a function and a line of LOSSES (its name stands in config.schema, too).
+A loss that `train.loss.name` may name is a function and a line of LOSSES (its name stands in config.training, too).
 Those between images and class centres are in `class_losses`, those between the images of a batch in `pair_losses`, the
 terms that keep what the encoder knew in `keeping`.
 """

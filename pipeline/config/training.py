@@ -1,0 +1,128 @@
+"""The keys of `train`: phases, losses, the optimizer, what a batch holds; each with its default and its range."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from omegaconf import MISSING
+
+from pipeline.config.keys import key
+
+# The names of training.losses.LOSSES.
+PAIR_LOSSES = ("multi_similarity", "supcon", "triplet")  # they compare a batch's images, not images and centres
+LOSSES = ("arcface", "cosface", "normface", "proxy_nca", *PAIR_LOSSES)
+STARTS = ("random", "pca", "half_whitened", "lda")  # of the head, see training.starts
+
+
+@dataclass(frozen=True)
+class Loss:
+    name: str = key("arcface", one_of=LOSSES)
+    scale: float = key(30.0, above=0)
+    margin_radians: float = 0.3  # arcface
+    margin_cosine: float = key(0.1, least=0, most=2)  # cosface, triplet
+    own_domain: bool = False  # softmax over the classes of the image's own source, not over all
+    subcenters: int = key(1, least=1)
+    sharded: bool = False  # class centres split over the replicas: pays from some 100,000 classes on
+    largest_margin_radians: float | None = None  # dynamic margin: the smallest class's; margin_radians the largest's
+
+    def rules(self) -> Iterator[tuple[str, str]]:
+        if self.sharded and (self.name != "arcface" or self.own_domain):
+            came = "own_domain" if self.name == "arcface" else self.name
+            yield "sharded", f"expected arcface over all classes, got {came}; drop sharded or {came}"
+        if self.own_domain and self.name in PAIR_LOSSES:
+            yield "own_domain", f"{self.name} has no softmax over classes; drop own_domain or choose a class loss"
+        if self.largest_margin_radians is not None and self.name != "arcface":
+            yield "largest_margin_radians", f"{self.name} has no margin in radians; drop the key or choose arcface"
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    name: str = key("adamw", one_of=("adam", "adamw", "sgd", "adafactor"))
+    weight_decay: float = 1e-4
+    momentum: float = key(0.9, least=0, most=1)  # sgd
+    clip_norm: float | None = key(None, above=0)
+    accumulate_steps: int = key(1, least=1)
+    ema: float | None = key(None, least=0, most=0.9999999)  # decay of the averaged weights, which are exported
+
+
+@dataclass(frozen=True)
+class Augment:
+    flip: bool = False
+    crop_scale_min: float = key(1.0, above=0, most=1)  # random resized crop: smallest share of the area; 1.0 is none
+    crop_aspect_max: float = key(1.33, least=1)
+    color_jitter: float = key(0.0, least=0, most=1)
+    rand_augment: float = key(0.0, least=0, most=1)  # magnitude
+    cutout: float = key(0.0, least=0, most=1)  # side of the cut square as a share of the image's
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Which records a batch holds. By default every record is drawn once an epoch."""
+
+    images_per_class: int | None = key(None, least=1)  # K of P classes × K images
+    domains: str = key("size", one_of=("size", "sqrt", "equal"))  # a source's share of the images grows as that
+    domain_shares: dict[str, float] = key({}, least=0)  # source: share; replaces `domains`
+    cap_per_class: int | None = key(None, least=1)  # only so many images of a class, the same ones in each epoch
+
+
+@dataclass(frozen=True)
+class Keep:
+    """Terms that keep what the encoder knew where the run started; each is a factor beside the loss, 0: none."""
+
+    features: float = key(0.0, least=0)  # distance to that encoder's feature of the uncropped image
+    similarities: float = key(0.0, least=0)  # between the images of a replica's share, as that encoder has them
+    weights: float = key(0.0, least=0)  # squared distance of the encoder's weights to those
+    temperature: float = key(0.1, above=0)  # similarities
+    sizes_px: list[int] = key([], least=1)  # that encoder's features are averaged over these; empty: as the embedder's
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One stretch of training. A phase whose encoder is frozen and unaugmented runs on features computed once."""
+
+    name: str = MISSING
+    trainable: str = "head"  # head | encoder | all | last N blocks | last N % (of the depth)
+    init: str | None = key(None, one_of=STARTS)  # the head and the centres start anew; None: they go on
+    loss: Loss | None = None  # None: train.loss
+    epochs: float = key(1.0, above=0)
+    batch_size: int = key(128, least=1)  # global, over all replicas
+    learning_rate: float = key(1e-3, least=0)
+    end_learning_rate: float = key(0.0, least=0)
+    warmup_epochs: float = key(0.0, least=0)
+    encoder_rate_factor: float = key(1.0, least=0)
+    centers_rate_factor: float = key(1.0, least=0)
+    average_from: float | None = key(None, least=0, most=1)  # weights are averaged from this share of the steps on
+    interpolation: float = key(1.0, least=0, most=1)  # WiSE: 1: the tuned encoder; 0: the one the run started from
+    head_interpolation: float = key(1.0, least=0, most=1)  # 1: the tuned head; 0: as the phase started it
+    layer_decay: float = key(1.0, least=0)
+    margin_radians: float | None = None  # at the start of the phase; None: loss.margin_radians
+    end_margin_radians: float | None = None  # None: the margin stays
+    image_size_px: int | None = key(None, least=1)  # None: encoder.image_size_px
+    patch_overlap_px: int | None = None  # None: encoder.patch_overlap_px
+    min_images_per_class: int = 0  # classes with fewer are drawn more often
+    augment: Augment = field(default_factory=Augment)
+    sampling: Sampling = field(default_factory=Sampling)
+    keep: Keep = field(default_factory=Keep)
+
+
+@dataclass(frozen=True)
+class Train:
+    phases: list[Phase] = field(default_factory=list)
+    loss: Loss = field(default_factory=Loss)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    seed: int = key(0, least=0, most=2**31 - 1)
+    compile: bool = False  # XLA (always on a TPU)
+    log_every_steps: int = key(20, least=1)
+    checkpoint_every_steps: int = key(500, least=1)
+    checkpoints_kept: int = key(2, least=1)
+    validate_every_epochs: float = key(1.0, above=0)
+    init_from: str = ""  # a checkpoint of another run
+    features_dir: str = "{run_dir}/features"  # frozen encoders' features; runs may share it
+    fold: str = ""  # held out of `records` and validated on: `classes I/N`, `domain NAME` or both joined by ` + `
+    records: list[str] = field(default_factory=lambda: ["{run_dir}/records/*-train-*.tfrec"])  # globs
+    validation: list[str] = field(default_factory=lambda: ["{run_dir}/records/*-validation-*.tfrec"])
+
+    def rules(self) -> Iterator[tuple[str, str]]:
+        names = {self.loss.name, *(phase.loss.name for phase in self.phases if phase.loss)}
+        if self.optimizer.accumulate_steps > 1 and (paired := sorted(names.intersection(PAIR_LOSSES))):
+            why = f"{paired[0]} compares all images of a batch, which pieces of it do not see: use accumulate_steps 1"
+            yield "optimizer.accumulate_steps", why

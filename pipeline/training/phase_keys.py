@@ -1,0 +1,31 @@
+"""What the keys of a phase mean, for training and for `guie plan`, which runs without TensorFlow."""
+
+from pipeline import config
+from pipeline.config import Phase, Run
+
+
+def geometry(run: Run, phase: Phase) -> tuple[int | None, int]:
+    """A phase's image size (None: the encoder's own) and patch overlap, in px."""
+    overlap = run.encoder.patch_overlap_px if phase.patch_overlap_px is None else phase.patch_overlap_px
+    return phase.image_size_px or run.encoder.image_size_px, overlap
+
+
+def head_start(run: Run, number: int) -> str | None:
+    """How phase `number` starts the head, a name of `config.training.STARTS`; None where it goes on."""
+    begins = number == 0 and not run.train.init_from
+    return run.train.phases[number].init or (run.embedder.init if begins else None)
+
+
+def sees_features(phase: Phase) -> bool:
+    """Whether the encoder is frozen and sees the same pixels every time, so that its features are computed once."""
+    return phase.trainable == "head" and phase.augment == config.Augment()
+
+
+def asks_start(phase: Phase) -> bool:
+    """Whether the encoder as the run started is kept beside the one that is trained."""
+    return phase.keep != config.Keep() or phase.interpolation < 1.0
+
+
+def asks_teacher(phase: Phase) -> bool:
+    """Whether that encoder's features of every image are asked for."""
+    return bool(phase.keep.features or phase.keep.similarities)
