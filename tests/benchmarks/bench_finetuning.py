@@ -2,8 +2,8 @@
 
 python -m tests.benchmarks.bench_finetuning [--rounds R] [--seconds S] [--only guie,torch]
 
-The step is phase `encoder` of configs/real_images.yaml, batch 48: the whole encoder is trained, CosFace over the
-classes of the own source, the encoder held near the starting one's features, gradients clipped, AdamW with the
+The step is phase `encoder` of configs/real_images.yaml, batch 48: conv1 and the first five pairs are frozen, CosFace
+over the classes of the own source, the encoder held near the starting one's features, gradients clipped, AdamW with the
 head and the proxies at ten times the encoder's rate. guie runs the trainer's own `make_run_steps`, torch has the batch
 norms folded too. The weights are those of ../shared, else random ones. Four drawn batches, uint8 pixels with the
 teacher's features, are in memory: nothing is decoded or augmented, normalisation is part of the step.
@@ -44,7 +44,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SHARED = Path(os.environ.get("GUIE_DATA") or ROOT.parent / "shared/data")
 WEIGHTS = SHARED.parent / "weights/mobilenet_v1_imagenet.keras"
 SIDE, BATCHES, SOURCE_CLASSES = 160, 4, (7, 35, 70, 43)  # classes a source; the recipe trains on some 155 of four
-STRIDED_PAIRS, PAIRS = (2, 4, 6, 12), 13
+STRIDED_PAIRS, PAIRS, FROZEN_PAIRS = (2, 4, 6, 12), 13, 5
 CHECKED_STEPS = 6
 FIRST_TOLERANCE, LATER_TOLERANCE = 1e-3, 1e-2  # relative; rounding grows with the updates
 
@@ -146,8 +146,7 @@ def write_start(folder: Path) -> None:
     blocks = random.integers(0, 256, (*size, 20, 20, 3), np.uint8)
     recipe = {
         "scale": phase.loss.scale, "margin": phase.loss.margin_cosine, "keep": options.keep.features,
-        "rate": options.learning_rate, "end_rate": options.end_learning_rate, "steps": phase.steps,
-        "encoder_factor": options.encoder_rate_factor,
+        "rate": options.learning_rate, "encoder_factor": options.encoder_rate_factor, "steps": phase.steps,
         "clip": run.train.optimizer.clip_norm, "decay": run.train.optimizer.weight_decay,
         "mean": state.embedder.preprocess.mean, "std": state.embedder.preprocess.std,
     }  # fmt: skip
@@ -198,7 +197,7 @@ def by_hand(contender: str, folder: Path) -> tuple[int, int, Callable[[int, int]
     recipe = json.loads(str(start.pop("recipe")))
     given = {name: torch.from_numpy(value) for name, value in start.items()}
     mean, deviation = (255.0 * torch.tensor(recipe[name]).reshape(3, 1, 1) for name in ("mean", "std"))
-    layers: list[Any] = []
+    layers: list[list[Any]] = [[], []]  # frozen, tuned
     for number in range(2 * PAIRS + 1):
         kernel, bias = given[f"encoder_{2 * number}"], given[f"encoder_{2 * number + 1}"]  # [h, w, in, out]
         depthwise, strided = number % 2 == 1, number == 0 or number in [2 * pair - 1 for pair in STRIDED_PAIRS]
@@ -213,23 +212,24 @@ def by_hand(contender: str, folder: Path) -> tuple[int, int, Callable[[int, int]
         layer.bias = torch.nn.Parameter(bias)
         # A stride of 2 pads below and on the right alone, as TensorFlow does.
         padded = [torch.nn.ZeroPad2d((0, 1, 0, 1)), layer] if strided else [layer]
-        layers += [*padded, torch.nn.ReLU6()]
-    encoder = torch.nn.Sequential(*layers)
+        layers[number > 2 * FROZEN_PAIRS] += [*padded, torch.nn.ReLU6()]
+    frozen, tuned = (torch.nn.Sequential(*part) for part in layers)
+    frozen.requires_grad_(False)
     if contender == "compile":
-        encoder.compile()
+        frozen.compile()
+        tuned.compile()
     kernel, bias, centers = (given[name].clone().requires_grad_() for name in ("head_0", "head_1", "centers"))
-    head, rate, fall = [kernel, bias, centers], recipe["rate"], recipe["rate"] - recipe["end_rate"]
-    groups = [
-        {"params": list(encoder.parameters()), "factor": recipe["encoder_factor"]},
-        {"params": head, "factor": 1.0},
-    ]
+    head, rate = [kernel, bias, centers], recipe["rate"]
+    groups = [{"params": list(tuned.parameters()), "factor": recipe["encoder_factor"]}, {"params": head, "factor": 1.0}]
     optimizer = torch.optim.AdamW(groups, lr=rate, eps=1e-7, weight_decay=recipe["decay"])  # Keras' epsilon
     trained = [value for group in optimizer.param_groups for value in group["params"]]
     same_source = given["domains"][:, None] == given["domains"]  # [C, C]
 
     def loss_of(images, labels, teacher) -> Any:
         pixels = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=layout)
-        features = encoder((pixels - mean) / deviation).mean(dim=(2, 3))
+        with torch.no_grad():
+            maps = frozen((pixels - mean) / deviation)
+        features = tuned(maps).mean(dim=(2, 3))
         unit = functional.normalize(features)
         embeddings = functional.normalize(unit @ kernel + bias)
         cosines = embeddings @ functional.normalize(centers).T  # [B, C]
@@ -242,8 +242,7 @@ def by_hand(contender: str, folder: Path) -> tuple[int, int, Callable[[int, int]
     def step(number: int) -> float:
         place = number % BATCHES
         for group in optimizer.param_groups:
-            now = rate - fall * 0.5 * (1.0 - math.cos(math.pi * number / recipe["steps"]))
-            group["lr"] = now * group["factor"]
+            group["lr"] = rate * group["factor"] * 0.5 * (1.0 + math.cos(math.pi * number / recipe["steps"]))
         optimizer.zero_grad()
         loss = loss_of(given["images"][place], given["labels"][place].long(), given["teacher"][place])
         loss.backward()
