@@ -103,14 +103,6 @@ ENCODER = Table(
         ("all of the encoder", P + "trainable=all"),
         ("averaged over the last half, at an even rate", P + "average_from=0.5", P + "end_learning_rate=1.2e-3"),
         ("keeps nothing", P + "keep.features=0"),
-        (
-            "all of it, four epochs, averaged at an even rate",
-            P + "trainable=all",
-            P + "epochs=4",
-            P + "warmup_epochs=0.4",
-            P + "average_from=0.5",
-            P + "end_learning_rate=1.2e-3",
-        ),
         ("the last 30 %", P + "trainable=last 30 %"),
         ("keeps similarities, too", P + "keep.similarities=1.5"),
         ("keeps weights instead", P + "keep={features: 0, weights: 0.1}"),
@@ -121,6 +113,14 @@ ENCODER = Table(
         ("colour, too", P + "augment.color_jitter=0.3"),
         ("4 images a class", P + "sampling.images_per_class=4"),
         ("half the rate", P + "learning_rate=6.0e-4"),
+        (
+            "all of it, four epochs, averaged at an even rate",
+            P + "trainable=all",
+            P + "epochs=4",
+            P + "warmup_epochs=0.4",
+            P + "average_from=0.5",
+            P + "end_learning_rate=1.2e-3",
+        ),
     ),
 )
 
