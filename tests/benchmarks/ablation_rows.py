@@ -143,6 +143,7 @@ ALL_CLASSES = Table(
         ("sources by size", P + "sampling.domains=size"),
         ("scale 32", P + "loss.scale=32"),
         ("4 images a class", P + "sampling.images_per_class=4"),
+        ("scale 10", P + "loss.scale=10"),
         ("one size from two", P + "keep.sizes_px=[160,224]"),
         ("another seed", "sweep.seeds=[1]"),
     ),
