@@ -39,9 +39,18 @@ tfrecords: .venv/base.stamp
 train: .venv/base.stamp
 	$(BIN)/guie train $(CONFIG) $(ARGS)
 
-train-tpu: .venv/base.stamp
-	@ls /dev/accel* /dev/vfio/0 >/dev/null 2>&1 && $(BIN)/python -m pip install --quiet "tensorflow-tpu==2.21.*" || true
-	$(BIN)/guie train configs/vit_h14_arcface_tpu.yaml $(ARGS)
+# An environment of its own: the stock TensorFlow and that for TPUs write the same files.
+.venv-tpu/stamp: setup.py
+	$(PYTHON) -m venv --clear .venv-tpu
+	.venv-tpu/bin/python -m pip install --quiet --upgrade pip
+	.venv-tpu/bin/python -m pip install --quiet --editable ".[tpu]"
+	.venv-tpu/bin/python -m pip uninstall --quiet --yes tensorflow
+	.venv-tpu/bin/python -m pip install --quiet --force-reinstall --no-deps \
+		$$(.venv-tpu/bin/python -m pip freeze | grep "^tensorflow[-_]tpu==")
+	touch $@
+
+train-tpu: .venv-tpu/stamp
+	.venv-tpu/bin/guie train configs/vit_h14_arcface_tpu.yaml $(ARGS)
 
 score: .venv/base.stamp
 	$(BIN)/guie run $(CONFIG) $(ARGS)
@@ -63,4 +72,4 @@ lint: .venv/test.stamp
 	$(BIN)/lint-imports --no-logo
 
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf .venv .venv-tpu build *.egg-info

@@ -17,10 +17,13 @@ EXTRAS = {
         *("pytest", "pytest-xdist", "hypothesis", "scikit-learn", "psutil"),
         *("ruff", "mypy", "types-PyYAML", "types-tqdm", "import-linter>=2.16"),
     ],
+    # The last TensorFlow with wheels for a TPU, and the libtpu of its time, Kaggle's as well (docker-python, tpu/). The
+    # stock wheel writes the same folder: `make train-tpu` makes an environment of its own and takes it out.
+    "tpu": ["tensorflow-tpu==2.20.0", "tensorflow==2.20.0", "libtpu==0.0.17"],
     "bench": ["img2dataset", "scikit-learn", "pytorch-metric-learning"],  # the last for the row pml_arcface, too
 }
 # What `make test` installs: nothing is skipped for want of a package.
-EXTRAS["test"] = sorted({need for name, needs in EXTRAS.items() if name != "bench" for need in needs})
+EXTRAS["test"] = sorted({need for name, needs in EXTRAS.items() if name not in ("bench", "tpu") for need in needs})
 EXTRAS["test"].append("pytorch-metric-learning")  # beside clip's torch: alone it would take the CUDA build
 
 setup(
@@ -35,7 +38,7 @@ setup(
     python_requires=">=3.11,<3.14",
     install_requires=[
         # Pinned together: checkpoints, the served graph and the open_clip parity were measured on these.
-        "tensorflow==2.21.*",
+        "tensorflow>=2.20,<2.22",  # 2.20 is the last that has wheels for a TPU
         "keras==3.15.*",
         "faiss-cpu>=1.9",  # exact neighbours, as fast as the cores allow
         "keras-hub==0.32.*",

@@ -6,6 +6,7 @@ import sys
 import warnings
 
 from pipeline.allocator import keep_freed_memory
+from pipeline.attached import tpu_devices
 
 
 def import_quietly(module: str):
@@ -17,6 +18,9 @@ def import_quietly(module: str):
         keep_freed_memory()
     # TensorFlow itself has oneDNN on from AVX512-VNNI on alone; without, a MobileNet's step takes twice as long.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    if not tpu_devices():
+        # TensorFlow for TPUs asks Google's metadata server at import, for five minutes where there is none.
+        os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") == "0":
         return importlib.import_module(module)
     # Of tensorflow-hub; setuptools is pinned.

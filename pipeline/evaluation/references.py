@@ -104,5 +104,4 @@ class References:
     def _encoded(self, records: RecordSet) -> np.ndarray:
         strategy: Any = tf.distribute.OneDeviceStrategy("/gpu:0" if tf.config.list_logical_devices("GPU") else "/cpu:0")
         encoder = self.start.encoder
-        what = "score: features of train"
-        return feature_cache.encode(strategy, encoder.model, encoder.preprocess, records, 64, False, what)
+        return feature_cache.Encoding(strategy, encoder.model, encoder.preprocess, False).of(records, "train")

@@ -14,8 +14,8 @@ from pipeline.models.vit import Stem
 def at_size(encoder: ImageEncoder, image_size_px: int) -> ImageEncoder:
     """The encoder for images of `image_size_px`: the same layers, so the same weights, on another input.
 
-    A transformer's positions are resampled from those it has now, and do not follow what is trained afterwards: call
-    it when the weights stand. Raises BadInput for a graph that takes one size alone.
+    A transformer's positions are resampled in its graph, so they follow what is trained afterwards. Raises BadInput for
+    a graph that takes one size alone.
     """
     if image_size_px == encoder.preprocess.image_size_px:
         return encoder
@@ -38,6 +38,7 @@ def _stem_at(stem: Stem, encoder: ImageEncoder, image_size_px: int) -> Stem:
     assert known is not None
     patch = int(parts.patch_convolution.kernel.shape[0])
     grid = grid_side(image_size_px, patch, patch - stem.stride)
-    shape = tuple(parts.position_table.shape)
-    table = np.asarray(parts.position_table).reshape(-1, shape[-1])
-    return Stem(parts, stem.stride, grid, resize_table(table, grid, known.prefix_tokens, known.antialias))
+    positions = int(np.prod(parts.position_table.shape[:-1]))
+    # Resampling is linear in the table: what it makes of the unit vectors is its matrix.
+    resample = resize_table(np.eye(positions, dtype=np.float32), grid, known.prefix_tokens, known.antialias)
+    return Stem(parts, stem.stride, grid, resample)

@@ -133,11 +133,11 @@ class Stem(keras.layers.Layer):
     whole table is added, and the window moves by `stride`.
     """
 
-    def __init__(self, parts: Parts, stride: int, grid: int, table: np.ndarray | None = None) -> None:
-        """`table` float32 [P + grid·grid, D] replaces the positions of `parts`."""
+    def __init__(self, parts: Parts, stride: int, grid: int, resample: np.ndarray | None = None) -> None:
+        """`resample` float32 [P + grid·grid, P + G·G] takes the positions of `parts` to this grid."""
         super().__init__(name="stem", dtype=parts.embedding.dtype_policy)
         self.embedding = parts.embedding
-        self.table = None if table is None else keras.Variable(table, trainable=False, name="positions")
+        self.resample = None if resample is None else keras.Variable(resample, trainable=False, name="resample")
         self.parts, self.stride = _Untracked(parts), stride
         self.tokens = parts.prefix_tokens + parts.extra_tokens + grid * grid
         self.built = True
@@ -153,8 +153,10 @@ class Stem(keras.layers.Layer):
             x = x + convolution.bias
         batch, width = keras.ops.shape(x)[0], convolution.filters
         x = keras.ops.reshape(x, (batch, -1, width))
-        positions = parts.position_table if self.table is None else keras.ops.cast(self.table, x.dtype)
-        table = keras.ops.reshape(positions, (1, -1, width))
+        positions = keras.ops.reshape(parts.position_table, (-1, width))
+        if self.resample is not None:
+            positions = keras.ops.matmul(self.resample.value, keras.ops.cast(positions, "float32"))
+        table = keras.ops.cast(positions, x.dtype)[None]
         if not parts.prefix_tokens:
             return x + table
         first = keras.ops.reshape(parts.class_token, (1, 1, width)) + table[:, :1]

@@ -29,7 +29,7 @@ from pipeline.models import embedder as embedders
 from pipeline.models.weights.variables import weights_digest
 from pipeline.retrieval.precisions import precisions
 from pipeline.training import checkpoints, devices, folds
-from pipeline.training.feature_cache import encode_now
+from pipeline.training.feature_cache import Encodings
 
 # Keys of `encoder` that change no served number, or that a checkpoint says itself.
 OF_TRAINING = ("stochastic_depth", "checkpointing", "image_size_px", "patch_overlap_px")
@@ -216,6 +216,7 @@ def make_score(first: Ingredient, records: RecordSet) -> Callable[[dict[str, np.
         embedder = embedders.build(run, *sizes, fill=False)
     variables = embedder.variables
     checkpoints.restore(first.checkpoint, variables)  # refuses one of a config that has changed
+    encodings = Encodings(run, found, embedder)
     features: dict[str, np.ndarray] = {}  # by the encoder's weights: a frozen one runs once for all soups
 
     def score(values: dict[str, np.ndarray]) -> float:
@@ -223,7 +224,7 @@ def make_score(first: Ingredient, records: RecordSet) -> Callable[[dict[str, np.
             variable.assign(values[name])
         made_by = weights_digest(embedder.encoder.model.weights)
         if made_by not in features:
-            features[made_by] = encode_now(run, found, embedder, records, "validation")
+            features[made_by] = encodings.of(records, "validation")
         return float(precisions((embedder.head(features[made_by]).numpy(), records.labels)).mean())
 
     return score

@@ -1,6 +1,5 @@
 """The only module that knows TPUs, GPUs and CPUs: finds them, gives the strategy and the precision."""
 
-import glob
 import json
 import os
 from dataclasses import dataclass, replace
@@ -9,6 +8,7 @@ import keras
 import tensorflow as tf
 
 from pipeline import config
+from pipeline.attached import tensorflow_build, tpu_devices
 from pipeline.errors import BadInput, reason
 
 
@@ -64,25 +64,24 @@ def connect(options: config.Devices) -> Found:
 
 
 def _tpu_is_likely() -> bool:
-    attached = glob.glob("/dev/accel*") + glob.glob("/dev/vfio/[0-9]*")
-    return bool(os.environ.get("TPU_NAME") or (attached and os.environ.get("PJRT_DEVICE", "TPU") == "TPU"))
+    return bool(os.environ.get("TPU_NAME") or (tpu_devices() and os.environ.get("PJRT_DEVICE", "TPU") == "TPU"))
 
 
 def _tpu(options: config.Devices) -> Found:
     address = options.tpu or os.environ.get("TPU_NAME", "") or "local"
-    refusal = (
-        f"no TPU answers at {address!r}; on a machine without one, `guie train CONFIG devices.rehearse=8` "
-        "rehearses its step on the CPU"
-    )
-    if address == "local" and not _tpu_is_likely():
-        raise BadInput(refusal)
+    build, devices = tensorflow_build(), ", ".join(tpu_devices()) or "no /dev/accel* and no /dev/vfio/*"
+    rehearsal = "without a TPU, `guie train CONFIG devices.rehearse=8` rehearses its step on the CPU"
+    if address == "local" and not build.startswith("tensorflow-tpu"):
+        wanted = "expected TensorFlow for TPUs (tensorflow-tpu)"
+        raise BadInput(f"{wanted}, found {build}; {devices}: `make train-tpu` makes an environment for it; {rehearsal}")
     try:
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=address)
         if address != "local":
             tf.config.experimental_connect_to_cluster(resolver)
         tf.tpu.experimental.initialize_tpu_system(resolver)
     except (ValueError, RuntimeError, tf.errors.OpError) as error:
-        raise BadInput(f"{refusal} ({reason(error)})") from None
+        said = f"no TPU answers at {address!r} ({reason(error)}); found {build}; {devices}"
+        raise BadInput(f"{said}: {rehearsal}") from None
     strategy = tf.distribute.TPUStrategy(resolver)
     cores = strategy.num_replicas_in_sync
     on = f"TPU {address}: {cores} cores on {max(cores // 8, 1)} host(s)"

@@ -21,44 +21,62 @@ from pipeline.retrieval.vectors import unit_length
 from pipeline.training.devices import Found
 
 
-def encode(
-    strategy: tf.distribute.Strategy,
-    model: keras.Model,
-    preprocess: Preprocess,
-    records: RecordSet,
-    batch_size: int,
-    compiled: bool,
-    what: str,
-) -> np.ndarray:
-    """float32 [N, width]: `model` on every record's normalised pixels, in the records' order, over all replicas.
+class Encoding:
+    """A model's features of records over all replicas; traced once, however often it is asked.
 
-    `batch_size` is of all replicas together; it is made a multiple of their number.
+    `batch_size` is of all replicas together; it is made a multiple of their number. Weights are those of the call.
     """
-    replicas = len(strategy.extended.worker_devices)  # of this host; every host computes the whole
-    each = -(-batch_size // replicas)
-    batches = eval_batches(records, preprocess, each * replicas, pad_to_batch=True)
 
-    @tf.function(jit_compile=compiled)
-    def forward(images):
-        return tf.cast(model(normalize(images, preprocess), training=False), tf.float32)
+    def __init__(
+        self,
+        strategy: tf.distribute.Strategy,
+        model: keras.Model,
+        preprocess: Preprocess,
+        compiled: bool,
+        batch_size: int = 64,
+    ):
+        replicas = len(strategy.extended.worker_devices)  # of this host; every host computes the whole
+        self.preprocess, self.batch_size = preprocess, -(-batch_size // replicas) * replicas
 
-    @tf.function
-    def forward_all(images):
-        pieces = tf.split(images, replicas)
+        @tf.function(jit_compile=compiled)
+        def forward(images):
+            return tf.cast(model(normalize(images, preprocess), training=False), tf.float32)
 
-        def piece_of(context):
-            return pieces[context.replica_id_in_sync_group % replicas]
+        @tf.function
+        def forward_all(images):
+            pieces = tf.split(images, replicas)
 
-        split = strategy.experimental_distribute_values_from_function(piece_of) if replicas > 1 else images
-        return strategy.experimental_local_results(strategy.run(forward, args=(split,)))
+            def piece_of(context):
+                return pieces[context.replica_id_in_sync_group % replicas]
 
-    progress = Progress(what, len(records), "images")
-    rows = []
-    for batch in batches:
-        output = np.concatenate([piece.numpy() for piece in forward_all(batch["images"])])
-        rows.append(output[batch["valid"].numpy()])
-        progress.add(len(rows[-1]))
-    return np.concatenate(rows)
+            split = strategy.experimental_distribute_values_from_function(piece_of) if replicas > 1 else images
+            return strategy.experimental_local_results(strategy.run(forward, args=(split,)))
+
+        self._forward = forward_all
+
+    def of(self, records: RecordSet, what: str) -> np.ndarray:
+        """float32 [N, width], in the records' order; `what` is for the progress."""
+        progress = Progress(f"features of {what}, {self.preprocess.image_size_px} px", len(records), "images")
+        rows = []
+        for batch in eval_batches(records, self.preprocess, self.batch_size, pad_to_batch=True):
+            output = np.concatenate([piece.numpy() for piece in self._forward(batch["images"])])
+            rows.append(output[batch["valid"].numpy()])
+            progress.add(len(rows[-1]))
+        return np.concatenate(rows)
+
+
+class Encodings:
+    """An embedder's encoder on records, averaged over the embedder's sizes, with the weights of the call."""
+
+    def __init__(self, run: Run, found: Found, embedder: Embedder):
+        with found.strategy.scope():  # the positions of another size are variables
+            self.encoders = embedder.at_sizes()
+        compiled = found.jit(run.train.compile)
+        self.each = [Encoding(found.strategy, one.model, one.preprocess, compiled) for one in self.encoders]
+
+    def of(self, records: RecordSet, what: str) -> np.ndarray:
+        """float32 [N, width]."""
+        return average_features([encoding.of(records, what) for encoding in self.each])
 
 
 def open_cache(run: Run, encoder: ImageEncoder, precision: str, host_index: int = 0) -> ArrayCache:
@@ -83,38 +101,22 @@ class FeatureCache:
     """
 
     def __init__(self, run: Run, found: Found, embedder: Embedder):
-        self.run, self.found, self.at_sizes = run, found, _at_sizes(found, embedder)
-        self.caches = [open_cache(run, encoder, found.precision, found.host_index) for encoder in self.at_sizes]
+        encodings = Encodings(run, found, embedder)
+        self.each = encodings.each
+        self.caches = [open_cache(run, each, found.precision, found.host_index) for each in encodings.encoders]
 
     def of(self, records: RecordSet, what: str) -> np.ndarray:
         """float32 [N, width], memory-mapped where one size is asked for; `what` the records are, for the progress."""
         whole = records.whole or records
-        each = [self._of_size(*pair, whole, what) for pair in zip(self.at_sizes, self.caches, strict=True)]
-        found = average_features(each)
+        pairs = zip(self.each, self.caches, strict=True)
+        found = average_features([_kept(encoding, cache, whole, what) for encoding, cache in pairs])
         return found if records.rows is None else found[records.rows]
 
-    def _of_size(self, encoder: ImageEncoder, cache: ArrayCache, records: RecordSet, what: str) -> np.ndarray:
-        if cache.missing([records.digest]):
-            cache.put([records.digest], features=_encoded(self.run, self.found, encoder, records, what)[None])
-        return cache.get([records.digest])["features"][0]
 
-
-def encode_now(run: Run, found: Found, embedder: Embedder, records: RecordSet, what: str) -> np.ndarray:
-    """As `FeatureCache.of`, of an encoder that is being trained: nothing is kept."""
-    return average_features([_encoded(run, found, each, records, what) for each in _at_sizes(found, embedder)])
-
-
-def _at_sizes(found: Found, embedder: Embedder) -> list[ImageEncoder]:
-    with found.strategy.scope():  # the positions of another size are variables
-        return embedder.at_sizes()
-
-
-def _encoded(run: Run, found: Found, encoder: ImageEncoder, records: RecordSet, what: str) -> np.ndarray:
-    """float32 [N, width]: the encoder's features as it is now, over all replicas."""
-    side = encoder.preprocess.image_size_px
-    compiled = found.jit(run.train.compile)
-    titled = f"features of {what}, {side} px"
-    return encode(found.strategy, encoder.model, encoder.preprocess, records, 64, compiled, titled)
+def _kept(encoding: Encoding, cache: ArrayCache, records: RecordSet, what: str) -> np.ndarray:
+    if cache.missing([records.digest]):
+        cache.put([records.digest], features=encoding.of(records, what)[None])
+    return cache.get([records.digest])["features"][0]
 
 
 def average_features(each: list[np.ndarray]) -> np.ndarray:

@@ -58,16 +58,26 @@ class Phase:
 
 
 @dataclass
-class State:
-    """What is trained, and all that a checkpoint holds."""
+class Built:
+    """What a phase leaves to the next: the weights, without the optimizer's moments."""
 
     embedder: Embedder
     centers: ClassCenters
+    geometry: tuple[int | None, int]  # image size (None: the encoder's own) and patch overlap of the embedder, in px
+
+
+@dataclass
+class State(Built):
+    """What is trained, and all that a checkpoint holds."""
+
     optimizer: keras.optimizers.Optimizer
     trained: list[keras.Variable]  # what the phase changes; the optimizer holds state for exactly these
-    geometry: tuple[int | None, int]  # image size (None: the encoder's own) and patch overlap of the embedder, in px
     head_start: list[keras.Variable]  # the head's weights as the phase started them, where it interpolates
     finished: bool = False  # the phase's last step is done: weights are as they are exported
+
+    @property
+    def built(self) -> Built:
+        return Built(self.embedder, self.centers, self.geometry)
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -160,7 +170,7 @@ def plan_phase(run: Run, found: Found, classes: Classes, number: int) -> Phase:
 
 
 def prepare(
-    run: Run, found: Found, phase: Phase, classes: int, previous: State | None, checkpoint: Path | None = None
+    run: Run, found: Found, phase: Phase, classes: int, previous: Built | None, checkpoint: Path | None = None
 ) -> State:
     """The phase's state: of a checkpoint of this phase, of the phase before, or as training starts."""
     options = phase.options
@@ -181,7 +191,7 @@ def prepare(
         optimizer = optimizers.build(run.train.optimizer, rate, trained, factors, average_from)
         kept = model.head.weights if options.head_interpolation < 1.0 else []
         head_start = [keras.Variable(v, trainable=False, name=v.name) for v in kept]
-        state = State(model, centers, optimizer, trained, (size, overlap), head_start)
+        state = State(model, centers, (size, overlap), optimizer, trained, head_start)
         if checkpoint:
             checkpoints.restore(checkpoint, state.variables)
         elif previous is None and starts_from:

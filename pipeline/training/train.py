@@ -9,6 +9,7 @@ Where it starts: the newest whole checkpoint of the run folder; else `train.init
 them, `step.py` is the step, `train_phase` runs, logs, validates and saves.
 """
 
+import gc
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,10 +28,11 @@ from pipeline.models.embedder import Embedder
 from pipeline.retrieval.precisions import precisions
 from pipeline.training import checkpoints, devices, folds
 from pipeline.training.devices import Found
-from pipeline.training.feature_cache import FeatureCache, encode_now, feature_batches
+from pipeline.training.feature_cache import Encodings, FeatureCache, feature_batches
 from pipeline.training.metrics_log import MetricsLog
 from pipeline.training.phase_keys import asks_teacher, head_start
 from pipeline.training.phases import (
+    Built,
     Classes,
     Phase,
     State,
@@ -84,28 +86,38 @@ def main(run: Run) -> None:
         files.write_text(folder / "config.yaml", config.to_yaml(run))
     log = MetricsLog(folder, resumed.get("step", 0), writes=found.is_chief)
     writer = checkpoints.Writer(checkpoints.folder_of(run.run_dir), run.train.checkpoints_kept, writes=found.is_chief)
-    start, state, first = checkpoints.newest(writer.folder), None, resumed.get("phase", 0)
+    start, built, first = checkpoints.newest(writer.folder), None, resumed.get("phase", 0)
     if start and not resumed["phase_step"]:  # saved between two phases: it is of the one that ended
-        state = prepare(run, found, phases[first - 1], len(data.classes.labels), None, start)
+        built = prepare(run, found, phases[first - 1], len(data.classes.labels), None, start).built
         resumed = {}
     for phase in phases[first:]:
-        state = prepare(run, found, phase, len(data.classes.labels), state, start if resumed else None)
-        started = starting_embedder(run, found, phase)
-        features = FeatureCache(run, found, state.embedder) if phase.on_features else None
-        init = head_start(run, phase.number)
-        if init == "random" and not resumed:
-            start_at_random(run, found, state)
-        elif init and not resumed:
-            known = features or FeatureCache(run, found, state.embedder)
-            start_from_features(run, state, init, known.of(data.records, "train"), data.classes)
-        if not resumed:
-            state.begin()
-        else:
-            print(f"train: goes on in phase {phase.options.name} at step {resumed['phase_step']:,} of {phase.steps:,}")
-        train_phase(run, found, data, phase, state, started, features, resumed, log, writer)
+        built = run_phase(run, found, data, phase, built, start if resumed else None, resumed, log, writer)
+        gc.collect()  # a phase's graphs hold each other: without, its optimizer would stay beside the next one's
         resumed = {}
     writer.wait()
     print(f"train: {checkpoints.newest(writer.folder)}")
+
+
+def run_phase(
+    run: Run, found: Found, data: Data, phase: Phase, built: Built | None, checkpoint: Path | None, resumed: dict,
+    log: MetricsLog, writer: checkpoints.Writer,
+) -> Built:  # fmt: skip
+    """Builds, fills and trains a phase, from its beginning or from `checkpoint`; what the next one goes on with."""
+    state = prepare(run, found, phase, len(data.classes.labels), built, checkpoint)
+    started = starting_embedder(run, found, phase)
+    features = FeatureCache(run, found, state.embedder) if phase.on_features else None
+    init = head_start(run, phase.number)
+    if init == "random" and not resumed:
+        start_at_random(run, found, state)
+    elif init and not resumed:
+        known = features or FeatureCache(run, found, state.embedder)
+        start_from_features(run, state, init, known.of(data.records, "train"), data.classes)
+    if not resumed:
+        state.begin()
+    else:
+        print(f"train: goes on in phase {phase.options.name} at step {resumed['phase_step']:,} of {phase.steps:,}")
+    train_phase(run, found, data, phase, state, started, features, resumed, log, writer)
+    return state.built
 
 
 def open_data(run: Run) -> Data:
@@ -178,6 +190,8 @@ def train_phase(
     # Where no interval ends within a phase, the end of the last phase is what matters.
     ends_validated = validate_every <= phase.steps or phase.number == len(train.phases) - 1
     pauses = (train.log_every_steps, train.checkpoint_every_steps, validate_every)
+    # Of an encoder that is being trained: nothing is kept.
+    measured = features or (Encodings(run, found, state.embedder) if data.validation else None)
     progress = Progress(f"train {name}", phase.steps * size, "images", done * size)
     while done < phase.steps:
         stop = min(phase.steps, *((done // every + 1) * every for every in pauses))
@@ -194,8 +208,8 @@ def train_phase(
         progress.add(len(losses) * size, f"loss {losses.mean():.3f}")
         rate = float(state.optimizer._learning_rate(done))
         row = {"phase": name, "loss": float(losses.mean()), "learning_rate": rate}
-        if data.validation and (done % validate_every == 0 or (last and ends_validated)):
-            each = validate(run, found, data, state, features)
+        if measured and data.validation and (done % validate_every == 0 or (last and ends_validated)):
+            each = validate(data, state, measured)
             row["validation/mP@5"] = float(each.mean())
             if found.is_chief:
                 files.write_array(Path(run.run_dir) / PRECISIONS, each)
@@ -219,7 +233,7 @@ def train_phase(
     writer.wait()
 
 
-def validate(run: Run, found: Found, data: Data, state: State, features: FeatureCache | None) -> np.ndarray:
+def validate(data: Data, state: State, features: FeatureCache | Encodings) -> np.ndarray:
     """float64 [N]: precision@5 of every validation record, leave-one-out; 0 for one without another of its class.
 
     It is of what would be served: the averaged weights where the run keeps them, at every size of the embedder.
@@ -227,9 +241,7 @@ def validate(run: Run, found: Found, data: Data, state: State, features: Feature
     assert data.validation is not None
     records = data.validation
     with state.averaged():
-        what = "validation"
-        rows = features.of(records, what) if features else encode_now(run, found, state.embedder, records, what)
-        embeddings = state.embedder.head(np.asarray(rows)).numpy()
+        embeddings = state.embedder.head(np.asarray(features.of(records, "validation"))).numpy()
     each = np.zeros(len(records))
     for index in data.indexes or (np.arange(len(records)),):
         each[index] = precisions((embeddings[index], records.labels[index]))
@@ -248,10 +260,11 @@ def _teacher(run: Run, found: Found, data: Data, phase: Phase, started: Embedder
 
 def rehearse(run: Run, found: Found, data: Data, phases: list[Phase]) -> None:
     """A few steps of every phase, compiled by XLA on logical CPU replicas; nothing is written."""
-    state, count = None, run.devices.rehearse_steps
+    built, count = None, run.devices.rehearse_steps
     for phase in phases:
         began = time.monotonic()
-        state = prepare(run, found, phase, len(data.classes.labels), state)
+        state = prepare(run, found, phase, len(data.classes.labels), built)
+        built = state.built
         started = starting_embedder(run, found, phase)
         teacher = _teacher(run, found, data, phase, started)
         iterator = iter(batches(run, found, data, phase, state, None, teacher, 0))

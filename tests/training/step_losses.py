@@ -48,7 +48,7 @@ def losses_of(replicas: int, compiled: bool, optimizer: dict, sharded: bool = Fa
         factors = [0.5] * 2 + [1.0] * (len(variables) - 2)
         built = optimizers.build(run.train.optimizer, rate, variables, factors)
     assert named_variables("optimizer", built.variables)
-    state = State(SimpleNamespace(head=head), centers, built, variables, (None, 0), [])
+    state = State(SimpleNamespace(head=head), centers, (None, 0), built, variables, [])
 
     kinds, labels = tf.random.stateless_normal([CLASSES, WIDTH], [9, 9]), tf.range(BATCH) % CLASSES
 

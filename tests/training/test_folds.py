@@ -118,8 +118,8 @@ def test_a_part_of_the_records_is_those_records(tiny):
 
 def test_features_of_all_folds_are_computed_once(tiny, tmp_path, monkeypatch):
     trained, found = tiny.trained("none", "embedder.sizes_px=[16,24]"), devices.connect(config.Devices())
-    run, calls, encode = config.load(config.Run, tiny.config, [f"run_dir={tmp_path}"]), [], feature_cache.encode
-    monkeypatch.setattr(feature_cache, "encode", lambda *given: calls.append(len(given[3])) or encode(*given))
+    run, calls, encode = config.load(config.Run, tiny.config, [f"run_dir={tmp_path}"]), [], feature_cache.Encoding.of
+    monkeypatch.setattr(feature_cache.Encoding, "of", lambda *given: calls.append(len(given[1])) or encode(*given))
     whole = trained.records()
     held = folds.held_out("classes 1/2", whole.labels, whole.domains)
     both = trained.embedder(0)
