@@ -60,6 +60,8 @@ def connect(options: config.Devices) -> Found:
         found = _cpus(options.replicas or 1)
     precision = found.precision if options.precision == "auto" else options.precision
     keras.config.set_dtype_policy(precision)
+    # TPUs and GPUs multiply float32 in fewer bits unless all are asked for; what may lose them is bfloat16 already.
+    tf.config.experimental.enable_tensor_float_32_execution(False)
     return replace(found, precision=precision, description=f"{found.description}, {precision}")
 
 
