@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from pipeline.errors import BadInput
+from pipeline.errors import BadInput, Stopped
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 110}
 PATH = click.Path()  # file, folder, glob or LAYOUT:ROOT: the shell completes it, the command checks it
@@ -86,7 +86,8 @@ def run(command: click.Command, name: str, arguments: list[str]) -> int:
     """Parses the arguments and runs the command.
 
     Returns:
-        0 done, 2 bad input (one line on stderr), 130 interrupted, 141 nobody reads stdout (`guie … | head -1`).
+        0 done, 2 bad input (one line on stderr), 75 asked to stop before it was done, 130 interrupted, 141 nobody reads
+        stdout (`guie … | head -1`).
         A fault of guie's own raises (exit code 1).
     """
     context = None
@@ -103,6 +104,8 @@ def run(command: click.Command, name: str, arguments: list[str]) -> int:
         return _failed(2, name, context, f"{error.format_message()} (see --help)")
     except BadInput as error:
         return _failed(2, name, context, str(error))
+    except Stopped as stopped:
+        return _failed(75, name, context, f"{stopped}; the same command goes on from here")
     except (FileExistsError, NotADirectoryError, PermissionError) as error:
         what = f"{error.strerror}: {error.filename}"
         return _failed(2, name, context, f"{what}; choose another folder, or mend its rights")

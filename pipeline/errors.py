@@ -1,4 +1,4 @@
-"""The one exception that a user's input can cause, and what its message is made of."""
+"""What ends a command in one line, and what the line is made of."""
 
 import difflib
 from collections.abc import Iterable
@@ -8,6 +8,13 @@ class BadInput(Exception):
     """Input that no rerun can mend: the message is one line that says what was expected, what came, what to do.
 
     `pipeline.cli` prints it and exits with code 2; a fault of ours keeps its traceback and exits with 1.
+    """
+
+
+class Stopped(Exception):
+    """Work that was asked to end before it was done, and can go on: the message is one line, the exit code 75.
+
+    75 is what sendmail and systemd take for "try again".
     """
 
 

@@ -114,6 +114,7 @@ class Train:
     log_every_steps: int = key(20, least=1)
     checkpoint_every_steps: int = key(500, least=1)
     checkpoints_kept: int = key(2, least=1)
+    hours: float | None = key(None, above=0)  # training ends with a checkpoint before so many are over; None: when done
     validate_every_epochs: float = key(1.0, above=0)
     init_from: str = ""  # a checkpoint of another run
     features_dir: str = "{run_dir}/features"  # frozen encoders' features; runs may share it

@@ -23,7 +23,7 @@ from pipeline.config import Run
 from pipeline.console import Progress
 from pipeline.data.batches import RecordSet, damage_is_bad_input, open_records, train_batches
 from pipeline.data.records import open_any
-from pipeline.errors import BadInput
+from pipeline.errors import BadInput, Stopped
 from pipeline.models.embedder import Embedder
 from pipeline.retrieval.precisions import precisions
 from pipeline.training import checkpoints, devices, folds
@@ -43,6 +43,7 @@ from pipeline.training.phases import (
     starting_embedder,
 )  # fmt: skip
 from pipeline.training.step import make_run_steps
+from pipeline.training.stopping import Stopping
 
 PRECISIONS = "precisions.npy"  # float64 [Q], each query's precision@5 at the last validation
 
@@ -64,6 +65,7 @@ def main(run: Run) -> None:
     Raises BadInput: no phases or records; devices that are not here; a checkpoint of another recipe or architecture; a
     loss that is not finite.
     """
+    stopping = Stopping(run.train.hours)
     checkpoints.expect_phases(run)
     folder = Path(run.run_dir)
     resumed = checkpoints.state_of(run)
@@ -91,7 +93,8 @@ def main(run: Run) -> None:
         built = prepare(run, found, phases[first - 1], len(data.classes.labels), None, start).built
         resumed = {}
     for phase in phases[first:]:
-        built = run_phase(run, found, data, phase, built, start if resumed else None, resumed, log, writer)
+        checkpoint = start if resumed else None
+        built = run_phase(run, found, data, phase, built, checkpoint, resumed, log, writer, stopping)
         gc.collect()  # a phase's graphs hold each other: without, its optimizer would stay beside the next one's
         resumed = {}
     writer.wait()
@@ -100,7 +103,7 @@ def main(run: Run) -> None:
 
 def run_phase(
     run: Run, found: Found, data: Data, phase: Phase, built: Built | None, checkpoint: Path | None, resumed: dict,
-    log: MetricsLog, writer: checkpoints.Writer,
+    log: MetricsLog, writer: checkpoints.Writer, stopping: Stopping,
 ) -> Built:  # fmt: skip
     """Builds, fills and trains a phase, from its beginning or from `checkpoint`; what the next one goes on with."""
     state = prepare(run, found, phase, len(data.classes.labels), built, checkpoint)
@@ -116,7 +119,8 @@ def run_phase(
         state.begin()
     else:
         print(f"train: goes on in phase {phase.options.name} at step {resumed['phase_step']:,} of {phase.steps:,}")
-    train_phase(run, found, data, phase, state, started, features, resumed, log, writer)
+    with stopping:  # elsewhere SIGTERM ends the process at once: there is nothing to save
+        train_phase(run, found, data, phase, state, started, features, resumed, log, writer, stopping)
     return state.built
 
 
@@ -180,8 +184,9 @@ def batches(
 def train_phase(
     run: Run, found: Found, data: Data, phase: Phase, state: State, started: Embedder | None,
     features: FeatureCache | None, resumed: dict, log: MetricsLog, writer: checkpoints.Writer,
+    stopping: Stopping,
 ) -> None:  # fmt: skip
-    """Runs, logs, validates and saves until the phase ends; BadInput for a loss that is not finite."""
+    """Runs, logs, validates and saves until the phase ends; BadInput for a loss that is not finite; see `Stopped`."""
     train, name, size = run.train, phase.options.name, phase.options.batch_size
     done, before = resumed.get("phase_step", 0), resumed.get("step_before", log.step)
     run_steps = make_run_steps(run, found, phase, state, data.classes, started)
@@ -193,7 +198,9 @@ def train_phase(
     # Of an encoder that is being trained: nothing is kept.
     measured = features or (Encodings(run, found, state.embedder) if data.validation else None)
     progress = Progress(f"train {name}", phase.steps * size, "images", done * size)
+    longest = 0.0  # s between two pauses
     while done < phase.steps:
+        began = time.monotonic()
         stop = min(phase.steps, *((done // every + 1) * every for every in pauses))
         losses = run_steps(iterator, tf.constant(done), tf.constant(stop - done)).numpy()
         if not np.isfinite(losses).all():
@@ -219,7 +226,9 @@ def train_phase(
                 flush=True,
             )
         log.write(row, images_per_second=progress.rate)
-        if done % train.checkpoint_every_steps == 0 or last:
+        longest = max(longest, time.monotonic() - began)
+        why = "" if last else _asked_to_stop(found, stopping, 2 * longest)
+        if done % train.checkpoint_every_steps == 0 or last or why:
             at = {
                 "recipe": checkpoints.recipe_fingerprint(run),
                 "phase": phase.number + last,
@@ -230,7 +239,19 @@ def train_phase(
                 "finished": last and phase.number == len(train.phases) - 1,
             }
             writer.save(log.step, state.variables, at)
+        if why:
+            writer.wait()
+            where = f"phase {name} at step {done:,} of {phase.steps:,}"
+            raise Stopped(f"{why}: stopped in {where}, saved in {writer.folder}")
     writer.wait()
+
+
+def _asked_to_stop(found: Found, stopping: Stopping, seconds: float) -> str:
+    """Why all hosts stop here: one that is asked to is enough, and they leave the same step's collectives together."""
+    why = stopping.due(seconds)
+    if found.hosts > 1 and any(found.of_all_hosts(int(bool(why)))):
+        return why or "another host stops"
+    return why
 
 
 def validate(data: Data, state: State, features: FeatureCache | Encodings) -> np.ndarray:
