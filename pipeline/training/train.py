@@ -32,7 +32,6 @@ from pipeline.training.feature_cache import Encodings, FeatureCache, feature_bat
 from pipeline.training.metrics_log import MetricsLog
 from pipeline.training.phase_keys import asks_teacher, head_start
 from pipeline.training.phases import (
-    Built,
     Classes,
     Phase,
     State,
@@ -93,20 +92,22 @@ def main(run: Run) -> None:
         built = prepare(run, found, phases[first - 1], len(data.classes.labels), None, start).built
         resumed = {}
     for phase in phases[first:]:
-        checkpoint = start if resumed else None
-        built = run_phase(run, found, data, phase, built, checkpoint, resumed, log, writer, stopping)
-        gc.collect()  # a phase's graphs hold each other: without, its optimizer would stay beside the next one's
-        resumed = {}
+        state = prepare(run, found, phase, len(data.classes.labels), built, start if resumed else None)
+        built = None  # where the embedder is of another size now, the one before goes
+        gc.collect()  # models and graphs hold themselves in rings
+        run_phase(run, found, data, phase, state, resumed, log, writer, stopping)
+        built, resumed = state.built, {}
+        del state
+        gc.collect()  # before the next optimizer is built
     writer.wait()
     print(f"train: {checkpoints.newest(writer.folder)}")
 
 
 def run_phase(
-    run: Run, found: Found, data: Data, phase: Phase, built: Built | None, checkpoint: Path | None, resumed: dict,
-    log: MetricsLog, writer: checkpoints.Writer, stopping: Stopping,
-) -> Built:  # fmt: skip
-    """Builds, fills and trains a phase, from its beginning or from `checkpoint`; what the next one goes on with."""
-    state = prepare(run, found, phase, len(data.classes.labels), built, checkpoint)
+    run: Run, found: Found, data: Data, phase: Phase, state: State, resumed: dict, log: MetricsLog,
+    writer: checkpoints.Writer, stopping: Stopping,
+) -> None:  # fmt: skip
+    """Fills and trains a phase, or goes on where `resumed` says."""
     started = starting_embedder(run, found, phase)
     features = FeatureCache(run, found, state.embedder) if phase.on_features else None
     init = head_start(run, phase.number)
@@ -121,7 +122,6 @@ def run_phase(
         print(f"train: goes on in phase {phase.options.name} at step {resumed['phase_step']:,} of {phase.steps:,}")
     with stopping:  # elsewhere SIGTERM ends the process at once: there is nothing to save
         train_phase(run, found, data, phase, state, started, features, resumed, log, writer, stopping)
-    return state.built
 
 
 def open_data(run: Run) -> Data:

@@ -8,16 +8,21 @@ import pytest
 from pipeline.training import feature_cache, train
 from tests.training.tiny_runs import TUNE
 
-PHASES = [{**TUNE, "name": name, "epochs": 1, "keep": {"features": 1.0}} for name in ("one", "two", "three")]
+SIZES = {"one": 16, "two": 16, "three": 24, "four": 24}
+PHASES = [{**TUNE, "name": n, "epochs": 1, "keep": {"features": 1.0}, "image_size_px": s} for n, s in SIZES.items()]
 
 
 def test_a_phase_is_freed_before_the_next_is_built(tiny, monkeypatch):
-    held, alive, started, prepare = [], [], train.starting_embedder, train.prepare
+    held, replaced, alive, started, prepare = [], [], [], train.starting_embedder, train.prepare
+
+    left, make_run_steps = [], train.make_run_steps
 
     def watched(*given):
         alive.append([reference for reference in held if reference() is not None])
         state = prepare(*given)
         held.extend(weakref.ref(variable.value) for variable in state.optimizer.variables)
+        if given[4] and given[4].embedder is not state.embedder:
+            replaced.extend(weakref.ref(variable.value) for variable in given[4].embedder.model.variables)
         return state
 
     def watched_start(*given):
@@ -25,10 +30,16 @@ def test_a_phase_is_freed_before_the_next_is_built(tiny, monkeypatch):
         held.extend(weakref.ref(variable.value) for variable in embedder.model.variables)
         return embedder
 
+    def watched_steps(*given):
+        left.append(sum(reference() is not None for reference in replaced))
+        return make_run_steps(*given)
+
     monkeypatch.setattr(train, "prepare", watched)
+    monkeypatch.setattr(train, "make_run_steps", watched_steps)
     monkeypatch.setattr(train, "starting_embedder", watched_start)
     tiny.train("freed", f"train.phases={json.dumps(PHASES)}")
-    assert alive == [[], [], []] and len(held) > 30
+    assert alive == [[], [], [], []] and len(held) > 30
+    assert left == [0, 0, 0, 0] and len(replaced) > 3
 
 
 @pytest.mark.parametrize("sizes", [[16], [16, 24]])
