@@ -29,10 +29,11 @@ def train(config: Any) -> None:
 
 @click.command(cls=Command)
 @takes_config(RUN)
+@click.option("--on", metavar="NAME", multiple=True, help="Accelerator: v5e-8, A100, 8xH100 …; may be repeated.")
 @click.option("--share", type=float, default=0.35, help="Share of the peak FLOP/s that a step reaches.")
 @click.option("--images", type=click.IntRange(min=1), help="Training images, where records are not built.")
 @click.option("--classes", type=click.IntRange(min=1), help="Training classes, where records are not built.")
-def plan(config: Any, share: float, images: int | None, classes: int | None) -> None:
+def plan(config: Any, on: tuple[str, ...], share: float, images: int | None, classes: int | None) -> None:
     """Estimates FLOPs, memory and hours of a training config.
 
     Nothing is built and nothing is downloaded.
@@ -45,7 +46,7 @@ def plan(config: Any, share: float, images: int | None, classes: int | None) -> 
     if not 0 < share <= 1:  # click.FloatRange lets nan through
         raise BadInput(f"--share: expected a share of the peak, 0 … 1, got {share}")
     module = import_quietly("pipeline.training.plan")
-    module.main(module.Options(config, share, images, classes))
+    module.main(module.Options(config, on, share, images, classes))
 
 
 @click.command(cls=Command)

@@ -1,6 +1,6 @@
 """COMMAND plan: training config → what it needs: parameters, FLOPs, memory a replica, images a second, hours.
 
-guie plan CONFIG [KEY=VALUE …] [--share 0.35] [--images N] [--classes N]
+guie plan CONFIG [KEY=VALUE …] [--on NAME …] [--share 0.35] [--images N] [--classes N]
 configs/*.yaml, <run_dir>/records/labels.json where it is built → a table on the screen
 
 Nothing is built and nothing is downloaded. Peaks are the makers' bfloat16 figures; `--share` of them is what a step is
@@ -8,6 +8,7 @@ taken to reach. Features that a phase before has left in the cache are not count
 checkpoints, reading records, padding of tiles on the device.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from pipeline import config, files
 from pipeline.config import Phase, Run
 from pipeline.errors import BadInput
 from pipeline.models import catalogue
-from pipeline.training import checkpoints, costs
+from pipeline.training import accelerators, checkpoints, costs
+from pipeline.training.accelerators import Accelerator
 from pipeline.training.costs import EncoderCosts, StepCosts
 from pipeline.training.phase_keys import asks_start, asks_teacher, geometry, head_start, sees_features
 from tfrecords.sources import find_layout
@@ -26,22 +28,9 @@ SCORED_IMAGES, SCORED_HOURS = 205_000, 9  # the competition's queries and index,
 
 
 @dataclass(frozen=True)
-class Accelerator:
-    replicas: int
-    hbm_gib: float
-    peak_flops: float  # bfloat16, a replica
-
-
-ACCELERATORS = {
-    "v3-8": Accelerator(8, 16.0, 61.5e12),  # a replica is a core, two a chip
-    "v4-8": Accelerator(4, 32.0, 275e12),  # a replica is a chip
-    "v5e-8": Accelerator(8, 16.0, 197e12),
-}
-
-
-@dataclass(frozen=True)
 class Options:
     run: Run
+    on: tuple[str, ...] = ()  # accelerators; empty: accelerators.SHOWN
     share: float = 0.35
     images: int | None = None
     classes: int | None = None
@@ -61,7 +50,9 @@ class SetSize:
 class Estimate:
     """One phase on one accelerator. `memory` is in bytes a replica, see `costs.memory_bytes`."""
 
+    images: int  # of a batch, a replica
     memory: dict[str, float]
+    before: float  # bytes at most between the phase before and the first step, when both phases' weights are there
     other_activations: float  # with checkpointing where the config has none, without where it has
     hbm_bytes: float
     images_per_second: float
@@ -69,7 +60,7 @@ class Estimate:
 
     @property
     def fits(self) -> bool:
-        return sum(self.memory.values()) <= HEADROOM * self.hbm_bytes
+        return max(self.before, sum(self.memory.values())) <= HEADROOM * self.hbm_bytes
 
 
 @dataclass(frozen=True)
@@ -92,6 +83,7 @@ def main(options: Options) -> None:
     checkpoints.expect_phases(run)
     size = set_size(run, options.images, options.classes)
     encoder = encoder_costs(run.encoder)
+    devices = [accelerators.find(name) for name in options.on or accelerators.SHOWN]
     oversampled = any(phase.min_images_per_class > 1 for phase in run.train.phases)
     too_few = "; min_images_per_class adds to that, unknown before records are built"
     origin = size.origin + (too_few if oversampled and size.counts is None else "")
@@ -99,34 +91,34 @@ def main(options: Options) -> None:
     head = encoder.width * run.embedder.embedding_dim
     centres = size.classes * run.train.loss.subcenters * run.embedder.embedding_dim
     print(f"parameters: encoder {encoder.parameters:,}, head {head:,}, class centres {centres:,}")
-    peaks = ", ".join(f"{name} {a.replicas} × {a.peak_flops / 1e12:g}" for name, a in ACCELERATORS.items())
-    print(f"peak: {peaks} TFLOP/s in bfloat16, {options.share:.0%} of it reached; memory in GiB a replica")
-    plans = [plan_phase(run, number, size, options.share) for number in range(len(run.train.phases))]
+    print(f"{options.share:.0%} of the makers' peak reached; memory in GiB a replica")
+    plans = [plan_phase(run, number, size, options.share, devices) for number in range(len(run.train.phases))]
     for planned in plans:
         print(*_lines(planned, run.encoder.checkpointing), sep="\n")
-    print("", _served(run), sep="\n")
-    totals = []
-    for name in ACCELERATORS:
-        each = [planned.estimates[name] for planned in plans]
-        fits = "fits" if all(e.fits for e in each) else "does not fit"
-        hours = sum(e.hours for e in each)
-        totals.append(f"{name} {hours:{'.1f' if hours >= 1 else '.2g'}} h, {fits}")
-    print(f"plan: {'; '.join(totals)}")
+    print("", _served(run), _disk(run, size, plans), "", sep="\n")
+    for device in devices:
+        each = [planned.estimates[device.name] for planned in plans]
+        hours, fits = sum(e.hours for e in each), all(e.fits for e in each)
+        found = f"{hours:{'.1f' if hours >= 1 else '.2g'}} h, {'fits' if fits else 'does not fit'}"
+        print(f"plan: {device.name} {found}; {device.needs}{_sessions(device, hours)}")
 
 
-def plan_phase(run: Run, number: int, size: SetSize, share: float) -> PhasePlan:
-    """Costs of phase `number` on every accelerator."""
+def plan_phase(
+    run: Run, number: int, size: SetSize, share: float, devices: Sequence[Accelerator] | None = None
+) -> PhasePlan:
+    """Costs of phase `number` on every accelerator; without `devices` on those that are shown."""
+    devices = devices or [accelerators.find(name) for name in accelerators.SHOWN]
     phase = run.train.phases[number]
     encoder = encoder_costs(run.encoder, phase.image_size_px, phase.patch_overlap_px)
     on_features, passes = sees_features(phase), _passes(run, number)
     each = costs.step(encoder, run, phase, size.classes, on_features)
     drawn = _drawn(size, phase)
     steps = max(1, round(phase.epochs * drawn / phase.batch_size))
-    compute = 4 if run.devices.precision == "float32" else 2
     averaged, kept = phase.average_from is not None, asks_start(phase)
     once = size.images * sum(each_pass.flops for each_pass in passes)
     estimates = {}
-    for name, device in ACCELERATORS.items():
+    for device in devices:
+        compute = 2 if device.chip.bfloat16 and run.devices.precision != "float32" else 4
         images = -(-phase.batch_size // device.replicas)
         held = _sharded(each, run, phase, size.classes, device.replicas) if run.train.loss.sharded else each
         memory, other = (
@@ -136,14 +128,26 @@ def plan_phase(run: Run, number: int, size: SetSize, share: float) -> PhasePlan:
         memory["weights"] += 4.0 * encoder.parameters * kept  # the encoder as the run started, beside the tuned one
         encoding = max((one.forward_elements for one in passes), default=0.0)
         memory["activations"] = max(memory["activations"], 64 / device.replicas * compute * encoding)
-        rate = share * device.peak_flops * device.replicas
+        before = 4.0 * held.parameters + memory["optimizer"] + 4.0 * _replaced(run, number)
+        rate = share * device.chip.peak_flops * device.replicas
         seconds = (once + steps * phase.batch_size * each.flops) / rate
         speed, hours = steps * phase.batch_size / seconds, seconds / 3600
-        estimates[name] = Estimate(memory, other["activations"], device.hbm_gib * GIB, speed, hours)
+        hbm = device.chip.hbm_gib * GIB
+        estimates[device.name] = Estimate(images, memory, before, other["activations"], hbm, speed, hours)
     side = encoder.image_size_px
     features_px = tuple(dict.fromkeys(asked or side for _, _, asked in _asked(run, number)))
     host = costs.host_bytes(size.images, encoder.width, _from_features(run, number)) if features_px else 0.0
     return PhasePlan(phase, side, on_features, each, drawn, steps, features_px, passes, host, estimates)
+
+
+def _replaced(run: Run, number: int) -> int:
+    """Parameters of the encoder that the phase before leaves, where this one's is of another size."""
+    if number == 0:
+        return 0
+    before, here = run.train.phases[number - 1], run.train.phases[number]
+    if geometry(run, before) == geometry(run, here):
+        return 0
+    return encoder_costs(run.encoder, before.image_size_px, before.patch_overlap_px).parameters
 
 
 def _from_features(run: Run, number: int) -> bool:
@@ -247,6 +251,39 @@ def _served(run: Run) -> str:
     )
 
 
+def _disk(run: Run, size: SetSize, plans: list[PhasePlan]) -> str:
+    """What the run folder holds at most, but for records."""
+    state = {"adafactor": 4, "sgd": 4}.get(run.train.optimizer.name, 8)
+    state += 4 * (run.train.optimizer.ema is not None)
+    largest = max(
+        4.0 * p.costs.parameters + (state + 4 * (p.phase.average_from is not None)) * p.costs.trained_parameters
+        for p in plans
+    )
+    checkpoints_held = run.train.checkpoints_kept + 1  # the newest is whole before the oldest goes
+    width = encoder_costs(run.encoder).width
+    features = 4.0 * size.images * width * sum(len(p.passes) for p in plans)
+    exported = 2 * 4.0 * encoder_costs(run.encoder).parameters  # the SavedModel and its zip
+    total = checkpoints_held * largest + features + exported
+    said = (
+        f"disk: {checkpoints_held} checkpoints of {largest / 1e9:.1f} GB, features {features / 1e9:.1f} GB, export "
+        f"{exported / 1e9:.1f} GB: {total / 1e9:.1f} GB"
+    )
+    if total > accelerators.KAGGLE_DISK:
+        held = f"Kaggle's working folder holds {accelerators.KAGGLE_DISK / 1e9:.0f}"
+        fewer = total - (checkpoints_held - 2) * largest
+        with_one = f"; with train.checkpoints_kept=1 {fewer / 1e9:.1f}" if checkpoints_held > 2 else ""
+        said += f", {held}{with_one}"
+    return said
+
+
+def _sessions(device: Accelerator, hours: float) -> str:
+    """How often a run must go on where sessions end."""
+    limit = accelerators.KAGGLE_HOURS.get(device.name)
+    if limit is None or hours <= limit:
+        return ""
+    return f"; Kaggle's sessions end after {limit} h: train.hours={limit - 0.5:g}, and again"
+
+
 def _lines(planned: PhasePlan, checkpointing: bool) -> list[str]:
     phase, each = planned.phase, planned.costs
     what = "features computed once, then the head" if planned.on_features else f"{planned.image_size_px} px"
@@ -263,14 +300,13 @@ def _lines(planned: PhasePlan, checkpointing: bool) -> list[str]:
         at, flops = " and ".join(map(str, planned.features_px)), sum(each.flops for each in planned.passes)
         made = f"computed first, {flops / 1e9:,.4g} GFLOP an image" if flops else "in the cache"
         lines.insert(2, f"  features at {at} px: {made}; {planned.host_bytes / GIB:.1f} GiB of the host's memory")
-    for name, device in ACCELERATORS.items():
-        e = planned.estimates[name]
+    for name, e in planned.estimates.items():
         m = {key: value / GIB for key, value in e.memory.items()}
         total = sum(m.values())
         verdict = "" if e.fits else "  does not fit"
         lines.append(
-            f"  {name:8}{-(-phase.batch_size // device.replicas):6d}  {m['weights']:7.2f}  {m['gradients']:9.2f}  "
+            f"  {name:8}{e.images:6d}  {m['weights']:7.2f}  {m['gradients']:9.2f}  "
             f"{m['optimizer']:9.2f}  {m['activations']:11.2f} {e.other_activations / GIB:14.2f} {total:5.2f}  "
-            f"{device.hbm_gib:6.0f}  {e.images_per_second:11,.0f}  {e.hours:7.2f}{verdict}"
+            f"{e.hbm_bytes / GIB:6.0f}  {e.images_per_second:11,.0f}  {e.hours:7.2f}{verdict}"
         )
     return lines

@@ -1,0 +1,57 @@
+"""Accelerators that `guie plan` knows: chips, their memory and peaks, and where they are found. No TensorFlow."""
+
+import re
+from dataclasses import dataclass
+
+from pipeline.errors import BadInput, nearest
+
+
+@dataclass(frozen=True)
+class Chip:
+    """What one replica has. Peaks are the makers', of dense products."""
+
+    hbm_gib: float
+    peak_flops: float  # bfloat16; float32 where the chip has no bfloat16
+    bfloat16: bool = True
+    is_tpu: bool = False
+
+
+CHIPS = {
+    "v3": Chip(16.0, 61.5e12, is_tpu=True),  # a core: two are a chip, and each is a replica
+    "v4": Chip(32.0, 275e12, is_tpu=True),
+    "v5e": Chip(16.0, 197e12, is_tpu=True),
+    "v6e": Chip(32.0, 918e12, is_tpu=True),
+    "T4": Chip(15.0, 8.1e12, bfloat16=False),
+    "L4": Chip(22.5, 121e12),
+    "A100": Chip(40.0, 312e12),
+    "A100-80": Chip(80.0, 312e12),
+    "H100": Chip(80.0, 989e12),
+    "H200": Chip(141.0, 989e12),
+}
+SHOWN = ("v3-8", "v4-8", "v5e-8", "2xT4", "L4", "A100", "H100", "8xH100")
+KAGGLE_DISK = 20e9  # bytes of /kaggle/working
+KAGGLE_HOURS = {"v3-8": 9, "v5e-8": 9, "2xT4": 12}  # of a session
+REPLICAS = {"v4": 2}  # of a TPU's name `v4-8`, the cores a replica: v4's cores are one device
+
+
+@dataclass(frozen=True)
+class Accelerator:
+    name: str
+    replicas: int
+    chip: Chip
+
+    @property
+    def needs(self) -> str:
+        """What TensorFlow it is driven by."""
+        return "tensorflow-tpu 2.20 (make train-tpu)" if self.chip.is_tpu else "tensorflow[and-cuda]"
+
+
+def find(name: str) -> Accelerator:
+    """`v5e-8`, a TPU by its cores; `A100`, one GPU; `8xA100`, several. BadInput for another name."""
+    tpu, gpus = re.fullmatch(r"(v\d\w?)-(\d+)", name), re.fullmatch(r"(?:(\d+)x)?([A-Z].+)", name)
+    if tpu and tpu[1] in CHIPS and int(tpu[2]) % REPLICAS.get(tpu[1], 1) == 0 and int(tpu[2]):
+        return Accelerator(name, int(tpu[2]) // REPLICAS.get(tpu[1], 1), CHIPS[tpu[1]])
+    if gpus and gpus[2] in CHIPS and int(gpus[1] or 1):
+        return Accelerator(name, int(gpus[1] or 1), CHIPS[gpus[2]])
+    known = [f"{chip}-8" if CHIPS[chip].is_tpu else chip for chip in CHIPS]
+    raise BadInput(f"--on: expected such as v5e-8, A100 or 8xH100, got {name!r}; nearest: {nearest(name, known)}")
