@@ -2,8 +2,10 @@
 
 import json
 import math
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,8 @@ from pipeline import cli, config
 from pipeline.config import Encoder, Loss, Optimizer, Phase, Run, Sampling, Train
 from pipeline.errors import BadInput
 from pipeline.models import embedder
-from pipeline.training import class_centers, costs, optimizers, plan
+from pipeline.training import accelerators, class_centers, costs, estimates, optimizers
+from pipeline.training.estimates import Estimate
 
 ROOT = Path(__file__).parents[2]
 SMALL = {"patch_size": 8, "hidden_dim": 96, "num_layers": 2, "num_heads": 4, "intermediate_dim": 384}
@@ -59,7 +62,7 @@ def planned(name: str) -> tuple[costs.StepCosts, bool]:
     encoder, phase, subcenters = CASES[name]
     run = Run(encoder=Encoder(**{**encoder, "image_size_px": SIDE}), train=Train(loss=Loss(subcenters=subcenters)))
     chosen = Phase(**{"name": "p", "trainable": "all", **phase})
-    of_encoder = plan.encoder_costs(run.encoder, chosen.image_size_px, chosen.patch_overlap_px)
+    of_encoder = estimates.encoder_costs(run.encoder, chosen.image_size_px, chosen.patch_overlap_px)
     return costs.step(of_encoder, run, chosen, CLASSES, on_features=False), run.encoder.checkpointing
 
 
@@ -103,33 +106,33 @@ def test_large_towers_have_open_clips_number_of_parameters():
     ):
         with torch.device("meta"):
             visual = open_clip.create_model(theirs, device="meta").visual
-        assert plan.encoder_costs(Encoder(name=name)).parameters == sum(p.numel() for p in visual.parameters())
+        assert estimates.encoder_costs(Encoder(name=name)).parameters == sum(p.numel() for p in visual.parameters())
 
 
 def test_vit_h14_fits_16_gib_only_with_checkpointing():
     run = config.load(Run, ROOT / "configs/vit_h14_arcface_tpu.yaml")
-    size = plan.SetSize(500_000, 17_691, "given")
-    on_v3 = plan.plan_phase(run, 0, size, 0.35).estimates["v3-8"]
+    size = estimates.SetSize(500_000, 17_691, "given")
+    on_v3 = estimates.plan_phase(run, 0, size, 0.35).estimates["v3-8"]
     assert on_v3.fits
     plain = config.load(Run, ROOT / "configs/vit_h14_arcface_tpu.yaml", ["encoder.checkpointing=false"])
-    without = plan.plan_phase(plain, 0, size, 0.35).estimates
+    without = estimates.plan_phase(plain, 0, size, 0.35).estimates
     assert not without["v3-8"].fits and without["v3-8"].other_activations == on_v3.memory["activations"]
     assert on_v3.hours == pytest.approx(4 * 500_000 / on_v3.images_per_second / 3600, rel=1e-3)
 
 
 def test_half_the_share_takes_twice_the_hours():
     run = config.load(Run, ROOT / "configs/vit_h14_first_place.yaml")
-    size = plan.SetSize(100_000, 1000, "given")
+    size = estimates.SetSize(100_000, 1000, "given")
     for number in range(len(run.train.phases)):
-        whole, half = (plan.plan_phase(run, number, size, share).estimates["v4-8"] for share in (0.4, 0.2))
+        whole, half = (estimates.plan_phase(run, number, size, share).estimates["v4-8"] for share in (0.4, 0.2))
         assert half.hours == pytest.approx(2 * whole.hours)
 
 
 def test_small_classes_drawn_more_often_lengthen_the_epoch():
-    size = plan.SetSize(34, 3, "given", [3, 1, 30])
+    size = estimates.SetSize(34, 3, "given", [3, 1, 30])
     phase = Phase(name="p", trainable="head", epochs=1, batch_size=10, min_images_per_class=20)
     run = Run(encoder=Encoder(name="clip_tiny"), train=Train(phases=[phase]))
-    found = plan.plan_phase(run, 0, size, 0.35)
+    found = estimates.plan_phase(run, 0, size, 0.35)
     assert found.drawn == 7 * 3 + 20 * 1 + 30 and found.steps == 7
 
 
@@ -137,21 +140,21 @@ def test_small_classes_drawn_more_often_lengthen_the_epoch():
 def test_a_cap_of_the_sampling_shortens_the_epoch(least, drawn):
     phase = Phase(name="p", batch_size=2, min_images_per_class=least, sampling=Sampling(cap_per_class=10))
     run = Run(encoder=Encoder(name="clip_tiny"), train=Train(phases=[phase]))
-    assert plan.plan_phase(run, 0, plan.SetSize(34, 3, "given", [3, 1, 30]), 0.35).drawn == drawn
-    assert plan.plan_phase(run, 0, plan.SetSize(34, 3, "given"), 0.35).drawn == 30  # at most
+    assert estimates.plan_phase(run, 0, estimates.SetSize(34, 3, "given", [3, 1, 30]), 0.35).drawn == drawn
+    assert estimates.plan_phase(run, 0, estimates.SetSize(34, 3, "given"), 0.35).drawn == 30  # at most
 
 
 def test_built_records_come_before_known_sizes(tmp_path):
     config_path = ROOT / "configs/vit_h14_arcface_tpu.yaml"
     run = config.load(Run, config_path, [f"run_dir={tmp_path}"])
-    size = plan.set_size(run)
+    size = estimates.set_size(run)
     assert (size.classes, size.images) == (17_691, 50_000 + 141_931 + 350_000)
     rows = [{"label": i, "train": n, "validation": 0, "test": 1} for i, n in enumerate([4, 0, 6])]
     (tmp_path / "records").mkdir()
     (tmp_path / "records/labels.json").write_text(json.dumps({"sources": [], "classes": rows}))
-    size = plan.set_size(run)
+    size = estimates.set_size(run)
     assert (size.images, size.classes, size.counts) == (10, 2, [4, 6])
-    assert plan.set_size(run, images=7).images == 7
+    assert estimates.set_size(run, images=7).images == 7
 
 
 def test_any_keras_model_is_planned_from_its_graph(tmp_path):
@@ -163,7 +166,7 @@ def test_any_keras_model_is_planned_from_its_graph(tmp_path):
     x = keras.layers.Dense(5)(keras.layers.GlobalAveragePooling2D()(x))
     keras.Model(inputs, x).save(tmp_path / "small.keras")
     encoder = Encoder(name=f"keras_file:{tmp_path}/small.keras", mean=[0.5] * 3, std=[0.5] * 3)
-    found = plan.encoder_costs(encoder)
+    found = estimates.encoder_costs(encoder)
     assert found.flops == 2 * (64 * 8 * 27 + 64 * 8 * 9 + 8 * 5)
     assert found.parameters == (27 * 8 + 8) + (9 * 8 + 8) + (8 * 5 + 5) and found.width == 5
     assert found.end_elements >= 2 * 64 * 8 and found.image_size_px == 16
@@ -182,7 +185,7 @@ def test_a_keras_model_of_any_size_costs_what_it_does_at_the_configs(tmp_path):
         x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(8, 3, padding="same")(inputs))
         keras.Model(inputs, x).save(tmp_path / f"{side}.keras")
         name = f"keras_file:{tmp_path}/{side}.keras"
-        found.append(plan.encoder_costs(Encoder(name=name, mean=[0.5] * 3, std=[0.5] * 3, image_size_px=24)))
+        found.append(estimates.encoder_costs(Encoder(name=name, mean=[0.5] * 3, std=[0.5] * 3, image_size_px=24)))
     assert found[0] == found[1] and found[0].flops == 2 * 24 * 24 * 8 * 27
 
 
@@ -192,7 +195,7 @@ def test_last_blocks_of_a_convolutional_network_have_the_parameters_that_trainin
     run = Run(encoder=Encoder(name="mobilenet_v3_small_050", image_size_px=32))
     model = embedder.build(run)
     centers = class_centers.build(CLASSES, 1, 64, 0, False, tf.distribute.get_strategy())
-    encoder = plan.encoder_costs(run.encoder)
+    encoder = estimates.encoder_costs(run.encoder)
     whole = costs.built(model.encoder.model, 32, [])
     assert encoder.blocks == 12 and encoder.parameters == whole.parameters
     assert encoder.flops == pytest.approx(whole.flops)
@@ -229,7 +232,7 @@ def test_last_blocks_of_a_convolutional_network_have_the_parameters_that_trainin
 )
 def test_known_sizes_are_those_of_the_split(layout, options, classes, images):
     source = config.Source(layout=layout, name="s", options=options)
-    size = plan.set_size(Run(run_dir="nowhere", records=config.Records(sources=[source], cap_per_class=1_000)))
+    size = estimates.set_size(Run(run_dir="nowhere", records=config.Records(sources=[source], cap_per_class=1_000)))
     capped = min(images, 1_000 * classes)
     assert (size.classes, size.images) == (classes, capped)
 
@@ -241,12 +244,56 @@ def test_oversampling_that_cannot_be_counted_is_said(capsys):
         assert ("min_images_per_class" in capsys.readouterr().out.splitlines()[0]) == said
 
 
-def test_command_names_every_accelerator_and_ends_with_one_line(capsys):
+def test_command_says_of_every_accelerator_whether_it_fits_and_what_drives_it(capsys):
     assert cli.main(["plan", str(ROOT / "configs/siglip_so400m_probe.yaml"), "--share", "0.5"]) == 0
     printed = capsys.readouterr().out.splitlines()
     assert printed[0].startswith("plan: siglip_so400m_probe") and "17,691 classes" in printed[0]
     assert "encoder 428,225,600" in printed[1] and "50%" in printed[2]
-    assert printed[-1].startswith("plan: v3-8 ") and "v4-8" in printed[-1] and "v5e-8" in printed[-1]
+    verdicts = [line for line in printed if re.match(r"plan: \S+ [\d.]+ h, ", line)]
+    assert [line.split()[1] for line in verdicts] == list(accelerators.SHOWN)
+    assert "tensorflow-tpu" in verdicts[0] and "tensorflow[and-cuda]" in verdicts[-1]
+
+
+def test_accelerators_are_asked_for_by_name_and_number(capsys):
+    on = ["--on", "v5e-16", "--on", "4xA100-80"]
+    assert cli.main(["plan", str(ROOT / "configs/vit_h14_first_place.yaml"), *on]) == 0
+    rows = re.findall(r"^  (v5e-16|4xA100-80) +(\d+) .* (\d+) +[\d,]+ +[\d.]+$", capsys.readouterr().out, re.M)
+    assert rows[:2] == [("v5e-16", "24", "16"), ("4xA100-80", "96", "80")]  # of the first phase's 384
+    assert rows[2:4] == [("v5e-16", "8", "16"), ("4xA100-80", "32", "80")] and len(rows) == 8
+
+
+def test_a_chip_without_bfloat16_holds_and_multiplies_float32():
+    run = Run(encoder=Encoder(name="clip_vit_b_32"), train=Train(phases=[Phase(name="p", trainable="all")]))
+    devices = [accelerators.find(name) for name in ("T4", "L4")]
+    found = estimates.plan_phase(run, 0, estimates.SetSize(1000, 50, "given"), 0.35, devices).estimates
+    assert found["T4"].memory["weights"] * 6 == found["L4"].memory["weights"] * 4
+    assert found["T4"].hours / found["L4"].hours == pytest.approx(121 / 8.1)
+
+
+def test_between_phases_of_different_sizes_both_encoders_are_there():
+    encoder = Encoder(name="clip_vit_b_32", architecture=SMALL, image_size_px=SIDE)
+    phases = [Phase(name="a"), Phase(name="b"), Phase(name="c", image_size_px=2 * SIDE)]
+    run = Run(encoder=encoder, train=Train(phases=phases))
+    size = estimates.SetSize(1000, CLASSES, "given")
+    same, other = (estimates.plan_phase(run, number, size, 0.35) for number in (1, 2))
+    extra = other.estimates["v4-8"].before - same.estimates["v4-8"].before
+    grown = other.costs.parameters - same.costs.parameters  # more positions
+    assert extra == 4 * (estimates.encoder_costs(encoder).parameters + grown)
+    narrow = Estimate(1, {"weights": 1.0}, 3.0, 0.0, 2.0, 1.0, 1.0)
+    assert not narrow.fits and replace(narrow, before=1.5).fits
+
+
+def test_disk_is_counted_and_what_mends_it_is_said(capsys):
+    path = str(ROOT / "configs/vit_h14_arcface_tpu.yaml")
+    assert cli.main(["plan", path, "--on", "v5e-8"]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("disk: ")]
+    parameters, width, images = 632_076_800, 1024, 541_931
+    checkpoint = 12 * (parameters + 64 * width + 64 + 64 * 17_691)  # Adam's two moments beside the weights
+    features = 4 * images * width * 4  # two sizes, of the starting encoder and of the tuned one
+    total = (3 * checkpoint + features + 8 * parameters) / 1e9
+    assert f"3 checkpoints of {checkpoint / 1e9:.1f} GB, features {features / 1e9:.1f} GB" in line
+    assert f": {total:.1f} GB, Kaggle's working folder holds 20" in line
+    assert line.endswith(f"train.checkpoints_kept=1 {total - checkpoint / 1e9:.1f}")
 
 
 @pytest.mark.parametrize(
@@ -254,6 +301,9 @@ def test_command_names_every_accelerator_and_ends_with_one_line(capsys):
     [
         (["--share", "0"], "share of the peak"),
         (["--images", "0"], "--images"),
+        (["--on", "v5e"], "v5e-8, A100 or 8xH100"),
+        (["--on", "v4-7"], "--on"),
+        (["--on", "0xA100"], "--on"),
         (["train.phases.0.trainable=some"], "last N blocks"),
         (["train.phases.0.trainable=last 40 blocks"], "27 known blocks"),
         (["encoder.name=siglip_so400"], "nearest"),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pipeline.config import Embedder, Encoder, Export, Keep, Lda, Optimizer, Phase, Run, Train
-from pipeline.training import costs, plan, starts
+from pipeline.training import costs, estimates, plan, starts
 
 SMALL = {"patch_size": 8, "hidden_dim": 96, "num_layers": 2, "num_heads": 4, "intermediate_dim": 384}
 CLASSES, SIDE = 50, 64
@@ -19,11 +19,14 @@ def phases_of(sizes_px: list[int], *phases: Phase) -> list[plan.PhasePlan]:
         embedder=Embedder(init="lda", sizes_px=sizes_px),
         train=Train(phases=list(phases), optimizer=Optimizer(name="adamw")),
     )
-    return [plan.plan_phase(run, number, plan.SetSize(1000, CLASSES, "given"), 0.35) for number in range(len(phases))]
+    return [
+        estimates.plan_phase(run, number, estimates.SetSize(1000, CLASSES, "given"), 0.35)
+        for number in range(len(phases))
+    ]
 
 
 def forward(size_px: int, overlap_px: int = 0) -> float:
-    return plan.encoder_costs(Encoder(name="clip_vit_b_32", architecture=SMALL), size_px, overlap_px).flops
+    return estimates.encoder_costs(Encoder(name="clip_vit_b_32", architecture=SMALL), size_px, overlap_px).flops
 
 
 def test_features_are_computed_once_for_the_start_the_head_and_the_teacher():
@@ -50,8 +53,8 @@ def test_training_computes_features_as_often_as_the_plan_says(tiny):
     ]
     keys = "embedder.init=lda", "embedder.lda.components=8", "embedder.sizes_px=[16,24]"
     made = tiny.train("planned", f"train.phases={json.dumps(phases)}", *keys)
-    size = plan.SetSize(32, 8, "given")
-    planned = [plan.plan_phase(made.run, number, size, 0.35) for number in range(3)]
+    size = estimates.SetSize(32, 8, "given")
+    planned = [estimates.plan_phase(made.run, number, size, 0.35) for number in range(3)]
     assert [len(each.passes) for each in planned] == [2, 0, 2]
     assert len(list((made.folder / "features").rglob("features.npy"))) == 4
 
@@ -65,7 +68,7 @@ def test_a_kept_encoder_and_averages_are_in_memory_beside_the_tuned_weights():
         Phase(name="wise", trainable="all", interpolation=0.5),
     )
     memory = [planned.estimates["v4-8"].memory for planned in (plain, kept, averaged, wise)]
-    encoder = plan.encoder_costs(Encoder(name="clip_vit_b_32", architecture=SMALL), SIDE).parameters
+    encoder = estimates.encoder_costs(Encoder(name="clip_vit_b_32", architecture=SMALL), SIDE).parameters
     assert [each["weights"] - memory[0]["weights"] for each in memory[1:]] == [4 * encoder, 0, 4 * encoder]
     trained = plain.costs.trained_parameters
     assert [each["optimizer"] - memory[0]["optimizer"] for each in memory[1:]] == [0, 4 * trained, 0]
@@ -74,7 +77,7 @@ def test_a_kept_encoder_and_averages_are_in_memory_beside_the_tuned_weights():
 def test_a_pass_at_a_larger_size_may_need_more_memory_than_the_step():
     size, batch = 16 * SIDE, 64 / 4
     (planned,) = phases_of([size], Phase(name="p", trainable="last 1 block", batch_size=4))
-    larger = plan.encoder_costs(Encoder(name="clip_vit_b_32", architecture=SMALL), size)
+    larger = estimates.encoder_costs(Encoder(name="clip_vit_b_32", architecture=SMALL), size)
     assert planned.estimates["v4-8"].memory["activations"] == batch * 2 * larger.forward_elements
 
 
