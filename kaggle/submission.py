@@ -65,13 +65,9 @@ if (package / "head.safetensors").is_file():
     from pipeline.config import Run, load
     from pipeline.models.weights.variables import weights_digest
 
-    presets = sorted(INPUT.rglob("model.weights.h5"))
+    presets = sorted(INPUT.rglob("model.weights.*"))
     assert presets, "attach the encoder as a Kaggle model: the dataset holds the head alone"
-    import keras_hub
-
-    encoder = Path(tempfile.mkdtemp()) / "encoder.keras"
-    keras_hub.models.Backbone.from_preset(str(presets[0].parent)).save(encoder)
-    config = load(Run, package / "config.yaml", [f"encoder.weights=file:{encoder}"])
+    config = load(Run, package / "config.yaml", [f"encoder.weights=preset:{presets[0].parent}"])
     embedder = attach(config, package / "head.safetensors")
     found = weights_digest(embedder.model.weights)
     assert found == mark["weights_sha256"], (

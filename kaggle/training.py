@@ -59,13 +59,9 @@ for split in ("train", "validation", "test"):
     key = {"train": "train.records", "validation": "train.validation", "test": "score.index"}[split]
     overrides.append(f"{key}=[{','.join(globs)}]")
 
-presets = sorted(INPUT.rglob("model.weights.h5"))
+presets = sorted(INPUT.rglob("model.weights.*"))
 if presets:
-    import keras_hub
-
-    encoder = Path(tempfile.mkdtemp()) / "encoder.keras"
-    keras_hub.models.Backbone.from_preset(str(presets[0].parent)).save(encoder)
-    overrides.append(f"encoder.weights=file:{encoder}")
+    overrides.append(f"encoder.weights=preset:{presets[0].parent}")
     print(f"encoder from {presets[0].parent}")
 print("\n".join(overrides))
 

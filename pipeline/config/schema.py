@@ -65,7 +65,7 @@ class Encoder:
     """What turns pixels into features; `pipeline/models/catalogue.py` lists the names."""
 
     name: str = ""  # a catalogue name, or keras_file:<path>; records alone need none
-    weights: str = "none"  # preset | open_clip:<tag or file> | file:<path> | none (random)
+    weights: str = "none"  # preset | preset:<folder> | open_clip:<tag or file> | file:<path> | none (random)
     image_size_px: int | None = key(None, least=1)  # None: the encoder's own
     pooling: str | None = None  # None: the encoder's own
     mean: list[float] | None = None  # of pixels scaled to [0, 1]; None: the encoder's own

@@ -25,20 +25,22 @@ class Weights:
 
 
 def read(spec: str, entry: Entry, names: list[str], tower: str = "image") -> Weights:
-    """The tensors behind the config's `weights`: preset | open_clip:TAG | open_clip:FILE | file:FILE.
+    """The tensors behind the config's `weights`: preset | preset:FOLDER | open_clip:TAG | open_clip:FILE | file:FILE.
 
     `names` are paths of the tower's (image | text) variables, of an image tower in the order of
     `backbones.hub_variables`. Raises BadInput: a missing file or tag; another architecture or activation.
     """
     kind, _, name = spec.partition(":")
-    if spec == "preset":
+    if kind == "preset" and name:
+        found = Weights(_from_backbone(entry, _preset_of(Path(name)), names, tower, name))
+    elif spec == "preset":
         found = Weights(_from_backbone(entry, _preset(entry), names, tower, entry.preset))
     elif kind == "open_clip" and name:
         found = from_open_clip(name, entry, tower)
     elif kind == "file" and name:
         found = _from_file(Path(name), entry, names, tower)
     else:
-        expected = "expected preset, open_clip:TAG, open_clip:FILE, file:FILE or none"
+        expected = "expected preset, preset:FOLDER, open_clip:TAG, open_clip:FILE, file:FILE or none"
         raise BadInput(f"encoder.weights: {expected}, got {spec!r}")
     check(found.metadata, entry, spec)
     return found
@@ -124,6 +126,15 @@ def _preset(entry: Entry) -> keras.Model:
             f"encoder.weights: the preset {entry.preset} could not be fetched ({reason(error)}): it needs a connection "
             "to Kaggle Models once; without one, attach it to the notebook, or use file:FILE (guie import-weights)"
         ) from None
+
+
+def _preset_of(folder: Path) -> keras.Model:
+    """A KerasHub preset on disk, as Kaggle attaches one to a notebook."""
+    import keras_hub
+
+    if not (folder / "config.json").is_file():
+        raise BadInput(f"encoder.weights: expected the folder of a KerasHub preset, {folder} holds no config.json")
+    return _keras(folder, lambda: keras_hub.models.Backbone.from_preset(str(folder)))
 
 
 def _from_file(path: Path, entry: Entry, names: list[str], tower: str) -> Weights:
