@@ -84,6 +84,29 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def identity(path: str | Path) -> str:
+    """16 hex digits of what a file, or every file of a folder, holds, wherever it lies; "" where nothing is there.
+
+    Of a file above 4 MiB its length and 64 pieces are read, evenly spread: gigabytes of weights cost nothing, and other
+    weights differ everywhere.
+    """
+    path = Path(path)
+    if path.is_dir():
+        held = sorted(each for each in path.rglob("*") if each.is_file())
+        return fingerprint([(each.relative_to(path).as_posix(), identity(each)) for each in held])
+    if not path.is_file():
+        return ""
+    size, piece, pieces = path.stat().st_size, 2**16, 64
+    if size <= piece * pieces:
+        return file_sha256(path)[:16]
+    found = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        for number in range(pieces):
+            file.seek((size - piece) * number // (pieces - 1))
+            found.update(file.read(piece))
+    return found.hexdigest()[:16]
+
+
 def _existing(path: Path) -> Path:
     if not path.exists():
         raise BadInput(f"expected {path}, which does not exist: has the command before it been run?")

@@ -30,7 +30,7 @@ from pipeline.models import embedder as embedders
 from pipeline.retrieval import intervals
 from pipeline.retrieval.precisions import precisions
 from pipeline.retrieval.vectors import unit_length
-from pipeline.training import checkpoints, devices, folds, starts, train
+from pipeline.training import checkpoints, devices, folds, inputs, starts, train
 from pipeline.training.feature_cache import FeatureCache
 
 RAW, PCA, HALF_WHITENED = "raw", "pca", "half_whitened"
@@ -73,7 +73,8 @@ def scored_parts(fold: str, records: RecordSet) -> dict[str, np.ndarray]:
 def recipe(run: Run, records: RecordSet) -> str:
     """16 hex digits of all that decides the scores but the folds and seeds."""
     plain = replace(run, train=replace(run.train, fold="", seed=0))
-    return files.fingerprint([checkpoints.recipe_fingerprint(plain), asdict(run.devices), records.digest])
+    weights = {key: digits for key, digits in inputs.of(run, records).items() if key != "train.records"}
+    return files.fingerprint([checkpoints.recipe_fingerprint(plain), weights, asdict(run.devices), records.digest])
 
 
 def trained(run: Run, records: RecordSet, fold_names: Sequence[str]) -> tuple[dict[str, np.ndarray], float]:

@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 from pipeline.config import Run
 from pipeline.errors import BadInput
 from pipeline.files import atomic_path, fingerprint
+from pipeline.training import inputs
 
 if TYPE_CHECKING:
     from pipeline.models.embedder import Embedder
@@ -49,12 +50,13 @@ def expect_phases(run: Run) -> None:
 
 
 def recipe_fingerprint(run: Run) -> str:
-    """Of all that decides the weights; not of how often is logged or saved."""
-    kept = ("phases", "loss", "optimizer", "seed", "init_from", "records", "fold")
+    """Of all keys that decide the weights; not of how often is logged or saved, nor of where files lie (`inputs`)."""
+    kept = ("phases", "loss", "optimizer", "seed", "fold")
     train = {key: value for key, value in dataclasses.asdict(run.train).items() if key in kept}
+    train["init_from"] = bool(run.train.init_from)
     for loss in (train["loss"], *(phase["loss"] for phase in train["phases"] if phase["loss"])):
         loss["sharded"] = False  # checkpoints hold the classes whole
-    return fingerprint([train, dataclasses.asdict(run.encoder), dataclasses.asdict(run.embedder)])
+    return fingerprint([train, inputs.without_paths(run.encoder), dataclasses.asdict(run.embedder)])
 
 
 def state_of(run: Run) -> dict:

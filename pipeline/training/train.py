@@ -11,9 +11,8 @@ them, `step.py` is the step, `train_phase` runs, logs, validates and saves.
 
 import gc
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -21,18 +20,16 @@ import tensorflow as tf
 from pipeline import config, files
 from pipeline.config import Run
 from pipeline.console import Progress
-from pipeline.data.batches import RecordSet, damage_is_bad_input, open_records, train_batches
-from pipeline.data.records import open_any
+from pipeline.data.batches import damage_is_bad_input, open_records
 from pipeline.errors import BadInput, Stopped
 from pipeline.models.embedder import Embedder
 from pipeline.retrieval.precisions import precisions
-from pipeline.training import checkpoints, devices, folds
+from pipeline.training import checkpoints, devices, inputs
 from pipeline.training.devices import Found
-from pipeline.training.feature_cache import Encodings, FeatureCache, feature_batches
+from pipeline.training.feature_cache import Encodings, FeatureCache
 from pipeline.training.metrics_log import MetricsLog
 from pipeline.training.phase_keys import asks_teacher, head_start
 from pipeline.training.phases import (
-    Classes,
     Phase,
     State,
     plan_phase,
@@ -43,18 +40,9 @@ from pipeline.training.phases import (
 )  # fmt: skip
 from pipeline.training.step import make_run_steps
 from pipeline.training.stopping import Stopping
+from pipeline.training.training_data import Data, batches, open_data
 
 PRECISIONS = "precisions.npy"  # float64 [Q], each query's precision@5 at the last validation
-
-
-@dataclass(frozen=True)
-class Data:
-    """What is trained and validated on."""
-
-    records: RecordSet
-    classes: Classes
-    validation: RecordSet | None  # of classes never trained on
-    indexes: tuple[np.ndarray, ...] = ()  # rows of `validation`, each an index of its own; empty: all are one
 
 
 @damage_is_bad_input()
@@ -68,8 +56,15 @@ def main(run: Run) -> None:
     checkpoints.expect_phases(run)
     folder = Path(run.run_dir)
     resumed = checkpoints.state_of(run)
+    there = checkpoints.newest(checkpoints.folder_of(run.run_dir))
+    if resumed.get("finished") and not any(map(files.matching, run.in_run_dir(run.train.records))):
+        print(f"train: done already, {there}; its records are gone")
+        return
+    records = open_records(run.in_run_dir(run.train.records))
+    if there and resumed:
+        inputs.expect_same(run, there, resumed, records)
     if resumed.get("finished"):
-        print(f"train: done already, {checkpoints.newest(checkpoints.folder_of(run.run_dir))}")
+        print(f"train: done already, {there}")
         return
     found = devices.connect(run.devices)
     print(f"train: {found.description}")
@@ -77,7 +72,7 @@ def main(run: Run) -> None:
     if len(set(steps)) > 1:
         mend = "run_dir must be one folder that all hosts see, or hold the same checkpoint everywhere"
         raise BadInput(f"the hosts' newest checkpoints are of different steps ({', '.join(map(str, steps))}): {mend}")
-    data = open_data(run)
+    data = open_data(run, records)
     # All of them before the first is trained: what cannot be is said at once.
     phases = [plan_phase(run, found, data.classes, number) for number in range(len(run.train.phases))]
     if run.devices.rehearse:
@@ -122,63 +117,6 @@ def run_phase(
         print(f"train: goes on in phase {phase.options.name} at step {resumed['phase_step']:,} of {phase.steps:,}")
     with stopping:  # elsewhere SIGTERM ends the process at once: there is nothing to save
         train_phase(run, found, data, phase, state, started, features, resumed, log, writer, stopping)
-
-
-def open_data(run: Run) -> Data:
-    """Opens the records of training and validation, says what they hold; BadInput for a shard of both."""
-    records = open_records(run.in_run_dir(run.train.records))
-    validation: RecordSet | None
-    indexes: tuple[np.ndarray, ...] = ()
-    if run.train.fold:
-        records, validation, indexes = folds.split(run.train.fold, records)
-    else:
-        validation = open_any(run.in_run_dir(run.train.validation))
-    classes = Classes.of(records)
-    said = "no validation"
-    if validation is not None:
-        trained = set() if run.train.fold else {path.resolve() for path in records.shards}
-        if shared := sorted({path.resolve() for path in validation.shards} & trained):
-            what = f"{shared[0].name} is among train.records, too ({len(shared)} shard(s))"
-            raise BadInput(f"train.validation: {what}: validation must be of classes that are never trained on")
-        unseen = np.unique(validation.labels)
-        known = int(np.isin(unseen, classes.labels).sum())
-        what = "classes never trained on" if not known else f"classes, {known:,} of them trained on"
-        said = f"validation {len(validation):,} images of {len(unseen):,} {what}"
-    count = len(classes.labels)
-    print(f"train: {len(records):,} images of {count:,} classes; {said} → {checkpoints.folder_of(run.run_dir)}")
-    return Data(records, classes, validation, indexes)
-
-
-def batches(
-    run: Run, found: Found, data: Data, phase: Phase, state: State, features: FeatureCache | None,
-    teacher: np.ndarray | None, step: int,
-) -> Any:  # fmt: skip
-    """The distributed stream from global batch `step` on, without end.
-
-    Each replica gets {"images": [b, S, S, 3] in 0…255, or "features": float32 [b, width]} and "labels": int32 [b];
-    with `teacher`, float32 [N, width] of every record, also "teacher": float32 [b, width].
-    """
-    size, seed, labels = phase.options.batch_size, run.train.seed + phase.number, data.classes.labels
-
-    def of_host(context: tf.distribute.InputContext) -> tf.data.Dataset:
-        # One pipeline a host, also where one process feeds all hosts of a TPU pod.
-        host = (context.input_pipeline_id, context.num_input_pipelines)
-        if features:
-            rows = features.of(data.records, "train")
-            dataset = feature_batches(rows, data.classes.of_records, phase.order, size, step, host)
-        else:
-            # Label in the records → trained class.
-            to_class = np.full(int(labels.max()) + 1, -1, np.int64)
-            to_class[labels] = np.arange(len(labels))
-            dataset = train_batches(
-                *(data.records, phase.order, state.embedder.preprocess, phase.options.augment, size, seed, step, host),
-                label_map=to_class,
-                teacher=teacher,
-            )
-        each = size // found.strategy.num_replicas_in_sync
-        return dataset.rebatch(each, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
-
-    return found.strategy.distribute_datasets_from_function(of_host)
 
 
 def train_phase(
@@ -231,6 +169,7 @@ def train_phase(
         if done % train.checkpoint_every_steps == 0 or last or why:
             at = {
                 "recipe": checkpoints.recipe_fingerprint(run),
+                "inputs": inputs.of(run, data.records),
                 "phase": phase.number + last,
                 "phase_step": 0 if last else done,
                 "step_before": log.step if last else before,

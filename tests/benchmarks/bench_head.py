@@ -101,7 +101,7 @@ def prepared(folder: Path) -> tuple[Any, ...]:
     from pipeline import config
     from pipeline.data.records import open_records
     from pipeline.training import devices, phases
-    from pipeline.training.train import Data
+    from pipeline.training.training_data import Data
 
     path = ROOT / "configs/real_images.yaml"
     run = config.load(config.Run, path, [f"run_dir={folder}", "data_root=''", "embedder.sizes_px=[]"])

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline import config
+from pipeline.data.records import open_records
 from pipeline.training import devices, phases, train
 from pipeline.training.feature_cache import FeatureCache
 
@@ -18,7 +19,7 @@ def main() -> None:
     path, number, steps, *overrides = sys.argv[1:]
     run = config.load(config.Run, path, overrides)
     found = devices.connect(run.devices)
-    data = train.open_data(run)
+    data = train.open_data(run, open_records(run.train.records))
     phase = phases.plan_phase(run, found, data.classes, int(number))
     state = phases.prepare(run, found, phase, len(data.classes.labels), None)
     features = FeatureCache(run, found, state.embedder) if phase.on_features else None

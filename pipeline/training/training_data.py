@@ -1,0 +1,82 @@
+"""What is trained and validated on: records, classes, and the distributed stream of batches."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from pipeline.config import Run
+from pipeline.data.batches import RecordSet, train_batches
+from pipeline.data.records import open_any
+from pipeline.errors import BadInput
+from pipeline.training import checkpoints, folds
+from pipeline.training.devices import Found
+from pipeline.training.feature_cache import FeatureCache, feature_batches
+from pipeline.training.phases import Classes, Phase, State
+
+
+@dataclass(frozen=True)
+class Data:
+    """What is trained and validated on."""
+
+    records: RecordSet
+    classes: Classes
+    validation: RecordSet | None  # of classes never trained on
+    indexes: tuple[np.ndarray, ...] = ()  # rows of `validation`, each an index of its own; empty: all are one
+
+
+def open_data(run: Run, records: RecordSet) -> Data:
+    """Opens the records of validation, and says what both hold; BadInput for a shard of both."""
+    validation: RecordSet | None
+    indexes: tuple[np.ndarray, ...] = ()
+    if run.train.fold:
+        records, validation, indexes = folds.split(run.train.fold, records)
+    else:
+        validation = open_any(run.in_run_dir(run.train.validation))
+    classes = Classes.of(records)
+    said = "no validation"
+    if validation is not None:
+        trained = set() if run.train.fold else {path.resolve() for path in records.shards}
+        if shared := sorted({path.resolve() for path in validation.shards} & trained):
+            what = f"{shared[0].name} is among train.records, too ({len(shared)} shard(s))"
+            raise BadInput(f"train.validation: {what}: validation must be of classes that are never trained on")
+        unseen = np.unique(validation.labels)
+        known = int(np.isin(unseen, classes.labels).sum())
+        what = "classes never trained on" if not known else f"classes, {known:,} of them trained on"
+        said = f"validation {len(validation):,} images of {len(unseen):,} {what}"
+    count = len(classes.labels)
+    print(f"train: {len(records):,} images of {count:,} classes; {said} → {checkpoints.folder_of(run.run_dir)}")
+    return Data(records, classes, validation, indexes)
+
+
+def batches(
+    run: Run, found: Found, data: Data, phase: Phase, state: State, features: FeatureCache | None,
+    teacher: np.ndarray | None, step: int,
+) -> Any:  # fmt: skip
+    """The distributed stream from global batch `step` on, without end.
+
+    Each replica gets {"images": [b, S, S, 3] in 0…255, or "features": float32 [b, width]} and "labels": int32 [b];
+    with `teacher`, float32 [N, width] of every record, also "teacher": float32 [b, width].
+    """
+    size, seed, labels = phase.options.batch_size, run.train.seed + phase.number, data.classes.labels
+
+    def of_host(context: tf.distribute.InputContext) -> tf.data.Dataset:
+        # One pipeline a host, also where one process feeds all hosts of a TPU pod.
+        host = (context.input_pipeline_id, context.num_input_pipelines)
+        if features:
+            rows = features.of(data.records, "train")
+            dataset = feature_batches(rows, data.classes.of_records, phase.order, size, step, host)
+        else:
+            # Label in the records → trained class.
+            to_class = np.full(int(labels.max()) + 1, -1, np.int64)
+            to_class[labels] = np.arange(len(labels))
+            dataset = train_batches(
+                *(data.records, phase.order, state.embedder.preprocess, phase.options.augment, size, seed, step, host),
+                label_map=to_class,
+                teacher=teacher,
+            )
+        each = size // found.strategy.num_replicas_in_sync
+        return dataset.rebatch(each, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+
+    return found.strategy.distribute_datasets_from_function(of_host)
