@@ -11,7 +11,7 @@ checkpoints, reading records, padding of tiles on the device.
 from dataclasses import dataclass
 
 from pipeline.config import Run
-from pipeline.training import accelerators, checkpoints
+from pipeline.training import accelerators, checkpoints, costs
 from pipeline.training.accelerators import Accelerator
 from pipeline.training.estimates import GIB, PhasePlan, SetSize, encoder_costs, plan_phase, set_size
 from pipeline.training.phase_keys import geometry
@@ -69,28 +69,32 @@ def _served(run: Run) -> str:
     )
 
 
-def _disk(run: Run, size: SetSize, plans: list[PhasePlan]) -> str:
-    """What the run folder holds at most, but for records."""
-    state = {"adafactor": 4, "sgd": 4}.get(run.train.optimizer.name, 8)
-    state += 4 * (run.train.optimizer.ema is not None)
+def disk_bytes(run: Run, size: SetSize, plans: list[PhasePlan]) -> dict[str, float]:
+    """What the run folder holds at most, but for records: checkpoints, features and what is exported."""
+    state = costs.OPTIMIZER_BYTES.get(run.train.optimizer.name, 8) + 4 * (run.train.optimizer.ema is not None)
     largest = max(
         4.0 * p.costs.parameters + (state + 4 * (p.phase.average_from is not None)) * p.costs.trained_parameters
         for p in plans
     )
-    checkpoints_held = run.train.checkpoints_kept + 1  # the newest is whole before the oldest goes
-    width = encoder_costs(run.encoder).width
-    features = 4.0 * size.images * width * sum(len(p.passes) for p in plans)
-    exported = 2 * 4.0 * encoder_costs(run.encoder).parameters  # the SavedModel and its zip
-    total = checkpoints_held * largest + features + exported
+    encoder = encoder_costs(run.encoder)
+    return {
+        "checkpoints": (run.train.checkpoints_kept + 1) * largest,  # the newest is whole before the oldest goes
+        "features": 4.0 * size.images * encoder.width * sum(len(p.passes) for p in plans),
+        "export": 2 * 4.0 * encoder.parameters,  # the SavedModel and its zip
+    }
+
+
+def _disk(run: Run, size: SetSize, plans: list[PhasePlan]) -> str:
+    held, count = disk_bytes(run, size, plans), run.train.checkpoints_kept + 1
+    total, one = sum(held.values()), held["checkpoints"] / count
     said = (
-        f"disk: {checkpoints_held} checkpoints of {largest / 1e9:.1f} GB, features {features / 1e9:.1f} GB, export "
-        f"{exported / 1e9:.1f} GB: {total / 1e9:.1f} GB"
+        f"disk: {count} checkpoints of {one / 1e9:.1f} GB, features {held['features'] / 1e9:.1f} GB, export "
+        f"{held['export'] / 1e9:.1f} GB: {total / 1e9:.1f} GB"
     )
     if total > accelerators.KAGGLE_DISK:
-        held = f"Kaggle's working folder holds {accelerators.KAGGLE_DISK / 1e9:.0f}"
-        fewer = total - (checkpoints_held - 2) * largest
-        with_one = f"; with train.checkpoints_kept=1 {fewer / 1e9:.1f}" if checkpoints_held > 2 else ""
-        said += f", {held}{with_one}"
+        said += f", Kaggle's working folder holds {accelerators.KAGGLE_DISK / 1e9:.0f}"
+        if count > 2:
+            said += f"; with train.checkpoints_kept=1 {(total - (count - 2) * one) / 1e9:.1f}"
     return said
 
 
