@@ -29,7 +29,7 @@ demo: .venv/base.stamp
 test: .venv/test.stamp
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile -m "not slow" $(ARGS)
 
-# With two hosts, eight replicas and the README's own commands.
+# With two hosts, eight replicas, killed runs and the README's own commands.
 test-all: .venv/test.stamp
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(ARGS)
 

@@ -100,6 +100,7 @@ def test_a_run_folder_holds_everything_that_is_promised(whole):
     assert not list(folder.rglob(".partial-*"))
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_records_losses_and_metrics(whole, config, tmp_path):
     expected, seconds = whole
     moments = random.Random(os.environ.get("GUIE_SEED", "7"))
@@ -173,6 +174,7 @@ def seeded(tmp_path_factory) -> tuple[Path, Path, str, float]:
     return config, folder / "run", output, time.monotonic() - began
 
 
+@pytest.mark.slow
 def test_a_domain_left_out_has_its_row_and_the_others_unseen_classes_theirs(seeded):
     _, folder, output, _ = seeded
     records = {path.name.rsplit("-", 2)[0] for path in folder.glob("records/*.tfrec")}
@@ -191,6 +193,7 @@ def test_a_domain_left_out_has_its_row_and_the_others_unseen_classes_theirs(seed
     assert "away (left out)" in page and "Means over 2 training seeds" in page and "never trained on" in page
 
 
+@pytest.mark.slow
 def test_scores_over_seeds_are_those_of_the_seeds_on_the_same_records(seeded):
     _, folder, _, _ = seeded
     assert [path.parent for path in folder.rglob("*.tfrec") if path.parent != folder / "records"] == []

@@ -86,7 +86,7 @@ SHORT = ("embedder.sizes_px=[160]", P + "epochs=2", P + "warmup_epochs=0.2", P +
 FOUR = (P + "epochs=4", P + "warmup_epochs=0.4", P + "average_from=0.5")
 ENCODER = Table(
     "encoder",
-    "The encoder, fine-tuned",
+    "The encoder, fine-tuned under a softmax over the own source",
     "One training a row: without a third of the classes of four sources (2,804 queries) and without products10k\n"
     "(1,416). Two epochs instead of four, not averaged, served at 160 px alone, so that a row takes minutes.",
     "configs/real_images_all.yaml",
@@ -99,7 +99,7 @@ ENCODER = Table(
         ("four epochs", P + "epochs=4", P + "warmup_epochs=0.4"),
         ("keeps features, factor 5", P + "keep.features=5"),
         ("averaged over the last half", P + "average_from=0.5"),
-        ("four epochs, averaged over the last half", P + "epochs=4", P + "warmup_epochs=0.4", P + "average_from=0.5"),
+        ("four epochs, averaged over the last half", *FOUR),
         ("WiSE: 0.7 of the way", P + "interpolation=0.7"),
         ("one size from two", P + "keep.sizes_px=[160,224]"),
         ("all of the encoder", P + "trainable=all"),
@@ -118,9 +118,7 @@ ENCODER = Table(
         (
             "all of it, four epochs, averaged at an even rate",
             P + "trainable=all",
-            P + "epochs=4",
-            P + "warmup_epochs=0.4",
-            P + "average_from=0.5",
+            *FOUR,
             P + "end_learning_rate=1.2e-3",
         ),
     ),
@@ -129,7 +127,7 @@ ENCODER = Table(
 ALL_CLASSES = Table(
     "all_classes",
     "The encoder, fine-tuned under a softmax over all classes",
-    "As above, with the softmax over all classes.",
+    "As above, but for the softmax: the recipe's.",
     "configs/real_images_all.yaml",
     SHORT,
     (

@@ -4,9 +4,9 @@ python -m tests.benchmarks.bench_finetuning [--rounds R] [--seconds S] [--only g
 
 The step is phase `encoder` of configs/real_images.yaml, batch 48: conv1 and the first five pairs are frozen, CosFace
 over all classes, the encoder held near the starting one's features, gradients clipped, AdamW with the head and the
-proxies at ten times the encoder's rate. guie runs the trainer's own `make_run_steps`, torch has the batch
-norms folded too. The weights are those of ../shared, else random ones. Four drawn batches, uint8 pixels with the
-teacher's features, are in memory: nothing is decoded or augmented, normalisation is part of the step.
+proxies at ten times the encoder's rate. guie runs the trainer's own `make_run_steps`, torch has the batch norms folded
+too. The weights are those of ../shared, else random ones. Four drawn batches, uint8 pixels with the teacher's features,
+are in memory: nothing is decoded or augmented, normalisation is part of the step.
 
 Both start from the same weights. Every measurement compares the number of trained parameters, the loss of the first
 step (to 1e-3) and, after five updates, that of the sixth (to 1e-2); the bench fails where they differ. Each measurement
@@ -43,7 +43,7 @@ CONTENDERS = {
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = Path(os.environ.get("GUIE_DATA") or ROOT.parent / "shared/data")
 WEIGHTS = SHARED.parent / "weights/mobilenet_v1_imagenet.keras"
-SIDE, BATCHES, CLASSES = 160, 4, 155  # the recipe trains on some 155 classes
+SIDE, BATCHES, CLASSES = 160, 4, 155  # the recipe trains on 116 classes
 STRIDED_PAIRS, PAIRS, FROZEN_PAIRS = (2, 4, 6, 12), 13, 5
 CHECKED_STEPS = 6
 FIRST_TOLERANCE, LATER_TOLERANCE = 1e-3, 1e-2  # relative; rounding grows with the updates

@@ -142,6 +142,7 @@ def test_the_submission_notebook_puts_the_head_on_the_attached_encoder(site, tra
     np.testing.assert_allclose(found[0], found[1], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_submission_notebook_stops_at_another_encoder_than_the_heads(site, trained):
     packed = package.build(configs.load(configs.Run, site / "small.yaml"))
     other = site / "another"
@@ -151,6 +152,7 @@ def test_the_submission_notebook_stops_at_another_encoder_than_the_heads(site, t
         executed(packed.kernel, other, site / "executed" / "another.ipynb")
 
 
+@pytest.mark.slow
 def test_the_submission_notebook_hands_over_the_packed_zip_even_where_kaggle_unpacked_it(site, trained):
     run = configs.load(configs.Run, site / "small.yaml", ["submit.encoder_model=''"])
     packed = package.build(run)

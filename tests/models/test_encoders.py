@@ -150,6 +150,7 @@ def test_recomputed_activations_give_the_same_gradients(name, jit):
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_recomputing_takes_less_memory():
     x = images(64, 8)
 

@@ -27,6 +27,7 @@ def test_both_towers_and_every_block_agree_with_open_clip(name, narrowed):
     assert max(row.error for row in rows) < 1e-5
 
 
+@pytest.mark.slow
 def test_vit_b_32_at_full_size_agrees_with_open_clip(capsys):
     """The command of the README on one model."""
     assert cli.main(["import-weights", "--parity", "clip_vit_b_32"]) == 0

@@ -172,6 +172,7 @@ def test_bad_input_is_one_line(built: str, tmp_path: Path, run):
         assert expected in lines[-1] and len(lines) == 1, lines
 
 
+@pytest.mark.slow
 def test_with_a_text_tower_origin_is_zero_shot(tmp_path: Path, images: Path, run):
     config = str(tmp_path / "clip.yaml")
     Path(config).write_text(
@@ -191,6 +192,7 @@ def test_with_a_text_tower_origin_is_zero_shot(tmp_path: Path, images: Path, run
     assert float(shown[3]) == pytest.approx(np.sqrt(2 - 2 * cosine.max()), abs=2e-3)
 
 
+@pytest.mark.slow
 def test_zero_shot_rows_are_the_config_s_classes_and_text_tower(tmp_path: Path, images: Path, run):
     config = str(tmp_path / "clip.yaml")
     Path(config).write_text(

@@ -115,6 +115,7 @@ def over_replicas() -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PAIR_LOSSES)
 def test_four_replicas_compare_the_whole_batch_as_one_does(over_replicas, name):
     rows = tf.Variable(drawn(4), dtype=tf.float32)

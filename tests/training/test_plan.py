@@ -66,18 +66,21 @@ def planned(name: str) -> tuple[costs.StepCosts, bool]:
     return costs.step(of_encoder, run, chosen, CLASSES, on_features=False), run.encoder.checkpointing
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_parameters_are_the_built_models(measured, name):
     step, _ = planned(name)
     assert (step.parameters, step.trained_parameters) == (measured[name]["parameters"], measured[name]["trained"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_flops_are_those_of_xlas_optimised_graph(measured, name):
     step, _ = planned(name)
     assert step.flops * IMAGES == pytest.approx(measured[name]["flops"], rel=0.002)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in CASES if name != "clip, head alone"])
 def test_activation_memory_is_within_15_percent_of_xlas_buffers(measured, name):
     step, checkpointed = planned(name)
@@ -86,6 +89,7 @@ def test_activation_memory_is_within_15_percent_of_xlas_buffers(measured, name):
     assert memory["activations"] - pixels == pytest.approx(measured[name]["temporary"], rel=0.15)
 
 
+@pytest.mark.slow
 def test_optimizer_state_is_the_built_optimizers(measured):
     for kind, ratio in measured["clip"]["optimizer"].items():
         # Adafactor's rows and columns are 9 % of a model this narrow, and vanish beside a real one's matrices.

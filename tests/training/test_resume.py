@@ -74,7 +74,7 @@ def stopped_at(step: int, whole_run: Path, folder: Path) -> Path:
     return folder / "run"
 
 
-@pytest.mark.parametrize("step", [11, 16, 19, 27])
+@pytest.mark.parametrize("step", [11, *(pytest.param(step, marks=pytest.mark.slow) for step in (16, 19, 27))])
 def test_resumed_there_it_has_the_losses_of_a_whole_run(whole, tmp_path, step):
     config, expected = whole
     run = stopped_at(step, expected, tmp_path)

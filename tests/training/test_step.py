@@ -10,17 +10,25 @@ import pytest
 
 ADAMW = {"name": "adamw", "weight_decay": 0.01}
 CLIPPED = {"name": "adamw", "clip_norm": 0.05}
+ADAFACTOR = {"name": "adafactor"}
 SGD = {"name": "sgd", "momentum": 0.9, "ema": 0.9}
 
 
 @pytest.fixture(scope="module")
 def runs() -> dict:
-    """Losses by (replicas, compiled, optimizer), all in one process with four logical CPU devices."""
     asked = [(1, False, ADAMW), (4, False, ADAMW), (1, True, ADAMW), (4, True, ADAMW)]
-    asked += [(1, False, CLIPPED), (4, True, CLIPPED), (1, False, SGD), (4, True, SGD)]
+    return losses_of([*asked, (1, False, CLIPPED), (4, True, CLIPPED), (4, True, CLIPPED, True)])
+
+
+@pytest.fixture(scope="module")
+def further(runs) -> dict:
+    asked = [(1, False, SGD), (4, True, SGD), (1, False, ADAFACTOR), (4, True, ADAFACTOR)]
     asked += [(1, True, {**ADAMW, "accumulate_steps": 4}), (4, True, {**ADAMW, "accumulate_steps": 2})]
-    asked += [(1, False, {"name": "adafactor"}), (4, True, {"name": "adafactor"})]
-    asked += [(4, True, CLIPPED, True), (4, False, {**SGD, "accumulate_steps": 2}, True), (1, True, ADAMW, True)]
+    return {**runs, **losses_of([*asked, (4, False, {**SGD, "accumulate_steps": 2}, True), (1, True, ADAMW, True)])}
+
+
+def losses_of(asked: list[tuple]) -> dict:
+    """Losses by (replicas, compiled, optimizer), all in one process with four logical CPU devices."""
     script = [sys.executable, "-m", "tests.training.step_losses", json.dumps(asked)]
     done = subprocess.run(script, capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert done.returncode == 0, done.stderr[-3000:]
@@ -48,27 +56,33 @@ def test_gradients_are_clipped_after_the_sum_over_replicas(runs):
     assert np.abs(clipped - of(runs, 1, False, ADAMW)).max() > 1e-3  # the clip does bite
 
 
-def test_momentum_and_averaged_weights_work_over_replicas(runs):
-    assert np.abs(of(runs, 4, True, SGD) - of(runs, 1, False, SGD)).max() < 1e-5
-
-
-def test_adafactor_works_over_replicas(runs):
-    name = {"name": "adafactor"}
-    assert np.abs(of(runs, 4, True, name) - of(runs, 1, False, name)).max() < 1e-5
-
-
-@pytest.mark.parametrize(("replicas", "pieces"), [(1, 4), (4, 2)])
-def test_a_batch_in_pieces_is_the_whole_batch(runs, replicas, pieces):
-    found = of(runs, replicas, True, {**ADAMW, "accumulate_steps": pieces})
-    assert np.abs(found - of(runs, 1, False, ADAMW)).max() < 1e-5
-
-
 def test_classes_sharded_over_replicas_train_as_whole_ones(runs):
     """Six classes over four replicas: the last shard holds rows that are no class."""
     assert np.abs(of(runs, 4, True, CLIPPED, True) - of(runs, 1, False, CLIPPED)).max() < 1e-5
+
+
+@pytest.mark.slow
+def test_momentum_and_averaged_weights_work_over_replicas(further):
+    assert np.abs(of(further, 4, True, SGD) - of(further, 1, False, SGD)).max() < 1e-5
+
+
+@pytest.mark.slow
+def test_adafactor_works_over_replicas(further):
+    assert np.abs(of(further, 4, True, ADAFACTOR) - of(further, 1, False, ADAFACTOR)).max() < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("replicas", "pieces"), [(1, 4), (4, 2)])
+def test_a_batch_in_pieces_is_the_whole_batch(further, replicas, pieces):
+    found = of(further, replicas, True, {**ADAMW, "accumulate_steps": pieces})
+    assert np.abs(found - of(further, 1, False, ADAMW)).max() < 1e-5
+
+
+@pytest.mark.slow
+def test_sharded_classes_in_pieces_and_on_one_replica_train_as_whole_ones(further):
     pieces = {**SGD, "accumulate_steps": 2}
-    assert np.abs(of(runs, 4, False, pieces, True) - of(runs, 1, False, SGD)).max() < 1e-5
-    assert np.abs(of(runs, 1, True, ADAMW, True) - of(runs, 1, False, ADAMW)).max() < 1e-5
+    assert np.abs(of(further, 4, False, pieces, True) - of(further, 1, False, SGD)).max() < 1e-5
+    assert np.abs(of(further, 1, True, ADAMW, True) - of(further, 1, False, ADAMW)).max() < 1e-5
 
 
 def test_dropout_keeps_its_share_and_its_scale():
