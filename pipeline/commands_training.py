@@ -45,7 +45,7 @@ def plan(config: Any, on: tuple[str, ...], share: float, images: int | None, cla
     """
     if not 0 < share <= 1:  # click.FloatRange lets nan through
         raise BadInput(f"--share: expected a share of the peak, 0 … 1, got {share}")
-    module = import_quietly("pipeline.training.plan")
+    module = import_quietly("pipeline.planning.plan")
     module.main(module.Options(config, on, share, images, classes))
 
 

@@ -7,7 +7,7 @@ from pipeline import config
 from pipeline.errors import BadInput
 from pipeline.models.embedder import Embedder
 from pipeline.training.class_centers import PER_REPLICA, ClassCenters, is_per_replica
-from pipeline.training.costs import trained_blocks
+from pipeline.training.phase_keys import trained_blocks
 
 OPTIMIZERS = {
     "adam": keras.optimizers.Adam,

@@ -1,7 +1,10 @@
 """What the keys of a phase mean, for training and for `guie plan`, which runs without TensorFlow."""
 
+import re
+
 from pipeline import config
 from pipeline.config import Phase, Run
+from pipeline.errors import BadInput
 
 
 def geometry(run: Run, phase: Phase) -> tuple[int | None, int]:
@@ -29,3 +32,24 @@ def asks_start(phase: Phase) -> bool:
 def asks_teacher(phase: Phase) -> bool:
     """Whether that encoder's features of every image are asked for."""
     return bool(phase.keep.features or phase.keep.similarities)
+
+
+def trained_blocks(phase: Phase, blocks: int) -> int:
+    """How many of stem and `blocks`, counted from the last, a phase trains; with the stem they are `blocks` + 1.
+
+    N % are of stem and blocks together, rounded down, at least one. Raises BadInput for another word or too many.
+    """
+    last = re.fullmatch(r"last (\d+) (blocks?|%)", phase.trainable)
+    if not last and phase.trainable not in ("head", "encoder", "all"):
+        expected = "expected head, encoder, all, `last N blocks` or `last N %`"
+        raise BadInput(f"phase {phase.name}: trainable: {expected}, got {phase.trainable!r}")
+    if not last:
+        return 0 if phase.trainable == "head" else blocks + 1
+    count = int(last[1])
+    if last[2] == "%":
+        if not 1 <= count <= 100:
+            raise BadInput(f"phase {phase.name}: trainable: expected 1 … 100 %, got {phase.trainable!r}")
+        return max((blocks + 1) * count // 100, 1)
+    if not 1 <= count <= blocks:
+        raise BadInput(f"phase {phase.name}: {phase.trainable!r}, but the encoder has {blocks} known blocks")
+    return count

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from pipeline import config, files
 from pipeline.config import Run
-from pipeline.training import accelerators, estimates
-from pipeline.training.plan import disk_bytes
+from pipeline.planning import accelerators, estimates
+from pipeline.planning.plan import disk_bytes
 
 PAGE = Path("docs/accelerators.md")
 CONFIGS = ("vit_h14_arcface_tpu", "vit_h14_first_place", "vit_h14_second_place", "siglip_so400m_probe")

@@ -13,7 +13,8 @@ from safetensors.numpy import load_file
 from pipeline import cli, config
 from pipeline.models import backbones, catalogue, embedder, encoders
 from pipeline.models.weights.variables import float_variables
-from pipeline.training import checkpoints, class_centers, estimates, optimizers
+from pipeline.planning import estimates
+from pipeline.training import checkpoints, class_centers, optimizers
 from pipeline.training.class_centers import PER_REPLICA
 
 CONFIG = """

@@ -9,7 +9,8 @@ import tensorflow as tf
 from pipeline.config import Embedder, Encoder, Phase, Run
 from pipeline.errors import BadInput
 from pipeline.models import embedder as embedders
-from pipeline.training import class_centers, costs, optimizers
+from pipeline.planning import costs
+from pipeline.training import class_centers, optimizers
 
 CLASSES = 7
 

@@ -6,15 +6,14 @@ Other networks are built and counted from their graph, see `built`.
 """
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pipeline import config
-from pipeline.errors import BadInput
 from pipeline.models.catalogue import Entry
 from pipeline.models.position_embeddings import grid_side
+from pipeline.training.phase_keys import trained_blocks
 
 OPTIMIZER_BYTES = {"adam": 8, "adamw": 8, "sgd": 4, "adafactor": 4}  # a trained parameter; Keras' Adafactor keeps v
 
@@ -181,27 +180,6 @@ def step(encoder: EncoderCosts, run: config.Run, phase: config.Phase, classes: i
         checkpointed_elements=checkpointed,
         float32_bytes=4.0 * (pixels + 3.0 * classes * run.train.loss.subcenters),
     )
-
-
-def trained_blocks(phase: config.Phase, blocks: int) -> int:
-    """How many of stem and `blocks`, counted from the last, a phase trains; with the stem they are `blocks` + 1.
-
-    N % are of stem and blocks together, rounded down, at least one. Raises BadInput for another word or too many.
-    """
-    last = re.fullmatch(r"last (\d+) (blocks?|%)", phase.trainable)
-    if not last and phase.trainable not in ("head", "encoder", "all"):
-        expected = "expected head, encoder, all, `last N blocks` or `last N %`"
-        raise BadInput(f"phase {phase.name}: trainable: {expected}, got {phase.trainable!r}")
-    if not last:
-        return 0 if phase.trainable == "head" else blocks + 1
-    count = int(last[1])
-    if last[2] == "%":
-        if not 1 <= count <= 100:
-            raise BadInput(f"phase {phase.name}: trainable: expected 1 … 100 %, got {phase.trainable!r}")
-        return max((blocks + 1) * count // 100, 1)
-    if not 1 <= count <= blocks:
-        raise BadInput(f"phase {phase.name}: {phase.trainable!r}, but the encoder has {blocks} known blocks")
-    return count
 
 
 def memory_bytes(

@@ -14,8 +14,9 @@ from pipeline import cli, config
 from pipeline.config import Encoder, Loss, Optimizer, Phase, Run, Sampling, Train
 from pipeline.errors import BadInput
 from pipeline.models import embedder
-from pipeline.training import accelerators, class_centers, costs, estimates, optimizers
-from pipeline.training.estimates import Estimate
+from pipeline.planning import accelerators, costs, estimates
+from pipeline.planning.estimates import Estimate
+from pipeline.training import class_centers, optimizers
 
 ROOT = Path(__file__).parents[2]
 SMALL = {"patch_size": 8, "hidden_dim": 96, "num_layers": 2, "num_heads": 4, "intermediate_dim": 384}
@@ -52,7 +53,7 @@ def measured() -> dict[str, dict]:
     for encoder, phase, subcenters in CASES.values():
         run = {"encoder": {**encoder, "image_size_px": SIDE}, "subcenters": subcenters}
         asked.append((run, {"name": "p", "trainable": "all", **phase}, CLASSES, IMAGES))
-    script = [sys.executable, "-m", "tests.training.built_costs", json.dumps(asked)]
+    script = [sys.executable, "-m", "tests.planning.built_costs", json.dumps(asked)]
     done = subprocess.run(script, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-3000:]
     return dict(zip(CASES, json.loads(done.stdout.splitlines()[-1]), strict=True))

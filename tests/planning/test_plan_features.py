@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from pipeline.config import Embedder, Encoder, Export, Keep, Lda, Optimizer, Phase, Run, Train
-from pipeline.training import costs, estimates, plan, starts
+from pipeline.planning import costs, estimates, plan
+from pipeline.training import starts
 
 SMALL = {"patch_size": 8, "hidden_dim": 96, "num_layers": 2, "num_heads": 4, "intermediate_dim": 384}
 CLASSES, SIDE = 50, 64

@@ -11,9 +11,10 @@ checkpoints, reading records, padding of tiles on the device.
 from dataclasses import dataclass
 
 from pipeline.config import Run
-from pipeline.training import accelerators, checkpoints, costs
-from pipeline.training.accelerators import Accelerator
-from pipeline.training.estimates import GIB, PhasePlan, SetSize, encoder_costs, plan_phase, set_size
+from pipeline.planning import accelerators, costs
+from pipeline.planning.accelerators import Accelerator
+from pipeline.planning.estimates import GIB, PhasePlan, SetSize, encoder_costs, plan_phase, set_size
+from pipeline.training import checkpoints
 from pipeline.training.phase_keys import geometry
 
 SCORED_IMAGES, SCORED_HOURS = 205_000, 9  # the competition's queries and index, and its limit

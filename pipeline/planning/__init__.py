@@ -1,0 +1,1 @@
+"""What a config will take: memory, disk, hours, before anything runs. No TensorFlow."""
