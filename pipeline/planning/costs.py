@@ -1,7 +1,7 @@
 """What a training step costs, by arithmetic: parameters, FLOPs, memory. No TensorFlow for transformers.
 
 FLOPs are those of matrix products and convolutions, two a multiply-add; XLA's optimised graph of the built step has
-exactly these (tests/training/test_plan.py). What a block keeps for its backward pass was counted in XLA's buffers.
+exactly these (tests/planning/test_plan.py). What a block keeps for its backward pass was counted in XLA's buffers.
 Other networks are built and counted from their graph, see `built`.
 """
 

@@ -2,7 +2,7 @@
 
 python -m tests.benchmarks.accelerators
 
-By `guie plan`'s arithmetic, which tests/training/test_plan.py holds against built models; a second, no accelerator. The
+By `guie plan`'s arithmetic, which tests/planning/test_plan.py holds against built models; a second, no accelerator. The
 page keeps what stands around the table.
 """
 
