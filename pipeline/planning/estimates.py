@@ -140,7 +140,7 @@ def _passes(run: Run, number: int) -> tuple[EncoderCosts, ...]:
 
 def _sharded(each: StepCosts, run: Run, phase: Phase, classes: int, replicas: int) -> StepCosts:
     """What a replica holds where the class centres are split over all."""
-    a_class = run.train.loss.subcenters * run.embedder.embedding_dim
+    a_class = run.train.loss.subcenters * run.embedder.loss_dim
     spared = (classes - -(-classes // replicas)) * a_class
     trained = each.trained_parameters - spared * (phase.trainable != "encoder")
     return replace(each, parameters=each.parameters - spared, trained_parameters=trained)

@@ -40,8 +40,8 @@ def main(options: Options) -> None:
     too_few = "; min_images_per_class adds to that, unknown before records are built"
     origin = size.origin + (too_few if oversampled and size.counts is None else "")
     print(f"plan: {run.name}, {run.encoder.name}: {size.images:,} images of {size.classes:,} classes ({origin})")
-    head = encoder.width * run.embedder.embedding_dim
-    centres = size.classes * run.train.loss.subcenters * run.embedder.embedding_dim
+    head = encoder.width * run.embedder.loss_dim
+    centres = size.classes * run.train.loss.subcenters * run.embedder.loss_dim
     print(f"parameters: encoder {encoder.parameters:,}, head {head:,}, class centres {centres:,}")
     print(f"{options.share:.0%} of the makers' peak reached; memory in GiB a replica")
     plans = [plan_phase(run, number, size, options.share, devices) for number in range(len(run.train.phases))]
