@@ -95,7 +95,7 @@ class Embedder:
     sizes_px: list[int] = key([], least=1)  # features are averaged over these; empty: encoder.image_size_px alone
     batch_norm: bool = False  # before the projection: its statistics are of the whole batch, on all replicas
     trained_dim: int | None = key(None, least=2)  # losses see so many numbers, PCA makes embedding_dim of them
-    pca_images: int = key(130_000, least=64)  # of the training records, at most, that this PCA is fitted on
+    pca_images: int = key(130_000, least=2)  # of the training records, at most, that this PCA is fitted on
 
     @property
     def loss_dim(self) -> int:
