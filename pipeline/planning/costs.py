@@ -153,6 +153,8 @@ def step(encoder: EncoderCosts, run: config.Run, phase: config.Phase, classes: i
     """One phase's step; `on_features`: the encoder's features were computed once, its forward pass is no part of it."""
     dim, centres = (run.embedder.loss_dim, classes * run.train.loss.subcenters * run.embedder.loss_dim)
     projection = encoder.width * dim + dim  # with its bias
+    served = run.embedder.embedding_dim
+    fixed = (dim + 1) * served * (dim > served) + 2 * encoder.width * run.embedder.batch_norm  # PCA, statistics
     top = 2.0 * (encoder.width * dim + centres)  # FLOPs of head and cosines, forward
     trained_of_all = trained_blocks(phase, encoder.blocks)
     whole, blocks = trained_of_all > encoder.blocks, min(trained_of_all, encoder.blocks)
@@ -173,7 +175,7 @@ def step(encoder: EncoderCosts, run: config.Run, phase: config.Phase, classes: i
         checkpointed = min(kept, inputs + encoder.block_elements + encoder.end_elements)
     pixels = 0.0 if on_features else 2.0 * 3 * encoder.image_size_px**2
     return StepCosts(
-        parameters=encoder.parameters + projection + centres,
+        parameters=encoder.parameters + projection + fixed + centres,
         trained_parameters=trained,
         flops=flops,
         activation_elements=kept,

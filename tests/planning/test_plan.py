@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import cli, config
-from pipeline.config import Encoder, Loss, Optimizer, Phase, Run, Sampling, Train
+from pipeline.config import Embedder, Encoder, Loss, Optimizer, Phase, Run, Sampling, Train
 from pipeline.errors import BadInput
 from pipeline.models import embedder
 from pipeline.planning import accelerators, costs, estimates
@@ -65,6 +65,26 @@ def planned(name: str) -> tuple[costs.StepCosts, bool]:
     chosen = Phase(**{"name": "p", "trainable": "all", **phase})
     of_encoder = estimates.encoder_costs(run.encoder, chosen.image_size_px, chosen.patch_overlap_px)
     return costs.step(of_encoder, run, chosen, CLASSES, on_features=False), run.encoder.checkpointing
+
+
+def test_a_head_with_pca_is_counted_at_the_width_that_is_trained():
+    """Head and centres at 256 numbers; PCA and batch norm's statistics are held, not trained; a pass of 20 images."""
+    encoder = Encoder(name="clip_vit_b_32", architecture=SMALL, image_size_px=SIDE)
+    phase = Phase(name="p", trainable="all")
+    plain, wide = (
+        Run(encoder=encoder, embedder=embedder, train=Train(phases=[phase]))
+        for embedder in (Embedder(), Embedder(trained_dim=256, batch_norm=True, pca_images=20))
+    )
+    size = estimates.SetSize(100, CLASSES, "given")
+    before, after = (estimates.plan_phase(run, 0, size, 0.35) for run in (plain, wide))
+    of_encoder = estimates.encoder_costs(encoder)
+    width, trained = of_encoder.width, (256 - 64) * (of_encoder.width + 1 + CLASSES)
+    assert after.costs.trained_parameters - before.costs.trained_parameters == trained
+    assert after.costs.parameters - before.costs.parameters == trained + 256 * 64 + 64 + 2 * width
+    seconds = [3600 * each.estimates["v3-8"].hours for each in (before, after)]
+    steps = [each.steps * phase.batch_size * each.costs.flops for each in (before, after)]
+    rate = steps[0] / seconds[0]
+    assert seconds[1] * rate == pytest.approx(steps[1] + 20 * of_encoder.flops)
 
 
 @pytest.mark.slow
@@ -153,7 +173,7 @@ def test_built_records_come_before_known_sizes(tmp_path):
     config_path = ROOT / "configs/vit_h14_arcface_tpu.yaml"
     run = config.load(Run, config_path, [f"run_dir={tmp_path}"])
     size = estimates.set_size(run)
-    assert (size.classes, size.images) == (17_691, 50_000 + 141_931 + 350_000)
+    assert (size.classes, size.images) == (17_160, round(0.97 * (50_000 + 141_931 + 350_000)))
     rows = [{"label": i, "train": n, "validation": 0, "test": 1} for i, n in enumerate([4, 0, 6])]
     (tmp_path / "records").mkdir()
     (tmp_path / "records/labels.json").write_text(json.dumps({"sources": [], "classes": rows}))
@@ -252,7 +272,7 @@ def test_oversampling_that_cannot_be_counted_is_said(capsys):
 def test_command_says_of_every_accelerator_whether_it_fits_and_what_drives_it(capsys):
     assert cli.main(["plan", str(ROOT / "configs/siglip_so400m_probe.yaml"), "--share", "0.5"]) == 0
     printed = capsys.readouterr().out.splitlines()
-    assert printed[0].startswith("plan: siglip_so400m_probe") and "17,691 classes" in printed[0]
+    assert printed[0].startswith("plan: siglip_so400m_probe") and "17,160 classes" in printed[0]
     assert "encoder 428,225,600" in printed[1] and "50%" in printed[2]
     verdicts = [line for line in printed if re.match(r"plan: \S+ [\d.]+ h, ", line)]
     assert [line.split()[1] for line in verdicts] == list(accelerators.SHOWN)
@@ -292,8 +312,8 @@ def test_disk_is_counted_and_what_mends_it_is_said(capsys):
     path = str(ROOT / "configs/vit_h14_arcface_tpu.yaml")
     assert cli.main(["plan", path, "--on", "v5e-8"]) == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("disk: ")]
-    parameters, width, images = 632_076_800, 1024, 541_931
-    checkpoint = 12 * (parameters + 64 * width + 64 + 64 * 17_691)  # Adam's two moments beside the weights
+    parameters, width, images = 632_076_800, 1024, 525_673
+    checkpoint = 12 * (parameters + 64 * width + 64 + 64 * 17_160)  # Adam's two moments beside the weights
     features = 4 * images * width * 4  # two sizes, of the starting encoder and of the tuned one
     total = (3 * checkpoint + features + 8 * parameters) / 1e9
     assert f"3 checkpoints of {checkpoint / 1e9:.1f} GB, features {features / 1e9:.1f} GB" in line

@@ -88,7 +88,7 @@ def test_the_hosts_memory_is_what_the_start_takes(name):
     features = np.random.default_rng(0).normal(size=(images, width)).astype(np.float32)
     labels = np.arange(images) % 200
     tracemalloc.start()
-    starts.start(Embedder(lda=Lda(components=48)), name, features, labels, np.zeros(200, int))
+    starts.start(Embedder(embedding_dim=48, lda=Lda(components=48)), name, features, labels, np.zeros(200, int))
     peak = tracemalloc.get_traced_memory()[1] + features.nbytes
     tracemalloc.stop()
     assert costs.host_bytes(images, width, starts=True) == pytest.approx(peak, rel=0.05)
