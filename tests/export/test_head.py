@@ -44,6 +44,25 @@ def test_the_head_is_written_alone_and_put_on_the_encoder_again(run, trained, tm
     np.testing.assert_allclose(attached.model(x), trained.model(x), atol=1e-6)
 
 
+def test_batch_norm_and_pca_go_with_the_head_once_they_are_fitted(run, tmp_path):
+    run = dataclasses.replace(run, embedder=Embedder(embedding_dim=8, trained_dim=12, batch_norm=True))
+    built = embedder.build(run)
+    for variable in built.head.variables:
+        variable.assign(np.abs(np.random.default_rng(1).normal(size=variable.shape)))
+    writer = Writer(tmp_path / "run" / "checkpoints", kept=1)
+    writer.save(5, built.variables, {"pca_fitted": False})
+    writer.wait()
+    with pytest.raises(BadInput, match="no PCA of its 12 numbers is fitted"):
+        head.write(run, tmp_path / "head.safetensors")
+    writer.save(6, built.variables, {"pca_fitted": True})
+    writer.wait()
+    head.write(run, tmp_path / "head.safetensors")
+    assert set(load_file(tmp_path / "head.safetensors")) == set(head.VARIABLES)
+    attached = head.attach(run, tmp_path / "head.safetensors")
+    x = np.random.default_rng(0).normal(size=(2, 16, 16, 3)).astype(np.float32)
+    np.testing.assert_allclose(attached.model(x), built.model(x), atol=1e-6)
+
+
 def test_a_head_of_another_width_is_bad_input(run, trained, tmp_path):
     head.write(run, tmp_path / "head.safetensors")
     other = dataclasses.replace(run, embedder=Embedder(embedding_dim=5))

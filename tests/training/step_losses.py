@@ -11,6 +11,7 @@ import tensorflow as tf
 from pipeline import config
 from pipeline.data.sampler import Positions
 from pipeline.models.embedder import named_variables
+from pipeline.models.head import Head
 from pipeline.training import class_centers, devices, optimizers
 from pipeline.training.losses import Margin
 from pipeline.training.phases import Classes, Phase, State
@@ -48,7 +49,8 @@ def losses_of(replicas: int, compiled: bool, optimizer: dict, sharded: bool = Fa
         factors = [0.5] * 2 + [1.0] * (len(variables) - 2)
         built = optimizers.build(run.train.optimizer, rate, variables, factors)
     assert named_variables("optimizer", built.variables)
-    state = State(SimpleNamespace(head=head), centers, (None, 0), built, variables, [])
+    embedder = SimpleNamespace(parts=Head(head, head, None, None, None))
+    state = State(embedder, centers, (None, 0), built, variables, [])
 
     kinds, labels = tf.random.stateless_normal([CLASSES, WIDTH], [9, 9]), tf.range(BATCH) % CLASSES
 

@@ -135,6 +135,7 @@ def test_a_soups_pca_is_fitted_anew(tiny, made):
     trained = through_head(soup, built.features(8, images))
     found = unit(trained @ soup["embedder/pca/kernel"] + soup["embedder/pca/bias"])
     np.testing.assert_allclose(found @ found.T, reduced(trained, 8), atol=1e-4)
+    assert cli.main(["export", str(out / "config.yaml")]) == 0 and (out / "submission.zip").is_file()
 
 
 @pytest.mark.slow
