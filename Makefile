@@ -7,8 +7,9 @@ CONFIG ?= configs/demo.yaml
 RUN ?= runs/$(basename $(notdir $(CONFIG)))
 # Further KEY=VALUE overrides: make train ARGS="train.seed=1"
 ARGS ?=
+TOUCH_TENSORFLOW := tests/data tests/models tests/training tests/export
 
-.PHONY: demo test test-all tfrecords train train-tpu score submission bench ablation lint clean
+.PHONY: demo test test-all test-tf220 tfrecords train train-tpu score submission bench ablation lint clean
 
 # One stamp an extra: an environment grows, and is made anew when setup.py changes.
 .venv/base.stamp: setup.py
@@ -32,6 +33,17 @@ test: .venv/test.stamp
 # With two hosts, eight replicas, killed runs and the README's own commands.
 test-all: .venv/test.stamp
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(ARGS)
+
+# What touches TensorFlow, on the older one that is served: the last with wheels for a TPU.
+.venv-tf220/stamp: setup.py
+	$(PYTHON) -m venv --clear .venv-tf220
+	.venv-tf220/bin/python -m pip install --quiet --upgrade pip
+	.venv-tf220/bin/python -m pip install --quiet "torch==2.13.0"
+	.venv-tf220/bin/python -m pip install --quiet --editable ".[test]" "tensorflow==2.20.*"
+	touch $@
+
+test-tf220: .venv-tf220/stamp
+	.venv-tf220/bin/python -m pytest --numprocesses auto --dist loadfile -m "not slow" $(TOUCH_TENSORFLOW) $(ARGS)
 
 tfrecords: .venv/base.stamp
 	$(BIN)/guie tfrecords $(CONFIG) $(ARGS)
