@@ -53,7 +53,7 @@ def resized_views(images: tf.Tensor, preprocess: Preprocess, crops: int) -> tf.T
 
 
 def view_by_view(pixels: tf.Tensor, preprocess: Preprocess, flip_average: bool) -> tf.Tensor:
-    """float32 [B, V, S, S, 3] in 0…255 → [V * B, S, S, 3], normalised; with flips [2 * V * B, …], mirrored ones last."""
+    """float32 [B, V, S, S, 3] in 0…255 → [V * B, S, S, 3], normalised; flips: then all of these mirrored."""
     side = preprocess.image_size_px
     by_view = normalize(tf.reshape(tf.transpose(pixels, [1, 0, 2, 3, 4]), [-1, side, side, 3]), preprocess)
     return tf.concat([by_view, tf.reverse(by_view, axis=[2])], axis=0) if flip_average else by_view

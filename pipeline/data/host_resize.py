@@ -19,7 +19,7 @@ MAX_FLOATS = 2_000_000  # of a strip of the image: 8 MB
 
 
 def resize(image: np.ndarray, preprocess: Preprocess) -> np.ndarray:
-    """uint8 [H, W, 3], any H and W → float32 [S, S, 3] in 0…255, as `preprocessing.resize`: seen equal, promised to 1e-4.
+    """uint8 [H, W, 3], any H and W → float32 [S, S, 3] in 0…255, as `preprocessing.resize` to 1e-4 of a level.
 
     A filter that is not in RADIUS, and one without antialias, is left to TensorFlow.
     """
@@ -35,7 +35,7 @@ def resize(image: np.ndarray, preprocess: Preprocess) -> np.ndarray:
     longer = max(height, width)
     height, width = (max((2 * side * each + longer) // (2 * longer), 1) for each in (height, width))
     padded = np.empty((side, side, 3), np.float32)
-    padded[:] = np.float32(preprocess.mean) * np.float32(255.0)
+    padded[:] = np.array(preprocess.mean, np.float32) * np.float32(255.0)
     top, left = (side - height) // 2, (side - width) // 2
     padded[top : top + height, left : left + width] = _scaled(image, height, width, preprocess.resize)
     return padded

@@ -25,6 +25,7 @@ class Halves:
 
     resize: Callable[[np.ndarray], Pixels]  # uint8 [H, W, 3] → input name → [V, S, S, 3]; of any thread
     embed: Callable[[Pixels], np.ndarray]  # input name → [B, V, S, S, 3] → float32 [B, D]
+    values: int  # of one resized image, all inputs together
 
 
 def described(sizes: Sequence[Preprocess], crops: Sequence[tuple[float, float]], crop_share: float) -> str:
@@ -54,10 +55,11 @@ def of_saved_model(model: Any, output: str) -> Halves | None:
     def embed(batch: Mapping[str, np.ndarray]) -> np.ndarray:
         return signature(**{name: tf.constant(pixels) for name, pixels in batch.items()})[output].numpy()
 
+    def resize(image: np.ndarray) -> Pixels:
+        return {name: resized_views(image, each, crops, crop_share) for name, each in names.items()}
+
     embed.keeps = model  # type: ignore[attr-defined]  # the signature alone does not keep the variables alive
-    return Halves(
-        lambda image: {name: resized_views(image, each, crops, crop_share) for name, each in names.items()}, embed
-    )
+    return Halves(resize, embed, (1 + len(crops)) * sum(3 * each.image_size_px**2 for each in sizes))
 
 
 def resized_views(
