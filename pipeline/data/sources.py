@@ -2,14 +2,14 @@
 
 import hashlib
 import os
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from tfrecords.sources import LAYOUTS, Item, list_configured, list_source
 from tfrecords.sources.shards import read_record
 
 SPLIT_NAMES = ("train", "test", "val", "validation", "index", "query", "queries", "images")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -64,14 +65,26 @@ def read_decoded(
     items: Sequence[Item], threads: int = 4, window: int = 256
 ) -> Iterator[tuple[int, np.ndarray | None, str]]:
     """Decodes in threads, a bounded number ahead: yields (row, uint8 [H, W, 3] or None, reason), in order."""
+    return read_each(items, lambda image: image, threads, window)
+
+
+def read_each(
+    items: Sequence[Item], work: Callable[[np.ndarray], Result], threads: int, window: int
+) -> Iterator[tuple[int, Result | None, str]]:
+    """As `read_decoded`, with what `work` makes of each image in the thread that decoded it."""
+
+    def read(item: Item) -> tuple[Result | None, str]:
+        image, reason = _read_one(item)
+        return (None if image is None else work(image)), reason
+
     rows = iter(enumerate(items))
     with ThreadPoolExecutor(threads) as pool:
-        pending = [(row, pool.submit(_read_one, item)) for row, item in islice(rows, window)]
+        pending = deque((row, pool.submit(read, item)) for row, item in islice(rows, window))
         while pending:
-            row, future = pending.pop(0)
-            pending.extend((later, pool.submit(_read_one, item)) for later, item in islice(rows, 1))
-            image, reason = future.result()
-            yield row, image, reason
+            row, future = pending.popleft()
+            pending.extend((later, pool.submit(read, item)) for later, item in islice(rows, 1))
+            result, reason = future.result()
+            yield row, result, reason
 
 
 def _read_one(item: Item) -> tuple[np.ndarray | None, str]:
