@@ -15,15 +15,23 @@ from pipeline.errors import BadInput
 from pipeline.files import atomic_path
 from pipeline.training import checkpoints
 
-# The head's variables, as `pipeline.models.embedder` names them: [width, D] and [D].
-VARIABLES = ("embedder/embedding/kernel", "embedder/embedding/bias")
+# The head's variables, as `pipeline.models.embedder` names them; batch norm's and PCA's only where it has them.
+VARIABLES = tuple(
+    f"embedder/{layer}/{name}"
+    for layer, names in {
+        "batch_norm": ("mean", "variance"),
+        "embedding": ("kernel", "bias"),
+        "pca": ("kernel", "bias"),
+    }.items()
+    for name in names
+)
 
 
 def write(config: Run, path: Path) -> None:
     """Copies the head out of the newest checkpoint. Needs no TensorFlow.
 
-    Raises BadInput: no checkpoint; or the run trained its encoder too, or took it from another run: the head alone
-    would not restore the embedder.
+    Raises BadInput: no checkpoint, or one within a phase of a head with PCA; or the run trained its encoder too, or
+    took it from another run: the head alone would not restore the embedder.
     """
     trained = [phase.name for phase in config.train.phases if phase.trainable != "head"]
     if trained or config.train.init_from:
@@ -34,8 +42,10 @@ def write(config: Run, path: Path) -> None:
     if newest is None:
         raise BadInput(f"expected a checkpoint in {config.run_dir}/checkpoints: run `guie train` first")
     state = checkpoints.read_state(newest)
+    checkpoints.expect_pca(config, newest, state)
     with safe_open(newest, framework="numpy") as file:
-        head = {name: np.ascontiguousarray(file.get_tensor(name)) for name in VARIABLES}
+        names = [name for name in file.keys() if name in VARIABLES]  # noqa: SIM118, it is no dict
+        head = {name: np.ascontiguousarray(file.get_tensor(name)) for name in names}
     with atomic_path(path) as temporary:
         save_file(head, temporary, metadata={"guie": json.dumps(state)})
 

@@ -93,6 +93,21 @@ class Embedder:
     init: str = key("random", one_of=STARTS)  # of the head and the class centres, at the first phase
     lda: Lda = field(default_factory=Lda)
     sizes_px: list[int] = key([], least=1)  # features are averaged over these; empty: encoder.image_size_px alone
+    batch_norm: bool = False  # before the projection: its statistics are of the whole batch, on all replicas
+    trained_dim: int | None = key(None, least=2)  # losses see so many numbers, PCA makes embedding_dim of them
+    pca_images: int = key(130_000, least=2)  # of the training records, at most, that this PCA is fitted on
+
+    @property
+    def loss_dim(self) -> int:
+        """Width of the head and the class centres in training."""
+        return self.trained_dim or self.embedding_dim
+
+    def rules(self) -> Iterator[tuple[str, str]]:
+        if self.trained_dim is not None and self.trained_dim <= self.embedding_dim:
+            came = f"{self.trained_dim}: leave trained_dim out to train the embedding itself"
+            yield "trained_dim", f"expected more than embedding_dim {self.embedding_dim}, got {came}"
+        if self.init == "lda" and self.loss_dim > self.lda.components:
+            yield "lda.components", f"expected at least the {self.loss_dim} of the head, got {self.lda.components}"
 
 
 @dataclass(frozen=True)

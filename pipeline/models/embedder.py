@@ -1,4 +1,4 @@
-"""The embedder: encoder → unit length → Dense → unit length. Dropout belongs to the training step, not to the model."""
+"""The embedder: encoder → head, see `head`. Dropout belongs to the training step, not to the model."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,6 +9,7 @@ import tensorflow as tf
 from pipeline.config import Run
 from pipeline.data.preprocessing import Preprocess
 from pipeline.models import encoders, sizes
+from pipeline.models import head as heads
 from pipeline.models.encoders import ImageEncoder
 
 LARGEST_DIM = 64  # the competition's limit
@@ -19,9 +20,14 @@ class Embedder:
     """An encoder with its head."""
 
     encoder: ImageEncoder
-    head: keras.Model  # float [B, width] → float32 [B, D], unit length
+    parts: heads.Head
     model: keras.Model  # float32 [B, S, S, 3], normalised pixels → float32 [B, D], unit length
     sizes_px: tuple[int, ...] = ()  # features are averaged over these; empty: the encoder's own size alone
+
+    @property
+    def head(self) -> keras.Model:
+        """float [B, width] → float32 [B, D], unit length: what is served."""
+        return self.parts.served
 
     @property
     def preprocess(self) -> Preprocess:
@@ -47,19 +53,9 @@ def build(
     given: dict[str, Any] = {"image_size_px": image_size_px, "patch_overlap_px": patch_overlap_px}
     options = replace(config.encoder, **{key: value for key, value in given.items() if value is not None})
     encoder = encoders.build(options, seed=config.train.seed, fill=fill)
-    features = keras.Input([encoder.width], name="features")
-    # Unit length first: an encoder's features differ in length, and the centre that the bias takes away would not fit.
-    unit_features = keras.layers.UnitNormalization(dtype="float32", name="unit_features")(features)
-    projected = keras.layers.Dense(
-        config.embedder.embedding_dim,
-        kernel_initializer=keras.initializers.GlorotUniform(seed=config.train.seed),
-        dtype="float32",
-        name="embedding",
-    )(unit_features)
-    unit = keras.layers.UnitNormalization(dtype="float32", name="unit_length")(projected)
-    head = keras.Model(features, unit, name="embedding_head")  # SigLIP has a layer called head
-    model = keras.Model(encoder.model.inputs[0], head(encoder.model.outputs[0]), name="embedder")
-    return Embedder(encoder, head, model, tuple(config.embedder.sizes_px))
+    parts = heads.build(config.embedder, encoder.width, config.train.seed)
+    model = keras.Model(encoder.model.inputs[0], parts.served(encoder.model.outputs[0]), name="embedder")
+    return Embedder(encoder, parts, model, tuple(config.embedder.sizes_px))
 
 
 def average_features(features: list[Any]) -> Any:

@@ -151,7 +151,7 @@ def built(model, image_size_px: int, blocks: Sequence[Sequence[Any]]) -> Encoder
 
 def step(encoder: EncoderCosts, run: config.Run, phase: config.Phase, classes: int, on_features: bool) -> StepCosts:
     """One phase's step; `on_features`: the encoder's features were computed once, its forward pass is no part of it."""
-    dim, centres = (run.embedder.embedding_dim, classes * run.train.loss.subcenters * run.embedder.embedding_dim)
+    dim, centres = (run.embedder.loss_dim, classes * run.train.loss.subcenters * run.embedder.loss_dim)
     projection = encoder.width * dim + dim  # with its bias
     top = 2.0 * (encoder.width * dim + centres)  # FLOPs of head and cosines, forward
     trained_of_all = trained_blocks(phase, encoder.blocks)

@@ -74,7 +74,7 @@ def plan_phase(
     drawn = _drawn(size, phase)
     steps = max(1, round(phase.epochs * drawn / phase.batch_size))
     averaged, kept = phase.average_from is not None, asks_start(phase)
-    once = size.images * sum(each_pass.flops for each_pass in passes)
+    once = size.images * sum(each_pass.flops for each_pass in passes) + _pca_flops(run, number, size)
     estimates = {}
     for device in devices:
         compute = 2 if device.chip.bfloat16 and run.devices.precision != "float32" else 4
@@ -138,9 +138,19 @@ def _passes(run: Run, number: int) -> tuple[EncoderCosts, ...]:
     return tuple(encoder_costs(run.encoder, size, overlap) for _, (_, overlap), size in new)
 
 
+def _pca_flops(run: Run, number: int, size: SetSize) -> float:
+    """Of the features that the head's PCA is fitted on when a phase ends whose encoder has been trained."""
+    if run.embedder.trained_dim is None or sees_features(run.train.phases[number]):
+        return 0.0
+    side, overlap = geometry(run, run.train.phases[number])
+    given: list[int | None] = [*run.embedder.sizes_px] or [side]
+    each = sum(encoder_costs(run.encoder, one, overlap).flops for one in given)
+    return min(size.images, run.embedder.pca_images) * each
+
+
 def _sharded(each: StepCosts, run: Run, phase: Phase, classes: int, replicas: int) -> StepCosts:
     """What a replica holds where the class centres are split over all."""
-    a_class = run.train.loss.subcenters * run.embedder.embedding_dim
+    a_class = run.train.loss.subcenters * run.embedder.loss_dim
     spared = (classes - -(-classes // replicas)) * a_class
     trained = each.trained_parameters - spared * (phase.trainable != "encoder")
     return replace(each, parameters=each.parameters - spared, trained_parameters=trained)

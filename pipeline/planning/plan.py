@@ -15,7 +15,7 @@ from pipeline.planning import accelerators, costs
 from pipeline.planning.accelerators import Accelerator
 from pipeline.planning.estimates import GIB, PhasePlan, SetSize, encoder_costs, plan_phase, set_size
 from pipeline.training import checkpoints
-from pipeline.training.phase_keys import geometry
+from pipeline.training.phase_keys import geometry, stored_px
 
 SCORED_IMAGES, SCORED_HOURS = 205_000, 9  # the competition's queries and index, and its limit
 
@@ -40,14 +40,14 @@ def main(options: Options) -> None:
     too_few = "; min_images_per_class adds to that, unknown before records are built"
     origin = size.origin + (too_few if oversampled and size.counts is None else "")
     print(f"plan: {run.name}, {run.encoder.name}: {size.images:,} images of {size.classes:,} classes ({origin})")
-    head = encoder.width * run.embedder.embedding_dim
-    centres = size.classes * run.train.loss.subcenters * run.embedder.embedding_dim
+    head = encoder.width * run.embedder.loss_dim
+    centres = size.classes * run.train.loss.subcenters * run.embedder.loss_dim
     print(f"parameters: encoder {encoder.parameters:,}, head {head:,}, class centres {centres:,}")
     print(f"{options.share:.0%} of the makers' peak reached; memory in GiB a replica")
     plans = [plan_phase(run, number, size, options.share, devices) for number in range(len(run.train.phases))]
     for planned in plans:
         print(*_lines(planned, run.encoder.checkpointing), sep="\n")
-    print("", _served(run), _disk(run, size, plans), "", sep="\n")
+    print("", _served(run), _disk(run, size, plans), *_stored(run, plans), "", sep="\n")
     for device in devices:
         each = [planned.estimates[device.name] for planned in plans]
         hours, fits = sum(e.hours for e in each), all(e.fits for e in each)
@@ -68,6 +68,15 @@ def _served(run: Run) -> str:
         f"served: {at} px, {views} view(s): {flops / 1e9:,.4g} GFLOP an image; "
         f"{SCORED_IMAGES:,} images in {SCORED_HOURS} hours ask for {asked:.2g} TFLOP/s"
     )
+
+
+def _stored(run: Run, plans: list[PhasePlan]) -> list[str]:
+    """A line where records hold fewer pixels than a phase's crops need."""
+    needed, name = max((stored_px(p.phase, p.image_size_px), p.phase.name) for p in plans)
+    if not run.records.sources or needed <= run.records.image_size_px:
+        return []
+    held = f"records.image_size_px={run.records.image_size_px}"
+    return [f"records: phase {name} enlarges some of its crops: {held} stores less than the {needed} px that they need"]
 
 
 def disk_bytes(run: Run, size: SetSize, plans: list[PhasePlan]) -> dict[str, float]:

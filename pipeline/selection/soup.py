@@ -4,7 +4,8 @@ guie soup RUN_DIR RUN_DIR … --out DIR [--greedy]
 <run_dir>/config.yaml, <run_dir>/checkpoints/ → DIR/config.yaml, DIR/checkpoints/step-*.safetensors
 
 Uniform: the mean of all. Greedy: runs join by falling mP@5 on the validation records of the first one's config, each
-where the mean's mP@5 does not fall. Means are of use where the runs started from the same weights, the head's too.
+where the mean's mP@5 does not fall. Means are of use where the runs started from the same weights, the head's too. A
+head's PCA is no mean of theirs: it is fitted anew, to the training records of the first one's config.
 
 Source: Wortsman et al., Model soups, ICML 2022.
 """
@@ -28,7 +29,7 @@ from pipeline.errors import BadInput
 from pipeline.models import embedder as embedders
 from pipeline.models.weights.variables import weights_digest
 from pipeline.retrieval.precisions import precisions
-from pipeline.training import checkpoints, devices, folds
+from pipeline.training import checkpoints, devices, folds, phases
 from pipeline.training.feature_cache import Encodings
 
 # Keys of `encoder` that change no served number, or that a checkpoint says itself.
@@ -98,18 +99,22 @@ def main(options: Options) -> None:
         )
     print(f"soup: reads {len(ingredients)} checkpoints, writes {options.out}", flush=True)
     files.write_text(options.out / "config.yaml", config.to_yaml(run))
-    if records is None:
+    oven = Oven(ingredients[0]) if records is not None or run.embedder.trained_dim else None
+    if records is None or oven is None:
         members = ingredients
         print(f"soup: not scored, no validation records match {', '.join(run.train.validation) or 'an empty list'}")
     else:
-        members = choose(ingredients, names, make_score(ingredients[0], records), options.greedy)
+        members = choose(ingredients, names, lambda values: oven.score(values, records), options.greedy)
+    values = average([each.checkpoint for each in members], names)
+    if oven and run.embedder.trained_dim:
+        values = oven.with_own_pca(values)
     state = {
         **ingredients[0].state,
         "recipe": checkpoints.recipe_fingerprint(run),
         "soup": {"asked": asked, "runs": [each.name for each in members]},
     }
     writer = checkpoints.Writer(folder, kept=1)
-    writer.save(state["step"], average([each.checkpoint for each in members], names), state)
+    writer.save(state["step"], values, state)
     writer.wait()
     print(f"soup: {checkpoints.newest(folder)}, of {len(members)} runs; `guie export {options.out}/config.yaml`")
 
@@ -207,27 +212,42 @@ def validation_records(run: Run) -> RecordSet | None:
     return open_any(run.in_run_dir(run.train.validation))
 
 
-def make_score(first: Ingredient, records: RecordSet) -> Callable[[dict[str, np.ndarray]], float]:
-    """Variables of the embedder → mP@5 of the records, each a query among all others; as training validates."""
-    run = first.run
-    found = devices.connect(run.devices)
-    with found.strategy.scope():
-        sizes = first.state.get("image_size_px"), first.state.get("patch_overlap_px")
-        embedder = embedders.build(run, *sizes, fill=False)
-    variables = embedder.variables
-    checkpoints.restore(first.checkpoint, variables)  # refuses one of a config that has changed
-    encodings = Encodings(run, found, embedder)
-    features: dict[str, np.ndarray] = {}  # by the encoder's weights: a frozen one runs once for all soups
+class Oven:
+    """The embedder of the runs, and its encoder's features of records."""
 
-    def score(values: dict[str, np.ndarray]) -> float:
-        for name, variable in variables.items():
+    def __init__(self, first: Ingredient):
+        self.run = first.run
+        self.found = devices.connect(self.run.devices)
+        with self.found.strategy.scope():
+            sizes = first.state.get("image_size_px"), first.state.get("patch_overlap_px")
+            self.embedder = embedders.build(self.run, *sizes, fill=False)
+        self.variables = self.embedder.variables
+        checkpoints.restore(first.checkpoint, self.variables)  # refuses one of a config that has changed
+        self.encodings = Encodings(self.run, self.found, self.embedder)
+        self.features: dict[tuple[str, str], np.ndarray] = {}  # by the encoder's weights: a frozen one runs once
+
+    def of(self, records: RecordSet, what: str) -> np.ndarray:
+        """float32 [N, width], with the weights that are in place."""
+        made_by = weights_digest(self.embedder.encoder.model.weights), what
+        if made_by not in self.features:
+            self.features[made_by] = self.encodings.of(records, what)
+        return self.features[made_by]
+
+    def with_own_pca(self, values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The variables, and the embedder's, with a PCA fitted to the training records."""
+        for name, variable in self.variables.items():
             variable.assign(values[name])
-        made_by = weights_digest(embedder.encoder.model.weights)
-        if made_by not in features:
-            features[made_by] = encodings.of(records, "validation")
-        return float(precisions((embedder.head(features[made_by]).numpy(), records.labels)).mean())
+        if self.embedder.parts.pca is not None:
+            records = open_records(self.run.in_run_dir(self.run.train.records))
+            if self.run.train.fold:
+                records = folds.split(self.run.train.fold, records).left
+            phases.fit_pca(self.run, self.embedder, self, records)
+        return {name: np.array(variable) for name, variable in self.variables.items()}
 
-    return score
+    def score(self, values: dict[str, np.ndarray], records: RecordSet) -> float:
+        """mP@5 of the records, each a query among all others; as training validates."""
+        self.with_own_pca(values)
+        return float(precisions((self.embedder.head(self.of(records, "validation")).numpy(), records.labels)).mean())
 
 
 def _variables(path: Path) -> dict[str, str]:

@@ -94,10 +94,19 @@ def restore(path: Path, variables: dict[str, Any]) -> None:
             variable.assign(file.get_tensor(name))
 
 
+def expect_pca(config: Run, path: Path, state: dict[str, Any]) -> None:
+    """Raises BadInput where the head ends in a PCA that is of earlier weights than the checkpoint's others."""
+    if config.embedder.trained_dim and not state.get("pca_fitted"):
+        why = (
+            f"{path} was saved within a phase, where no PCA of its {config.embedder.trained_dim} numbers is fitted yet"
+        )
+        raise BadInput(f"{why}: end the phase with `guie train`")
+
+
 def load_trained(config: Run) -> "Embedder":
     """The embedder of the run folder's newest whole checkpoint; averaged weights where the run keeps them.
 
-    Raises BadInput: no checkpoint, or one of another architecture.
+    Raises BadInput: no checkpoint, one of another architecture, or one whose PCA is not fitted to its weights.
     """
     from pipeline.models import embedder as embedders  # TensorFlow: who only asks what is done needs none of it
 
@@ -106,6 +115,7 @@ def load_trained(config: Run) -> "Embedder":
     if path is None:
         raise BadInput(f"expected a checkpoint in {folder}, found none: run `guie train` first")
     state = read_state(path)
+    expect_pca(config, path, state)
     embedder = embedders.build(config, state.get("image_size_px"), state.get("patch_overlap_px"), fill=False)
     restore(path, embedder.variables)
     if state.get("phase_step"):  # within a phase the averages stand beside the weights, as the optimizer names them

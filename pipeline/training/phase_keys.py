@@ -1,5 +1,6 @@
 """What the keys of a phase mean, for training and for `guie plan`, which runs without TensorFlow."""
 
+import math
 import re
 
 from pipeline import config
@@ -32,6 +33,19 @@ def asks_start(phase: Phase) -> bool:
 def asks_teacher(phase: Phase) -> bool:
     """Whether that encoder's features of every image are asked for."""
     return bool(phase.keep.features or phase.keep.similarities)
+
+
+def stored_px(phase: Phase, image_size_px: int) -> int:
+    """The shorter side that an image must be stored with, so that no random crop of the phase is enlarged.
+
+    The narrowest window of the smallest area has √(area / aspect) of a side, see `augment.decode_random_crop`.
+
+    >>> stored_px(Phase(name="crops", augment=config.Augment(crop_scale_min=0.7, crop_aspect_max=1.33)), 290)
+    400
+    """
+    if phase.augment.crop_scale_min >= 1.0:
+        return image_size_px
+    return math.ceil(image_size_px / math.sqrt(phase.augment.crop_scale_min / phase.augment.crop_aspect_max))
 
 
 def trained_blocks(phase: Phase, blocks: int) -> int:

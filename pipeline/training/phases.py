@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import keras
 import numpy as np
@@ -17,6 +17,7 @@ from pipeline.data.sampler import ClassGroups, Positions
 from pipeline.errors import BadInput
 from pipeline.models import embedder as embedders
 from pipeline.models import encoders
+from pipeline.models import head as heads
 from pipeline.models.embedder import Embedder, named_variables
 from pipeline.training import checkpoints, class_centers, folds, optimizers, starts
 from pipeline.training.class_centers import ClassCenters
@@ -55,6 +56,12 @@ class Phase:
     steps: int
     margin: Margin
     on_features: bool  # the encoder is frozen and sees the same pixels every time: its features are computed once
+
+
+class RecordFeatures(Protocol):
+    """Features of records: `feature_cache.Encodings`, or the cache itself."""
+
+    def of(self, records: RecordSet, what: str) -> np.ndarray: ...
 
 
 @dataclass
@@ -97,7 +104,7 @@ class State(Built):
 
     def begin(self) -> None:
         """Keeps the head as the phase starts it, where that is asked for."""
-        for kept, now in zip(self.head_start, self.embedder.head.weights, strict=False):
+        for kept, now in zip(self.head_start, self.embedder.head.trainable_weights, strict=False):
             kept.assign(now)
 
     def finish(self, phase: "Phase", start: Embedder | None) -> None:
@@ -113,7 +120,7 @@ class State(Built):
             for tuned, before in self.trained_beside(start):
                 tuned.assign(share * tuned + (1.0 - share) * before)
         share = phase.options.head_interpolation
-        for kept, tuned in zip(self.head_start, self.embedder.head.weights, strict=False):
+        for kept, tuned in zip(self.head_start, self.embedder.head.trainable_weights, strict=False):
             tuned.assign(share * tuned + (1.0 - share) * kept)
         self.finished = True
 
@@ -156,6 +163,9 @@ def plan_phase(run: Run, found: Found, classes: Classes, number: int) -> Phase:
         raise BadInput(f"phase {options.name}: head_interpolation is for phases that train the head")
     if options.trainable == "head" and asks_start(options):
         raise BadInput(f"phase {options.name}: keep and interpolation are for phases that train the encoder")
+    if run.embedder.batch_norm and pieces > 1:
+        why = f"batch_norm is of a whole batch, which its {pieces} pieces do not see"
+        raise BadInput(f"embedder.batch_norm: {why}: use train.optimizer.accumulate_steps=1")
     counts = np.bincount(classes.of_records)
     draws = None
     if options.min_images_per_class > counts.min():  # small classes are drawn more often
@@ -189,7 +199,7 @@ def prepare(
         rate = optimizers.schedule(options, phase.steps, phase.steps_per_epoch)
         average_from = None if options.average_from is None else int(options.average_from * phase.steps)
         optimizer = optimizers.build(run.train.optimizer, rate, trained, factors, average_from)
-        kept = model.head.weights if options.head_interpolation < 1.0 else []
+        kept = model.head.trainable_weights if options.head_interpolation < 1.0 else []
         head_start = [keras.Variable(v, trainable=False, name=v.name) for v in kept]
         state = State(model, centers, (size, overlap), optimizer, trained, head_start)
         if checkpoint:
@@ -202,20 +212,50 @@ def prepare(
 def start_at_random(run: Run, found: Found, state: State) -> None:
     """The head and the centres as they are where training starts without features."""
     with found.strategy.scope():
-        head = keras.models.clone_model(state.embedder.head)  # the config of its initialisers holds their seed
+        fresh = heads.build(run.embedder, state.embedder.encoder.width, run.train.seed).served
         centers = _random_centers(run, found, state.centers.classes)
-    state.embedder.head.set_weights(head.get_weights())
+    state.embedder.head.set_weights(fresh.get_weights())
     state.centers.assign(np.array(centers.whole(centers.variable)))
 
 
 def start_from_features(run: Run, state: State, name: str, features: np.ndarray, classes: Classes) -> None:
     """The head as `starts.start` has it from the training features float32 [N, width], the centres as class means."""
-    weights = starts.start(run.embedder, name, features, classes.of_records, classes.domains)
-    state.embedder.head.set_weights(weights)
-    pieces = np.array_split(features, -(-len(features) // 4096))
-    embeddings = np.concatenate([state.embedder.head(np.asarray(piece)).numpy() for piece in pieces])
+    parts = state.embedder.parts
+    kernel, bias = starts.start(run.embedder, name, features, classes.of_records, classes.domains)
+    if parts.norm and parts.projection:
+        mean, variance = starts.statistics(features)
+        parts.norm.set_weights([mean, variance])
+        # The same projection behind batch norm: x = mean + √(variance + ε) · x̂.
+        scale = np.sqrt(variance + heads.EPSILON / len(variance))
+        parts.projection.set_weights([kernel * scale[:, None], bias + mean @ kernel])
+    else:
+        parts.trained.set_weights([kernel, bias])
     seed, subcenters = run.train.seed, run.train.loss.subcenters
+    embeddings = _embedded(state.embedder, features)
     state.centers.assign(starts.class_centers(embeddings, classes.of_records, subcenters, seed))
+
+
+def fit_pca(run: Run, embedder: Embedder, features: RecordFeatures, records: RecordSet) -> None:
+    """Fits the head's PCA to the embeddings of the training records, at most `pca_images` of them, drawn by the seed.
+
+    They have unit length, are centred, and have unit length again behind it. A head without PCA stays as it is.
+    """
+    pca, most = embedder.parts.pca, run.embedder.pca_images
+    if pca is None:
+        return
+    if len(records) > most:
+        rows = np.sort(np.random.default_rng(run.train.seed).choice(len(records), most, replace=False))
+        whole = records.whole or records  # whose features are kept
+        records = whole.part(rows if records.rows is None else records.rows[rows])
+    found = _embedded(embedder, np.asarray(features.of(records, "train")))
+    mean, axes = starts.axes(found, run.embedder.embedding_dim)
+    pca.set_weights([axes, -mean @ axes])
+
+
+def _embedded(embedder: Embedder, features: np.ndarray) -> np.ndarray:
+    """float32 [N, width] → float32 [N, T] of unit length, what losses see."""
+    pieces = np.array_split(features, -(-len(features) // 4096))
+    return np.concatenate([embedder.parts.trained(np.asarray(piece)).numpy() for piece in pieces])
 
 
 def starting_embedder(run: Run, found: Found, phase: Phase) -> Embedder | None:
@@ -237,4 +277,4 @@ def starting_embedder(run: Run, found: Found, phase: Phase) -> Embedder | None:
 def _random_centers(run: Run, found: Found, classes: int) -> ClassCenters:
     """Call it in the strategy's scope."""
     loss, seed = run.train.loss, run.train.seed + 1
-    return class_centers.build(classes, loss.subcenters, run.embedder.embedding_dim, seed, loss.sharded, found.strategy)
+    return class_centers.build(classes, loss.subcenters, run.embedder.loss_dim, seed, loss.sharded, found.strategy)

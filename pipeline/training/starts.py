@@ -6,6 +6,7 @@ Each start is a centre [W] and axes [W, D] for features at unit length; `head_we
 import numpy as np
 
 from pipeline.config import Embedder, Lda
+from pipeline.errors import BadInput
 from pipeline.retrieval.vectors import class_means, unit_length
 
 WHITENING = 0.25  # of the eigenvalues' power that is divided out: 0 is PCA, 0.5 whitens
@@ -68,10 +69,25 @@ def head_weights(mean: np.ndarray, found: np.ndarray) -> list[np.ndarray]:
 def start(
     options: Embedder, name: str, features: np.ndarray, labels: np.ndarray, domains: np.ndarray
 ) -> list[np.ndarray]:
-    """The head's weights by a name of `config.training.STARTS`; `domains` int [C] are the classes' sources."""
+    """The head's weights by a name of `config.training.STARTS`; `domains` int [C] are the classes' sources.
+
+    Raises BadInput: the features have fewer axes than the head has numbers.
+    """
+    wanted = options.loss_dim
     if name == "lda":
-        return head_weights(*lda_axes(features, labels, domains, options.embedding_dim, options.lda))
-    return head_weights(*principal(name, features, options.embedding_dim))
+        mean, found = lda_axes(features, labels, domains, wanted, options.lda)
+    else:
+        mean, found = principal(name, features, wanted)
+    if found.shape[1] < wanted:
+        why = f"{found.shape[1]} axes are all that {name} finds in features of {features.shape[1]} numbers"
+        raise BadInput(f"embedder: expected a head of at most so many numbers, got {wanted}: {why}; or init=random")
+    return head_weights(mean, found)
+
+
+def statistics(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance, float32 [W], of features float [N, W] at unit length."""
+    unit = unit_length(features)
+    return unit.mean(axis=0), unit.var(axis=0)
 
 
 def class_centers(embeddings: np.ndarray, labels: np.ndarray, subcenters: int, seed: int) -> np.ndarray:

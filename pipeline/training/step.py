@@ -30,31 +30,47 @@ def make_run_steps(
     values = [variable.value for variable in trained]
     per_replica = [is_per_replica(variable) for variable in trained]  # shards of centres: never summed
     compiled = bool(run.devices.rehearse) or found.jit(train.compile)
-    crosses = state.centers.crosses_replicas(phase.loss)
+    parts, norm_moves = state.embedder.parts, phase.options.trainable != "encoder"
+    norm_crosses = parts.norm is not None and norm_moves and replicas > 1
+    crosses = norm_crosses or state.centers.crosses_replicas(phase.loss)
     domains = classes.domains if phase.loss.own_domain else None
     pairs = state.trained_beside(started) if keep.weights and started else []
     kept = [(now.value, then.value) for now, then in pairs]
 
-    def embed(batch, step, replica):  # → features [b, width], embeddings [b, D]
+    def encode(batch, step, replica):  # → float32 [b, width]
         if "features" in batch:
-            features = batch["features"]
-        else:
-            pixels = normalize(batch["images"], state.embedder.preprocess)
-            with encoders.step_seed(tf.stack([train.seed, step]), replica * pixels.shape[0]):
-                encoder = state.embedder.encoder.model
-                features = encoder(pixels, training=phase.options.trainable != "head")
-        features = tf.cast(features, tf.float32)
-        seen = dropout(features, run.embedder.dropout, train.seed, step, replica)
-        return features, state.embedder.head(seen, training=True)
+            return tf.cast(batch["features"], tf.float32)
+        pixels = normalize(batch["images"], state.embedder.preprocess)
+        with encoders.step_seed(tf.stack([train.seed, step]), replica * pixels.shape[0]):
+            encoder = state.embedder.encoder.model
+            return tf.cast(encoder(pixels, training=phase.options.trainable != "head"), tf.float32)
 
-    embed = tf.function(embed, jit_compile=True) if compiled and crosses else embed
+    def project(features, step, replica):  # → [b, D]
+        seen = dropout(features, run.embedder.dropout, train.seed, step, replica)
+        return (parts.projection or parts.trained)(seen, training=True)
+
+    def embed(batch, step, replica):
+        features = encode(batch, step, replica)
+        seen = parts.norm(features, training=norm_moves) if parts.norm else features
+        return features, project(seen, step, replica)
+
+    def loss_of(embeddings, labels, margin):  # → [b]
+        return state.centers.losses(embeddings, labels, phase.loss, margin, compiled, domains)
+
+    def by_xla(function, wanted):
+        return tf.function(function, jit_compile=True) if compiled and wanted else function
+
+    if norm_crosses:
+        encode, project = by_xla(encode, True), by_xla(project, True)
+        loss_of = by_xla(loss_of, not state.centers.crosses_replicas(phase.loss))
+    else:
+        embed = by_xla(embed, crosses)
 
     def piece_gradients(batch, step, replica):
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(values)
             features, embeddings = embed(batch, step, replica)
-            margin = phase.margin.at(step)
-            each = state.centers.losses(embeddings, batch["labels"], phase.loss, margin, compiled, domains)  # [b]
+            each = loss_of(embeddings, batch["labels"], phase.margin.at(step))
             if keep.features:
                 each += keep.features * keeping.feature_distance(features, batch["teacher"])
             if keep.similarities:

@@ -32,6 +32,7 @@ from pipeline.training.phase_keys import asks_teacher, head_start
 from pipeline.training.phases import (
     Phase,
     State,
+    fit_pca,
     plan_phase,
     prepare,
     start_at_random,
@@ -134,7 +135,8 @@ def train_phase(
     ends_validated = validate_every <= phase.steps or phase.number == len(train.phases) - 1
     pauses = (train.log_every_steps, train.checkpoint_every_steps, validate_every)
     # Of an encoder that is being trained: nothing is kept.
-    measured = features or (Encodings(run, found, state.embedder) if data.validation else None)
+    reduced, looked_at = state.embedder.parts.pca is not None, data.validation is not None
+    measured = features or (Encodings(run, found, state.embedder) if looked_at or reduced else None)
     progress = Progress(f"train {name}", phase.steps * size, "images", done * size)
     longest = 0.0  # s between two pauses
     while done < phase.steps:
@@ -153,7 +155,11 @@ def train_phase(
         progress.add(len(losses) * size, f"loss {losses.mean():.3f}")
         rate = float(state.optimizer._learning_rate(done))
         row = {"phase": name, "loss": float(losses.mean()), "learning_rate": rate}
-        if measured and data.validation and (done % validate_every == 0 or (last and ends_validated)):
+        validated = looked_at and (done % validate_every == 0 or (last and ends_validated))
+        if measured and reduced and (validated or last):
+            with state.averaged():
+                fit_pca(run, state.embedder, measured, data.records)
+        if measured and validated:
             each = validate(data, state, measured)
             row["validation/mP@5"] = float(each.mean())
             if found.is_chief:
@@ -175,6 +181,7 @@ def train_phase(
                 "step_before": log.step if last else before,
                 "image_size_px": state.embedder.preprocess.image_size_px,
                 "patch_overlap_px": state.geometry[1],
+                "pca_fitted": reduced and (validated or last),
                 "finished": last and phase.number == len(train.phases) - 1,
             }
             writer.save(log.step, state.variables, at)

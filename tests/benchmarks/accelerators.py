@@ -14,7 +14,8 @@ from pipeline.planning import accelerators, estimates
 from pipeline.planning.plan import disk_bytes
 
 PAGE = Path("docs/accelerators.md")
-CONFIGS = ("vit_h14_arcface_tpu", "vit_h14_first_place", "vit_h14_second_place", "siglip_so400m_probe")
+PLACES = ("first", "second", "fourth", "fifth", "sixth")
+CONFIGS = ("vit_h14_arcface_tpu", *(f"vit_h14_{place}_place" for place in PLACES), "siglip_so400m_probe")
 NAMES = ("v3-8", "v4-8", "v5e-8", "v6e-8", "2xT4", "L4", "A100", "A100-80", "H100", "8xH100", "H200")
 BEGIN, END = "<!-- made by tests/benchmarks/accelerators.py -->", "<!-- to here -->"
 
