@@ -42,6 +42,12 @@ class Optimizer:
     clip_norm: float | None = key(None, above=0)
     accumulate_steps: int = key(1, least=1)
     ema: float | None = key(None, least=0, most=0.9999999)  # decay of the averaged weights, which are exported
+    moments: str = key("float32", one_of=("float32", "bfloat16"))  # of adam's and adamw's first moment, sgd's momentum
+
+    def rules(self) -> Iterator[tuple[str, str]]:
+        if self.moments != "float32" and (self.name == "adafactor" or (self.name == "sgd" and not self.momentum)):
+            came = "adafactor" if self.name == "adafactor" else "sgd without momentum"
+            yield "moments", f"{came} keeps no first moment; drop moments, or choose adamw, adam or sgd with momentum"
 
 
 @dataclass(frozen=True)
