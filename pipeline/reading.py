@@ -8,7 +8,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
@@ -31,6 +31,13 @@ def is_url(text: str) -> bool:
     (True, False, False)
     """
     return "://" in text
+
+
+def expect_local(what: str, path: str) -> None:
+    """Raises BadInput for a URL where a path of this machine is needed: whatever is written, and all but shards."""
+    if is_url(path):
+        mend = "mount it (gcsfuse) or copy it (gcloud storage cp); only shards are read behind URLs"
+        raise BadInput(f"{what}: expected a path of this machine, got {path}: {mend}")
 
 
 @dataclass(frozen=True, order=True)
@@ -175,6 +182,11 @@ def side_by_side(function: Callable[[One], Found], items: Sequence[One], piece: 
     pieces = [items[first : first + piece] for first in range(0, len(items), piece)]
     found = _pool().map(lambda each: [function(item) for item in each], pieces)
     return [one for each in found for one in each]
+
+
+def submit(function: Callable[[One], Found], item: One) -> "Future[Found]":
+    """`function` of one item, begun now. `function` must not call `side_by_side`."""
+    return _pool().submit(function, item)
 
 
 class _Stream(io.RawIOBase):

@@ -17,7 +17,7 @@ from pipeline.errors import BadInput
 from pipeline.files import fingerprint, identity, matching, read_json, size
 from pipeline.reading import File, View, reader, side_by_side
 from tfrecords.labels import SPLITS
-from tfrecords.schema import LABEL, label_of, parse_record
+from tfrecords.schema import LABEL, Record, label_of, parse_record
 from tfrecords.shards import FOOTER_BYTES, HEADER_BYTES, mapped_payloads, shard_index, unframed
 
 OPEN_FILES = 128  # a process may hold about a thousand; large sets have more shards than that
@@ -68,7 +68,7 @@ class RecordSet:
     @cached_property
     def _names(self) -> list[tuple[str, str]]:
         def names(item: int) -> tuple[str, str]:
-            record = parse_record(self.payload(item))
+            record = self._record(item)
             return record.key, record.source
 
         return side_by_side(names, range(len(self)), PIECE)
@@ -78,7 +78,7 @@ class RecordSet:
         """32 hex digits of every record's length and checksum: other images, labels or keys, other digits."""
 
         def checksum(item: int) -> bytes:
-            return self._file(int(self.shard[item])).read(int(self.spans[item].sum()) - FOOTER_BYTES, FOOTER_BYTES)
+            return self._bytes(item, int(self.spans[item].sum()) - FOOTER_BYTES, FOOTER_BYTES)
 
         found = hashlib.sha256(self.spans[:, 1].tobytes())
         found.update(b"".join(side_by_side(checksum, range(len(self)), PIECE)))
@@ -104,23 +104,32 @@ class RecordSet:
 
         They are read side by side, see `reading.READS`: a far disk is waited for once, not B times.
         """
-        return side_by_side(self._image, items.tolist())
+        return side_by_side(self.image, items.tolist())
 
-    def _image(self, item: int) -> bytes:
-        try:
-            return parse_record(self.payload(item)).encoded
-        except ValueError as error:
-            raise BadInput(f"{self.place(item)}: {error}") from None
+    def image(self, item: int) -> bytes:
+        """The encoded image of one record; as `read`."""
+        return self._record(item).encoded
 
-    def payload(self, item: int) -> bytes:
-        """The serialised Example of one record."""
-        offset, length = self.spans[item].tolist()
+    def read_block(self, first: int, last: int) -> bytes:
+        """The bytes of the shard from record `first` to record `last`, both of one shard and both included."""
+        begin = int(self.spans[first, 0])
+        return self._bytes(first, begin, int(self.spans[last].sum()) - begin)
+
+    def record(self, item: int, framed: bytes) -> Record:
+        """A record that was read, its checksum checked; BadInput: names shard and offset."""
         try:
-            return unframed(self._file(int(self.shard[item])).read(offset, length), length)
+            return parse_record(unframed(framed, int(self.spans[item, 1])))
         except ValueError as error:
             raise BadInput(
                 f"{self.place(item)}: {error}: the shard is damaged or has changed, build it again"
             ) from None
+
+    def _record(self, item: int) -> Record:
+        return self.record(item, self._bytes(item, *self.spans[item].tolist()))
+
+    def _bytes(self, item: int, offset: int, length: int) -> bytes:
+        """Up to `length` bytes of the record's shard from `offset` on."""
+        return self._file(int(self.shard[item])).read(offset, length)
 
     def place(self, item: int) -> str:
         """Where a record stands, for messages."""
