@@ -16,6 +16,7 @@ import numpy as np
 from pipeline.config import Source
 from pipeline.errors import BadInput
 from pipeline.files import file_sha256, matching
+from pipeline.reading import expect_local
 from tfrecords import pixels, schema, shards
 from tfrecords.listing.items import as_text
 from tfrecords.sources import LAYOUTS, Item, list_configured, list_source
@@ -47,10 +48,12 @@ def open_data(spec: str) -> list[ImageSet]:
     folder = Path(spec)
     layout, colon, root = spec.partition(":")
     if colon and layout in LAYOUTS:
+        expect_local(layout, root)
         return [_listed(layout, layout, Path(root))]
     globbed = any(character in spec for character in "*?[") and not folder.is_dir()  # `photos [2024]` is one
     if globbed or spec.endswith(".tfrec"):
         return _from_shards(spec)
+    expect_local("DATA that is no shards (*.tfrec)", spec)
     if colon and not Path(spec).exists() and layout.isidentifier():
         raise BadInput(f"{spec}: unknown layout {layout!r}; expected one of {', '.join(sorted(LAYOUTS))}")
     if folder.is_dir() and not any(folder.iterdir()):

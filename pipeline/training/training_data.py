@@ -38,7 +38,7 @@ def open_data(run: Run, records: RecordSet) -> Data:
     said = "no validation"
     if validation is not None:
         trained = set() if run.train.fold else {path.resolve() for path in records.shards}
-        if shared := sorted({path.resolve() for path in validation.shards} & trained):
+        if shared := sorted({path.resolve() for path in validation.shards} & trained, key=str):
             what = f"{shared[0].name} is among train.records, too ({len(shared)} shard(s))"
             raise BadInput(f"train.validation: {what}: validation must be of classes that are never trained on")
         unseen = np.unique(validation.labels)
