@@ -149,7 +149,10 @@ class Submit:
     message: str = key("", urls=True)
     encoder_model: str = ""  # owner/model/framework/variation/version: attach it and upload the head alone
     records_datasets: list[str] = field(default_factory=list)  # owner/slug of shards, for the training notebook
-    extra_wheels: list[str] = field(default_factory=list)  # what the notebook's image lacks, as pip names it
+    # Kaggle's images whose missing packages the datasets carry, tpu (400 MB; training alone) and gpu, which is the
+    # CPU's as well; [] carries the project's own wheel alone.
+    images: list[str] = key(["tpu", "gpu"], one_of=("tpu", "gpu"))
+    extra_wheels: list[str] = field(default_factory=list)  # further ones, as pip names them, or paths
     poll_seconds: float = key(30.0, least=0)
     timeout_hours: float = 12.0
 

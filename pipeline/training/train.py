@@ -61,14 +61,15 @@ def main(run: Run) -> None:
     if resumed.get("finished") and not any(map(files.matching, run.in_run_dir(run.train.records))):
         print(f"train: done already, {there}; its records are gone")
         return
+    if not resumed.get("finished"):
+        found = devices.connect(run.devices)  # before records are asked for: what is not here is said first
+        print(f"train: {found.description}")
     records = open_records(run.in_run_dir(run.train.records))
     if there and resumed:
         inputs.expect_same(run, there, resumed, records)
     if resumed.get("finished"):
         print(f"train: done already, {there}")
         return
-    found = devices.connect(run.devices)
-    print(f"train: {found.description}")
     steps = found.of_all_hosts(resumed.get("step", 0))
     if len(set(steps)) > 1:
         mend = "run_dir must be one folder that all hosts see, or hold the same checkpoint everywhere"
