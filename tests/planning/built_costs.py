@@ -21,10 +21,10 @@ import keras  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
 from pipeline import config  # noqa: E402
+from pipeline.config.phase_keys import geometry  # noqa: E402
 from pipeline.models import embedder  # noqa: E402
 from pipeline.training import class_centers, optimizers  # noqa: E402
 from pipeline.training.losses import LOSSES  # noqa: E402
-from pipeline.training.phase_keys import geometry  # noqa: E402
 
 UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
