@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline import config
+from pipeline.config.phase_keys import trained_blocks
 from pipeline.models.catalogue import Entry
 from pipeline.models.position_embeddings import grid_side
-from pipeline.training.phase_keys import trained_blocks
 
 OPTIMIZER_BYTES = {"adam": 8, "adamw": 8, "sgd": 4, "adafactor": 4}  # a trained parameter; Keras' Adafactor keeps v
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from pipeline import config, files
 from pipeline.config import Phase, Run
+from pipeline.config.phase_keys import asks_start, asks_teacher, geometry, head_start, sees_features
 from pipeline.errors import BadInput
 from pipeline.models import catalogue
 from pipeline.planning import accelerators, costs
 from pipeline.planning.accelerators import Accelerator
 from pipeline.planning.costs import EncoderCosts, StepCosts
-from pipeline.training.phase_keys import asks_start, asks_teacher, geometry, head_start, sees_features
 from tfrecords.sources import find_layout
 
 GIB = 2.0**30

@@ -11,11 +11,10 @@ checkpoints, reading records, padding of tiles on the device.
 from dataclasses import dataclass
 
 from pipeline.config import Run
+from pipeline.config.phase_keys import expect_phases, geometry, stored_px
 from pipeline.planning import accelerators, costs, remedies
 from pipeline.planning.accelerators import Accelerator
 from pipeline.planning.estimates import GIB, Estimate, PhasePlan, SetSize, encoder_costs, plan_phase, set_size
-from pipeline.training import checkpoints
-from pipeline.training.phase_keys import geometry, stored_px
 
 SCORED_IMAGES, SCORED_HOURS = 205_000, 9  # the competition's queries and index, and its limit
 
@@ -32,7 +31,7 @@ class Options:
 def main(options: Options) -> None:
     """Prints the plan; BadInput: no phases; sizes that are neither built, known nor given; an unknown encoder."""
     run = options.run
-    checkpoints.expect_phases(run)
+    expect_phases(run)
     size = set_size(run, options.images, options.classes)
     encoder = encoder_costs(run.encoder)
     devices = [accelerators.find(name) for name in options.on or accelerators.SHOWN]

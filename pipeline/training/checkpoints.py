@@ -43,12 +43,6 @@ def read_state(path: Path) -> dict[str, Any]:
         raise BadInput(f"{path} is not a whole checkpoint of guie ({error}): remove it to start before it") from None
 
 
-def expect_phases(run: Run) -> None:
-    """Raises BadInput where there is nothing to train."""
-    if not run.train.phases:
-        raise BadInput("train.phases: expected at least one phase, got none")
-
-
 def recipe_fingerprint(run: Run) -> str:
     """Of all keys that decide the weights; not of how often is logged or saved, nor of where files lie (`inputs`)."""
     kept = ("phases", "loss", "optimizer", "seed", "fold")

@@ -4,10 +4,10 @@ import keras
 import tensorflow as tf
 
 from pipeline import config
+from pipeline.config.phase_keys import trained_blocks
 from pipeline.errors import BadInput
 from pipeline.models.embedder import Embedder
 from pipeline.training.class_centers import PER_REPLICA, ClassCenters, is_per_replica
-from pipeline.training.phase_keys import trained_blocks
 
 OPTIMIZERS = {
     "adam": keras.optimizers.Adam,

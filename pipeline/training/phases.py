@@ -11,7 +11,8 @@ import numpy as np
 
 from pipeline import config
 from pipeline.config import Run
-from pipeline.data import sampler
+from pipeline.config.phase_keys import asks_start, geometry, sees_features
+from pipeline.data import folds, sampler
 from pipeline.data.records import RecordSet
 from pipeline.data.sampler import ClassGroups, Positions
 from pipeline.errors import BadInput
@@ -19,11 +20,10 @@ from pipeline.models import embedder as embedders
 from pipeline.models import encoders
 from pipeline.models import head as heads
 from pipeline.models.embedder import Embedder, named_variables
-from pipeline.training import checkpoints, class_centers, folds, optimizers, starts
+from pipeline.training import checkpoints, class_centers, optimizers, starts
 from pipeline.training.class_centers import ClassCenters
 from pipeline.training.devices import Found
 from pipeline.training.losses import Margin
-from pipeline.training.phase_keys import asks_start, geometry, sees_features
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ import tensorflow as tf
 
 from pipeline import config, files
 from pipeline.config import Run
+from pipeline.config.phase_keys import asks_teacher, expect_phases, head_start
 from pipeline.console import Progress
 from pipeline.data.batches import damage_is_bad_input, open_records
 from pipeline.errors import BadInput, Stopped
@@ -28,7 +29,6 @@ from pipeline.training import checkpoints, devices, inputs
 from pipeline.training.devices import Found
 from pipeline.training.feature_cache import Encodings, FeatureCache
 from pipeline.training.metrics_log import MetricsLog
-from pipeline.training.phase_keys import asks_teacher, head_start
 from pipeline.training.phases import (
     Phase,
     State,
@@ -54,7 +54,7 @@ def main(run: Run) -> None:
     loss that is not finite.
     """
     stopping = Stopping(run.train.hours)
-    checkpoints.expect_phases(run)
+    expect_phases(run)
     folder = Path(run.run_dir)
     resumed = checkpoints.state_of(run)
     there = checkpoints.newest(checkpoints.folder_of(run.run_dir))

@@ -7,10 +7,11 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline.config import Run
+from pipeline.data import folds
 from pipeline.data.batches import RecordSet, train_batches
 from pipeline.data.records import open_any
 from pipeline.errors import BadInput
-from pipeline.training import checkpoints, folds
+from pipeline.training import checkpoints
 from pipeline.training.devices import Found
 from pipeline.training.feature_cache import FeatureCache, feature_batches
 from pipeline.training.phases import Classes, Phase, State
