@@ -7,8 +7,9 @@ CONFIG ?= configs/demo.yaml
 RUN ?= runs/$(basename $(notdir $(CONFIG)))
 # Further KEY=VALUE overrides: make train ARGS="train.seed=1"
 ARGS ?=
+TOUCH_TENSORFLOW := tests/data tests/models tests/training tests/export
 
-.PHONY: demo test test-all tfrecords train train-tpu score submission bench ablation lint clean
+.PHONY: demo test test-all test-tf220 tfrecords train train-tpu score submission bench ablation lint clean
 
 # One stamp an extra: an environment grows, and is made anew when setup.py changes.
 .venv/base.stamp: setup.py
@@ -33,20 +34,51 @@ test: .venv/test.stamp
 test-all: .venv/test.stamp
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(ARGS)
 
+# What touches TensorFlow, on the older one that is served: the last with wheels for a TPU.
+.venv-tf220/stamp: setup.py
+	$(PYTHON) -m venv --clear .venv-tf220
+	.venv-tf220/bin/python -m pip install --quiet --upgrade pip
+	.venv-tf220/bin/python -m pip install --quiet "torch==2.13.0"
+	.venv-tf220/bin/python -m pip install --quiet --editable ".[test]" "tensorflow==2.20.*"
+	touch $@
+
+test-tf220: .venv-tf220/stamp
+	.venv-tf220/bin/python -m pytest --numprocesses auto --dist loadfile -m "not slow" $(TOUCH_TENSORFLOW) $(ARGS)
+
 tfrecords: .venv/base.stamp
 	$(BIN)/guie tfrecords $(CONFIG) $(ARGS)
 
 train: .venv/base.stamp
 	$(BIN)/guie train $(CONFIG) $(ARGS)
 
-# An environment of its own: the stock TensorFlow and that for TPUs write the same files.
+# An environment of its own: the stock TensorFlow and that for TPUs write the same files. tensorflow-text asks for the
+# stock one, which then goes, and what it shared with the other is written anew.
+TPU_PYTHON := .venv-tpu/bin/python
+define TPU_CHECK_PYTHON
+import platform, sys
+if not (3, 11) <= sys.version_info[:2] <= (3, 13) or (platform.system(), platform.machine()) != ("Linux", "x86_64"):
+    came = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    sys.exit(f"train-tpu: expected Python 3.11, 3.12 or 3.13 on Linux x86_64, got {came}: tensorflow-tpu has wheels "
+             "for no other; make train-tpu PYTHON=python3.12")
+endef
+define TPU_CHECK_BUILD
+import sys
+from pipeline.attached import tensorflow_build
+if not tensorflow_build().startswith("tensorflow-tpu 2.20"):
+    sys.exit(f"train-tpu: expected tensorflow-tpu 2.20 in .venv-tpu, found {tensorflow_build()}: rm -r .venv-tpu, and again")
+print(f"train-tpu: .venv-tpu has {tensorflow_build()}, Python {sys.version.split()[0]}")
+endef
+export TPU_CHECK_PYTHON TPU_CHECK_BUILD
+
 .venv-tpu/stamp: setup.py
+	@$(PYTHON) -c "$$TPU_CHECK_PYTHON"
 	$(PYTHON) -m venv --clear .venv-tpu
-	.venv-tpu/bin/python -m pip install --quiet --upgrade pip
-	.venv-tpu/bin/python -m pip install --quiet --editable ".[tpu]"
-	.venv-tpu/bin/python -m pip uninstall --quiet --yes tensorflow
-	.venv-tpu/bin/python -m pip install --quiet --force-reinstall --no-deps \
-		$$(.venv-tpu/bin/python -m pip freeze | grep "^tensorflow[-_]tpu==")
+	$(TPU_PYTHON) -m pip install --quiet --upgrade pip
+	$(TPU_PYTHON) -m pip install --quiet --editable ".[tpu]"
+	$(TPU_PYTHON) -m pip uninstall --quiet --yes tensorflow
+	$(TPU_PYTHON) -m pip install --quiet --force-reinstall --no-deps \
+		$$($(TPU_PYTHON) -m pip freeze | grep "^tensorflow[-_]tpu==")
+	@$(TPU_PYTHON) -c "$$TPU_CHECK_BUILD"
 	touch $@
 
 train-tpu: .venv-tpu/stamp
@@ -72,4 +104,4 @@ lint: .venv/test.stamp
 	$(BIN)/lint-imports --no-logo
 
 clean:
-	rm -rf .venv .venv-tpu build *.egg-info
+	rm -rf .venv .venv-* build *.egg-info

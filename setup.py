@@ -48,6 +48,7 @@ setup(
         "kaggle==2.2.*",
         "setuptools<81",  # tensorflow-hub and keras-cv still import pkg_resources
         "numpy",
+        "scipy",  # sparse products: the resize on the host
         "omegaconf>=2.3",
         "click>=8.2",  # the command line
         "rich>=13",  # tables

@@ -208,6 +208,7 @@ def run_checks(folder, images_timed):
 
     try:
         yield from repeats(submission)
+        yield from resized_before(submission)
         yield from cost(submission, images_timed)
     except Exception as error:
         yield "runs", False, f"fails when called again: {first_line(error)}"
@@ -230,6 +231,29 @@ def repeats(submission):
         difference = float(np.abs(alone - together).max())
         within = difference <= BATCH_TOLERANCE
         yield "same in a batch", within, f"an image alone and in a batch of 4 differs by {difference:.1e}"
+
+
+def resized_before(submission):
+    """Checks guie's second signature, where there is one: it takes pixels that are resized, outside the contract.
+
+    An image of the encoder's own size stays as it is when it is resized, so both signatures must agree on it. With
+    several sizes or crops there is no such image: the output's shape and length are checked.
+    """
+    signature = submission.loaded.signatures.get("embed_resized") if submission.batches else None
+    if signature is None:
+        return
+    shapes = {name: spec.shape.as_list() for name, spec in signature.structured_input_signature[1].items()}
+    images = {name: blocks(side, side, 5) for name, (_, _, side, _, _) in shapes.items()}
+    pixels = {name: np.stack([images[name]] * shapes[name][1])[None].astype(np.float32) for name in shapes}
+    output = signature(**{name: submission.tf.constant(values) for name, values in pixels.items()})[KEY].numpy()
+    if [shape[1] for shape in shapes.values()] == [1]:
+        expected = submission(next(iter(images.values()))[None])
+        difference = float(np.abs(output - expected).max()) if output.shape == expected.shape else float("inf")
+        said = f"an image that is resized before differs by {difference:.1e}"
+        yield "same when resized before", difference <= REPEAT_TOLERANCE, said
+    else:
+        unit = len(output) == 1 and abs(float(np.linalg.norm(output)) - 1) <= UNIT_TOLERANCE
+        yield "takes resized pixels", unit, f"{', '.join(sorted(shapes))} give {list(output.shape)}"
 
 
 def cost(submission, images):

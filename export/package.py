@@ -1,4 +1,4 @@
-"""The folders that are pushed to Kaggle: datasets (wheel, model, config, card) and kernels (notebook, metadata).
+"""The folders that are pushed to Kaggle: datasets (wheels, model, config, card) and kernels (notebook, metadata).
 
 python -m export.package CONFIG
 → <run_dir>/submit/training-dataset/, training/      to train on Kaggle: `kaggle datasets create`, `kernels push`
@@ -12,12 +12,13 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
-from export import card, head, subprocesses
+from export import card, head, kaggle_wheels
 from pipeline.command_line import SETTINGS, Command, run, takes_config
 from pipeline.config import Run, to_yaml
 from pipeline.errors import BadInput
@@ -59,30 +60,31 @@ def build(config: Run) -> Package:
             _link(submission, dataset / "submission.zip")
         for name in ("model_card.md", "fingerprint.json"):
             shutil.copy(run_dir / "export" / name, dataset / name)
-        _write_project(config, dataset, dataset_name)
+        _write_project(config, dataset, dataset_name, ["gpu"])
     write_kernel(config, "submission", kernel_name, [dataset_name], [config.submit.competition], folder / "kernel")
     dataset, kernel = folder / "dataset", folder / "kernel"
     return Package(dataset, kernel, content_fingerprint(dataset), content_fingerprint(kernel))
 
 
 def build_training(config: Run) -> tuple[Path, Path]:
-    """Writes the training's dataset (wheel and config) and kernel; needs only the config. Raises as `build`."""
+    """Writes the training's dataset (wheels and config) and kernel; needs only the config. Raises as `build`."""
     name = checked_name(f"{config.submit.dataset}-training", "dataset")
     kernel = checked_name(f"{config.submit.kernel}-training", "kernel")
     folder = Path(config.run_dir) / "submit"
     with atomic_path(folder / "training-dataset") as dataset:
         dataset.mkdir()
-        _write_project(config, dataset, name)
+        _write_project(config, dataset, name, kaggle_wheels.IMAGES)
     datasets = [name, *config.submit.records_datasets]
     write_kernel(config, "training", kernel, datasets, [], folder / "training")
     return folder / "training-dataset", folder / "training"
 
 
-def _write_project(config: Run, folder: Path, name: str) -> None:
-    """The wheel, the config and the dataset's metadata."""
+def _write_project(config: Run, folder: Path, name: str, images: Sequence[str]) -> None:
+    """The wheels for the images that the notebook runs in, the config and the dataset's metadata."""
     public = dataclasses.replace(config, run_dir="", data_root="")  # no path of this machine is published
     write_text(folder / "config.yaml", to_yaml(public))
-    build_wheels(config.submit.extra_wheels, folder)
+    kaggle_wheels.collect(images, config.submit.images, config.submit.extra_wheels, folder)
+    build_wheel(folder)
     template = read_json(KAGGLE / DATASET_METADATA)
     write_json(folder / DATASET_METADATA, {**template, "id": name, "title": _title(name)})
 
@@ -113,10 +115,10 @@ def write_notebook(script: Path, path: Path) -> None:
     write_text(path, jupytext.writes(notebook, fmt="ipynb"))
 
 
-def build_wheels(extra: list[str], folder: Path) -> None:
-    """Writes the project's wheel and those of `extra` requirements, without dependencies, into `folder`.
+def build_wheel(folder: Path) -> None:
+    """Writes the project's wheel into `folder`; the same project gives the same bytes.
 
-    Raises BadInput: guie does not run from a checkout, or pip cannot build a wheel.
+    Raises BadInput: guie does not run from a checkout, or pip cannot build the wheel.
     """
     if not (ROOT / "setup.py").is_file() or not KAGGLE.is_dir():
         raise BadInput(f"packing the project needs its checkout; {ROOT} is none")
@@ -128,14 +130,7 @@ def build_wheels(extra: list[str], folder: Path) -> None:
                 shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
             elif (ROOT / name).is_file():
                 shutil.copy(ROOT / name, source / name)
-        pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--quiet", "--no-deps"]
-        for requirement in [str(source), *extra]:
-            isolation = ["--no-build-isolation"] if requirement == str(source) else []
-            subprocesses.run(
-                [*pip, *isolation, "--wheel-dir", str(folder), requirement],
-                f"the wheel of {Path(requirement).name} cannot be built",
-                {**os.environ, "SOURCE_DATE_EPOCH": "315532800"},  # a zip's earliest date: always the same bytes
-            )
+        kaggle_wheels.build(str(source), folder, "--no-build-isolation")
 
 
 def content_fingerprint(folder: Path) -> str:

@@ -21,8 +21,9 @@ from tensorflow.core.protobuf import saved_model_pb2
 from export import card, formats
 from export.contract_probe import KEY
 from pipeline.config import Run
-from pipeline.data.preprocessing import Preprocess, prepare
+from pipeline.data.preprocessing import Preprocess, normalize, resize
 from pipeline.errors import BadInput
+from pipeline.evaluation import halves
 from pipeline.evaluation.submission_zip import zip_submission
 from pipeline.files import atomic_path, file_sha256, fingerprint, read_json, write_json
 from pipeline.models.embedder import Embedder, average_features
@@ -37,40 +38,51 @@ CROPS = ((0.5, 0.5), (0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0))
 UNKNOWN_TO_SCORER = "DisableCopyOnRead"
 
 
-def views(images: tf.Tensor, preprocess: Preprocess, flip_average: bool, crops: int) -> tf.Tensor:
-    """uint8 [B, H, W, 3] → float32 [V * B, S, S, 3]: V views of each image, view by view.
-
-    First the whole images, then their centres, then the corners; then all of these mirrored.
-    """
+def resized_views(images: tf.Tensor, preprocess: Preprocess, crops: int) -> tf.Tensor:
+    """uint8 [B, H, W, 3] → float32 [B, V, S, S, 3] in 0…255: the whole image, its centre, its corners."""
     height, width = tf.shape(images)[1], tf.shape(images)[2]
     crop_height = tf.maximum(tf.cast(CROP_SHARE * tf.cast(height, tf.float32), tf.int32), 1)
     crop_width = tf.maximum(tf.cast(CROP_SHARE * tf.cast(width, tf.float32), tf.int32), 1)
-    prepared = [prepare(images, preprocess)]
+    resized = [resize(images, preprocess)]
     for top_share, left_share in CROPS[: crops - 1]:
         top = tf.cast(top_share * tf.cast(height - crop_height, tf.float32), tf.int32)
         left = tf.cast(left_share * tf.cast(width - crop_width, tf.float32), tf.int32)
-        prepared.append(prepare(images[:, top : top + crop_height, left : left + crop_width, :], preprocess))
-    if flip_average:
-        prepared += [tf.reverse(view, axis=[2]) for view in prepared]
-    return tf.concat(prepared, axis=0) if len(prepared) > 1 else prepared[0]
+        resized.append(resize(images[:, top : top + crop_height, left : left + crop_width, :], preprocess))
+    side = preprocess.image_size_px
+    return tf.ensure_shape(tf.stack(resized, axis=1), [None, crops, side, side, 3])
+
+
+def view_by_view(pixels: tf.Tensor, preprocess: Preprocess, flip_average: bool) -> tf.Tensor:
+    """float32 [B, V, S, S, 3] in 0…255 → [V * B, S, S, 3], normalised; flips: then all of these mirrored."""
+    side = preprocess.image_size_px
+    by_view = normalize(tf.reshape(tf.transpose(pixels, [1, 0, 2, 3, 4]), [-1, side, side, 3]), preprocess)
+    return tf.concat([by_view, tf.reverse(by_view, axis=[2])], axis=0) if flip_average else by_view
 
 
 class Served(tf.Module):
-    """The object that is saved: the weights and one signature, without Keras."""
+    """The object that is saved: the weights and two signatures, without Keras.
+
+    `serve` resizes and embeds. `embed_resized` is its second half, for callers that resize by themselves: images of
+    many sizes then share a batch. `resizing` tells them how, see `pipeline.evaluation.halves`.
+    """
 
     def __init__(self, at_sizes: AtSizes, head: keras.Model | None, flip_average: bool, crops: int):
         super().__init__(name="embedder")
         models, count = [model for model, _ in at_sizes], crops * (2 if flip_average else 1)
         weights = [weight for model in [*models, *([head] if head else [])] for weight in model.weights]
         self.weights = list({id(weight): weight.value for weight in weights}.values())  # sizes share them
+        sides = [preprocess.image_size_px for _, preprocess in at_sizes]
+        description = halves.described([preprocess for _, preprocess in at_sizes], CROPS[: crops - 1], CROP_SHARE)
 
-        @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")])
-        def serve(images: tf.Tensor) -> dict[str, tf.Tensor]:
+        @tf.function(
+            input_signature=[
+                tf.TensorSpec([None, crops, side, side, 3], tf.float32, name=f"pixels_{side}") for side in sides
+            ]
+        )
+        def embed_resized(*pixels: tf.Tensor) -> dict[str, tf.Tensor]:
             found = []
-            for model, preprocess in at_sizes:
-                side = preprocess.image_size_px
-                pixels = tf.ensure_shape(views(images, preprocess, flip_average, crops), [None, side, side, 3])
-                found.append(model(pixels, training=False))  # [V * B, width]
+            for (model, preprocess), of_size in zip(at_sizes, pixels, strict=True):
+                found.append(model(view_by_view(of_size, preprocess, flip_average), training=False))  # [V * B, width]
             embeddings = average_features(found)
             if head is not None:
                 embeddings = head(embeddings, training=False)
@@ -80,7 +92,12 @@ class Served(tf.Module):
                 embeddings = formats.unit_length(tf.reduce_mean(by_view, axis=0))
             return {KEY: embeddings}
 
-        self.serve = serve
+        @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")])
+        def serve(images: tf.Tensor) -> dict[str, tf.Tensor]:
+            return embed_resized(*(resized_views(images, preprocess, crops) for _, preprocess in at_sizes))
+
+        self.serve, self.embed_resized = serve, embed_resized
+        self.resizing = tf.function(lambda: tf.constant(description), input_signature=[])
 
 
 def save(
@@ -107,7 +124,8 @@ def save(
         served = Served(at_sizes, head, flip_average, crops)
         options = tf.saved_model.SaveOptions(experimental_io_device=io_device)
         with quiet():
-            tf.saved_model.save(served, str(temporary), signatures=served.serve, options=options)
+            signatures = {"serving_default": served.serve, halves.SIGNATURE: served.embed_resized}
+            tf.saved_model.save(served, str(temporary), signatures=signatures, options=options)
         make_loadable_by_scorer(temporary)
         if not any((temporary / "assets").iterdir()):
             (temporary / "assets").rmdir()  # no part of the contract

@@ -58,17 +58,17 @@ def _make(folder: Path, requirements: list[str]) -> None:
     _run([*pip, *requirements], "pip install")
 
 
-def find_python() -> Path | None:
+def find_python(version: str = PYTHON) -> Path | None:
     """A Python 3.9 that starts (a pyenv shim may not): GUIE_PYTHON39, else python3.9 on PATH, else pyenv's."""
-    candidates = [os.environ.get("GUIE_PYTHON39"), shutil.which(f"python{PYTHON}")]
-    candidates += [str(path) for path in Path("~/.pyenv/versions").expanduser().glob(f"{PYTHON}.*/bin/python")]
+    candidates = [os.environ.get(f"GUIE_PYTHON{version.replace('.', '')}"), shutil.which(f"python{version}")]
+    candidates += [str(path) for path in Path("~/.pyenv/versions").expanduser().glob(f"{version}.*/bin/python")]
     for candidate in filter(None, candidates):
         asked = [candidate, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
         try:
             answer = subprocess.run(asked, capture_output=True, text=True, timeout=60)
         except (OSError, subprocess.TimeoutExpired):
             continue
-        if answer.stdout.strip() == PYTHON:
+        if answer.stdout.strip() == version:
             return Path(candidate)
     return None
 

@@ -37,10 +37,11 @@ WORKING = Path(os.environ.get("KAGGLE_WORKING", "/kaggle/working"))
 wheels = sorted(INPUT.rglob("guie-*.whl"))
 assert wheels, f"attach the dataset of `guie submit`: no guie-*.whl anywhere in {INPUT}"
 package = wheels[-1].parent
-packages = tempfile.mkdtemp(prefix="guie-packages-")
-every_wheel = [str(wheel) for wheel in package.glob("*.whl")]
-install = ["pip", "install", "--quiet", "--no-index", "--no-deps", "--target", packages, *every_wheel]
-subprocess.run([sys.executable, "-m", *install], check=True)
+packages = tempfile.mkdtemp(prefix="guie-packages-")  # before the image's own on sys.path
+install = ["pip", "install", "--quiet", "--no-index", "--no-deps", "--find-links", str(package), "--target", packages]
+listed = ["-r", str(package / "wheels-gpu.txt"), str(wheels[-1])]
+installing = subprocess.run([sys.executable, "-m", *install, *listed], capture_output=True, text=True)
+assert installing.returncode == 0, f"Python {sys.version.split()[0]}: {installing.stderr}"
 sys.path.insert(0, packages)
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 warnings.filterwarnings("ignore", message="IProgress|pkg_resources")

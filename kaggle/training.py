@@ -12,9 +12,10 @@
 # Shards of records → a trained embedder → `submission.zip`, on whatever this machine has: a TPU, GPUs or the CPU.
 # No internet. Attached are
 #
-# - a dataset with the project's wheel and `config.yaml` (`guie submit` makes it),
+# - a dataset with the project's wheels and `config.yaml` (`python -m export.package CONFIG` makes it),
 # - a dataset with `*.tfrec` shards, from `guie tfrecords` or one of the public sets,
-# - the encoder as a Kaggle model.
+# - the encoder as a Kaggle model,
+# - to go on with what a version before has not finished: that version's output.
 
 # %% [markdown]
 # ## 1. The project
@@ -22,10 +23,12 @@
 # %%
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import warnings
+from glob import glob
 from pathlib import Path
 
 INPUT = Path(os.environ.get("KAGGLE_INPUT", "/kaggle/input"))
@@ -34,14 +37,21 @@ WORKING = Path(os.environ.get("KAGGLE_WORKING", "/kaggle/working"))
 wheels = sorted(INPUT.rglob("guie-*.whl"))
 assert wheels, f"attach the dataset of `guie submit`: no guie-*.whl anywhere in {INPUT}"
 package = wheels[-1].parent
-packages = tempfile.mkdtemp(prefix="guie-packages-")
-every_wheel = [str(wheel) for wheel in package.glob("*.whl")]
-install = ["pip", "install", "--quiet", "--no-index", "--no-deps", "--target", packages, *every_wheel]
-subprocess.run([sys.executable, "-m", *install], check=True)
+packages = tempfile.mkdtemp(prefix="guie-packages-")  # before the image's own on sys.path
+install = ["pip", "install", "--quiet", "--no-index", "--no-deps", "--find-links", str(package), "--target", packages]
+# As the TPU image says of itself, or by the files of its chips; the other image is of GPUs and of the CPU.
+image = "tpu" if os.environ.get("ISTPUVM") or glob("/dev/accel*") or glob("/dev/vfio/[0-9]*") else "gpu"
+listed = ["-r", str(package / f"wheels-{image}.txt"), str(wheels[-1])]
+installing = subprocess.run([sys.executable, "-m", *install, *listed], capture_output=True, text=True)
+assert installing.returncode == 0, f"Python {sys.version.split()[0]}: {installing.stderr}"
 sys.path.insert(0, packages)
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 warnings.filterwarnings("ignore", message="IProgress|pkg_resources")
 os.environ["KERAS_BACKEND"] = "tensorflow"
+
+from pipeline.attached import tensorflow_build, tpu_devices
+
+print(f"Kaggle's {image} image: Python {sys.version.split()[0]}, {tensorflow_build()}; {tpu_devices() or 'no TPU'}")
 
 # %% [markdown]
 # ## 2. What is attached
@@ -53,7 +63,13 @@ folders = sorted({shard.parent for shard in shards})
 for folder in folders:
     print(f"{sum(shard.parent == folder for shard in shards):>6,} shards in {folder}")
 
-overrides = [f"run_dir={WORKING / 'run'}", "records.sources=[]"]
+# /kaggle/working holds 20 GB, and a session ends after 9 hours on a TPU and 12 without; then the run is stopped in time
+# for the export, or saved for the next version.
+overrides = [
+    *(f"run_dir={WORKING / 'run'}", "records.sources=[]", "devices.kind=auto", "train.checkpoints_kept=1"),
+    f"train.features_dir={Path(tempfile.gettempdir()) / 'guie-features'}",
+    f"train.hours={8.5 if image == 'tpu' else 11.5}",
+]
 for split in ("train", "validation", "test"):
     globs = [f"{folder}/*-{split}-*.tfrec" for folder in folders if list(folder.glob(f"*-{split}-*.tfrec"))]
     key = {"train": "train.records", "validation": "train.validation", "test": "score.index"}[split]
@@ -63,23 +79,42 @@ presets = sorted(INPUT.rglob("model.weights.*"))
 if presets:
     overrides.append(f"encoder.weights=preset:{presets[0].parent}")
     print(f"encoder from {presets[0].parent}")
+
+FURTHER: list[str] = []  # yours, as KEY=VALUE
+overrides += FURTHER
 print("\n".join(overrides))
 
 # %% [markdown]
 # ## 3. Training
 #
-# A run that was stopped goes on from its newest checkpoint when this cell runs again.
+# It goes on from the newest checkpoint: of this session when the cell runs again, else of a version before, when its
+# output is attached.
+
+# %%
+run = WORKING / "run"
+saved = sorted(INPUT.rglob("checkpoints/step-*.safetensors"), key=lambda path: path.name)
+if saved and not list(run.glob("checkpoints/step-*.safetensors")):
+    (run / "checkpoints").mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(saved[-1], run / "checkpoints" / f".{saved[-1].name}")  # it gets its name when it is whole
+    (run / "checkpoints" / f".{saved[-1].name}").rename(run / "checkpoints" / saved[-1].name)
+    if (saved[-1].parents[1] / "metrics.jsonl").is_file():
+        shutil.copyfile(saved[-1].parents[1] / "metrics.jsonl", run / "metrics.jsonl")
+    print(f"goes on from {saved[-1]}")
 
 # %%
 from pipeline import cli
 
 CONFIG = str(package / "config.yaml")
-assert cli.main(["train", CONFIG, *overrides]) == 0
+ended = cli.main(["train", CONFIG, *overrides])
+stopped = ended == 75  # train.hours are over, or Kaggle ends the session
+assert ended in (0, 75)
+if stopped:
+    print(f"saved in {run / 'checkpoints'}: attach this version's output to the notebook and run it again")
 
 # %%
 from IPython.display import SVG, Markdown, display
 
-history = [json.loads(line) for line in (WORKING / "run" / "metrics.jsonl").read_text().splitlines()]
+history = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 losses = [row["loss"] for row in history if "loss" in row]
 low, high = min(losses), max(losses)
 points = " ".join(
@@ -98,17 +133,21 @@ display(
 
 # %% [markdown]
 # ## 4. Submission and score
+#
+# Of a run that is done.
 
 # %%
-assert cli.main(["export", CONFIG, *overrides]) == 0
-submission = WORKING / "run" / "submission.zip"
-copied = (WORKING / "submission.zip").write_bytes(submission.read_bytes())
-print(f"{copied / 1e6:,.1f} MB in {WORKING}")
+submission = run / "submission.zip"
+if not stopped:
+    assert cli.main(["export", CONFIG, *overrides]) == 0
+    (WORKING / "submission.zip").unlink(missing_ok=True)
+    os.link(submission, WORKING / "submission.zip")  # 2.5 GB at ViT-H/14, once on the disk
+    print(f"{submission.stat().st_size / 1e6:,.1f} MB in {WORKING}")
 
 # %%
 tests = next(value for key, _, value in (o.partition("=") for o in overrides) if key == "score.index")
-if tests != "[]":
-    index = [argument for glob in tests.strip("[]").split(",") for argument in ("--index", glob)]
+if tests != "[]" and not stopped:
+    index = [argument for shards in tests.strip("[]").split(",") for argument in ("--index", shards)]
     metrics = WORKING / "metrics.json"
     assert cli.main(["score", str(submission), *index, "--out", str(metrics)]) == 0
     result = json.loads(metrics.read_text())

@@ -1,7 +1,9 @@
 """What is attached to this machine, as far as it can be told without TensorFlow."""
 
 from glob import glob
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from importlib.util import find_spec
+from pathlib import Path
 
 TENSORFLOWS = ("tensorflow-tpu", "tensorflow", "tensorflow-cpu")  # distributions that bring the package
 
@@ -12,14 +14,22 @@ def tpu_devices() -> list[str]:
 
 
 def tensorflow_build() -> str:
-    """Such as `tensorflow-tpu 2.20.0 with libtpu 0.0.17`; the wheels for a TPU are named before the stock ones."""
-    found = [f"{name} {known}" for name in TENSORFLOWS if (known := _version(name))]
-    libtpu = _version("libtpu")
-    return (found or ["no TensorFlow"])[0] + (f" with libtpu {libtpu}" if libtpu else "")
+    """Such as `tensorflow-tpu 2.20.0 with libtpu 0.0.17`: the distribution whose folder is imported, of several there.
+
+    Where two wrote one folder, that for TPUs is named.
+    """
+    spec, libtpu = find_spec("tensorflow"), _distribution("libtpu")
+    imported = Path(spec.origin) if spec and spec.origin else None
+    found = [
+        f"{name} {known.version}"
+        for name in TENSORFLOWS
+        if (known := _distribution(name)) and known.locate_file("tensorflow/__init__.py") == imported
+    ]
+    return (found or ["no TensorFlow"])[0] + (f" with libtpu {libtpu.version}" if libtpu else "")
 
 
-def _version(distribution: str) -> str:
+def _distribution(name: str) -> Distribution | None:
     try:
-        return version(distribution)
+        return distribution(name)
     except PackageNotFoundError:
-        return ""
+        return None

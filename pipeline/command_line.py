@@ -13,10 +13,27 @@ from typing import Any
 import click
 
 from pipeline.errors import BadInput, Stopped
+from pipeline.reading import expect_local
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 110}
-PATH = click.Path()  # file, folder, glob or LAYOUT:ROOT: the shell completes it, the command checks it
 CONFIG_HELP = "CONFIG is a YAML file; KEY=VALUE replaces one of its keys, dotted as in train.seed=1."
+
+
+class Place(click.Path):
+    """File, folder, glob or LAYOUT:ROOT: the shell completes it, the command checks it; only some may be a URL."""
+
+    def __init__(self, urls: bool = False, overrides: bool = False):
+        super().__init__()
+        self.urls, self.overrides = urls, overrides  # overrides: KEY=VALUE may stand there, too, which `load` checks
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        overrides = self.overrides and "=" in value.partition("://")[0]
+        if not self.urls and not overrides:
+            expect_local(param.get_error_hint(ctx) if param and ctx else "path", value)
+        return super().convert(value, param, ctx)
+
+
+PATH, PATH_OR_URL, WORD = Place(), Place(urls=True), Place(overrides=True)
 
 
 class Command(click.Command):

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from pipeline import commands_older, commands_training
-from pipeline.command_line import PATH, SETTINGS, Group, OneOf, takes_config
+from pipeline.command_line import PATH, PATH_OR_URL, SETTINGS, Group, OneOf, takes_config
 from pipeline.errors import BadInput
 from pipeline.quiet import import_quietly
 
@@ -200,9 +200,9 @@ BATCH_SIZE = click.option("--batch-size", type=int, default=64, help="Images of 
 
 
 @guie.command()
-@click.argument("embedder", type=PATH)
-@click.option("--index", metavar="DATA", type=PATH, multiple=True, help="Images to search in; repeatable.")
-@click.option("--queries", metavar="DATA", type=PATH, multiple=True, help="In the order of --index; repeatable.")
+@click.argument("embedder", type=PATH_OR_URL)
+@click.option("--index", metavar="DATA", type=PATH_OR_URL, multiple=True, help="Images to search in; repeatable.")
+@click.option("--queries", metavar="DATA", type=PATH_OR_URL, multiple=True, help="In the order of --index; repeatable.")
 @click.option("--out", metavar="FILE", type=PATH, default="", help="Write the scores, metrics.json.")
 @BATCH_SIZE
 @click.option("--solution", metavar="FILE", type=PATH, default="", help="Competition's CSV: id, index ids, Usage.")
@@ -222,8 +222,8 @@ def score(index: tuple[str, ...], queries: tuple[str, ...], **options: Any) -> N
 
 
 @guie.command()
-@click.argument("embedder", type=PATH)
-@click.argument("data", type=PATH)
+@click.argument("embedder", type=PATH_OR_URL)
+@click.argument("data", type=PATH_OR_URL)
 @click.option("--out", metavar="DIR", type=PATH, required=True, help="Folder to write.")
 @BATCH_SIZE
 def embed(**options: Any) -> None:
@@ -245,7 +245,7 @@ for each in commands_older.COMMANDS:
 
 @guie.command()
 @click.argument("vectors", metavar="VECTORS_DIR", type=PATH)
-@click.argument("data", type=PATH)
+@click.argument("data", type=PATH_OR_URL)
 @click.option("--host", default="127.0.0.1", help="0.0.0.0 shows it to the whole network.")
 @click.option("--port", type=int, default=8000, help="0 takes a free one.")
 def browse(vectors: str, **options: Any) -> None:

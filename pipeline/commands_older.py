@@ -7,7 +7,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from pipeline.command_line import PATH, Command, OneOf, read_config, takes_config
+from pipeline.command_line import PATH, WORD, Command, OneOf, read_config, takes_config
 from pipeline.errors import BadInput
 from pipeline.quiet import import_quietly
 
@@ -44,7 +44,7 @@ def zero_shot(words: tuple[str, ...]) -> None:
 
 @click.command(cls=Command)
 @click.argument("action", type=OneOf(("build", "predict", "perf")))
-@click.argument("words", metavar="[CONFIG] [IMAGE]... [KEY=VALUE]...", nargs=-1, type=PATH)
+@click.argument("words", metavar="[CONFIG] [IMAGE]... [KEY=VALUE]...", nargs=-1, type=WORD)
 @click.option("--config", metavar="CONFIG", type=PATH, help=f"The YAML file (default {STAGED_CONFIG}).")
 @click.option("--stage", type=OneOf(STAGES), default="all", help="Depth; cascade stops where neighbours agree.")
 @click.option("--num", type=click.IntRange(min=0), default=0, help="perf: batches to test; 0: the whole set.")
@@ -82,7 +82,7 @@ def staged(
 
 @click.command(cls=Command)
 @click.argument("action", type=OneOf(("train", "search")))
-@click.argument("words", metavar="CONFIG [IMAGE]... [KEY=VALUE]...", nargs=-1, type=PATH)
+@click.argument("words", metavar="CONFIG [IMAGE]... [KEY=VALUE]...", nargs=-1, type=WORD)
 def similar(action: str, words: tuple[str, ...]) -> None:
     """Finds the images most similar to one.
 

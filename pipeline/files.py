@@ -1,4 +1,4 @@
-"""Files of a run folder: whole or absent, JSON and CSV, globs, fingerprints."""
+"""Files of a run folder: whole or absent, JSON and CSV, globs, fingerprints. What is read may be behind a URL."""
 
 import csv
 import glob
@@ -12,7 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pipeline import reading
 from pipeline.errors import BadInput
+from pipeline.reading import File, RemoteFile, file_of, is_url
 
 
 @contextmanager
@@ -43,7 +45,7 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: File) -> Any:
     """Raises BadInput where the file is missing or is not JSON."""
     try:
         return json.loads(_existing(path).read_text(encoding="utf-8"))
@@ -66,8 +68,13 @@ def write_array(path: Path, values: Any) -> None:
         np.save(file, values)
 
 
-def matching(pattern: str | Path) -> list[Path]:
-    """The files and folders that a glob (`**` too) matches, by name; a name with [brackets] in it matches itself."""
+def matching(pattern: str | Path) -> Sequence[File]:
+    """The files and folders that a glob (`**` too) matches, by name; a name with [brackets] in it matches itself.
+
+    Behind a URL files alone. Raises BadInput: a URL that cannot be reached.
+    """
+    if is_url(str(pattern)):
+        return reading.matching(str(pattern))
     found = sorted(glob.glob(str(pattern), recursive=True))
     return [Path(path) for path in found] or [Path(pattern)] * os.path.isfile(pattern)
 
@@ -78,36 +85,39 @@ def fingerprint(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def file_sha256(path: Path) -> str:
+def file_sha256(path: File) -> str:
     """Raises BadInput where the file is missing."""
     with _existing(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def identity(path: str | Path) -> str:
+def size(path: File) -> int:
+    """In bytes."""
+    return path.size() if isinstance(path, RemoteFile) else path.stat().st_size
+
+
+def identity(path: str | File) -> str:
     """16 hex digits of what a file, or every file of a folder, holds, wherever it lies; "" where nothing is there.
 
     Of a file above 4 MiB its length and 64 pieces are read, evenly spread: gigabytes of weights cost nothing, and other
     weights differ everywhere.
     """
-    path = Path(path)
-    if path.is_dir():
+    path = file_of(path) if isinstance(path, str) else path
+    if isinstance(path, Path) and path.is_dir():
         held = sorted(each for each in path.rglob("*") if each.is_file())
         return fingerprint([(each.relative_to(path).as_posix(), identity(each)) for each in held])
     if not path.is_file():
         return ""
-    size, piece, pieces = path.stat().st_size, 2**16, 64
-    if size <= piece * pieces:
+    length, piece, pieces = size(path), 2**16, 64
+    if length <= piece * pieces:
         return file_sha256(path)[:16]
-    found = hashlib.sha256(str(size).encode())
-    with path.open("rb") as file:
-        for number in range(pieces):
-            file.seek((size - piece) * number // (pieces - 1))
-            found.update(file.read(piece))
+    found, source = hashlib.sha256(str(length).encode()), reading.reader(path)
+    for number in range(pieces):
+        found.update(source.read((length - piece) * number // (pieces - 1), piece))
     return found.hexdigest()[:16]
 
 
-def _existing(path: Path) -> Path:
+def _existing(path: File) -> File:
     if not path.exists():
         raise BadInput(f"expected {path}, which does not exist: has the command before it been run?")
     return path

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pipeline import config, files
 from pipeline.config import Run
+from pipeline.config.phase_keys import expect_phases
 from pipeline.errors import BadInput
 from pipeline.evaluation import precisions, score_table
 from pipeline.quiet import import_quietly
@@ -27,7 +28,7 @@ def main(run: Run) -> None:
         raise BadInput(f"seeds: expected each once, got {run.seeds}")
     runs = [of_seed(run, seed) for seed in run.seeds] or [run]
     for each in runs:
-        checkpoints.expect_phases(each)
+        expect_phases(each)
         checkpoints.state_of(each)  # refuses another recipe before anything is written
     if run.records.sources:
         import_quietly("tfrecords.build").main(run)

@@ -11,13 +11,14 @@ import importlib
 import sys
 from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from pipeline.errors import BadInput
+from pipeline.reading import File, View
 from tfrecords.shards import read_payloads
 
+Bytes = TypeVar("Bytes", memoryview, View)
 ENCODED, LABEL, KEY, SOURCE = "image/encoded", "image/class/label", "image/key", "image/source"
 
 
@@ -84,22 +85,22 @@ def parse_record(payload: bytes | memoryview, image: bool = True) -> Record:
     return Record(bytes(found[ENCODED]) if image else b"", label, key, source)
 
 
-def label_of(payload: memoryview) -> int | None:
+def label_of(payload: Bytes) -> int | None:
     """The label of a serialised Example, found without looking at the rest; None where there is none."""
     wanted = LABEL.encode()
     try:
         for features in _fields(payload, 1):
             for entry in _fields(features, 1):
-                if next(_fields(entry, 1)) == wanted:
+                if bytes(next(_fields(entry, 1))) == wanted:
                     return _int64(next(_fields(entry, 2)))
     except (IndexError, StopIteration):
         pass
     return None
 
 
-def read_shard(path: Path) -> Iterator[Record]:
+def read_shard(path: File) -> Iterator[Record]:
     """Every record of a shard, in order; checks their CRCs. Raises BadInput: damage; names the shard and the offset."""
-    for offset, payload in read_payloads(Path(path)):
+    for offset, payload in read_payloads(path):
         try:
             record = parse_record(payload)
         except ValueError as error:
@@ -107,7 +108,7 @@ def read_shard(path: Path) -> Iterator[Record]:
         yield record
 
 
-def _varint(view: memoryview, at: int) -> tuple[int, int]:
+def _varint(view: Bytes, at: int) -> tuple[int, int]:
     """The integer that begins at `at`, and where the next field begins."""
     value = shift = 0
     while True:
@@ -121,7 +122,7 @@ def _varint(view: memoryview, at: int) -> tuple[int, int]:
             raise IndexError
 
 
-def _fields(view: memoryview, wanted: int) -> Iterator[memoryview]:
+def _fields(view: Bytes, wanted: int) -> Iterator[Bytes]:
     """The values of the fields numbered `wanted` of a message, as views (no copy)."""
     at = 0
     while at < len(view):
@@ -148,7 +149,7 @@ def _bytes(feature: memoryview) -> memoryview | None:
     return next((value for values in _fields(feature, 1) for value in _fields(values, 1)), None)
 
 
-def _int64(feature: memoryview) -> int | None:
+def _int64(feature: Bytes) -> int | None:
     """The first value of Feature.int64_list, packed or not."""
     for values in _fields(feature, 3):
         for value in _fields(values, 1):

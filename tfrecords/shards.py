@@ -10,17 +10,22 @@ import mmap
 import os
 import struct
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import crc32c
 import numpy as np
 
 from pipeline.errors import BadInput
+from pipeline.files import size as bytes_of
+from pipeline.reading import File
 
 HEADER_BYTES, FOOTER_BYTES = 12, 4
 FRAME_BYTES = HEADER_BYTES + FOOTER_BYTES
 MAX_PAYLOAD_BYTES = 1 << 30  # a longer "length" is damage; believing it would allocate that much memory
+
+AnyFile = TypeVar("AnyFile", bound=File)
 
 
 def masked_crc(data: bytes) -> int:
@@ -46,8 +51,8 @@ def unframed(framed: bytes, length: int) -> bytes:
     return payload
 
 
-def index_path(shard: Path) -> Path:
-    return shard.with_suffix(".index")
+def index_path(shard: AnyFile) -> AnyFile:
+    return shard.with_suffix(".index")  # type: ignore[return-value]
 
 
 class ShardWriter:
@@ -80,14 +85,14 @@ class ShardWriter:
         self.file.close()
 
 
-def _opened(path: Path) -> BinaryIO:
+def _opened(path: File) -> BufferedReader:
     try:
         return path.open("rb")
     except OSError as error:
         raise BadInput(f"expected a shard, cannot read {path}: {error.strerror}") from None
 
 
-def read_payloads(path: Path) -> Iterator[tuple[int, bytes]]:
+def read_payloads(path: File) -> Iterator[tuple[int, bytes]]:
     """`(offset, payload)` of every record, one in memory at a time.
 
     Raises BadInput: no such file, a frame that is cut off, or one whose CRC is wrong; the message names the shard and
@@ -114,7 +119,7 @@ def mapped_payloads(path: Path, spans: np.ndarray) -> Iterator[memoryview]:
         yield mapped[offset + HEADER_BYTES : offset + length - FOOTER_BYTES]
 
 
-def walk(path: Path) -> np.ndarray:
+def walk(path: File) -> np.ndarray:
     """The spans of a shard by its frames alone: reads only their headers.
 
     Returns `[N, 2]` int64: offset and length of each framed record, in bytes. Raises BadInput as `read_payloads`; only
@@ -124,7 +129,7 @@ def walk(path: Path) -> np.ndarray:
     return np.array(spans, dtype=np.int64).reshape(-1, 2)
 
 
-def shard_index(path: Path) -> np.ndarray:
+def shard_index(path: File) -> np.ndarray:
     """The spans of a shard: from `<stem>.index` beside it, else (the public guie-* sets) by `walk`.
 
     Returns `[N, 2]` int64: offset and length of each framed record, in bytes. Raises BadInput: no such shard, a damaged
@@ -137,8 +142,7 @@ def shard_index(path: Path) -> np.ndarray:
         spans = np.array(beside.read_text(encoding="ascii").split(), dtype=np.int64).reshape(-1, 2)
     except (ValueError, OverflowError):
         raise BadInput(f"{beside} is not an index (lines of `offset length`): remove it") from None
-    with _opened(path) as file:
-        size = os.fstat(file.fileno()).st_size
+    size = bytes_of(path)
     ends = spans.sum(axis=1)
     starts = np.concatenate([[0], ends[:-1]])
     last = int(ends[-1]) if len(ends) else 0
@@ -150,11 +154,10 @@ def shard_index(path: Path) -> np.ndarray:
     return spans
 
 
-def _frames(path: Path) -> Iterator[tuple[BinaryIO, int, int]]:
+def _frames(path: File) -> Iterator[tuple[BufferedReader, int, int]]:
     """`(file, offset, payload length)` of every framed record, the file positioned at its payload. Raises BadInput."""
     with _opened(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        offset = 0
+        size, offset = bytes_of(path), 0
         while offset < size:
             file.seek(offset)
             header = file.read(HEADER_BYTES)

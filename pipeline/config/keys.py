@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.errors import BadInput
+from pipeline.reading import expect_local
 
-RANGE = "range"  # of a field's metadata
+RANGE, URLS = "range", "urls"  # of a field's metadata
 
 
 @dataclass(frozen=True)
@@ -46,19 +47,23 @@ def key(
     above: float | None = None,
     most: float | None = None,
     one_of: Sequence[str] = (),
+    urls: bool = False,
 ) -> Any:
     """A dataclass field with its default and its range, see `Range`.
 
     None is in every range. Each item of a list or dict must be in the range; the default is copied for each config.
+    `urls`: the key's text may hold URLs; that of every other key is refused where it does.
     """
-    metadata = {RANGE: Range(least, above, most, tuple(one_of))}
+    allowed = Range(least, above, most, tuple(one_of))
+    metadata = {URLS: urls} if allowed == Range() else {RANGE: allowed, URLS: urls}
     if isinstance(default, list | dict):
         return field(default_factory=default.copy, metadata=metadata)
     return field(default=default, metadata=metadata)
 
 
 def check(config: Any, where: str = "", path: str = "") -> None:
-    """Checks every key of a config, a dataclass, against its range; raises BadInput for the first that is out of it.
+    """Checks every key of a config, a dataclass, against its range; raises BadInput for the first that is out of it,
+    or that holds a URL and must not.
 
     A section may have rules over several of its keys: a method `rules()` that yields `(key, what is wrong)`.
     `where` stands before each message; `path` is this section's, dotted.
@@ -72,6 +77,8 @@ def check(config: Any, where: str = "", path: str = "") -> None:
                 check(item, where, f"{at}.")
             elif allowed and item is not None and not allowed.holds(item):
                 raise BadInput(f"{said}{at}: expected {allowed}, got {item!r}")
+            elif not each.metadata.get(URLS):
+                expect_local(f"{said}{at}", str(item))
     for name, wrong in config.rules() if hasattr(config, "rules") else ():
         raise BadInput(f"{said}{path}{name}: {wrong}")
 

@@ -57,7 +57,7 @@ class Records:
     merge_classes: str = ""  # CSV `source,class,into_source,into_class`: classes that are the same thing
     near_duplicates: bool = False  # also report near-duplicates across splits (perceptual hash)
     runner: str = key("processes", one_of=("processes", "beam"))  # beam: Apache Beam, over several machines
-    beam_options: list[str] = field(default_factory=list)  # Beam's own flags, e.g. --runner=FlinkRunner
+    beam_options: list[str] = key([], urls=True)  # Beam's own flags, e.g. --runner=FlinkRunner
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class Embedder:
 @dataclass(frozen=True)
 class Devices:
     kind: str = key("auto", one_of=("auto", "tpu", "gpu", "cpu"))
-    tpu: str = ""  # name or grpc address of a remote TPU; empty: the local one
+    tpu: str = key("", urls=True)  # name or grpc address of a remote TPU; empty: the local one
     hosts: list[str] = field(default_factory=list)  # host:port of every host, this one is `host_index`
     host_index: int = 0
     replicas: int = key(0, least=0)  # logical CPU devices; 0: one
@@ -135,8 +135,8 @@ class Export:
 
 @dataclass(frozen=True)
 class Score:
-    index: list[str] = field(default_factory=lambda: ["{run_dir}/records/*-test-*.tfrec"])  # DATA, as `guie score`
-    queries: list[str] = field(default_factory=list)  # empty: leave-one-out over the index
+    index: list[str] = key(["{run_dir}/records/*-test-*.tfrec"], urls=True)  # DATA, as `guie score`
+    queries: list[str] = key([], urls=True)  # empty: leave-one-out over the index
     references: list[str] = key(["raw_pixels", "untrained"], one_of=REFERENCES)
     batch_size: int = key(64, least=1)
 
@@ -146,10 +146,13 @@ class Submit:
     competition: str = "google-universal-image-embedding"
     dataset: str = ""  # owner/slug
     kernel: str = ""  # owner/slug
-    message: str = ""
+    message: str = key("", urls=True)
     encoder_model: str = ""  # owner/model/framework/variation/version: attach it and upload the head alone
     records_datasets: list[str] = field(default_factory=list)  # owner/slug of shards, for the training notebook
-    extra_wheels: list[str] = field(default_factory=list)  # what the notebook's image lacks, as pip names it
+    # Kaggle's images whose missing packages the datasets carry, tpu (400 MB; training alone) and gpu, which is the
+    # CPU's as well; [] carries the project's own wheel alone.
+    images: list[str] = key(["tpu", "gpu"], one_of=("tpu", "gpu"))
+    extra_wheels: list[str] = field(default_factory=list)  # further ones, as pip names them, or paths
     poll_seconds: float = key(30.0, least=0)
     timeout_hours: float = 12.0
 
@@ -163,7 +166,7 @@ class Sweep:
     domains: list[str] = field(default_factory=list)  # left out in turn; empty: every source
     folds: list[str] = field(default_factory=list)  # as train.fold, instead of those: classes 1/3 + domain cars
     seeds: list[int] = key([0], least=0)
-    space: dict[str, Any] = field(default_factory=dict)  # config key: a list, or {low:, high:, log: true}
+    space: dict[str, Any] = key({}, urls=True)  # config key: a list, or {low:, high:, log: true}
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,12 @@ class Optimizer:
     clip_norm: float | None = key(None, above=0)
     accumulate_steps: int = key(1, least=1)
     ema: float | None = key(None, least=0, most=0.9999999)  # decay of the averaged weights, which are exported
+    moments: str = key("float32", one_of=("float32", "bfloat16"))  # of adam's and adamw's first moment, sgd's momentum
+
+    def rules(self) -> Iterator[tuple[str, str]]:
+        if self.moments != "float32" and (self.name == "adafactor" or (self.name == "sgd" and not self.momentum)):
+            came = "adafactor" if self.name == "adafactor" else "sgd without momentum"
+            yield "moments", f"{came} keeps no first moment; drop moments, or choose adamw, adam or sgd with momentum"
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,7 @@ class Sampling:
     domains: str = key("size", one_of=("size", "sqrt", "equal"))  # a source's share of the images grows as that
     domain_shares: dict[str, float] = key({}, least=0)  # source: share; replaces `domains`
     cap_per_class: int | None = key(None, least=1)  # only so many images of a class, the same ones in each epoch
+    interleave: int | None = key(None, least=1)  # shards read at a time, in blocks of neighbours; None: any record next
 
 
 @dataclass(frozen=True)
@@ -119,8 +126,8 @@ class Train:
     init_from: str = ""  # a checkpoint of another run
     features_dir: str = "{run_dir}/features"  # frozen encoders' features; runs may share it
     fold: str = ""  # held out of `records` and validated on: `classes I/N`, `domain NAME` or both joined by ` + `
-    records: list[str] = field(default_factory=lambda: ["{run_dir}/records/*-train-*.tfrec"])  # globs
-    validation: list[str] = field(default_factory=lambda: ["{run_dir}/records/*-validation-*.tfrec"])
+    records: list[str] = key(["{run_dir}/records/*-train-*.tfrec"], urls=True)  # globs
+    validation: list[str] = key(["{run_dir}/records/*-validation-*.tfrec"], urls=True)
 
     def rules(self) -> Iterator[tuple[str, str]]:
         names = {self.loss.name, *(phase.loss.name for phase in self.phases if phase.loss)}

@@ -14,8 +14,9 @@ import tensorflow as tf
 from pipeline.config import Augment
 from pipeline.data import augment as augmentation
 from pipeline.data.preprocessing import Preprocess, decode, resize
+from pipeline.data.read_ahead import BlocksAhead, RecordsAhead
 from pipeline.data.records import RecordSet, open_records
-from pipeline.data.sampler import ClassGroups, Positions, batch_positions
+from pipeline.data.sampler import ClassGroups, Interleaved, Positions, batch_positions
 from pipeline.errors import BadInput
 
 __all__ = ["RecordSet", "damage_is_bad_input", "eval_batches", "open_records", "train_batches"]
@@ -57,10 +58,20 @@ def train_batches(
     labels = _mapped_labels(records.labels, label_map, order.entries)
     batch_positions(start_step, batch_size, host)  # fails here, not in a thread
 
+    def items_of(step: int) -> np.ndarray:
+        return order.batch(step, batch_size, host)
+
+    each = batch_size // host[1]
+    # Of several hosts each has a part of a batch: whole blocks would be read by all of them.
+    if isinstance(order, Interleaved) and host[1] == 1:
+        ahead: BlocksAhead | RecordsAhead = BlocksAhead(records, order, batch_size)
+    else:
+        ahead = RecordsAhead(records, items_of, each)
+
     def read(step):
+        items = items_of(int(step))
         positions = batch_positions(int(step), batch_size, host)
-        items = order.batch(int(step), batch_size, host)
-        found = _bytes_array(records.read(items)), labels[items], positions
+        found = _bytes_array(ahead.images(int(step))), labels[items], positions
         return found if teacher is None else (*found, teacher[items].astype(np.float32))
 
     image_of = augmentation.image_function(preprocess, augment, seed)
@@ -69,7 +80,6 @@ def train_batches(
         found = {"images": image_of(encoded, position), "labels": label, "positions": position}
         return found if teacher is None else {**found, "teacher": tf.ensure_shape(row[0], teacher.shape[1:])}
 
-    each = batch_size // host[1]
     types = [tf.string, tf.int32, tf.int64] + [tf.float32] * (teacher is not None)
     dataset = _elements(tf.data.Dataset.counter(start_step), read, types, element)
     return dataset.batch(each, drop_remainder=True).prefetch(2)
@@ -89,15 +99,21 @@ def eval_batches(
     """
     count = len(records)
 
-    def read(start):
-        items = np.arange(start, min(start + batch_size, count), dtype=np.int64)
-        return _bytes_array(records.read(items)), records.labels[items], items
+    def items_of(number: int) -> np.ndarray:
+        return np.arange(number * batch_size, min((number + 1) * batch_size, count), dtype=np.int64)
+
+    ahead = RecordsAhead(records, items_of, batch_size)
+
+    def read(number):
+        items = items_of(int(number))
+        return _bytes_array(ahead.images(int(number))), records.labels[items], items
 
     def element(encoded, label, item):
         image = tf.ensure_shape(resize(decode(encoded), preprocess), [preprocess.image_size_px] * 2 + [3])
         return {"images": image, "labels": label, "positions": item, "valid": True}
 
-    dataset = _elements(tf.data.Dataset.range(0, count, batch_size), read, [tf.string, tf.int64, tf.int64], element)
+    numbers = tf.data.Dataset.range(-(-count // batch_size))
+    dataset = _elements(numbers, read, [tf.string, tf.int64, tf.int64], element)
     if pad_to_batch:
         lacking = -count % batch_size
         padding = {name: tf.zeros([lacking, *spec.shape], spec.dtype) for name, spec in dataset.element_spec.items()}

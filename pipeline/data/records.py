@@ -5,37 +5,37 @@ arithmetic (`pipeline/data/batches.py`): any record can be read at any time, and
 """
 
 import hashlib
-import os
 import re
-import threading
-from collections import OrderedDict
+import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
 
 from pipeline.errors import BadInput
-from pipeline.files import fingerprint, identity, matching, read_json
+from pipeline.files import fingerprint, identity, matching, read_json, size
+from pipeline.reading import File, View, reader, side_by_side
 from tfrecords.labels import SPLITS
-from tfrecords.schema import LABEL, label_of, parse_record
-from tfrecords.shards import FOOTER_BYTES, mapped_payloads, shard_index, unframed
+from tfrecords.schema import LABEL, Record, label_of, parse_record
+from tfrecords.shards import FOOTER_BYTES, HEADER_BYTES, mapped_payloads, shard_index, unframed
 
 OPEN_FILES = 128  # a process may hold about a thousand; large sets have more shards than that
+PIECE = 4  # records of which a thread reads a few bytes each, before it takes others
+FAR_SECONDS = 5e-4  # a first byte that takes longer comes from a disk that is far away, or is asleep
 SHARD_NAME = re.compile(rf"(?P<source>.+)-(?:{'|'.join(SPLITS)})-\d+-\d+\.tfrec")
 
 
 class RecordSet:
     """The records of some shards, numbered 0 … N−1 in the order of shards and offsets."""
 
-    def __init__(self, shards: Sequence[Path], shard: np.ndarray, spans: np.ndarray, labels: np.ndarray):
+    def __init__(self, shards: Sequence[File], shard: np.ndarray, spans: np.ndarray, labels: np.ndarray):
         self.shards, self.shard = list(shards), shard  # the files; int32 [N], which of them a record is in
         self.spans, self.labels = spans, labels  # int64 [N, 2], offset and bytes of the framed record; int64 [N]
         self.whole: RecordSet | None = None  # what it is a part of, and which rows of that; None: nothing
         self.rows: np.ndarray | None = None
-        self._files: OrderedDict[int, int] = OrderedDict()  # shard → file descriptor, least used first
-        self._lock = threading.Lock()
+        # A file that leaves the cache is closed when the last read on it ends.
+        self._file = lru_cache(OPEN_FILES)(lambda number: reader(self.shards[number]))
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -43,7 +43,7 @@ class RecordSet:
     def part(self, rows: np.ndarray) -> "RecordSet":
         """The records of `rows`, int64 [n], as a set of its own."""
         found = RecordSet(self.shards, self.shard[rows], self.spans[rows], self.labels[rows])
-        found.whole, found.rows = self, rows
+        found.whole, found.rows, found._file = self, rows, self._file
         return found
 
     @cached_property
@@ -67,15 +67,21 @@ class RecordSet:
 
     @cached_property
     def _names(self) -> list[tuple[str, str]]:
-        records = (parse_record(self.payload(item)) for item in range(len(self)))
-        return [(record.key, record.source) for record in records]
+        def names(item: int) -> tuple[str, str]:
+            record = self._record(item)
+            return record.key, record.source
+
+        return side_by_side(names, range(len(self)), PIECE)
 
     @cached_property
     def digest(self) -> str:
         """32 hex digits of every record's length and checksum: other images, labels or keys, other digits."""
+
+        def checksum(item: int) -> bytes:
+            return self._bytes(item, int(self.spans[item].sum()) - FOOTER_BYTES, FOOTER_BYTES)
+
         found = hashlib.sha256(self.spans[:, 1].tobytes())
-        for item, (offset, length) in enumerate(self.spans.tolist()):
-            found.update(self._pread(int(self.shard[item]), offset + length - FOOTER_BYTES, FOOTER_BYTES))
+        found.update(b"".join(side_by_side(checksum, range(len(self)), PIECE)))
         return found.hexdigest()[:32]
 
     @cached_property
@@ -86,49 +92,48 @@ class RecordSet:
         Quick also where the disk is far away, unlike `digest`, which reads of every record.
         """
         known = {folder: _listed(folder) for folder in {path.parent for path in self.shards}}
-        each = []
-        for path in self.shards:
-            listed = known[path.parent].get((path.name, path.stat().st_size))
-            each.append((path.name, listed or identity(path)))
+
+        def of(path: File) -> tuple[str, str]:
+            return path.name, known[path.parent].get((path.name, size(path))) or identity(path)
+
         held = hashlib.sha256(self.shard.tobytes() + self.spans.tobytes() + self.labels.tobytes()).hexdigest()
-        return fingerprint([each, held])
+        return fingerprint([side_by_side(of, self.shards), held])
 
     def read(self, items: np.ndarray) -> list[bytes]:
-        """The encoded images of `items` ([B] integers), checksums checked; BadInput: names shard and offset."""
-        images = []
-        for item in items:
-            try:
-                images.append(parse_record(self.payload(int(item))).encoded)
-            except ValueError as error:
-                raise BadInput(f"{self.place(item)}: {error}") from None
-        return images
+        """The encoded images of `items` ([B] integers), checksums checked; BadInput: names shard and offset.
 
-    def payload(self, item: int) -> bytes:
-        """The serialised Example of one record."""
-        offset, length = (int(number) for number in self.spans[item])
+        They are read side by side, see `reading.READS`: a far disk is waited for once, not B times.
+        """
+        return side_by_side(self.image, items.tolist())
+
+    def image(self, item: int) -> bytes:
+        """The encoded image of one record; as `read`."""
+        return self._record(item).encoded
+
+    def read_block(self, first: int, last: int) -> bytes:
+        """The bytes of the shard from record `first` to record `last`, both of one shard and both included."""
+        begin = int(self.spans[first, 0])
+        return self._bytes(first, begin, int(self.spans[last].sum()) - begin)
+
+    def record(self, item: int, framed: bytes) -> Record:
+        """A record that was read, its checksum checked; BadInput: names shard and offset."""
         try:
-            return unframed(self._pread(int(self.shard[item]), offset, length), length)
+            return parse_record(unframed(framed, int(self.spans[item, 1])))
         except ValueError as error:
             raise BadInput(
                 f"{self.place(item)}: {error}: the shard is damaged or has changed, build it again"
             ) from None
 
+    def _record(self, item: int) -> Record:
+        return self.record(item, self._bytes(item, *self.spans[item].tolist()))
+
+    def _bytes(self, item: int, offset: int, length: int) -> bytes:
+        """Up to `length` bytes of the record's shard from `offset` on."""
+        return self._file(int(self.shard[item])).read(offset, length)
+
     def place(self, item: int) -> str:
         """Where a record stands, for messages."""
         return f"{self.shards[self.shard[item]]}: record at offset {self.spans[item, 0]}"
-
-    def _pread(self, shard: int, offset: int, length: int) -> bytes:
-        with self._lock:  # a file must not be closed under another thread's read
-            if shard not in self._files:
-                if len(self._files) >= OPEN_FILES:
-                    os.close(self._files.popitem(last=False)[1])
-                self._files[shard] = os.open(self.shards[shard], os.O_RDONLY)
-            self._files.move_to_end(shard)
-            return os.pread(self._files[shard], length, offset)
-
-    def __del__(self) -> None:
-        for file in getattr(self, "_files", {}).values():
-            os.close(file)
 
 
 def open_records(patterns: Sequence[str | Path]) -> RecordSet:
@@ -136,7 +141,7 @@ def open_records(patterns: Sequence[str | Path]) -> RecordSet:
 
     Raises BadInput: a pattern matches no shard, a shard is half-written or is no TFRecord, a record has no label.
     """
-    shards: dict[Path, None] = {}
+    shards: dict[File, None] = {}
     for pattern in patterns:
         found = matching(pattern)
         if not found:
@@ -144,13 +149,14 @@ def open_records(patterns: Sequence[str | Path]) -> RecordSet:
         shards.update(dict.fromkeys(found))
     if not shards:
         raise BadInput("expected shards (*.tfrec), no path was given")
-    with ThreadPoolExecutor(8) as pool:  # waiting for disks, mostly
-        parts = list(pool.map(_shard_records, shards))
-    counts = [len(labels) for _, labels in parts]
+    parts = side_by_side(shard_index, list(shards))
+    counts = [len(spans) for spans in parts]
     if not sum(counts):
         raise BadInput(f"expected records, the {len(shards)} shards of {patterns[0]} … hold none")
-    spans, labels = (np.concatenate(each) for each in zip(*parts, strict=True))
-    return RecordSet(list(shards), np.repeat(np.arange(len(shards), dtype=np.int32), counts), spans, labels)
+    spans: np.ndarray = np.concatenate(parts)
+    shard = np.repeat(np.arange(len(shards), dtype=np.int32), counts)
+    labels = np.concatenate([_labels(path, each) for path, each in zip(shards, parts, strict=True)])
+    return RecordSet(list(shards), shard, spans, labels)
 
 
 def open_any(patterns: Sequence[str | Path]) -> RecordSet | None:
@@ -158,7 +164,7 @@ def open_any(patterns: Sequence[str | Path]) -> RecordSet | None:
     return open_records(patterns) if any(map(matching, patterns)) else None
 
 
-def _listed(folder: Path) -> dict[tuple[str, int], str]:
+def _listed(folder: File) -> dict[tuple[str, int], str]:
     """(shard, bytes) → its hash, as the manifest of `guie tfrecords` has it; empty where there is none."""
     manifest = folder / "manifest.json"
     found = read_json(manifest) if manifest.is_file() else {}
@@ -167,14 +173,21 @@ def _listed(folder: Path) -> dict[tuple[str, int], str]:
     return {(row["file"], row["bytes"]): row["sha256"] for row in rows}
 
 
-def _shard_records(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """([n, 2] int64 spans, [n] int64 labels) of one shard; reads no image."""
-    spans = shard_index(path)
-    labels = np.empty(len(spans), np.int64)
-    for row, payload in enumerate(mapped_payloads(path, spans)):
-        label = label_of(payload)
-        if label is None:
-            at = f"in the record at offset {spans[row, 0]}"
-            raise BadInput(f"{path}: expected an Example with {LABEL} {at}: damaged, or no labelled images")
-        labels[row] = label
-    return spans, labels
+def _labels(path: File, spans: np.ndarray) -> np.ndarray:
+    """int64 [n]: the label of each record of a shard; reads no image."""
+    if not len(spans):
+        return np.empty(0, np.int64)
+    source, began = reader(path), time.monotonic()
+    source.read(0, 1)
+    if isinstance(path, Path) and time.monotonic() - began < FAR_SECONDS:
+        found = [label_of(payload) for payload in mapped_payloads(path, spans)]
+    else:  # a page of a mapped file that is waited for stops every thread of Python
+
+        def label(span: list[int]) -> int | None:
+            return label_of(View(source, span[0] + HEADER_BYTES, sum(span) - FOOTER_BYTES))
+
+        found = side_by_side(label, spans.tolist(), PIECE)
+    if None in found:
+        at = f"in the record at offset {spans[found.index(None), 0]}"
+        raise BadInput(f"{path}: expected an Example with {LABEL} {at}: damaged, or no labelled images")
+    return np.array(found, np.int64)

@@ -1,6 +1,7 @@
 """The order of training as arithmetic: from (seed, step) to the records of a batch. No TensorFlow.
 
-`Positions` draws every record once an epoch; `ClassGroups` draws P classes × K images, its domains weighed.
+`Positions` draws every record once an epoch; `Interleaved` as well, but so that a disk is read in long pieces;
+`ClassGroups` draws P classes × K images, its domains weighed.
 """
 
 from collections.abc import Mapping
@@ -10,6 +11,8 @@ import numpy as np
 
 from pipeline.config import Sampling
 from pipeline.errors import BadInput
+
+BLOCK = 64  # records: some megabytes, of which a far disk gives many a second
 
 
 class Positions:
@@ -32,7 +35,11 @@ class Positions:
             raise ValueError("expected records to draw from, got none")
         self.entries = entries
         # A batch sees two epochs at a border.
-        self._permutation = lru_cache(2)(lambda epoch: np.random.default_rng([seed, epoch]).permutation(entries))
+        self._permutation = lru_cache(2)(lambda epoch: self._permuted(np.random.default_rng([seed, epoch])))
+
+    def _permuted(self, rng: np.random.Generator) -> np.ndarray:
+        """The entries in the order of the epoch that `rng` stands for."""
+        return rng.permutation(self.entries)
 
     def __len__(self) -> int:
         """Positions in an epoch."""
@@ -51,6 +58,41 @@ class Positions:
     def batch(self, step: int, batch_size: int, host: tuple[int, int] = (0, 1)) -> np.ndarray:
         """int64 [batch_size / hosts]: this host's records of global batch `step`."""
         return self.at(batch_positions(step, batch_size, host))
+
+
+class Interleaved(Positions):
+    """`Positions` whose records come from a few shards at a time, block by block.
+
+    A block is BLOCK neighbours of a shard. An epoch has the shards in random order, one after another, and cuts this
+    row of M blocks into `shards_at_a_time` equal stretches. Window w takes the w-th block of each stretch, and its
+    records are shuffled. A reader that holds a few windows of blocks reads each block once an epoch, whole.
+
+    >>> order = Interleaved(np.repeat([0, 1, 2, 3], BLOCK), seed=0, shards_at_a_time=2)
+    >>> order.window, [len(set((order.batch(step, 128) // BLOCK).tolist())) for step in range(2)]
+    (128, [2, 2])
+
+    Args:
+        shards: int [records], the shard of each; a shard's records stand together.
+        kept: bool [records], which are drawn; None: all.
+    """
+
+    def __init__(self, shards: np.ndarray, seed: int, shards_at_a_time: int, kept: np.ndarray | None = None):
+        begins = np.flatnonzero(np.diff(shards, prepend=shards[0] - 1))  # [S], where each shard does
+        sizes = np.diff(np.append(begins, len(shards)))
+        counts = -(-sizes // BLOCK)  # [S] blocks
+        first = np.repeat(np.cumsum(counts) - counts, sizes)  # [records], the first block of each record's shard
+        self.blocks = first + (np.arange(len(shards)) - np.repeat(begins, sizes)) // BLOCK  # int64 [records]
+        self.shards_at_a_time = shards_at_a_time
+        self.window = shards_at_a_time * BLOCK  # positions, at most
+        self._shard_of_block = np.repeat(np.arange(len(begins)), counts)
+        super().__init__(len(shards), seed, None if kept is None else kept.astype(np.int64))
+
+    def _permuted(self, rng: np.random.Generator) -> np.ndarray:
+        turns = rng.permutation(int(self._shard_of_block[-1]) + 1)
+        row = np.argsort(turns[self._shard_of_block], kind="stable")  # [M] blocks, shard after shard
+        window = np.empty(len(row), np.int64)
+        window[row] = np.arange(len(row)) % -(-len(row) // self.shards_at_a_time)
+        return self.entries[np.lexsort((rng.random(len(self)), window[self.blocks[self.entries]]))]
 
 
 def batch_positions(step: int, batch_size: int, host: tuple[int, int] = (0, 1)) -> np.ndarray:
@@ -138,22 +180,35 @@ class ClassGroups:
 
 
 def order(
-    labels: np.ndarray, domains: np.ndarray, seed: int, options: Sampling, draws: np.ndarray | None = None
+    labels: np.ndarray,
+    domains: np.ndarray,
+    seed: int,
+    options: Sampling,
+    draws: np.ndarray | None = None,
+    shards: np.ndarray | None = None,
 ) -> Positions | ClassGroups:
-    """The order that `options` ask for: `Positions` where nothing weighs domains or groups classes.
+    """The order that `options` ask for: `Positions` or `Interleaved` where nothing weighs domains or groups classes.
 
     Args:
         labels: int64 [N], the class of each record.
         domains: str [N], its source, see `RecordSet.domains`.
         draws: int64 [N], how often each record is drawn in an epoch (`min_images_per_class`); None: once. Of a capped
             class the records that stay are drawn as often.
+        shards: int [N], each record's shard; needed to interleave them.
 
     Raises:
-        BadInput: shares of sources that the records lack, sources without a share, or `draws` with groups.
+        BadInput: shares of sources that the records lack, sources without a share, or `draws` with groups; what does
+            not go with `interleave`.
     """
     kept = None if options.cap_per_class is None else capped(labels, options.cap_per_class)
     each, given = options.images_per_class, options.domain_shares
-    if each is None and options.domains == "size" and not given:
+    every = each is None and options.domains == "size" and not given
+    if options.interleave:
+        if not every or draws is not None or shards is None:
+            others = "min_images_per_class, images_per_class, domains and domain_shares"
+            raise BadInput(f"sampling.interleave draws every record once an epoch: leave it out, or {others}")
+        return Interleaved(shards, seed, options.interleave, kept)
+    if every:
         if kept is not None:
             draws = kept.astype(np.int64) if draws is None else np.where(kept, draws, 0)
         return Positions(len(labels), seed, draws)

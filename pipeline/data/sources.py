@@ -2,26 +2,28 @@
 
 import hashlib
 import os
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from pipeline.config import Source
 from pipeline.errors import BadInput
 from pipeline.files import file_sha256, matching
+from pipeline.reading import expect_local
 from tfrecords import pixels, schema, shards
 from tfrecords.listing.items import as_text
 from tfrecords.sources import LAYOUTS, Item, list_configured, list_source
 from tfrecords.sources.shards import read_record
 
 SPLIT_NAMES = ("train", "test", "val", "validation", "index", "query", "queries", "images")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -46,10 +48,12 @@ def open_data(spec: str) -> list[ImageSet]:
     folder = Path(spec)
     layout, colon, root = spec.partition(":")
     if colon and layout in LAYOUTS:
+        expect_local(layout, root)
         return [_listed(layout, layout, Path(root))]
     globbed = any(character in spec for character in "*?[") and not folder.is_dir()  # `photos [2024]` is one
     if globbed or spec.endswith(".tfrec"):
         return _from_shards(spec)
+    expect_local("DATA that is no shards (*.tfrec)", spec)
     if colon and not Path(spec).exists() and layout.isidentifier():
         raise BadInput(f"{spec}: unknown layout {layout!r}; expected one of {', '.join(sorted(LAYOUTS))}")
     if folder.is_dir() and not any(folder.iterdir()):
@@ -64,14 +68,26 @@ def read_decoded(
     items: Sequence[Item], threads: int = 4, window: int = 256
 ) -> Iterator[tuple[int, np.ndarray | None, str]]:
     """Decodes in threads, a bounded number ahead: yields (row, uint8 [H, W, 3] or None, reason), in order."""
+    return read_each(items, lambda image: image, threads, window)
+
+
+def read_each(
+    items: Sequence[Item], work: Callable[[np.ndarray], Result], threads: int, window: int
+) -> Iterator[tuple[int, Result | None, str]]:
+    """As `read_decoded`, with what `work` makes of each image in the thread that decoded it."""
+
+    def read(item: Item) -> tuple[Result | None, str]:
+        image, reason = _read_one(item)
+        return (None if image is None else work(image)), reason
+
     rows = iter(enumerate(items))
     with ThreadPoolExecutor(threads) as pool:
-        pending = [(row, pool.submit(_read_one, item)) for row, item in islice(rows, window)]
+        pending = deque((row, pool.submit(read, item)) for row, item in islice(rows, window))
         while pending:
-            row, future = pending.pop(0)
-            pending.extend((later, pool.submit(_read_one, item)) for later, item in islice(rows, 1))
-            image, reason = future.result()
-            yield row, image, reason
+            row, future = pending.popleft()
+            pending.extend((later, pool.submit(read, item)) for later, item in islice(rows, 1))
+            result, reason = future.result()
+            yield row, result, reason
 
 
 def _read_one(item: Item) -> tuple[np.ndarray | None, str]:

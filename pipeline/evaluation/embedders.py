@@ -12,7 +12,8 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline.errors import BadInput, reason
-from pipeline.evaluation import submission_zip
+from pipeline.evaluation import halves, submission_zip
+from pipeline.evaluation.halves import Halves
 from pipeline.files import file_sha256
 from pipeline.models.embedder import LARGEST_DIM
 
@@ -28,6 +29,7 @@ class Submission:
     embed: Embed  # uint8 [B, H, W, 3] → float32 [B, embedding_dim]
     embedding_dim: int
     fingerprint: str  # 16 hex digits of the model's files; of a Hub model its handle
+    halves: Halves | None = None  # `embed` in two steps, for images of mixed sizes; None: an embedder without them
 
 
 def load(handle: str) -> Submission:
@@ -43,17 +45,17 @@ def load(handle: str) -> Submission:
         path = folder
         if (path / "saved_model.pt").exists():
             embed = _torchscript(path / "saved_model.pt", handle)
-            return _tried(embed, handle, _fingerprint(path))
+            return _tried(embed, None, handle, _fingerprint(path))
     elif path.is_dir():
         if not (path / "saved_model.pb").exists():
             raise BadInput(f"{handle}: expected a SavedModel folder, it holds no saved_model.pb")
     elif "://" not in handle:
         raise BadInput(f"{handle}: expected a SavedModel folder, a submission.zip or a Hub handle; nothing is there")
-    embed = _saved_model(str(path) if path.exists() else handle, handle)
-    return _tried(embed, handle, _fingerprint(path) if path.exists() else handle)
+    embed, in_halves = _saved_model(str(path) if path.exists() else handle, handle)
+    return _tried(embed, in_halves, handle, _fingerprint(path) if path.exists() else handle)
 
 
-def _saved_model(location: str, handle: str) -> Embed:
+def _saved_model(location: str, handle: str) -> tuple[Embed, Halves | None]:
     import tensorflow_hub as hub  # takes two seconds: only here
 
     try:
@@ -75,7 +77,7 @@ def _saved_model(location: str, handle: str) -> Embed:
         return np.asarray(outputs.get(OUTPUT, next(iter(outputs.values()))))
 
     embed.keeps = model  # type: ignore[attr-defined]  # the signature alone does not keep the variables alive
-    return embed
+    return embed, halves.of_saved_model(model, OUTPUT)
 
 
 def _torchscript(path: Path, handle: str) -> Embed:
@@ -97,7 +99,7 @@ def _torchscript(path: Path, handle: str) -> Embed:
     return embed
 
 
-def _tried(embed: Embed, handle: str, fingerprint: str) -> Submission:
+def _tried(embed: Embed, in_halves: Halves | None, handle: str, fingerprint: str) -> Submission:
     """Calls the embedder on one image and on two; one that takes no batch is called once an image from here on."""
     dim = _checked_dim(embed, handle)
     try:
@@ -108,7 +110,7 @@ def _tried(embed: Embed, handle: str, fingerprint: str) -> Submission:
     def embed_singly(images: np.ndarray) -> np.ndarray:
         return np.concatenate([embed(image[None]) for image in images])
 
-    return Submission(handle, embed if batched else embed_singly, dim, fingerprint)
+    return Submission(handle, embed if batched else embed_singly, dim, fingerprint, in_halves)
 
 
 def _checked_dim(embed: Embed, handle: str) -> int:

@@ -7,8 +7,9 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline.config import Run
+from pipeline.data import host_resize
 from pipeline.data.batches import damage_is_bad_input, open_records
-from pipeline.data.preprocessing import prepare
+from pipeline.data.preprocessing import normalize
 from pipeline.data.records import RecordSet
 from pipeline.errors import BadInput
 from pipeline.evaluation import pml_arcface
@@ -34,13 +35,16 @@ class References:
         self.run = run
         self.start = embedder.build(run)
         self._projections: dict[str, Projection] | None = None
-        self._forward = tf.function(self._features, reduce_retracing=True)  # images come in many sizes
+        self.needs_features = not set(run.score.references) <= {"raw_pixels"}
+        self._forward = tf.function(self._features, reduce_retracing=True)  # the last batch is smaller
 
-    def encode(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """uint8 [b, H, W, 3] → {"features": float32 [b, width]}."""
-        if set(self.run.score.references) <= {"raw_pixels"}:
-            return {}
-        return {"features": self._forward(tf.constant(images)).numpy()}
+    def resize(self, image: np.ndarray) -> np.ndarray:
+        """uint8 [H, W, 3] → float32 [S, S, 3] in 0…255, for `encode`."""
+        return host_resize.resize(image, self.start.preprocess)
+
+    def encode(self, pixels: np.ndarray) -> np.ndarray:
+        """float32 [b, S, S, 3] in 0…255 → the encoder's features, float32 [b, width]: row `features` of `finish`."""
+        return self._forward(tf.constant(pixels)).numpy()
 
     def finish(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Replaces `features` by the rows that the config asks for.
@@ -64,8 +68,8 @@ class References:
             rows[PROJECTED[name].format(kernel.shape[1])] = unit_length(unit @ kernel + bias)
         return rows
 
-    def _features(self, images):
-        return tf.cast(self.start.encoder.model(prepare(images, self.start.preprocess), training=False), tf.float32)
+    def _features(self, pixels):
+        return tf.cast(self.start.encoder.model(normalize(pixels, self.start.preprocess), training=False), tf.float32)
 
     def _fitted(self, index_features: np.ndarray) -> dict[str, Projection]:
         """The projections that the config asks for, in the order of PROJECTED; a line on what cannot be had."""

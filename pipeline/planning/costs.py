@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline import config
+from pipeline.config.phase_keys import trained_blocks
 from pipeline.models.catalogue import Entry
 from pipeline.models.position_embeddings import grid_side
-from pipeline.training.phase_keys import trained_blocks
 
 OPTIMIZER_BYTES = {"adam": 8, "adamw": 8, "sgd": 4, "adafactor": 4}  # a trained parameter; Keras' Adafactor keeps v
 
@@ -51,14 +51,22 @@ class EncoderCosts:
 
 
 @dataclass(frozen=True)
+class Moment:
+    """A point of the backward pass: what has come of the gradients, and what is still kept of the activations."""
+
+    gradients: float  # parameters whose gradients are there
+    elements: float  # an image, in the compute dtype
+
+
+@dataclass(frozen=True)
 class StepCosts:
     """One image of one phase's step, and what a replica holds whatever its batch."""
 
     parameters: int  # of encoder, head and class centres
     trained_parameters: int
     flops: float  # an image, forward and backward, with what checkpointing does again
-    activation_elements: float  # kept an image, in the compute dtype
-    checkpointed_elements: float
+    plain: tuple[Moment, ...]  # the most is held at one of these
+    checkpointed: tuple[Moment, ...]
     float32_bytes: float  # an image, whatever the compute dtype: pixels and class logits
 
 
@@ -105,8 +113,9 @@ def transformer(entry: Entry, image_size_px: int, pooling: str, overlap_px: int 
         recomputed_flops=block_flops - spared,
         token_elements=narrow,
         block_elements=8.0 * narrow + kept_inner * wide + scores,
-        end_elements=3.0 * narrow + wide,
-        forward_elements=max(3.0 * narrow + 2.0 * wide, 5.0 * narrow + 2.0 * scores),
+        # In the last block's MLP; or in its attention, when what the MLP kept is gone.
+        end_elements=max(3.0 * narrow + wide, 2.0 * narrow + 2.0 * scores - kept_inner * wide),
+        forward_elements=max(narrow + 2.0 * wide, 3.0 * narrow + 2.0 * scores),
     )
 
 
@@ -161,26 +170,48 @@ def step(encoder: EncoderCosts, run: config.Run, phase: config.Phase, classes: i
     head_trained, encoder_trained = phase.trainable != "encoder", phase.trainable != "head"
     trained = (projection + centres) * head_trained
     flops = top * (1 + head_trained) + (top if encoder_trained else 2.0 * centres)  # + to the inputs
-    kept = checkpointed = 0.0
+    plain = checkpointed = (Moment(trained, 0.0),)
     if not on_features:
         flops += encoder.flops
-        kept = checkpointed = encoder.forward_elements
+        plain = checkpointed = (Moment(0.0, encoder.forward_elements), Moment(trained, 0.0))
     if encoder_trained:
-        trained += sum(encoder.block_parameters[encoder.blocks - blocks :]) + encoder.tail_parameters
-        trained += encoder.stem_parameters * whole
+        top_gradients = trained + encoder.tail_parameters
+        of_blocks = sum(encoder.block_parameters[encoder.blocks - blocks :])
+        trained = top_gradients + of_blocks + encoder.stem_parameters * whole
         again = encoder.recomputed_flops * blocks * run.encoder.checkpointing
         flops += 2 * (blocks * encoder.block_flops + encoder.tail_flops) + encoder.stem_flops * whole + again
-        kept = blocks * encoder.block_elements + encoder.end_elements
-        inputs = (blocks + 3) * encoder.token_elements  # one a block, and the gradient on its way
-        checkpointed = min(kept, inputs + encoder.block_elements + encoder.end_elements)
-    pixels = 0.0 if on_features else 2.0 * 3 * encoder.image_size_px**2
+        plain, checkpointed = (
+            _backward(encoder, blocks, kept, working, top_gradients, of_blocks, trained)
+            for kept, working in ((encoder.block_elements, 0.0), (encoder.token_elements, encoder.block_elements))
+        )
+    pixels = 2.0 * 3 * encoder.image_size_px**2 * whole  # the stem's gradient needs them
     return StepCosts(
         parameters=encoder.parameters + projection + fixed + centres,
         trained_parameters=trained,
         flops=flops,
-        activation_elements=kept,
-        checkpointed_elements=checkpointed,
+        plain=plain,
+        checkpointed=checkpointed,
         float32_bytes=4.0 * (pixels + 3.0 * classes * run.train.loss.subcenters),
+    )
+
+
+def _backward(
+    encoder: EncoderCosts, blocks: int, kept: float, working: float, top: float, of_blocks: float, trained: float
+) -> tuple[Moment, ...]:
+    """Where the last block begins, where the first trained one does, and the end.
+
+    Activations go and gradients come, each block as many, so that the most is at one end.
+
+    Args:
+        kept: numbers that a block keeps, an image.
+        working: numbers that a block makes again.
+        top: parameters of head, centres and tail; `of_blocks`: of the trained blocks; `trained`: of all.
+    """
+    working += encoder.end_elements
+    return (
+        Moment(top, blocks * kept + working),
+        Moment(top + of_blocks * (1 - 1 / max(blocks, 1)), kept + working),
+        Moment(trained, 3 * encoder.token_elements),
     )
 
 
@@ -191,21 +222,41 @@ def memory_bytes(
     checkpointing: bool,
     compute_bytes: int,
     averaged: bool = False,
+    in_one: bool = True,
 ) -> dict[str, float]:
-    """Bytes that one replica holds at the peak of a step, for its share `images` of the batch.
+    """Bytes that one replica holds at the peak of a step, for its share `images` of the batch, by what they are of.
 
-    `compute_bytes`: of a number in the compute dtype: 2 bfloat16, 4 float32. Weights are float32, and the copy in a
-    smaller compute dtype. `averaged`: the phase averages its weights.
+    Args:
+        compute_bytes: of a number in the compute dtype: 2 bfloat16, 4 float32. Weights are float32, and the copy in a
+            smaller compute dtype.
+        averaged: the phase averages its weights.
+        in_one: XLA compiles the step with its update, as for a TPU, and gradients take the place of activations that
+            are done with. Otherwise they are what the compiled part gives: their place is theirs from its start.
     """
-    elements = costs.checkpointed_elements if checkpointing else costs.activation_elements
     pieces = optimizer.accumulate_steps
-    state = OPTIMIZER_BYTES.get(optimizer.name, 8) + (4 if optimizer.ema or averaged else 0)
+    share, every = images / pieces, 4.0 * costs.trained_parameters
+    gradients, activations = max(
+        (
+            (
+                4.0 * moment.gradients if in_one else every,
+                share * (moment.elements * compute_bytes + costs.float32_bytes),
+            )
+            for moment in (costs.checkpointed if checkpointing else costs.plain)
+        ),
+        key=sum,
+    )
+    state = optimizer_bytes(optimizer) + (4 if optimizer.ema or averaged else 0)
     return {
         "weights": costs.parameters * (4.0 if compute_bytes == 4 else 4.0 + compute_bytes),
-        "gradients": 4.0 * costs.trained_parameters * (2 if pieces > 1 else 1),
+        "gradients": gradients + every * (pieces > 1),
         "optimizer": float(state * costs.trained_parameters),
-        "activations": images / pieces * (elements * compute_bytes + costs.float32_bytes),
+        "activations": activations,
     }
+
+
+def optimizer_bytes(optimizer: config.Optimizer) -> int:
+    """Of a trained parameter, without averages."""
+    return OPTIMIZER_BYTES[optimizer.name] - (2 if optimizer.moments == "bfloat16" else 0)
 
 
 def host_bytes(images: int, width: int, starts: bool) -> float:

@@ -9,16 +9,17 @@ from pathlib import Path
 
 from pipeline import config, files
 from pipeline.config import Phase, Run
+from pipeline.config.phase_keys import asks_start, asks_teacher, geometry, head_start, sees_features
 from pipeline.errors import BadInput
 from pipeline.models import catalogue
 from pipeline.planning import accelerators, costs
 from pipeline.planning.accelerators import Accelerator
 from pipeline.planning.costs import EncoderCosts, StepCosts
-from pipeline.training.phase_keys import asks_start, asks_teacher, geometry, head_start, sees_features
 from tfrecords.sources import find_layout
 
 GIB = 2.0**30
 HEADROOM = 0.95  # of HBM; the runtime keeps some for itself
+_built: dict[str, EncoderCosts] = {}  # of encoders that must be built to be known
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,13 @@ class Estimate:
     hours: float
 
     @property
+    def peak(self) -> float:
+        """Bytes at most, a replica."""
+        return max(self.before, sum(self.memory.values()))
+
+    @property
     def fits(self) -> bool:
-        return max(self.before, sum(self.memory.values())) <= HEADROOM * self.hbm_bytes
+        return self.peak <= HEADROOM * self.hbm_bytes
 
 
 @dataclass(frozen=True)
@@ -81,8 +87,8 @@ def plan_phase(
         images = -(-phase.batch_size // device.replicas)
         held = _sharded(each, run, phase, size.classes, device.replicas) if run.train.loss.sharded else each
         memory, other = (
-            costs.memory_bytes(held, run.train.optimizer, images, checkpointing, compute, averaged)
-            for checkpointing in (run.encoder.checkpointing, not run.encoder.checkpointing)
+            costs.memory_bytes(held, run.train.optimizer, images, again, compute, averaged, device.chip.is_tpu)
+            for again in (run.encoder.checkpointing, not run.encoder.checkpointing)
         )
         memory["weights"] += 4.0 * encoder.parameters * kept  # the encoder as the run started, beside the tuned one
         encoding = max((one.forward_elements for one in passes), default=0.0)
@@ -160,16 +166,25 @@ def encoder_costs(
     encoder: config.Encoder, image_size_px: int | None = None, patch_overlap_px: int | None = None
 ) -> EncoderCosts:
     """Costs of the config's encoder, at another size or overlap where one is given."""
-    if not encoder.name.startswith("keras_file:"):
+    if is_transformer(encoder):
         entry = catalogue.find(encoder.name, encoder.architecture)
-        if entry.facts.transformer:
-            side = image_size_px or encoder.image_size_px or entry.image_size_px
-            overlap = encoder.patch_overlap_px if patch_overlap_px is None else patch_overlap_px
-            return costs.transformer(entry, side, encoder.pooling or entry.pooling, overlap)
+        side = image_size_px or encoder.image_size_px or entry.image_size_px
+        overlap = encoder.patch_overlap_px if patch_overlap_px is None else patch_overlap_px
+        return costs.transformer(entry, side, encoder.pooling or entry.pooling, overlap)
     from pipeline.models import encoders  # TensorFlow, for what only a built network tells
 
-    found = encoders.build(replace(encoder, weights="none", image_size_px=image_size_px or encoder.image_size_px))
-    return costs.built(found.model, found.preprocess.image_size_px, found.blocks)
+    options = replace(encoder, weights="none", image_size_px=image_size_px or encoder.image_size_px)
+    if repr(options) not in _built:
+        found = encoders.build(options)
+        _built[repr(options)] = costs.built(found.model, found.preprocess.image_size_px, found.blocks)
+    return _built[repr(options)]
+
+
+def is_transformer(encoder: config.Encoder) -> bool:
+    """Whether blocks may be computed again, and costs are known without building it; BadInput for an unknown name."""
+    if encoder.name.startswith("keras_file:"):
+        return False
+    return catalogue.find(encoder.name, encoder.architecture).facts.transformer
 
 
 def set_size(run: Run, images: int | None = None, classes: int | None = None) -> SetSize:

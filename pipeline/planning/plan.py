@@ -11,11 +11,10 @@ checkpoints, reading records, padding of tiles on the device.
 from dataclasses import dataclass
 
 from pipeline.config import Run
-from pipeline.planning import accelerators, costs
+from pipeline.config.phase_keys import expect_phases, geometry, stored_px
+from pipeline.planning import accelerators, costs, remedies
 from pipeline.planning.accelerators import Accelerator
-from pipeline.planning.estimates import GIB, PhasePlan, SetSize, encoder_costs, plan_phase, set_size
-from pipeline.training import checkpoints
-from pipeline.training.phase_keys import geometry, stored_px
+from pipeline.planning.estimates import GIB, Estimate, PhasePlan, SetSize, encoder_costs, plan_phase, set_size
 
 SCORED_IMAGES, SCORED_HOURS = 205_000, 9  # the competition's queries and index, and its limit
 
@@ -32,7 +31,7 @@ class Options:
 def main(options: Options) -> None:
     """Prints the plan; BadInput: no phases; sizes that are neither built, known nor given; an unknown encoder."""
     run = options.run
-    checkpoints.expect_phases(run)
+    expect_phases(run)
     size = set_size(run, options.images, options.classes)
     encoder = encoder_costs(run.encoder)
     devices = [accelerators.find(name) for name in options.on or accelerators.SHOWN]
@@ -49,10 +48,25 @@ def main(options: Options) -> None:
         print(*_lines(planned, run.encoder.checkpointing), sep="\n")
     print("", _served(run), _disk(run, size, plans), *_stored(run, plans), "", sep="\n")
     for device in devices:
-        each = [planned.estimates[device.name] for planned in plans]
-        hours, fits = sum(e.hours for e in each), all(e.fits for e in each)
-        found = f"{hours:{'.1f' if hours >= 1 else '.2g'}} h, {'fits' if fits else 'does not fit'}"
-        print(f"plan: {device.name} {found}; {device.needs}{_sessions(device, hours)}")
+        print(_verdict(run, size, options.share, device, [planned.estimates[device.name] for planned in plans]))
+
+
+def _verdict(run: Run, size: SetSize, share: float, device: Accelerator, each: list[Estimate]) -> str:
+    """Hours and GiB on one accelerator, what drives it; where it does not fit, the cheapest change that does."""
+    hours, most = sum(e.hours for e in each), max(e.peak for e in each)
+    of = f"{most / GIB:.1f} of {device.chip.hbm_gib:g} GiB"
+    if all(e.fits for e in each):
+        return f"plan: {device.name} {_hours(hours)}, fits, {of}; {device.needs}{_sessions(device, hours)}"
+    remedy = remedies.find(run, size, share, device)
+    if remedy is None:
+        mend = "nothing that keeps the encoder does"
+    else:
+        mend = f"{' '.join(remedy.overrides)} does: {remedy.bytes / GIB:.1f} GiB, {_hours(remedy.hours)}"
+    return f"plan: {device.name} {_hours(hours)}, does not fit, {of}: {mend}"
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:{'.1f' if hours >= 1 else '.2g'}} h"
 
 
 def _served(run: Run) -> str:
@@ -81,7 +95,7 @@ def _stored(run: Run, plans: list[PhasePlan]) -> list[str]:
 
 def disk_bytes(run: Run, size: SetSize, plans: list[PhasePlan]) -> dict[str, float]:
     """What the run folder holds at most, but for records: checkpoints, features and what is exported."""
-    state = costs.OPTIMIZER_BYTES.get(run.train.optimizer.name, 8) + 4 * (run.train.optimizer.ema is not None)
+    state = costs.optimizer_bytes(run.train.optimizer) + 4 * (run.train.optimizer.ema is not None)
     largest = max(
         4.0 * p.costs.parameters + (state + 4 * (p.phase.average_from is not None)) * p.costs.trained_parameters
         for p in plans

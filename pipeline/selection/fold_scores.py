@@ -23,6 +23,7 @@ import numpy as np
 
 from pipeline import files
 from pipeline.config import Run, Sweep, below
+from pipeline.data import folds
 from pipeline.data.batches import RecordSet
 from pipeline.errors import BadInput
 from pipeline.evaluation import precisions as kept_precisions
@@ -30,7 +31,7 @@ from pipeline.models import embedder as embedders
 from pipeline.retrieval import intervals
 from pipeline.retrieval.precisions import precisions
 from pipeline.retrieval.vectors import unit_length
-from pipeline.training import checkpoints, devices, folds, inputs, starts, train
+from pipeline.training import checkpoints, devices, inputs, starts, train
 from pipeline.training.feature_cache import FeatureCache
 
 RAW, PCA, HALF_WHITENED = "raw", "pca", "half_whitened"

@@ -23,13 +23,14 @@ from safetensors import safe_open
 from pipeline import config, files
 from pipeline.config import Run
 from pipeline.console import table
+from pipeline.data import folds
 from pipeline.data.batches import RecordSet, damage_is_bad_input, open_records
 from pipeline.data.records import open_any
 from pipeline.errors import BadInput
 from pipeline.models import embedder as embedders
 from pipeline.models.weights.variables import weights_digest
 from pipeline.retrieval.precisions import precisions
-from pipeline.training import checkpoints, devices, folds, phases
+from pipeline.training import checkpoints, devices, phases
 from pipeline.training.feature_cache import Encodings
 
 # Keys of `encoder` that change no served number, or that a checkpoint says itself.

@@ -26,11 +26,11 @@ from optuna.trial import TrialState
 
 from pipeline import config, files
 from pipeline.config import Run
+from pipeline.config.phase_keys import expect_phases
 from pipeline.data.batches import RecordSet, damage_is_bad_input, open_records
 from pipeline.errors import BadInput, reason
 from pipeline.selection import fold_scores, sweep_table
 from pipeline.selection.sweep_table import Row
-from pipeline.training import checkpoints
 
 SECTIONS = ("embedder", "encoder", "train")  # whose keys decide what is trained
 # Keys of `train` that the sweep itself sets, or that decide no score.
@@ -58,7 +58,7 @@ def main(options: Options) -> None:
     What the other recipes raise prunes their trial.
     """
     run = options.config
-    checkpoints.expect_phases(run)
+    expect_phases(run)
     space = open_space(options)
     if not run.sweep.seeds or len(set(run.sweep.seeds)) < len(run.sweep.seeds):
         raise BadInput(f"sweep.seeds: expected one or more, each once, got {run.sweep.seeds}")

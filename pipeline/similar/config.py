@@ -43,7 +43,8 @@ class Triplets:
 class Classifier:
     """The section `classifier`."""
 
-    name: str = CLASS_MEANS  # of the index's classes; or keras_hub:<preset or folder>, keras_file:<path>
+    # Of the index's classes; or keras_hub:<preset or folder>, keras_file:<path>
+    name: str = key(CLASS_MEANS, urls=True)
     labels: str = ""  # label map: CSV index,name; or a class a line, in order (LOC_synset_mapping.txt)
     top_classes: int = key(1, least=1)  # neighbours may come from this many likeliest classes
     mean: list[float] | None = None  # of a keras_file, as of an encoder
@@ -55,7 +56,8 @@ class Classifier:
 class Crop:
     """The section `crop`."""
 
-    detector: str = ""  # KerasHub's preset (dfine_small_coco, retinanet_resnet50_fpn_coco, …) or its folder
+    # KerasHub's preset (dfine_small_coco, retinanet_resnet50_fpn_coco, …) or its folder
+    detector: str = key("", urls=True)
     # 0: tight; 0.1: a tenth of the box's width and height is added at every side
     padding: float = key(0.0, least=0)
     min_score: float = 0.3

@@ -31,7 +31,7 @@ class Staged:
     neighbours: int = key(10, least=1)
     # Of the cascade: share of the neighbours that must agree; 2 skips a stage.
     thresholds: dict[str, float] = key({"first": 1.0, "second": 0.9, "third": 0.8}, least=0, most=NEVER)
-    database: str = ""  # a path ending in .db, or the URI of a cluster; empty: <run_dir>/vectors.db
+    database: str = key("", urls=True)  # a path ending in .db, or the URI of a cluster; empty: <run_dir>/vectors.db
     token: str = "${oc.env:MILVUS_TOKEN,''}"
     collection: str = "guie"
     batch_size: int = key(32, least=1)

@@ -43,17 +43,13 @@ def read_state(path: Path) -> dict[str, Any]:
         raise BadInput(f"{path} is not a whole checkpoint of guie ({error}): remove it to start before it") from None
 
 
-def expect_phases(run: Run) -> None:
-    """Raises BadInput where there is nothing to train."""
-    if not run.train.phases:
-        raise BadInput("train.phases: expected at least one phase, got none")
-
-
 def recipe_fingerprint(run: Run) -> str:
     """Of all keys that decide the weights; not of how often is logged or saved, nor of where files lie (`inputs`)."""
     kept = ("phases", "loss", "optimizer", "seed", "fold")
     train = {key: value for key, value in dataclasses.asdict(run.train).items() if key in kept}
     train["init_from"] = bool(run.train.init_from)
+    if run.train.optimizer.moments == "float32":  # as runs have it that were trained before there was a choice
+        del train["optimizer"]["moments"]
     for loss in (train["loss"], *(phase["loss"] for phase in train["phases"] if phase["loss"])):
         loss["sharded"] = False  # checkpoints hold the classes whole
     return fingerprint([train, inputs.without_paths(run.encoder), dataclasses.asdict(run.embedder)])

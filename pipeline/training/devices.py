@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 from dataclasses import dataclass, replace
 
 import keras
@@ -76,13 +77,19 @@ def _tpu(options: config.Devices) -> Found:
     if address == "local" and not build.startswith("tensorflow-tpu"):
         wanted = "expected TensorFlow for TPUs (tensorflow-tpu)"
         raise BadInput(f"{wanted}, found {build}; {devices}: `make train-tpu` makes an environment for it; {rehearsal}")
+    print(
+        f"devices: {build}, Python {platform.python_version()}; looks for a TPU at {address!r} ({devices})", flush=True
+    )
     try:
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=address)
         if address != "local":
             tf.config.experimental_connect_to_cluster(resolver)
         tf.tpu.experimental.initialize_tpu_system(resolver)
     except (ValueError, RuntimeError, tf.errors.OpError) as error:
-        said = f"no TPU answers at {address!r} ({reason(error)}); found {build}; {devices}"
+        why = [
+            line for line in str(error).splitlines() if line.strip() and "[[" not in line
+        ]
+        said = f"no TPU device answers at {address!r} ({reason(ValueError(*why[-1:]))}); found {build}; {devices}"
         raise BadInput(f"{said}: {rehearsal}") from None
     strategy = tf.distribute.TPUStrategy(resolver)
     cores = strategy.num_replicas_in_sync

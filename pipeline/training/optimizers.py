@@ -4,10 +4,10 @@ import keras
 import tensorflow as tf
 
 from pipeline import config
+from pipeline.config.phase_keys import trained_blocks
 from pipeline.errors import BadInput
 from pipeline.models.embedder import Embedder
 from pipeline.training.class_centers import PER_REPLICA, ClassCenters, is_per_replica
-from pipeline.training.phase_keys import trained_blocks
 
 OPTIMIZERS = {
     "adam": keras.optimizers.Adam,
@@ -23,9 +23,12 @@ class RateFactors(keras.optimizers.Optimizer):
     Keras decays all weights at the full rate; an encoder trained at ×0.001 would be decayed away. Biases, scales and
     tokens are not decayed. Gradients come summed over replicas (`train.make_run_steps`): Keras would sum those of
     per-replica variables, too.
+
+    Source of a first moment in bfloat16: Zhai et al., Scaling Vision Transformers, CVPR 2022.
     """
 
     factors: dict  # variable key → (factor, decay)
+    moments = "float32"  # dtype of the first moment; the second is float32, of which bfloat16 would lose 1 − β₂
     average_from: int | None = None  # the mean of the weights after this step and all later ones; None: Keras' decay
 
     def update_step(self, gradient, variable, learning_rate):
@@ -47,12 +50,14 @@ class RateFactors(keras.optimizers.Optimizer):
         return list(grads_and_vars)
 
     def add_variable_from_reference(self, reference_variable, name=None, initializer="zeros"):
-        if not is_per_replica(reference_variable):
+        dtype = self.moments if name == "momentum" else reference_variable.dtype
+        placed = PER_REPLICA if is_per_replica(reference_variable) else {}
+        if not placed and dtype == reference_variable.dtype:
             return super().add_variable_from_reference(reference_variable, name, initializer)
         with keras.name_scope(self.name, caller=self):
             slot = keras.Variable(
-                initializer, shape=reference_variable.shape, dtype=reference_variable.dtype, trainable=False,
-                name=f"{reference_variable.path.replace('/', '_')}_{name}", **PER_REPLICA,
+                initializer, shape=reference_variable.shape, dtype=dtype, trainable=False,
+                name=f"{reference_variable.path.replace('/', '_')}_{name}", **placed,
             )  # fmt: skip
         self._track_variable(slot)
         return slot
@@ -116,7 +121,7 @@ def build(
     momentum = {"momentum": options.momentum, "nesterov": False} if options.name == "sgd" else {}
     average = {"use_ema": True, "ema_momentum": options.ema or 0.0} if options.ema or average_from is not None else {}
     # Named, as checkpoints hold its variables by name: Keras would number the second optimizer of a process.
-    kind = type(base.__name__, (RateFactors, base), {})
+    kind = type(base.__name__, (RateFactors, base), {"moments": options.moments})
     optimizer = kind(learning_rate=learning_rate, name=options.name, **momentum, **average)
     optimizer.average_from = average_from
     decay = 0.0 if options.name == "adam" else options.weight_decay

@@ -11,7 +11,8 @@ import numpy as np
 
 from pipeline import config
 from pipeline.config import Run
-from pipeline.data import sampler
+from pipeline.config.phase_keys import asks_start, geometry, sees_features
+from pipeline.data import folds, sampler
 from pipeline.data.records import RecordSet
 from pipeline.data.sampler import ClassGroups, Positions
 from pipeline.errors import BadInput
@@ -19,11 +20,10 @@ from pipeline.models import embedder as embedders
 from pipeline.models import encoders
 from pipeline.models import head as heads
 from pipeline.models.embedder import Embedder, named_variables
-from pipeline.training import checkpoints, class_centers, folds, optimizers, starts
+from pipeline.training import checkpoints, class_centers, optimizers, starts
 from pipeline.training.class_centers import ClassCenters
 from pipeline.training.devices import Found
 from pipeline.training.losses import Margin
-from pipeline.training.phase_keys import asks_start, geometry, sees_features
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class Classes:
     of_records: np.ndarray  # int64 [N], each record's class
     record_domains: np.ndarray  # str [N], each record's source; "" where the shards' names do not tell it
     domains: np.ndarray  # int32 [C], each class's source, counted from 0 in the order of their names
+    record_shards: np.ndarray | None = None  # int32 [N], each record's shard
 
     @classmethod
     def of(cls, records: RecordSet) -> "Classes":
@@ -41,7 +42,7 @@ class Classes:
         _, of_source = np.unique(records.domains, return_inverse=True)
         # Counted from 0 without a gap: a source may have no class of its own.
         _, domains = np.unique(folds.class_sources(of_records, of_source), return_inverse=True)
-        return cls(labels, of_records.astype(np.int64), records.domains, domains.astype(np.int32))
+        return cls(labels, of_records.astype(np.int64), records.domains, domains.astype(np.int32), records.shard)
 
 
 @dataclass(frozen=True)
@@ -170,8 +171,8 @@ def plan_phase(run: Run, found: Found, classes: Classes, number: int) -> Phase:
     draws = None
     if options.min_images_per_class > counts.min():  # small classes are drawn more often
         draws = np.maximum(-(-options.min_images_per_class // counts), 1)[classes.of_records]
-    domains = classes.record_domains
-    order = sampler.order(classes.of_records, domains, run.train.seed + number, options.sampling, draws)
+    domains, seed = classes.record_domains, run.train.seed + number
+    order = sampler.order(classes.of_records, domains, seed, options.sampling, draws, classes.record_shards)
     steps_per_epoch = len(order) / options.batch_size
     steps = max(1, round(options.epochs * steps_per_epoch))
     on_features = sees_features(options) and not run.devices.rehearse

@@ -19,6 +19,7 @@ import tensorflow as tf
 
 from pipeline import config, files
 from pipeline.config import Run
+from pipeline.config.phase_keys import asks_teacher, expect_phases, head_start
 from pipeline.console import Progress
 from pipeline.data.batches import damage_is_bad_input, open_records
 from pipeline.errors import BadInput, Stopped
@@ -28,7 +29,6 @@ from pipeline.training import checkpoints, devices, inputs
 from pipeline.training.devices import Found
 from pipeline.training.feature_cache import Encodings, FeatureCache
 from pipeline.training.metrics_log import MetricsLog
-from pipeline.training.phase_keys import asks_teacher, head_start
 from pipeline.training.phases import (
     Phase,
     State,
@@ -54,21 +54,22 @@ def main(run: Run) -> None:
     loss that is not finite.
     """
     stopping = Stopping(run.train.hours)
-    checkpoints.expect_phases(run)
+    expect_phases(run)
     folder = Path(run.run_dir)
     resumed = checkpoints.state_of(run)
     there = checkpoints.newest(checkpoints.folder_of(run.run_dir))
     if resumed.get("finished") and not any(map(files.matching, run.in_run_dir(run.train.records))):
         print(f"train: done already, {there}; its records are gone")
         return
+    if not resumed.get("finished"):
+        found = devices.connect(run.devices)  # before records are asked for: what is not here is said first
+        print(f"train: {found.description}")
     records = open_records(run.in_run_dir(run.train.records))
     if there and resumed:
         inputs.expect_same(run, there, resumed, records)
     if resumed.get("finished"):
         print(f"train: done already, {there}")
         return
-    found = devices.connect(run.devices)
-    print(f"train: {found.description}")
     steps = found.of_all_hosts(resumed.get("step", 0))
     if len(set(steps)) > 1:
         mend = "run_dir must be one folder that all hosts see, or hold the same checkpoint everywhere"

@@ -7,10 +7,11 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline.config import Run
+from pipeline.data import folds
 from pipeline.data.batches import RecordSet, train_batches
 from pipeline.data.records import open_any
 from pipeline.errors import BadInput
-from pipeline.training import checkpoints, folds
+from pipeline.training import checkpoints
 from pipeline.training.devices import Found
 from pipeline.training.feature_cache import FeatureCache, feature_batches
 from pipeline.training.phases import Classes, Phase, State
@@ -38,7 +39,7 @@ def open_data(run: Run, records: RecordSet) -> Data:
     said = "no validation"
     if validation is not None:
         trained = set() if run.train.fold else {path.resolve() for path in records.shards}
-        if shared := sorted({path.resolve() for path in validation.shards} & trained):
+        if shared := sorted({path.resolve() for path in validation.shards} & trained, key=str):
             what = f"{shared[0].name} is among train.records, too ({len(shared)} shard(s))"
             raise BadInput(f"train.validation: {what}: validation must be of classes that are never trained on")
         unseen = np.unique(validation.labels)

@@ -50,7 +50,7 @@ def test_components_are_fitted_on_the_training_images_and_half_whitened_ones_div
     found = rows.finish({"features": other})
     assert list(found) == ["pca4", "half_whitened4"] and list((tmp_path / "features").iterdir())
 
-    trained = rows.encode(trained_on[0])["features"]
+    trained = rows.encode(trained_on[0])
     trained, unit = (each / np.linalg.norm(each, axis=1, keepdims=True) for each in (trained, other))
     mean = trained.mean(axis=0)
     _, spread, axes = np.linalg.svd(trained - mean)
@@ -74,7 +74,7 @@ def test_the_other_librarys_head_is_trained_on_the_training_features_and_their_c
     rows = references.References(run)
     other = np.random.default_rng(1).normal(size=(30, 16)).astype(np.float32)
     found = rows.finish({"features": other})["pml_arcface"]
-    np.testing.assert_allclose(given[0], rows.encode(trained_on[0])["features"], atol=1e-4)
+    np.testing.assert_allclose(given[0], rows.encode(trained_on[0]), atol=1e-4)
     assert given[1].tolist() == (trained_on[1] // 3).tolist() and given[2:] == [4, run.train.loss, 5]
     expected = other[:, :4] / np.linalg.norm(other, axis=1, keepdims=True) + 1
     np.testing.assert_allclose(found, expected / np.linalg.norm(expected, axis=1, keepdims=True), atol=1e-5)

@@ -96,6 +96,7 @@ def tensorflow_submissions(root: Path) -> dict[str, tuple[Path, str]]:
             "no signature serving_default",
         ),
     }
+    cases["another second signature"] = (two_signatures(root / "halves"), "resized before differs by")
     good = embed("good", lambda images: unit(features(images)))
     torn = Path(shutil.copytree(good, root / "torn"))
     data = torn / "variables" / "variables.data-00000-of-00001"
@@ -110,6 +111,23 @@ def tensorflow_submissions(root: Path) -> dict[str, tuple[Path, str]]:
     (unknown / "saved_model.pb").write_bytes(graph.replace(b"ResizeBilinear", b"ResizeTomorrow"))
     cases["op of a later version"] = (unknown, "ResizeTomorrow")
     return cases
+
+
+def two_signatures(folder: Path) -> Path:
+    """A SavedModel whose embed_resized gives other embeddings than its serving_default."""
+    module = tf.Module()
+    module.scale = tf.Variable(1.0)
+
+    @tf.function(input_signature=[IMAGES])
+    def serve(images: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"embedding_norm": unit(features(images) * module.scale)}
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 1, 8, 8, 3], tf.float32, name="pixels_8")])
+    def embed_resized(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"embedding_norm": unit(features(pixels[:, 0, ::-1]) * module.scale)}
+
+    tf.saved_model.save(module, str(folder), signatures={"serving_default": serve, "embed_resized": embed_resized})
+    return folder
 
 
 def zips(root: Path, good: Path) -> dict[str, tuple[Path, str]]:

@@ -1,109 +1,30 @@
 """Both Kaggle notebooks run in full, in folders as Kaggle mounts them, without the checkout on the path."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
+import nbclient
 import numpy as np
 import pytest
-import yaml
 
 from export import package
 from pipeline import config as configs
 from pipeline.files import file_sha256
-
-nbclient = pytest.importorskip("nbclient")
-nbformat = pytest.importorskip("nbformat")
-pytest.importorskip("jupytext")
-pytest.importorskip("ipykernel")
-
-ARCHITECTURE = {"num_layers": 1, "hidden_dim": 64, "num_heads": 2, "intermediate_dim": 128}
+from tests.export.kaggle_image import executed, make_site, write_preset
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `input/` as Kaggle would mount it: shards, the encoder as a KerasHub preset, wheel and config."""
     root = tmp_path_factory.mktemp("site")
-    drawn = {"classes": 8, "images_per_class": 10, "image_size_px": 32, "seed": 1}
-    written = {
-        "name": "small",
-        "run_dir": str(root / "working" / "run"),
-        "records": {
-            "sources": [{"layout": "drawn", "name": "drawn", "options": drawn}],
-            "split": {"by": "class", "train": 0.5, "validation": 0.0, "test": 0.5},
-            "image_size_px": 32,
-        },
-        "encoder": {"name": "clip_tiny", "image_size_px": 32, "architecture": ARCHITECTURE},
-        "train": {"log_every_steps": 2, "phases": [{"name": "head", "epochs": 6, "batch_size": 8}]},
-        "submit": {
-            "dataset": "tester/guie-submission",
-            "kernel": "tester/guie-submit",
-            "encoder_model": "tester/clip/keras/tiny/1",
-        },
-    }
-    config = root / "small.yaml"
-    config.write_text(yaml.safe_dump(written))
-    # A separate process: the package tfrecord cannot be imported after TensorFlow.
-    shards = root / "input" / "drawn-shards"
-    command = [sys.executable, "-m", "pipeline.cli", "tfrecords", str(config), f"run_dir={root / 'made'}"]
-    subprocess.run(command, check=True, capture_output=True)
-    shutil.copytree(root / "made" / "records", shards)
-    write_preset(root / "input" / "clip" / "keras" / "tiny" / "1")
-    dataset, _ = package.build_training(configs.load(configs.Run, config))
-    shutil.copytree(dataset, root / "input" / "guie-submission-training")
+    make_site(root, images=[])  # this Python has all; test_kaggle_images.py runs them in the images' own
     return root
-
-
-def write_preset(folder: Path, seed: int = 5) -> None:
-    """A small CLIP with random weights, in the files of a KerasHub preset."""
-    import keras
-    import keras_hub
-
-    keras.utils.set_random_seed(seed)
-    vision = keras_hub.models.CLIPVisionEncoder(
-        patch_size=8,
-        hidden_dim=64,
-        num_layers=1,
-        num_heads=2,
-        intermediate_dim=128,
-        intermediate_activation="gelu",
-        image_shape=(32, 32, 3),
-    )
-    text = keras_hub.models.CLIPTextEncoder(
-        vocabulary_size=32, embedding_dim=16, hidden_dim=16, num_layers=1, num_heads=2, intermediate_dim=32
-    )
-    backbone = keras_hub.models.CLIPBackbone(vision_encoder=vision, text_encoder=text, projection_dim=16)
-    backbone.save_to_preset(str(folder))
-
-
-def executed(kernel: Path, root: Path, into: Path) -> list[str]:
-    """Runs a kernel folder's notebook; returns what its cells put out. A cell that raises fails the test."""
-    metadata = json.loads((kernel / "kernel-metadata.json").read_text())
-    notebook = nbformat.read(kernel / metadata["code_file"], as_version=4)
-    (root / "working").mkdir(exist_ok=True)
-    environment = {**os.environ, "KAGGLE_INPUT": str(root / "input"), "KAGGLE_WORKING": str(root / "working")}
-    environment.pop("PYTHONPATH", None)
-    client = nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(root / "working")}})
-    client.execute(env=environment)
-    into.parent.mkdir(exist_ok=True)
-    nbformat.write(notebook, into)
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    assert all(cell.execution_count for cell in code)
-    put_out = []
-    for cell in code:
-        for output in cell.outputs:
-            data = output.get("data", {})
-            put_out.append(output.get("text") or data.get("text/markdown") or data.get("image/svg+xml") or "")
-    return put_out
 
 
 @pytest.fixture(scope="module")
 def trained(site: Path) -> list[str]:
-    return executed(site / "working" / "run" / "submit" / "training", site, site / "executed" / "training.ipynb")
+    return executed(site / "working" / "run" / "submit" / "training", site)
 
 
 def test_the_training_notebook_trains_exports_and_scores(site, trained):
@@ -129,7 +50,7 @@ def test_the_submission_notebook_puts_the_head_on_the_attached_encoder(site, tra
     other = site / "head"
     shutil.copytree(site / "input" / "clip", other / "input" / "clip")
     shutil.copytree(packed.dataset, other / "input" / "guie-submission")
-    put_out = executed(packed.kernel, other, site / "executed" / "submission.ipynb")
+    put_out = executed(packed.kernel, other)
     assert "the head on the encoder of" in "".join(put_out)
     table = next(text for text in put_out if "| check |" in text)
     assert "same in a batch" in table and "✗" not in table
@@ -149,7 +70,7 @@ def test_the_submission_notebook_stops_at_another_encoder_than_the_heads(site, t
     write_preset(other / "input" / "clip" / "keras" / "tiny" / "1", seed=6)
     shutil.copytree(packed.dataset, other / "input" / "guie-submission")
     with pytest.raises(nbclient.exceptions.CellExecutionError, match="is not the one that the head was trained on"):
-        executed(packed.kernel, other, site / "executed" / "another.ipynb")
+        executed(packed.kernel, other)
 
 
 @pytest.mark.slow
@@ -161,7 +82,7 @@ def test_the_submission_notebook_hands_over_the_packed_zip_even_where_kaggle_unp
     shutil.copytree(packed.dataset, mounted)
     zipfile.ZipFile(mounted / "submission.zip").extractall(mounted / "submission")
     (mounted / "submission.zip").unlink()
-    put_out = executed(packed.kernel, other, site / "executed" / "handed_over.ipynb")
+    put_out = executed(packed.kernel, other)
     assert "the packed submission, sha256" in "".join(put_out)
     assert file_sha256(other / "working" / "submission.zip") == file_sha256(Path(run.run_dir) / "submission.zip")
 

@@ -69,12 +69,12 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checks: Checks) -> P
     (run / "submission.zip").write_bytes(bytes(range(256)) * 1200)
     (run / "export" / "fingerprint.json").write_text(json.dumps({"submission_sha256": "x"}))
 
-    def wheel(extra: list[str], folder: Path) -> None:
+    def wheel(folder: Path) -> None:
         (folder / "guie-0.1.0-py3-none-any.whl").write_bytes(b"wheel")
 
-    monkeypatch.setattr(package, "build_wheels", wheel)
+    monkeypatch.setattr(package, "build_wheel", wheel)
     path = tmp_path / "small.yaml"
-    names = {"dataset": "tester/guie-submission", "kernel": "tester/guie-submit", "poll_seconds": 0.01}
+    names = {"dataset": "tester/guie-submission", "kernel": "tester/guie-submit", "poll_seconds": 0.01, "images": []}
     path.write_text(
         yaml.safe_dump({"name": "small", "run_dir": str(run), "encoder": {"name": "clip_tiny"}, "submit": names})
     )
@@ -93,6 +93,7 @@ def test_everything_is_uploaded_once_and_the_score_is_printed(server, config, ch
     (version,) = server.versions
     assert set(version) == {
         "submission.zip", "config.yaml", "model_card.md", "fingerprint.json", "guie-0.1.0-py3-none-any.whl",
+        "wheels-gpu.txt",
     }  # fmt: skip
     assert version["submission.zip"] == bytes(range(256)) * 1200
     assert b"/run" not in version["config.yaml"]  # no path of this machine leaves it
@@ -157,7 +158,7 @@ def test_dropped_connections_are_retried_and_nothing_is_made_twice(server, confi
 
 def test_an_interrupted_upload_continues_in_the_next_run(server, config, capsys):
     cuts = [("cut", 40_000)] * blobs.TRIES
-    server.faults["PUT"] = [("none",)] * 4 + cuts  # the zip comes last
+    server.faults["PUT"] = [("none",)] * 4 + cuts  # the zip is the fifth
     assert submitted(config) == 2
     assert "goes on from there" in capsys.readouterr().err
     state = config.parent / "run" / "submit" / "state.json"
@@ -167,7 +168,7 @@ def test_an_interrupted_upload_continues_in_the_next_run(server, config, capsys)
     assert submitted(config) == 0
     assert zip_blob["sent"] == 256 * 1200  # not one byte twice
     names = [call for call in server.calls if call == "StartBlobUpload"]
-    assert len(names) == 5  # one a file, over both runs
+    assert len(names) == 6  # one a file, over both runs
 
 
 def test_an_upload_that_expired_on_the_server_starts_again(server, config):

@@ -1,14 +1,18 @@
-"""Run by test_plan.py in a process of its own: what XLA says of the built step; prints JSON.
+"""Run by test_plan.py in a process of its own: what XLA says of each case's whole step; prints JSON.
 
+The step is `training.step`'s, whole as a TPU compiles it: loss, gradients, the clip, the update in place; and its
+gradients alone, which is what XLA compiles for a GPU.
 FLOPs are counted in XLA's optimised graph, after it has dropped what nobody needs; memory is its buffer assignment.
 """
 
+import inspect
 import json
 import math
 import os
 import re
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 DUMP = tempfile.mkdtemp()
@@ -18,56 +22,71 @@ os.environ["XLA_FLAGS"] = (
 )
 
 import keras  # noqa: E402
+import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
-from pipeline import config  # noqa: E402
-from pipeline.models import embedder  # noqa: E402
-from pipeline.training import class_centers, optimizers  # noqa: E402
-from pipeline.training.losses import LOSSES  # noqa: E402
-from pipeline.training.phase_keys import geometry  # noqa: E402
-
-UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+from pipeline.training import devices, phases  # noqa: E402
+from pipeline.training.losses import Margin  # noqa: E402
+from pipeline.training.step import make_run_steps  # noqa: E402
+from tests.planning.built_cases import CASES, Case  # noqa: E402
 
 
-def measure(name: str, run: config.Run, phase: config.Phase, classes: int, images: int) -> dict:
-    """Builds one phase's embedder and gradients, compiles them, and reads what XLA made of them."""
-    model = embedder.build(run, *geometry(run, phase))
-    loss = run.train.loss
-    centers = class_centers.build(
-        classes, loss.subcenters, run.embedder.embedding_dim, 1, loss.sharded, tf.distribute.get_strategy()
-    )
-    variables, _ = optimizers.trained_variables(model, centers, phase)
-    values = [variable.value for variable in variables]
+class OneReplica:
+    """A strategy whose `run` calls the step where it stands, as XLA compiles it on each core of a TPU."""
 
-    def gradients(pixels, labels):
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(values)
-            features = model.encoder.model(pixels, training=phase.trainable != "head")
-            found = LOSSES["arcface"](model.head(features), labels, centers.variable.value, config.Loss(), 0.3)
-            loss = tf.reduce_sum(found)
-        return [tf.convert_to_tensor(each) for each in tape.gradient(loss, values)]
+    num_replicas_in_sync = 1
 
-    gradients.__name__ = f"measured_{name}"
-    side = model.preprocess.image_size_px
-    pixels, labels = tf.zeros([images, side, side, 3]), tf.zeros([images], tf.int32)
-    text = tf.function(gradients, jit_compile=True).experimental_get_compiler_ir(pixels, labels)(stage="optimized_hlo")
-    report = next(Path(DUMP).glob(f"*measured_{name}_*memory-usage-report.txt")).read_text()
-    temporary = re.search(r"size ([\d.]+)([KMG]?i?B), preallocated-temp", report)
+    def run(self, step, args):
+        return step(*args)
+
+
+def measure(name: str, case: Case) -> dict:
+    """Builds the case's first phase, compiles its step, and reads what XLA made of it."""
+    run, number = case.run, np.arange(case.classes)
+    found = devices.connect(run.devices)
+    options = run.train.phases[0]
+    margin = Margin.of(run.train.loss, options, np.full(case.classes, 5), 10)
+    phase = phases.Phase(0, options, run.train.loss, None, 10.0, 10, margin, on_features=False)
+    state = phases.prepare(run, found, phase, case.classes, None)
+    classes = phases.Classes(number, number, np.array(["a"] * case.classes), np.zeros(case.classes, np.int32))
+    started = phases.starting_embedder(run, found, phase)
+    as_tpu = replace(found, strategy=OneReplica(), kind="tpu")  # which leaves the compiling to who runs the step
+    run_steps = make_run_steps(run, as_tpu, phase, state, classes, started)
+    replica_step = inspect.getclosurevars(run_steps.python_function).nonlocals["replica_step"]
+
+    def step(batch, number):
+        return replica_step(batch, number)
+
+    step.__name__ = f"measured_{name}"
+    side = state.embedder.preprocess.image_size_px
+    batch = {"images": tf.zeros([case.images, side, side, 3], tf.uint8), "labels": tf.zeros([case.images], tf.int32)}
+    if options.keep.features or options.keep.similarities:
+        batch["teacher"] = tf.zeros([case.images, state.embedder.encoder.width])
+    compiled = tf.function(step, jit_compile=True, autograph=False)
+    text = compiled.experimental_get_compiler_ir(batch, tf.constant(0))(stage="optimized_hlo")
+    gradients = inspect.getclosurevars(replica_step).nonlocals["replica_gradients"]
+
+    def alone(batch, number):
+        return gradients(batch, number, tf.constant(0))
+
+    alone.__name__ = f"measured_alone_{name}"
+    if case.alone:
+        compiled = tf.function(alone, jit_compile=True, autograph=False)
+        compiled.experimental_get_compiler_ir(batch, tf.constant(0))(stage="optimized_hlo")
     return {
-        "parameters": size_of([*model.model.trainable_variables, centers.variable]),
-        "trained": size_of(variables),
+        "parameters": size_of([*state.embedder.model.trainable_variables, state.centers.variable]),
+        "trained": size_of(state.trained),
+        "optimizer_bytes": sum(v.value.dtype.size * size_of([v]) for v in state.optimizer.variables if len(v.shape)),
         "flops": flops_of(text),
-        "temporary": float(temporary[1]) * UNITS[temporary[2]],
-        "optimizer": {
-            kind: sum(size_of([v]) * 4 for v in built(kind, variables).variables if len(v.shape))
-            / (4 * size_of(variables))
-            for kind in ("adamw", "sgd", "adafactor")
-        },
+        "bytes": bytes_of(f"measured_{name}"),
+        "bytes_alone": bytes_of(f"measured_alone_{name}") if case.alone else None,
     }
 
 
-def built(kind: str, variables: list):
-    return optimizers.build(config.Optimizer(name=kind), 1e-3, variables, [1.0] * len(variables))
+def bytes_of(module: str) -> int:
+    """All that XLA's buffer assignment holds at once: what is given, what is made, what lives between."""
+    report = next(Path(DUMP).glob(f"*{module}_*memory-usage-report.txt")).read_text()
+    return int(re.search(r"Total bytes used: (\d+)", report)[1])
 
 
 def size_of(variables: list) -> int:
@@ -101,13 +120,11 @@ def sizes(text: str) -> list[int]:
 
 def main() -> None:
     found = {}
-    for number, (run, phase, classes, images) in enumerate(json.loads(sys.argv[1])):
+    for number, name in enumerate(sys.argv[1:] or CASES):
         keras.backend.clear_session()
-        loaded = config.Run(
-            encoder=config.Encoder(**run["encoder"]), train=config.Train(loss=config.Loss(subcenters=run["subcenters"]))
-        )
-        found[number] = measure(str(number), loaded, config.Phase(**phase), classes, images)
-    print(json.dumps(list(found.values())))
+        found[name] = measure(str(number), CASES[name])
+        print(name, found[name], file=sys.stderr, flush=True)
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -155,7 +155,7 @@ def test_a_soup_is_scored_on_what_its_first_run_validates_on(runs, fold):
     first = config.load(config.Run, runs[0] / "config.yaml", [f"train.fold={fold}"] if fold else [])
     found, expected = (
         soup.validation_records(first),
-        train.open_data(first, open_records(first.train.records)).validation,
+        train.open_data(first, open_records(first.in_run_dir(first.train.records))).validation,
     )
     assert found.digest == expected.digest and 0 < len(found) < 72
 

@@ -12,12 +12,13 @@ from PIL import Image
 
 from pipeline import cli, config
 from pipeline.config import Run
+from pipeline.data import folds
 from pipeline.data.batches import open_records
 from pipeline.pages import sweep as page
 from pipeline.retrieval import intervals
 from pipeline.selection import fold_scores, sweep
 from pipeline.selection.sweep_table import Row
-from pipeline.training import folds, train
+from pipeline.training import train
 from tests.selection.drawn import RECIPE, draw
 
 CONFIG = (

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from pipeline import config
+from pipeline.data import folds
 from pipeline.errors import BadInput
-from pipeline.training import devices, feature_cache, folds
+from pipeline.training import devices, feature_cache
 from tests.training.tiny_runs import pictures, unit
 
 

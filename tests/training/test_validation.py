@@ -7,8 +7,8 @@ import pytest
 import tensorflow as tf
 
 from pipeline import cli
+from pipeline.data import folds
 from pipeline.data.sampler import Positions
-from pipeline.training import folds
 from pipeline.training.train import PRECISIONS
 from tests.training.tiny_runs import TUNE, VIT, Trained, embedded, pictures, slow_arcface
 

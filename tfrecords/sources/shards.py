@@ -14,6 +14,7 @@ import numpy as np
 
 from pipeline.errors import BadInput
 from pipeline.files import matching
+from pipeline.reading import file_of, reader
 from tfrecords import labels
 from tfrecords.listing.items import Item, Lazily, Listing, existing_folder
 from tfrecords.listing.layout import Layout
@@ -28,7 +29,7 @@ def existing_shards(root: Path, pattern: str = "*.tfrec*") -> Listing:
     beside the shards does not have.
     """
     existing_folder(root, "a folder of TFRecord shards")
-    paths = [path for path in matching(f"{glob.escape(str(root))}/{pattern}") if path.is_file()]
+    paths = [Path(str(path)) for path in matching(f"{glob.escape(str(root))}/{pattern}") if path.is_file()]
     if not paths:
         raise BadInput(f"layout tfrecords expects shards {pattern} in {root}: found none (option pattern)")
     found = [np.array([record.label for _, record in _headers(path)], np.int64) for path in paths]
@@ -52,9 +53,7 @@ def existing_shards(root: Path, pattern: str = "*.tfrec*") -> Listing:
 
 def read_record(path: str, offset: int, length: int) -> bytes:
     """The image of the record framed at `offset`; raises ValueError where its CRC is wrong or it has no image."""
-    with open(path, "rb") as file:
-        file.seek(offset)
-        framed = file.read(length)
+    framed = reader(file_of(path)).read(offset, length)
     try:
         payload = unframed(framed, length)
     except ValueError:

@@ -1,4 +1,4 @@
-"""What the keys of a phase mean, for training and for `guie plan`, which runs without TensorFlow."""
+"""What the keys of a phase mean, for training and for `guie plan`. No TensorFlow."""
 
 import math
 import re
@@ -6,6 +6,12 @@ import re
 from pipeline import config
 from pipeline.config import Phase, Run
 from pipeline.errors import BadInput
+
+
+def expect_phases(run: Run) -> None:
+    """Raises BadInput where there is nothing to train."""
+    if not run.train.phases:
+        raise BadInput("train.phases: expected at least one phase, got none")
 
 
 def geometry(run: Run, phase: Phase) -> tuple[int | None, int]:

@@ -1,0 +1,105 @@
+"""The wheels that a Kaggle image lacks: fetched for its Python and platform, checked, and listed for the notebook.
+
+kaggle/images/<image>.txt is what is published of an image; kaggle/wheels/<image>.txt what guie needs beside that.
+"""
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from packaging.tags import Tag, compatible_tags, cpython_tags
+from packaging.utils import InvalidWheelFilename, parse_wheel_filename
+
+from export import subprocesses
+from pipeline.errors import BadInput
+from pipeline.files import write_text
+
+LISTS = Path(__file__).resolve().parents[1] / "kaggle" / "wheels"
+IMAGES = ("tpu", "gpu")  # the second is also the CPU's
+PYTHON = (3, 12)
+# Ubuntu 22.04 has glibc 2.35, the older of the two images.
+PLATFORMS = [f"manylinux_2_{minor}_x86_64" for minor in range(35, 4, -1)] + ["manylinux2014_x86_64", "linux_x86_64"]
+FROM_SOURCE = ("tfrecord",)  # pure Python, of which no wheel is published
+PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+
+
+def collect(images: Sequence[str], carried: Sequence[str], extra: Sequence[str], folder: Path) -> None:
+    """Writes into `folder` what a notebook installs in each of `images`: wheels, and the list `wheels-<image>.txt`.
+
+    An image that is not `carried` gets the `extra` requirements alone. Raises BadInput: pip finds no wheel, or one that
+    does not fit.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        for requirement in extra:
+            _extra(requirement, Path(temporary))
+        further = sorted(Path(temporary).glob("*.whl"))
+        for path in further:
+            expect_fitting(path.name)
+            shutil.copy(path, folder)
+    lines = ["{}=={}".format(*parse_wheel_filename(path.name)[:2]) for path in further]
+    for image in images:
+        listed = pinned(LISTS / f"{image}.txt") if image in carried else []
+        built = [line for line in listed if line.partition("==")[0] in FROM_SOURCE]
+        if listed:
+            _fetch([line for line in listed if line not in built], folder, f"wheels/{image}.txt")
+        for line in built:
+            build(line, folder)
+        head = f"# What the notebook installs in Kaggle's {image} image, from beside this list."
+        write_text(folder / f"wheels-{image}.txt", "\n".join([head, *listed, *lines]) + "\n")
+    for path in sorted(folder.glob("*.whl")):
+        expect_fitting(path.name)
+
+
+def pinned(path: Path) -> list[str]:
+    """The lines `name==version` of a list."""
+    return [line for line in path.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
+
+
+def expect_fitting(name: str) -> None:
+    """Raises BadInput where a wheel's name is of another Python or platform than the images'.
+
+    >>> expect_fitting("crc32c-2.9-cp312-cp312-manylinux_2_17_x86_64.manylinux2014_x86_64.whl")
+    >>> expect_fitting("crc32c-2.9-cp311-cp311-manylinux2014_x86_64.whl")
+    Traceback (most recent call last):
+    pipeline.errors.BadInput: crc32c-2.9-cp311-cp311-manylinux2014_x86_64.whl: expected a wheel for Python 3.12 on Linux x86_64 (cp312, abi3 or py3-none-any), as Kaggle's images run it: name a version that has one
+    """  # noqa: E501
+    fitting: set[Tag] = {*cpython_tags(PYTHON, platforms=PLATFORMS)}
+    fitting.update(compatible_tags(PYTHON, "cp312", PLATFORMS))
+    try:
+        fits = not fitting.isdisjoint(parse_wheel_filename(name)[3])
+    except InvalidWheelFilename:
+        fits = False
+    if not fits:
+        wanted = "a wheel for Python 3.12 on Linux x86_64 (cp312, abi3 or py3-none-any), as Kaggle's images run it"
+        raise BadInput(f"{name}: expected {wanted}: name a version that has one")
+
+
+def _extra(requirement: str, folder: Path) -> None:
+    """One of `submit.extra_wheels`: fetched by its name; built where it is a path, or is published as source alone."""
+    if os.sep not in requirement:
+        try:
+            return _fetch([requirement], folder, f"submit.extra_wheels: {requirement}")
+        except BadInput:
+            pass
+    build(requirement, folder)
+
+
+def _fetch(requirements: list[str], folder: Path, what: str) -> None:
+    target = [word for platform in PLATFORMS for word in ("--platform", platform)]
+    target += ["--python-version", ".".join(map(str, PYTHON)), "--only-binary=:all:", "--no-deps"]
+    subprocesses.run(
+        [*PIP, "download", "--quiet", *target, "--dest", str(folder), *requirements],
+        f"{what}: pip found no wheel for Python 3.12 on Linux x86_64",
+    )
+
+
+def build(requirement: str, folder: Path, *how: str) -> None:
+    """Writes the wheel of a source into `folder`, without dependencies; the same source gives the same bytes."""
+    subprocesses.run(
+        [*PIP, "wheel", "--quiet", "--no-deps", *how, "--wheel-dir", str(folder), requirement],
+        f"the wheel of {Path(requirement).name} cannot be built",
+        {**os.environ, "SOURCE_DATE_EPOCH": "315532800"},  # a zip's earliest date: always the same bytes
+    )

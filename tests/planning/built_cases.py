@@ -1,0 +1,72 @@
+"""Steps that `guie plan`'s arithmetic is held against: each a run of one phase, small enough for XLA on a CPU."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.config import Embedder, Encoder, Keep, Loss, Optimizer, Phase, Run, Train
+
+SMALL = {"patch_size": 8, "hidden_dim": 96, "num_layers": 2, "num_heads": 4, "intermediate_dim": 384}
+WIDE = {**SMALL, "hidden_dim": 64, "num_heads": 2, "intermediate_dim": 128}
+DEEP = {**SMALL, "hidden_dim": 64, "num_layers": 6, "num_heads": 4, "intermediate_dim": 256}
+FAT = {**SMALL, "hidden_dim": 192, "num_heads": 6, "intermediate_dim": 768}
+SIDE = 64
+
+
+@dataclass(frozen=True)
+class Case:
+    run: Run
+    classes: int = 50
+    images: int = 4
+    alone: bool = False  # whether the gradients are compiled alone, too
+
+
+def case(
+    encoder: dict[str, Any], phase: dict[str, Any] | None = None, *, images: int = 4, classes: int = 50,
+    loss: dict[str, Any] | None = None, optimizer: dict[str, Any] | None = None, alone: bool = False,
+) -> Case:  # fmt: skip
+    chosen = Phase(**{"name": "p", "trainable": "all", "batch_size": images, **(phase or {})})
+    run = Run(
+        encoder=Encoder(**{"name": "clip_vit_b_32", "weights": "none", "image_size_px": SIDE, **encoder}),
+        embedder=Embedder(),
+        train=Train(
+            phases=[chosen], loss=Loss(**(loss or {})), optimizer=Optimizer(**{"clip_norm": 1.0, **(optimizer or {})})
+        ),
+    )
+    return Case(run, classes, images, alone)
+
+
+CLIP = {"architecture": SMALL}
+CASES = {
+    "clip": case(CLIP),
+    "checkpointed": case({**CLIP, "checkpointing": True}),
+    "checkpointed, 16 images": case({**CLIP, "checkpointing": True}, images=16),
+    "deep": case({"architecture": DEEP}, images=8),
+    "deep, checkpointed": case({"architecture": DEEP, "checkpointing": True}, images=16),
+    "fat, 1 image": case({"architecture": FAT}, images=1),
+    "fat, checkpointed": case({"architecture": FAT, "checkpointing": True}, images=4),
+    "last block": case(CLIP, {"trainable": "last 1 block"}),
+    "last 3 of 6 blocks": case({"architecture": DEEP}, {"trainable": "last 3 blocks"}, images=8),
+    "head locked": case(CLIP, {"trainable": "encoder"}),
+    "head alone": case(CLIP, {"trainable": "head"}),
+    "quick-GELU, overlap": case(
+        {"name": "clip_vit_b_32_openai", "pooling": "class_token", "architecture": WIDE},
+        {"patch_overlap_px": 4}, loss={"subcenters": 3},
+    ),
+    "siglip": case(
+        {"name": "siglip_base_patch16_224", "architecture": WIDE, "checkpointing": True}, loss={"subcenters": 3}
+    ),
+    "dinov2, gated": case({
+        "name": "dinov2_with_registers_small", "architecture": {**WIDE, "use_swiglu_ffn": True}, "checkpointing": True,
+    }),
+    "vit": case({"name": "vit_base_patch16_224_imagenet", "architecture": WIDE, "pooling": "mean"}),
+    "17,691 classes": case(CLIP, classes=17_691, images=16),
+    "three sub-centres of 6,000 classes": case(CLIP, classes=6_000, images=16, loss={"subcenters": 3}),
+    "sgd": case({"architecture": FAT}, optimizer={"name": "sgd", "clip_norm": None}),
+    "adafactor": case({"architecture": FAT}, optimizer={"name": "adafactor"}),
+    "first moment in bfloat16": case({"architecture": FAT}, optimizer={"moments": "bfloat16"}),
+    "averaged": case({"architecture": FAT}, {"average_from": 0.5}),
+    "kept features and similarities": case(CLIP, {"keep": Keep(features=1.5, similarities=1.0)}),
+    "kept weights": case({"architecture": FAT}, {"keep": Keep(weights=0.1)}),
+    "in two pieces": case(CLIP, images=8, optimizer={"accumulate_steps": 2}),
+    "48 px": case({**CLIP, "checkpointing": True}, {"image_size_px": 48}, images=8),
+}  # fmt: skip
