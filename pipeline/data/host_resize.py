@@ -61,7 +61,7 @@ def _rows_scaled(image: np.ndarray, rows: int, method: str) -> np.ndarray:
     return scaled
 
 
-@lru_cache(maxsize=2048)
+@lru_cache(maxsize=512)
 def filter_matrix(before: int, after: int, method: str) -> csr_matrix:
     """float32 [after, before], sparse: `tf.image.resize` of a line of `before` pixels to `after`, antialiased.
 
