@@ -10,6 +10,7 @@ EXTRAS = {
     "clip": ["torch==2.13.*", "torchvision==0.28.*", "open_clip_torch==3.3.0"],
     "vectordb": ["pymilvus==3.0.*", "milvus-lite==3.2.*"],
     "beam": ["apache-beam==2.77.*"],
+    "remote": ["fsspec", "gcsfs"],  # shards behind URLs: gs://; another scheme needs its own package of fsspec's
     "parquet": ["pyarrow"],  # Hugging Face's shards of ImageNet
     "notebooks": ["jupytext", "nbclient", "ipykernel"],
     "onnx": ["onnxruntime", "tf2onnx"],

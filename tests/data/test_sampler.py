@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.config import Sampling
-from pipeline.data.sampler import ClassGroups, Positions, capped, order
+from pipeline.data.sampler import BLOCK, ClassGroups, Interleaved, Positions, capped, order
 from pipeline.errors import BadInput
 
 # Three sources: 2 classes of 9 and 1 images, 6 classes of 4, 20 classes of 5.
@@ -250,3 +250,59 @@ def test_a_class_of_two_sources_counts_in_each():
 def test_order_needs_no_tensorflow():
     code = "import sys, pipeline.data.sampler; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def shard_numbers(sizes):
+    return np.repeat(np.arange(len(sizes)) * 3, sizes)  # any numbers
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(1, 200), min_size=1, max_size=9), st.integers(1, 12), st.integers(0, 9))
+def test_interleaved_shards_give_every_record_once_an_epoch(sizes, at_a_time, seed):
+    found = Interleaved(shard_numbers(sizes), seed, at_a_time)
+    count = sum(sizes)
+    for epoch in range(2):
+        assert sorted(found.at(np.arange(count) + epoch * count).tolist()) == list(range(count))
+    assert Counter(found.blocks.tolist()).most_common(1)[0][1] <= BLOCK
+    for block in np.unique(found.blocks):
+        items = np.flatnonzero(found.blocks == block)
+        assert np.ptp(items) == len(items) - 1 and len(np.unique(shard_numbers(sizes)[items])) == 1
+
+
+def test_interleaved_windows_are_blocks_of_different_shards_in_a_random_order():
+    sizes = [4 * BLOCK] * 12
+    found = Interleaved(shard_numbers(sizes), 7, 3)
+    assert found.window == 3 * BLOCK
+    read_next = {}
+    for window in range(sum(sizes) // found.window):
+        items = found.at(window * found.window + np.arange(found.window))
+        blocks, times = np.unique(found.blocks[items], return_counts=True)
+        assert times.tolist() == [BLOCK] * 3 and len(np.unique(blocks // 4)) == 3
+        assert (np.diff(found.blocks[items]) != 0).mean() > 0.5  # shuffled, not block after block
+        for block in blocks.tolist():  # a shard that is begun is read on, from one end to the other
+            assert block % 4 == read_next.get(block // 4, 0)
+            read_next[block // 4] = block % 4 + 1
+    assert list(read_next.values()) == [4] * 12
+
+
+def test_interleaved_order_follows_from_seed_and_epoch_and_is_reached_from_anywhere():
+    shards = shard_numbers([100, 70, 130, 64, 5])
+    first, again, other = Interleaved(shards, 1, 2), Interleaved(shards, 1, 2), Interleaved(shards, 2, 2)
+    count = len(first)
+    assert again.batch(11, 40).tolist() == drawn(first, 12, 40)[11].tolist()
+    assert first.at(np.arange(count)).tolist() != first.at(np.arange(count) + count).tolist()
+    assert first.at(np.arange(count)).tolist() != other.at(np.arange(count)).tolist()
+    halves = [first.batch(3, 40, (host, 2)) for host in range(2)]
+    assert np.concatenate(halves).tolist() == first.batch(3, 40).tolist()
+
+
+def test_a_cap_goes_with_interleaved_shards_and_what_weighs_records_does_not():
+    shards = np.sort(np.random.default_rng(1).integers(0, 4, len(LABELS)))
+    found = order(LABELS, SOURCES, 3, Sampling(interleave=2, cap_per_class=3), shards=shards)
+    assert isinstance(found, Interleaved)
+    assert sorted(drawn(found, 1, len(found))[0].tolist()) == np.flatnonzero(capped(LABELS, 3)).tolist()
+    for options in ({"images_per_class": 2}, {"domains": "equal"}, {"domain_shares": {"birds": 1.0}}):
+        with pytest.raises(BadInput, match=r"sampling\.interleave draws every record once"):
+            order(LABELS, SOURCES, 3, Sampling(interleave=2, **options), shards=shards)
+    with pytest.raises(BadInput, match="min_images_per_class"):
+        order(LABELS, SOURCES, 3, Sampling(interleave=2), np.ones(len(LABELS), np.int64), shards)

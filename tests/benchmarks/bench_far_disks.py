@@ -1,0 +1,103 @@
+"""Reading from a disk that is far away: images/s of training batches against the same files near, by latency.
+
+python -m tests.benchmarks.bench_far_disks [--photos FOLDER] [--images N] [--rounds R]
+
+The shards and the work are those of bench_reading (random crops to 224 px, batches of 64). Every read of a shard waits
+first, as on a disk behind a network; how fast the bytes then come is not limited. `one after another` is the same code
+with one read at a time, `random` every record alone, `interleaved` blocks of 64 records of 8 shards. Each measurement is
+a process of its own, rounds are interleaved; medians are printed.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.benchmarks import bench_reading
+
+WAYS = ("random", "interleaved", "one after another")
+LATENCIES_MS = (0, 1, 5, 20)
+SHARDS_AT_A_TIME = 8
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    data = os.environ.get("GUIE_DATA", str(Path(__file__).resolve().parents[3] / "shared" / "data"))
+    parser.add_argument("--photos", default=data, help="folder with .jpg files at any depth (default GUIE_DATA)")
+    parser.add_argument("--images", type=int, default=1024)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--way", help=argparse.SUPPRESS)  # one measurement, in the child
+    parser.add_argument("--latency-ms", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--shards", help=argparse.SUPPRESS)
+    options = parser.parse_args(argv)
+    if options.way:
+        print(json.dumps(measure(options.way, options.latency_ms, options.shards, options.images)))
+    else:
+        compare(options)
+
+
+def compare(options: argparse.Namespace) -> None:
+    asked = [(way, latency) for latency in LATENCIES_MS for way in WAYS]
+    rates: dict[tuple[str, int], list[float]] = {each: [] for each in asked}
+    with tempfile.TemporaryDirectory() as folder:
+        bench_reading.write_shards(Path(options.photos), Path(folder), options.images, per_shard=128)
+        for _ in range(options.rounds):
+            for way, latency in asked:
+                words = ["--way", way, "--latency-ms", str(latency), "--images", str(options.images)]
+                output, _ = bench_reading._child([*words, "--shards", folder], "bench_far_disks")
+                rates[way, latency].append(json.loads(output))
+    near = statistics.median(rates["random", 0])
+    print(f"{options.images:,} photographs, {options.rounds} rounds; images/s, and as a share of the near disk's")
+    print(f"{'latency':>8}" + "".join(f"{way:>24}" for way in WAYS))
+    for latency in LATENCIES_MS:
+        row = [statistics.median(rates[way, latency]) for way in WAYS]
+        print(f"{latency:>5} ms" + "".join(f"{f'{rate:.0f}  ({rate / near:.2f})':>24}" for rate in row))
+
+
+def measure(way: str, latency_ms: int, shards: str, images: int) -> float:
+    """Images/s of one way, the first batches left out."""
+    from pipeline import reading
+
+    pread = os.pread
+
+    def far(file: int, length: int, offset: int) -> bytes:
+        time.sleep(latency_ms / 1000)
+        return pread(file, length, offset)
+
+    if latency_ms:
+        os.pread = far
+    if way == "one after another":
+        reading.READS = 1
+    batches = batches_of(way, shards)
+    for _ in range(bench_reading.WARM_UP_BATCHES):
+        next(batches)
+    count, began = 0, time.perf_counter()
+    while count < images:
+        count += next(batches)
+    return count / (time.perf_counter() - began)
+
+
+def batches_of(way: str, shards: str) -> Iterator[int]:
+    from pipeline.config import Augment
+    from pipeline.data.batches import open_records, train_batches
+    from pipeline.data.preprocessing import Preprocess
+    from pipeline.data.sampler import Interleaved, Positions
+
+    smallest, aspect = bench_reading.SMALLEST_SHARE, bench_reading.LARGEST_ASPECT
+    augment = Augment(flip=True, crop_scale_min=smallest, crop_aspect_max=aspect)
+    preprocess = Preprocess(bench_reading.SIDE, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bicubic", antialias=True)
+    records = open_records([f"{shards}/*.tfrec"])
+    order = Positions(len(records), 0)
+    if way == "interleaved":
+        order = Interleaved(records.shard, 0, SHARDS_AT_A_TIME)
+    for batch in train_batches(records, order, preprocess, augment, bench_reading.BATCH, seed=0):
+        yield len(batch["images"])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
