@@ -8,7 +8,7 @@ RUN ?= runs/$(basename $(notdir $(CONFIG)))
 # Further KEY=VALUE overrides: make train ARGS="train.seed=1"
 ARGS ?=
 
-.PHONY: demo test test-all tfrecords train train-tpu score submission bench ablation lint clean
+.PHONY: demo test test-all test-kaggle tfrecords train train-tpu score submission bench ablation lint clean
 
 # One stamp an extra: an environment grows, and is made anew when setup.py changes.
 .venv/base.stamp: setup.py
@@ -32,6 +32,10 @@ test: .venv/test.stamp
 # With two hosts, eight replicas, killed runs and the README's own commands.
 test-all: .venv/test.stamp
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(ARGS)
+
+# Both notebooks in environments of Kaggle's images, .venv-kaggle-*: needs a Python 3.12, makes what is missing.
+test-kaggle: .venv/test.stamp
+	GUIE_KAGGLE_IMAGES=1 $(BIN)/python -m pytest tests/export/test_kaggle_images.py $(ARGS)
 
 tfrecords: .venv/base.stamp
 	$(BIN)/guie tfrecords $(CONFIG) $(ARGS)
