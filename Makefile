@@ -9,7 +9,7 @@ RUN ?= runs/$(basename $(notdir $(CONFIG)))
 ARGS ?=
 TOUCH_TENSORFLOW := tests/data tests/models tests/training tests/export
 
-.PHONY: demo test test-all test-tf220 tfrecords train train-tpu score submission bench ablation lint clean
+.PHONY: demo test test-all test-tf220 test-kaggle tfrecords train train-tpu score submission bench ablation lint clean
 
 # One stamp an extra: an environment grows, and is made anew when setup.py changes.
 .venv/base.stamp: setup.py
@@ -44,6 +44,10 @@ test-all: .venv/test.stamp
 
 test-tf220: .venv-tf220/stamp
 	.venv-tf220/bin/python -m pytest --numprocesses auto --dist loadfile -m "not slow" $(TOUCH_TENSORFLOW) $(ARGS)
+
+# Both notebooks in environments of Kaggle's images, .venv-kaggle-*: needs a Python 3.12, makes what is missing.
+test-kaggle: .venv/test.stamp
+	GUIE_KAGGLE_IMAGES=1 $(BIN)/python -m pytest tests/export/test_kaggle_images.py $(ARGS)
 
 tfrecords: .venv/base.stamp
 	$(BIN)/guie tfrecords $(CONFIG) $(ARGS)

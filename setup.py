@@ -50,7 +50,7 @@ setup(
         "setuptools<81",  # tensorflow-hub and keras-cv still import pkg_resources
         "numpy",
         "scipy",  # sparse products: the resize on the host
-        "omegaconf>=2.3",
+        "omegaconf>=2.4",  # 2.3 takes a phase's keys for read-only
         "click>=8.2",  # the command line
         "rich>=13",  # tables
         "tqdm>=4.66",  # progress

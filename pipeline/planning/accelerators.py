@@ -32,6 +32,14 @@ SHOWN = ("v3-8", "v4-8", "v5e-8", "2xT4", "L4", "A100", "H100", "8xH100")
 KAGGLE_DISK = 20e9  # bytes of /kaggle/working
 KAGGLE_HOURS = {"v3-8": 9, "v5e-8": 9, "2xT4": 12}  # of a session
 REPLICAS = {"v4": 2}  # of a TPU's name `v4-8`, the cores a replica: v4's cores are one device
+# What a config is for, by its devices.kind: accelerator, where, TensorFlow.
+FOR = {
+    "tpu": "a TPU; Kaggle's TPU image or `make train-tpu`; tensorflow-tpu 2.20.0 with libtpu 0.0.17",
+    "gpu": "GPUs; Kaggle's GPU image or tensorflow[and-cuda]; TensorFlow 2.20 or 2.21",
+    "cpu": "the CPU; Kaggle's image without an accelerator or `make train`; TensorFlow 2.20 or 2.21",
+    "auto": "what is there, a TPU, else GPUs, else the CPU; Kaggle's images, `make train` or `make train-tpu`; "
+    "TensorFlow 2.20 or 2.21, on a TPU tensorflow-tpu 2.20.0 with libtpu 0.0.17",
+}
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ def main(options: Options) -> None:
     centres = size.classes * run.train.loss.subcenters * run.embedder.loss_dim
     print(f"parameters: encoder {encoder.parameters:,}, head {head:,}, class centres {centres:,}")
     print(f"{options.share:.0%} of the makers' peak reached; memory in GiB a replica")
+    print(f"for (devices.kind={run.devices.kind}): {accelerators.FOR[run.devices.kind]}")
     plans = [plan_phase(run, number, size, options.share, devices) for number in range(len(run.train.phases))]
     for planned in plans:
         print(*_lines(planned, run.encoder.checkpointing), sep="\n")

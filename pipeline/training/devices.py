@@ -86,9 +86,7 @@ def _tpu(options: config.Devices) -> Found:
             tf.config.experimental_connect_to_cluster(resolver)
         tf.tpu.experimental.initialize_tpu_system(resolver)
     except (ValueError, RuntimeError, tf.errors.OpError) as error:
-        why = [
-            line for line in str(error).splitlines() if line.strip() and "[[" not in line
-        ]
+        why = [line for line in str(error).splitlines() if line.strip() and "[[" not in line]
         said = f"no TPU device answers at {address!r} ({reason(ValueError(*why[-1:]))}); found {build}; {devices}"
         raise BadInput(f"{said}: {rehearsal}") from None
     strategy = tf.distribute.TPUStrategy(resolver)

@@ -3,14 +3,12 @@
 An image's environment is made once, `.venv-kaggle-<image>/` in the checkout, from kaggle/images/<image>.txt.
 """
 
-import json
 import runpy
 import shutil
 import zipfile
 from importlib.metadata import requires
 from pathlib import Path
 
-import numpy as np
 import pytest
 import setuptools
 from packaging.requirements import Requirement
@@ -93,27 +91,3 @@ def test_the_notebooks_run_in_the_image_on_the_datasets_wheels_alone(image, site
         shutil.copytree(packed.dataset, other / "input" / "guie-submission")
         table = "".join(executed(packed.kernel, other, python))
         assert "the head on the encoder of" in table and "same in a batch" in table and "✗" not in table
-
-
-@pytest.mark.slow
-def test_a_second_version_goes_on_from_the_output_of_the_first(tmp_path, site):
-    """Stopped by `train.hours` after two steps; the output lies elsewhere among the inputs of the second version."""
-    kernel = site / "working" / "run" / "submit" / "training"
-    for version in ("whole", "first", "second"):
-        shutil.copytree(site / "input", tmp_path / version / "input", ignore=shutil.ignore_patterns("tensorflow_tpu*"))
-    executed(kernel, tmp_path / "whole")
-    said = "".join(executed(kernel, tmp_path / "first", further=["train.hours=1e-6"]))
-    assert "attach this version's output" in said and not (tmp_path / "first" / "working" / "submission.zip").exists()
-    layout = tmp_path / "second" / "input" / "datasets" / "tester" / "output"
-    shutil.copytree(tmp_path / "first" / "working", layout)
-    shutil.move(tmp_path / "second" / "input" / "drawn-shards", tmp_path / "second" / "input" / "datasets" / "shards")
-    said = "".join(executed(kernel, tmp_path / "second"))
-    assert f"goes on from {layout}" in said and "at step 2 of" in said
-    losses = {version: logged(tmp_path / version / "working" / "run") for version in ("whole", "second")}
-    assert len(losses["whole"]) > 10
-    np.testing.assert_array_equal(losses["second"], losses["whole"])
-
-
-def logged(run: Path) -> list[float]:
-    rows = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
-    return [row["loss"] for row in rows if "loss" in row]

@@ -34,8 +34,7 @@ def test_the_training_notebook_trains_exports_and_scores(site, trained):
     table = next(text for text in trained if "| domain |" in text)
     assert f"{metrics['mP@5']:.4f}" in table
     assert metrics["domains"]["drawn"]["queries"] == 40  # every image of the four classes that were held out
-    log = (working / "run" / "metrics.jsonl").read_text().splitlines()
-    losses = [row["loss"] for row in map(json.loads, log) if "loss" in row]
+    losses = logged(working / "run")
     assert np.mean(losses[-3:]) < np.mean(losses[:3]) - 0.5
     assert any("<polyline" in text for text in trained)
     assert "encoder from" in "".join(trained)
@@ -61,6 +60,29 @@ def test_the_submission_notebook_puts_the_head_on_the_attached_encoder(site, tra
         model = tf.saved_model.load(str(site / name))
         found.append(model.signatures["serving_default"](images=image)["embedding_norm"].numpy())
     np.testing.assert_allclose(found[0], found[1], atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_second_version_goes_on_from_the_output_of_the_first(tmp_path, site, trained):
+    """Stopped by `train.hours` after two steps; the output lies elsewhere among the inputs of the second version."""
+    kernel = site / "working" / "run" / "submit" / "training"
+    for version in ("first", "second"):
+        shutil.copytree(site / "input", tmp_path / version / "input")
+    said = "".join(executed(kernel, tmp_path / "first", further=["train.hours=1e-6"]))
+    assert "attach this version's output" in said and not (tmp_path / "first" / "working" / "submission.zip").exists()
+    layout = tmp_path / "second" / "input" / "datasets" / "tester" / "output"
+    shutil.copytree(tmp_path / "first" / "working", layout)
+    shutil.move(tmp_path / "second" / "input" / "drawn-shards", tmp_path / "second" / "input" / "datasets" / "shards")
+    said = "".join(executed(kernel, tmp_path / "second"))
+    assert f"goes on from {layout}" in said and "at step 2 of" in said
+    whole = logged(site / "working" / "run")
+    assert len(whole) > 10
+    np.testing.assert_array_equal(logged(tmp_path / "second" / "working" / "run"), whole)
+
+
+def logged(run: Path) -> list[float]:
+    rows = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return [row["loss"] for row in rows if "loss" in row]
 
 
 @pytest.mark.slow

@@ -279,6 +279,22 @@ def test_command_says_of_every_accelerator_whether_it_fits_and_what_drives_it(ca
     assert "tensorflow-tpu" in verdicts[0] and "tensorflow[and-cuda]" in verdicts[-1]
 
 
+@pytest.mark.parametrize(
+    ("kind", "said"), [("tpu", "Kaggle's TPU image"), ("gpu", "tensorflow[and-cuda]"), ("auto", "else GPUs, else")]
+)
+def test_the_plan_says_what_the_config_is_for(kind, said, capsys):
+    assert cli.main(["plan", str(ROOT / "configs/vit_h14_arcface_tpu.yaml"), f"devices.kind={kind}"]) == 0
+    line = capsys.readouterr().out.splitlines()[3]
+    assert line.startswith(f"for (devices.kind={kind}): ") and said in line
+
+
+def test_the_tensorflow_for_tpus_is_the_one_that_is_installed():
+    """One version, in the extra, on Kaggle and in what is said of both."""
+    pins = ("tensorflow-tpu==2.20.0", "libtpu==0.0.17")
+    assert all(pin in (ROOT / path).read_text() for path in ("setup.py", "kaggle/wheels/tpu.txt") for pin in pins)
+    assert pins[0].replace("==", " ") + " with " + pins[1].replace("==", " ") in accelerators.FOR["tpu"]
+
+
 def test_accelerators_are_asked_for_by_name_and_number(capsys):
     on = ["--on", "v5e-16", "--on", "4xA100-80"]
     assert cli.main(["plan", str(ROOT / "configs/vit_h14_first_place.yaml"), *on]) == 0
