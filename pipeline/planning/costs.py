@@ -57,6 +57,7 @@ class StepCosts:
     parameters: int  # of encoder, head and class centres
     trained_parameters: int
     flops: float  # an image, forward and backward, with what checkpointing does again
+    model_flops: float  # without that
     activation_elements: float  # kept an image, in the compute dtype
     checkpointed_elements: float
     float32_bytes: float  # an image, whatever the compute dtype: pixels and class logits
@@ -159,7 +160,7 @@ def step(encoder: EncoderCosts, run: config.Run, phase: config.Phase, classes: i
     head_trained, encoder_trained = phase.trainable != "encoder", phase.trainable != "head"
     trained = (projection + centres) * head_trained
     flops = top * (1 + head_trained) + (top if encoder_trained else 2.0 * centres)  # + to the inputs
-    kept = checkpointed = 0.0
+    kept = checkpointed = again = 0.0
     if not on_features:
         flops += encoder.flops
         kept = checkpointed = encoder.forward_elements
@@ -176,6 +177,7 @@ def step(encoder: EncoderCosts, run: config.Run, phase: config.Phase, classes: i
         parameters=encoder.parameters + projection + centres,
         trained_parameters=trained,
         flops=flops,
+        model_flops=flops - again,
         activation_elements=kept,
         checkpointed_elements=checkpointed,
         float32_bytes=4.0 * (pixels + 3.0 * classes * run.train.loss.subcenters),

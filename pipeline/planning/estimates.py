@@ -6,6 +6,7 @@ For `plan.py`, which prints them. Nothing is built and nothing is downloaded.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from pipeline import config, files
 from pipeline.config import Phase, Run
@@ -147,9 +148,12 @@ def _sharded(each: StepCosts, run: Run, phase: Phase, classes: int, replicas: in
 
 
 def encoder_costs(
-    encoder: config.Encoder, image_size_px: int | None = None, patch_overlap_px: int | None = None
+    encoder: config.Encoder, image_size_px: int | None = None, patch_overlap_px: int | None = None, built: Any = None
 ) -> EncoderCosts:
-    """Costs of the config's encoder, at another size or overlap where one is given."""
+    """Costs of the config's encoder, at another size or overlap where one is given.
+
+    `built`: that encoder, an `encoders.ImageEncoder`, where it is built already.
+    """
     if not encoder.name.startswith("keras_file:"):
         entry = catalogue.find(encoder.name, encoder.architecture)
         if entry.facts.transformer:
@@ -158,7 +162,8 @@ def encoder_costs(
             return costs.transformer(entry, side, encoder.pooling or entry.pooling, overlap)
     from pipeline.models import encoders  # TensorFlow, for what only a built network tells
 
-    found = encoders.build(replace(encoder, weights="none", image_size_px=image_size_px or encoder.image_size_px))
+    asked = replace(encoder, weights="none", image_size_px=image_size_px or encoder.image_size_px)
+    found = built or encoders.build(asked)
     return costs.built(found.model, found.preprocess.image_size_px, found.blocks)
 
 
