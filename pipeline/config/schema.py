@@ -116,10 +116,11 @@ class Devices:
     tpu: str = key("", urls=True)  # name or grpc address of a remote TPU; empty: the local one
     hosts: list[str] = field(default_factory=list)  # host:port of every host, this one is `host_index`
     host_index: int = 0
-    replicas: int = key(0, least=0)  # logical CPU devices; 0: one
+    replicas: int = key(0, least=0)  # GPUs, 0: all; logical CPU devices, 0: one
     precision: str = key("auto", one_of=("auto", "float32", "mixed_bfloat16"))
-    rehearse: int = key(0, least=0)  # N: the step of the TPU run on N logical CPU replicas under XLA, for a few steps
+    rehearse: int = key(0, least=0)  # N: a few steps of every phase on N logical CPU replicas under XLA, narrowed
     rehearse_steps: int = key(5, least=1)
+    rehearse_whole: bool = False  # the network and the batches as they are
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,16 @@ CHIPS = {
     "H100": Chip(80.0, 989e12),
     "H200": Chip(141.0, 989e12),
 }
+DEVICE_NAMES = {  # what a driver, or TPU_ACCELERATOR_TYPE, calls a device; another form of a card has another peak
+    r"v(3|4|6e)-\d+": r"v\1",
+    r"v5(e|litepod)-\d+": "v5e",
+    r"(Tesla|NVIDIA) T4": "T4",
+    r"NVIDIA L4": "L4",
+    r"(NVIDIA )?A100-(SXM4|PCIE)-40GB": "A100",
+    r"NVIDIA A100-SXM4-80GB|NVIDIA A100 80GB PCIe": "A100-80",
+    r"NVIDIA H100 80GB HBM3": "H100",
+    r"NVIDIA H200": "H200",
+}
 SHOWN = ("v3-8", "v4-8", "v5e-8", "2xT4", "L4", "A100", "H100", "8xH100")
 KAGGLE_DISK = 20e9  # bytes of /kaggle/working
 KAGGLE_HOURS = {"v3-8": 9, "v5e-8": 9, "2xT4": 12}  # of a session
@@ -52,6 +62,16 @@ class Accelerator:
     def needs(self) -> str:
         """What TensorFlow it is driven by."""
         return "tensorflow-tpu 2.20 (make train-tpu)" if self.chip.is_tpu else "tensorflow[and-cuda]"
+
+
+def chip_of(device: str) -> Chip | None:
+    """The chip of a device by its name, such as `NVIDIA A100-SXM4-80GB` or `v5litepod-8`; None: not known.
+
+    >>> chip_of("v5litepod-8") == CHIPS["v5e"], chip_of("NVIDIA L40S")
+    (True, None)
+    """
+    found = [match.expand(chip) for form, chip in DEVICE_NAMES.items() if (match := re.fullmatch(form, device))]
+    return CHIPS[found[0]] if found else None
 
 
 def find(name: str) -> Accelerator:

@@ -65,6 +65,7 @@ class StepCosts:
     parameters: int  # of encoder, head and class centres
     trained_parameters: int
     flops: float  # an image, forward and backward, with what checkpointing does again
+    model_flops: float  # without that
     plain: tuple[Moment, ...]  # the most is held at one of these
     checkpointed: tuple[Moment, ...]
     float32_bytes: float  # an image, whatever the compute dtype: pixels and class logits
@@ -171,6 +172,7 @@ def step(encoder: EncoderCosts, run: config.Run, phase: config.Phase, classes: i
     trained = (projection + centres) * head_trained
     flops = top * (1 + head_trained) + (top if encoder_trained else 2.0 * centres)  # + to the inputs
     plain = checkpointed = (Moment(trained, 0.0),)
+    again = 0.0
     if not on_features:
         flops += encoder.flops
         plain = checkpointed = (Moment(0.0, encoder.forward_elements), Moment(trained, 0.0))
@@ -189,6 +191,7 @@ def step(encoder: EncoderCosts, run: config.Run, phase: config.Phase, classes: i
         parameters=encoder.parameters + projection + fixed + centres,
         trained_parameters=trained,
         flops=flops,
+        model_flops=flops - again,
         plain=plain,
         checkpointed=checkpointed,
         float32_bytes=4.0 * (pixels + 3.0 * classes * run.train.loss.subcenters),

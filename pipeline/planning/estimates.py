@@ -6,6 +6,7 @@ For `plan.py`, which prints them. Nothing is built and nothing is downloaded.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from pipeline import config, files
 from pipeline.config import Phase, Run
@@ -163,9 +164,12 @@ def _sharded(each: StepCosts, run: Run, phase: Phase, classes: int, replicas: in
 
 
 def encoder_costs(
-    encoder: config.Encoder, image_size_px: int | None = None, patch_overlap_px: int | None = None
+    encoder: config.Encoder, image_size_px: int | None = None, patch_overlap_px: int | None = None, built: Any = None
 ) -> EncoderCosts:
-    """Costs of the config's encoder, at another size or overlap where one is given."""
+    """Costs of the config's encoder, at another size or overlap where one is given.
+
+    `built`: that encoder, an `encoders.ImageEncoder`, where it is built already.
+    """
     if is_transformer(encoder):
         entry = catalogue.find(encoder.name, encoder.architecture)
         side = image_size_px or encoder.image_size_px or entry.image_size_px
@@ -173,6 +177,8 @@ def encoder_costs(
         return costs.transformer(entry, side, encoder.pooling or entry.pooling, overlap)
     from pipeline.models import encoders  # TensorFlow, for what only a built network tells
 
+    if built:
+        return costs.built(built.model, built.preprocess.image_size_px, built.blocks)
     options = replace(encoder, weights="none", image_size_px=image_size_px or encoder.image_size_px)
     if repr(options) not in _built:
         found = encoders.build(options)

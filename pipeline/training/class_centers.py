@@ -107,8 +107,17 @@ def _sharded_arcface(embeddings, labels, shard, classes: int, scale: float, marg
     target, others = compare(every, all_labels, tf.convert_to_tensor(shard), first)  # both [B]
     target = context.all_reduce(tf.distribute.ReduceOp.SUM, target)  # 0 where the class is another replica's
     others = tf.reduce_logsumexp(context.all_gather(others[None], axis=0), axis=0)
-    mine = slice(first_example, first_example + embeddings.shape[0])
-    return class_losses.margin_loss(target[mine], others[mine], labels, scale, margin_radians)
+    mine, others = (rows_from(each, first_example, embeddings.shape[0]) for each in (target, others))
+    return class_losses.margin_loss(mine, others, labels, scale, margin_radians)
+
+
+def rows_from(values: tf.Tensor, first: tf.Tensor, count: int) -> tf.Tensor:
+    """[count, …]: the rows of `values` from `first` on, in a shape that XLA knows.
+
+    On a TPU all replicas run one program, and their number is not known as it is compiled: XLA refuses the slice
+    `values[first : first + count]` there, whose length it would have to infer.
+    """
+    return tf.slice(values, [first, *[0] * (values.shape.rank - 1)], [count, *values.shape[1:]])
 
 
 def _gathered_pairs(embeddings, labels, loss: config.Loss, compiled: bool):
@@ -157,7 +166,7 @@ class _Shards:
             def assign_shard(whole):
                 replica = tf.distribute.get_replica_context().replica_id_in_sync_group
                 first = tf.convert_to_tensor(replica) * rows
-                self.variable.value.assign(whole[first : first + rows])
+                self.variable.value.assign(rows_from(whole, first, rows))
 
             self.strategy.run(assign_shard, args=(whole,))
 

@@ -11,6 +11,7 @@ import tensorflow as tf
 from pipeline import config
 from pipeline.attached import tensorflow_build, tpu_devices
 from pipeline.errors import BadInput, reason
+from pipeline.planning.accelerators import Chip, chip_of
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Found:
     description: str  # one line
     host_index: int = 0
     hosts: int = 1
+    chip: Chip | None = None  # of a replica; None: not known, or a CPU
 
     @property
     def is_chief(self) -> bool:
@@ -45,18 +47,18 @@ class Found:
 
 
 def connect(options: config.Devices) -> Found:
-    """Finds the devices and sets Keras' precision; BadInput where the kind asked for is not here.
+    """Finds the devices and sets Keras' precision; BadInput where the kind or number asked for is not here.
 
     Call it before anything else touches TensorFlow.
     """
     if options.rehearse:
-        found = _cpus(options.rehearse, "rehearsal of a TPU on ")
+        found = _cpus(options.rehearse, "rehearsal on ")
     elif options.hosts:
         found = _several_hosts(options)
     elif options.kind == "tpu" or (options.kind == "auto" and (options.tpu or _tpu_is_likely())):
         found = _tpu(options)
     elif options.kind == "gpu" or (options.kind == "auto" and tf.config.list_physical_devices("GPU")):
-        found = _gpus()
+        found = _gpus(options)
     else:
         found = _cpus(options.replicas or 1)
     precision = found.precision if options.precision == "auto" else options.precision
@@ -92,21 +94,37 @@ def _tpu(options: config.Devices) -> Found:
     strategy = tf.distribute.TPUStrategy(resolver)
     cores = strategy.num_replicas_in_sync
     on = f"TPU {address}: {cores} cores on {max(cores // 8, 1)} host(s)"
-    return Found(strategy, "tpu", "mixed_bfloat16", on)
+    return Found(strategy, "tpu", "mixed_bfloat16", on, chip=chip_of(os.environ.get("TPU_ACCELERATOR_TYPE", "")))
 
 
-def _gpus() -> Found:
+def _gpus(options: config.Devices) -> Found:
+    """One GPU, or several under MirroredStrategy, which sums over NCCL."""
     gpus = tf.config.list_physical_devices("GPU")
     if not gpus:
         raise BadInput("devices.kind=gpu, but TensorFlow sees no GPU: install tensorflow[and-cuda], or kind=auto")
+    count = options.replicas or len(gpus)
+    if count > len(gpus):
+        raise BadInput(f"devices.replicas={count}, but TensorFlow sees {len(gpus)} GPU(s)")
+    names, precision, chip = _of_gpus(gpus[:count], options.precision)
+    devices = [f"/gpu:{index}" for index in range(count)]
+    strategy = tf.distribute.MirroredStrategy(devices) if count > 1 else tf.distribute.OneDeviceStrategy(devices[0])
+    return Found(strategy, "gpu", precision, f"{count} GPU(s): {names}", chip=chip)
+
+
+def _of_gpus(gpus: list, asked: str) -> tuple[str, str, Chip | None]:
+    """Names, precision and chip; bfloat16 where all have it, which is from compute capability 8.0 on.
+
+    float16 is not offered: its gradients need their loss scaled.
+    """
     for gpu in gpus:
         tf.config.experimental.set_memory_growth(gpu, True)
     details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
-    has_bfloat16 = all(entry.get("compute_capability", (0, 0)) >= (8, 0) for entry in details)
-    strategy = tf.distribute.MirroredStrategy() if len(gpus) > 1 else tf.distribute.OneDeviceStrategy("/gpu:0")
-    names = ", ".join(entry.get("device_name", "?") for entry in details)
-    precision = "mixed_bfloat16" if has_bfloat16 else "float32"
-    return Found(strategy, "gpu", precision, f"{len(gpus)} GPU(s): {names}")
+    names = [entry.get("device_name", "?") for entry in details]
+    lacking = [name for name, e in zip(names, details, strict=True) if e.get("compute_capability", (0, 0)) < (8, 0)]
+    if lacking and asked == "mixed_bfloat16":
+        raise BadInput(f"devices.precision={asked}: {lacking[0]} has no bfloat16: use auto, which is float32 there")
+    chips = {chip_of(name) for name in names}
+    return ", ".join(names), "float32" if lacking else "mixed_bfloat16", chips.pop() if len(chips) == 1 else None
 
 
 def _cpus(replicas: int, what: str = "") -> Found:
@@ -126,12 +144,13 @@ def _several_hosts(options: config.Devices) -> Found:
     task = {"type": "worker", "index": options.host_index}
     os.environ["TF_CONFIG"] = json.dumps({"cluster": {"worker": options.hosts}, "task": task})
     gpus = tf.config.list_physical_devices("GPU")
+    _, precision, chip = _of_gpus(gpus, options.precision) if gpus else ("", "float32", None)
     if not gpus and options.replicas > 1:
         _split_cpu(options.replicas)
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
     index, hosts = options.host_index, len(options.hosts)
     description = f"host {index} of {hosts}, {strategy.num_replicas_in_sync} replicas in all"
-    return Found(strategy, "gpu" if gpus else "cpu", "float32", description, index, hosts)
+    return Found(strategy, "gpu" if gpus else "cpu", precision, description, index, hosts, chip)
 
 
 def _split_cpu(replicas: int) -> None:

@@ -50,7 +50,8 @@ class Encoding:
                 return pieces[context.replica_id_in_sync_group % replicas]
 
             split = strategy.experimental_distribute_values_from_function(piece_of) if replicas > 1 else images
-            return strategy.experimental_local_results(strategy.run(forward, args=(split,)))
+            # Given `forward` itself, the strategy would let XLA compile all replicas as one, on one device.
+            return strategy.experimental_local_results(strategy.run(lambda piece: forward(piece), args=(split,)))
 
         self._forward = forward_all
 

@@ -1,12 +1,46 @@
-"""metrics.jsonl and TensorBoard of a run."""
+"""metrics.jsonl and TensorBoard of a run, and how much of the accelerator it uses."""
 
 import json
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import tensorflow as tf
 
 from pipeline import files
+from pipeline.config import Run
+from pipeline.models.encoders import ImageEncoder
+from pipeline.planning import costs, estimates
+from pipeline.planning.accelerators import Chip
+from pipeline.training.devices import Found
+from pipeline.training.phases import Phase
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a phase's step computes. FLOPs are the model's, forward and backward, as `guie plan` counts them.
+
+    What checkpointing computes again is no part of them: MFU is of the model's own.
+
+    Source: Chowdhery et al., PaLM, 2022, appendix B.
+    """
+
+    flops: float  # an image
+    replicas: int
+    chip: Chip | None  # of a replica; None: not known, or a CPU
+
+    @classmethod
+    def of(cls, run: Run, found: Found, phase: Phase, encoder: ImageEncoder, classes: int) -> "Work":
+        size, overlap = phase.options.image_size_px, phase.options.patch_overlap_px
+        each = estimates.encoder_costs(run.encoder, size, overlap, built=encoder)
+        flops = costs.step(each, run, phase.options, classes, phase.on_features).model_flops
+        return cls(flops, found.strategy.num_replicas_in_sync, found.chip)
+
+    def rates(self, images: int, seconds: float) -> dict[str, float]:
+        """What `images` of all replicas in `seconds` mean: TFLOP/s of a replica, and their share of the chip's peak."""
+        achieved = images * self.flops / (seconds * self.replicas)
+        found = {"teraflops_per_replica": achieved / 1e12}
+        return found | ({"mfu": achieved / self.chip.peak_flops} if self.chip else {})
 
 
 class MetricsLog:

@@ -25,10 +25,10 @@ from pipeline.data.batches import damage_is_bad_input, open_records
 from pipeline.errors import BadInput, Stopped
 from pipeline.models.embedder import Embedder
 from pipeline.retrieval.precisions import precisions
-from pipeline.training import checkpoints, devices, inputs
+from pipeline.training import checkpoints, devices, inputs, rehearsal
 from pipeline.training.devices import Found
 from pipeline.training.feature_cache import Encodings, FeatureCache
-from pipeline.training.metrics_log import MetricsLog
+from pipeline.training.metrics_log import MetricsLog, Work
 from pipeline.training.phases import (
     Phase,
     State,
@@ -55,6 +55,9 @@ def main(run: Run) -> None:
     """
     stopping = Stopping(run.train.hours)
     expect_phases(run)
+    if run.devices.rehearse:
+        rehearsal.main(run)
+        return
     folder = Path(run.run_dir)
     resumed = checkpoints.state_of(run)
     there = checkpoints.newest(checkpoints.folder_of(run.run_dir))
@@ -77,9 +80,6 @@ def main(run: Run) -> None:
     data = open_data(run, records)
     # All of them before the first is trained: what cannot be is said at once.
     phases = [plan_phase(run, found, data.classes, number) for number in range(len(run.train.phases))]
-    if run.devices.rehearse:
-        rehearse(run, found, data, phases)
-        return
     if found.is_chief:
         files.write_text(folder / "config.yaml", config.to_yaml(run))
     log = MetricsLog(folder, resumed.get("step", 0), writes=found.is_chief)
@@ -138,12 +138,14 @@ def train_phase(
     # Of an encoder that is being trained: nothing is kept.
     reduced, looked_at = state.embedder.parts.pca is not None, data.validation is not None
     measured = features or (Encodings(run, found, state.embedder) if looked_at or reduced else None)
+    work = Work.of(run, found, phase, state.embedder.encoder, len(data.classes.labels))
     progress = Progress(f"train {name}", phase.steps * size, "images", done * size)
     longest = 0.0  # s between two pauses
     while done < phase.steps:
         began = time.monotonic()
         stop = min(phase.steps, *((done // every + 1) * every for every in pauses))
         losses = run_steps(iterator, tf.constant(done), tf.constant(stop - done)).numpy()
+        rates = work.rates(len(losses) * size, time.monotonic() - began)  # with compiling, where the phase begins
         if not np.isfinite(losses).all():
             wrong = int(np.argmin(np.isfinite(losses)))
             where = f"at step {done + wrong} (steps {done}…{stop} ran together)"
@@ -153,9 +155,11 @@ def train_phase(
         if last:
             state.finish(phase, started)
         log.step = before + done
-        progress.add(len(losses) * size, f"loss {losses.mean():.3f}")
+        used = f", MFU {rates['mfu']:.0%}" if "mfu" in rates else ""
+        achieved = f"{rates['teraflops_per_replica']:.3g} TFLOP/s a replica{used}"
+        progress.add(len(losses) * size, f"loss {losses.mean():.3f}, {achieved}")
         rate = float(state.optimizer._learning_rate(done))
-        row = {"phase": name, "loss": float(losses.mean()), "learning_rate": rate}
+        row = {"phase": name, "loss": float(losses.mean()), "learning_rate": rate, **rates}
         validated = looked_at and (done % validate_every == 0 or (last and ends_validated))
         if measured and reduced and (validated or last):
             with state.averaged():
@@ -220,26 +224,5 @@ def _teacher(run: Run, found: Found, data: Data, phase: Phase, started: Embedder
     """float32 [N, width]: the starting encoder's features of every record, uncropped; None where no term asks."""
     if started is None or not asks_teacher(phase.options):
         return None
-    if run.devices.rehearse:
-        return np.broadcast_to(np.float32(1.0), (len(data.records), started.encoder.width))
     taught = replace(started, sizes_px=tuple(phase.options.keep.sizes_px) or started.sizes_px)
     return FeatureCache(run, found, taught).of(data.records, "train, as the encoder starts")
-
-
-def rehearse(run: Run, found: Found, data: Data, phases: list[Phase]) -> None:
-    """A few steps of every phase, compiled by XLA on logical CPU replicas; nothing is written."""
-    built, count = None, run.devices.rehearse_steps
-    for phase in phases:
-        began = time.monotonic()
-        state = prepare(run, found, phase, len(data.classes.labels), built)
-        built = state.built
-        started = starting_embedder(run, found, phase)
-        teacher = _teacher(run, found, data, phase, started)
-        iterator = iter(batches(run, found, data, phase, state, None, teacher, 0))
-        run_steps = make_run_steps(run, found, phase, state, data.classes, started)
-        losses = run_steps(iterator, tf.constant(0), tf.constant(count)).numpy()
-        if not np.isfinite(losses).all():
-            raise BadInput(f"phase {phase.options.name}: losses {losses.tolist()} are not all finite")
-        shown = ", ".join(f"{loss:.4f}" for loss in losses)
-        print(f"rehearsal {phase.options.name}: losses {shown} ({time.monotonic() - began:.0f} s)")
-    print(f"rehearsal: {len(phases)} phase(s) × {count} steps on {found.description}: done")

@@ -61,12 +61,13 @@ def batches(
     with `teacher`, float32 [N, width] of every record, also "teacher": float32 [b, width].
     """
     size, seed, labels = phase.options.batch_size, run.train.seed + phase.number, data.classes.labels
+    # Not in `of_host`, which is called in the scope of the host's processor: the encoder would run there.
+    rows = features.of(data.records, "train") if features else None
 
     def of_host(context: tf.distribute.InputContext) -> tf.data.Dataset:
         # One pipeline a host, also where one process feeds all hosts of a TPU pod.
         host = (context.input_pipeline_id, context.num_input_pipelines)
-        if features:
-            rows = features.of(data.records, "train")
+        if rows is not None:
             dataset = feature_batches(rows, data.classes.of_records, phase.order, size, step, host)
         else:
             # Label in the records → trained class.
