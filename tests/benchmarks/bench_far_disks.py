@@ -4,7 +4,7 @@ python -m tests.benchmarks.bench_far_disks [--photos FOLDER] [--images N] [--rou
 
 The shards and the work are those of bench_reading (random crops to 224 px, batches of 64). Every read of a shard waits
 first, as on a disk behind a network; how fast the bytes then come is not limited. `one after another` is the same code
-with one read at a time, `random` every record alone, `interleaved` blocks of 64 records of 8 shards. Each measurement is
+with one read at a time, `random` every record alone, `interleaved` blocks of 64 records of 8 shards. A measurement is
 a process of its own, rounds are interleaved; medians are printed.
 """
 
