@@ -34,6 +34,7 @@ AtSizes = Sequence[tuple[keras.Model, Preprocess]]
 CROP_SHARE = 0.875  # side of a crop as a share of the image's
 # (top, left) of each further view, as shares of the margin that a crop leaves: the centre, the corners.
 CROPS = ((0.5, 0.5), (0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0))
+GRAPH = 2  # its version: exports of an earlier one are written again
 # An op that a newer TensorFlow writes into the function that saves variables; 2.6.4 lacks it.
 UNKNOWN_TO_SCORER = "DisableCopyOnRead"
 
@@ -204,13 +205,13 @@ def make_loadable_by_scorer(saved_model_dir: Path) -> int:
 
 
 def source_fingerprint(config: Run) -> str | None:
-    """Cache key of an export: the newest checkpoint (without one None) and the config that shapes the graph."""
+    """Cache key of an export: the newest checkpoint (without one None), the graph and the config that shapes it."""
     newest = checkpoints.newest(Path(config.run_dir) / "checkpoints")
     if newest is None:
         return None
     state = (newest.name, newest.stat().st_size, newest.stat().st_mtime_ns)
     parts = [dataclasses.asdict(part) for part in (config.encoder, config.embedder, config.export)]
-    return fingerprint([state, *parts])
+    return fingerprint([state, GRAPH, *parts])
 
 
 def formats_beside(config: Run) -> list[str]:
