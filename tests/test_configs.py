@@ -124,7 +124,7 @@ def test_big_configs_state_hardware_the_plans_hours_and_a_score_marked_as_report
     last = capsys.readouterr().out.splitlines()[-1]
     hours = last.split("v3-8 ")[1].split(" h")[0]
     assert f"{float(hours):.2g} " in text.replace("\n# ", " ").split("Hours: ")[1][:40] or hours in text
-    for held in re.findall(r"v3-8(?:'s 16 GB hold(?: at most)?| has) ([\d.]+)", text):
+    for held in re.findall(r"v3-8(?:'s 16 GB hold(?: at most)?| has) (\d+\.\d)", text):
         assert f"fits, {held} of 16 GiB" in last
 
 
