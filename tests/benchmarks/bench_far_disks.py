@@ -4,20 +4,21 @@ python -m tests.benchmarks.bench_far_disks [--photos FOLDER] [--images N] [--rou
 
 The shards and the work are those of bench_reading (random crops to 224 px, batches of 64). Every read of a shard waits
 first, as on a disk behind a network; how fast the bytes then come is not limited. `one after another` is the same code
-with one read at a time, `random` every record alone, `interleaved` blocks of 64 records of 8 shards. A measurement is
-a process of its own, rounds are interleaved; medians are printed.
+with one read at a time, `random` every record alone, `interleaved` blocks of 64 records of 8 shards. Rounds are
+interleaved, the first batches are not counted; medians are printed.
 """
 
 import argparse
-import json
 import os
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
+from pipeline import reading
 from tests.benchmarks import bench_reading
 
 WAYS = ("random", "interleaved", "one after another")
@@ -29,28 +30,17 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     data = os.environ.get("GUIE_DATA", str(Path(__file__).resolve().parents[3] / "shared" / "data"))
     parser.add_argument("--photos", default=data, help="folder with .jpg files at any depth (default GUIE_DATA)")
-    parser.add_argument("--images", type=int, default=1024)
+    parser.add_argument("--images", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--way", help=argparse.SUPPRESS)  # one measurement, in the child
-    parser.add_argument("--latency-ms", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("--shards", help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
-    if options.way:
-        print(json.dumps(measure(options.way, options.latency_ms, options.shards, options.images)))
-    else:
-        compare(options)
-
-
-def compare(options: argparse.Namespace) -> None:
     asked = [(way, latency) for latency in LATENCIES_MS for way in WAYS]
     rates: dict[tuple[str, int], list[float]] = {each: [] for each in asked}
+    import_module("tensorflow")  # before the package tfrecord, which writes the shards
     with tempfile.TemporaryDirectory() as folder:
         bench_reading.write_shards(Path(options.photos), Path(folder), options.images, per_shard=128)
         for _ in range(options.rounds):
             for way, latency in asked:
-                words = ["--way", way, "--latency-ms", str(latency), "--images", str(options.images)]
-                output, _ = bench_reading._child([*words, "--shards", folder], "bench_far_disks")
-                rates[way, latency].append(json.loads(output))
+                rates[way, latency].append(measure(way, latency, folder, options.images))
     near = statistics.median(rates["random", 0])
     print(f"{options.images:,} photographs, {options.rounds} rounds; images/s, and as a share of the near disk's")
     print(f"{'latency':>8}" + "".join(f"{way:>24}" for way in WAYS))
@@ -61,25 +51,25 @@ def compare(options: argparse.Namespace) -> None:
 
 def measure(way: str, latency_ms: int, shards: str, images: int) -> float:
     """Images/s of one way, the first batches left out."""
-    from pipeline import reading
-
-    pread = os.pread
+    pread, reads = os.pread, reading.READS
 
     def far(file: int, length: int, offset: int) -> bytes:
         time.sleep(latency_ms / 1000)
         return pread(file, length, offset)
 
-    if latency_ms:
-        os.pread = far
-    if way == "one after another":
-        reading.READS = 1
-    batches = batches_of(way, shards)
-    for _ in range(bench_reading.WARM_UP_BATCHES):
-        next(batches)
-    count, began = 0, time.perf_counter()
-    while count < images:
-        count += next(batches)
-    return count / (time.perf_counter() - began)
+    reading._pool.cache_clear()
+    reading.READS = 1 if way == "one after another" else reads
+    os.pread = far if latency_ms else pread
+    try:
+        batches = batches_of(way, shards)
+        for _ in range(bench_reading.WARM_UP_BATCHES):
+            next(batches)
+        count, began = 0, time.perf_counter()
+        while count < images:
+            count += next(batches)
+        return count / (time.perf_counter() - began)
+    finally:
+        os.pread, reading.READS = pread, reads
 
 
 def batches_of(way: str, shards: str) -> Iterator[int]:

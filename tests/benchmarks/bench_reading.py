@@ -244,10 +244,10 @@ def write_shards(photos: Path, folder: Path, images: int, per_shard: int = 256) 
         assert writer_path.stat().st_size == writer.bytes
 
 
-def _child(arguments: list[str], name: str = "bench_reading") -> tuple[str, float]:
-    """Runs a benchmark with `arguments`; (stdout, peak bytes of the process and its workers)."""
+def _child(arguments: list[str]) -> tuple[str, float]:
+    """Runs this file with `arguments`; (stdout, peak bytes of the process and its workers)."""
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    command = [sys.executable, "-m", f"tests.benchmarks.{name}", *arguments]
+    command = [sys.executable, "-m", "tests.benchmarks.bench_reading", *arguments]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, text=True)
     peak = 0.0
     while child.poll() is None:
