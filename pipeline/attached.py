@@ -19,11 +19,11 @@ def tensorflow_build() -> str:
     Where two wrote one folder, that for TPUs is named.
     """
     spec, libtpu = find_spec("tensorflow"), _distribution("libtpu")
-    imported = Path(spec.origin) if spec and spec.origin else None
+    imported = Path(spec.origin).resolve().parents[1] if spec and spec.origin else None
     found = [
         f"{name} {known.version}"
         for name in TENSORFLOWS
-        if (known := _distribution(name)) and known.locate_file("tensorflow/__init__.py") == imported
+        if (known := _distribution(name)) and Path(str(known.locate_file(""))).resolve() == imported
     ]
     return (found or ["no TensorFlow"])[0] + (f" with libtpu {libtpu.version}" if libtpu else "")
 

@@ -49,6 +49,7 @@ def versions(path: Path) -> dict[str, str]:
     return {canonicalize_name(name): version for name, version in (x.split("==") for x in kaggle_wheels.pinned(path))}
 
 
+@pytest.mark.slow
 def test_a_wheel_of_another_python_is_refused_in_one_line(tmp_path):
     source = tmp_path / "wheel" / "small"
     source.mkdir(parents=True)
