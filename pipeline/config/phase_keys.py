@@ -32,8 +32,13 @@ def sees_features(phase: Phase) -> bool:
 
 
 def asks_start(phase: Phase) -> bool:
-    """Whether the encoder as the run started is kept beside the one that is trained."""
+    """Whether a phase needs the encoder as the run started."""
     return phase.keep != config.Keep() or phase.interpolation < 1.0
+
+
+def holds_start(phase: Phase) -> bool:
+    """Whether its weights are asked for at every step or at the end; its features alone are computed before."""
+    return bool(phase.keep.weights) or phase.interpolation < 1.0
 
 
 def asks_teacher(phase: Phase) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline import config, files
 from pipeline.config import Phase, Run
-from pipeline.config.phase_keys import asks_start, asks_teacher, geometry, head_start, sees_features
+from pipeline.config.phase_keys import asks_start, asks_teacher, geometry, head_start, holds_start, sees_features
 from pipeline.errors import BadInput
 from pipeline.models import catalogue
 from pipeline.planning import accelerators, costs
@@ -39,7 +39,7 @@ class Estimate:
 
     images: int  # of a batch, a replica
     memory: dict[str, float]
-    before: float  # bytes at most between the phase before and the first step, when both phases' weights are there
+    before: float  # bytes before the first step, when weights of the phase before or of the run's start are there
     other_activations: float  # with checkpointing where the config has none, without where it has
     hbm_bytes: float
     images_per_second: float
@@ -80,7 +80,7 @@ def plan_phase(
     each = costs.step(encoder, run, phase, size.classes, on_features)
     drawn = _drawn(size, phase)
     steps = max(1, round(phase.epochs * drawn / phase.batch_size))
-    averaged, kept = phase.average_from is not None, asks_start(phase)
+    averaged = phase.average_from is not None
     once = size.images * sum(each_pass.flops for each_pass in passes) + _pca_flops(run, number, size)
     estimates = {}
     for device in devices:
@@ -91,10 +91,11 @@ def plan_phase(
             costs.memory_bytes(held, run.train.optimizer, images, again, compute, averaged, device.chip.is_tpu)
             for again in (run.encoder.checkpointing, not run.encoder.checkpointing)
         )
-        memory["weights"] += 4.0 * encoder.parameters * kept  # the encoder as the run started, beside the tuned one
+        memory["weights"] += 4.0 * encoder.parameters * holds_start(phase)  # as the run started, beside the tuned ones
         encoding = max((one.forward_elements for one in passes), default=0.0)
         memory["activations"] = max(memory["activations"], 64 / device.replicas * compute * encoding)
-        before = 4.0 * held.parameters + memory["optimizer"] + 4.0 * _replaced(run, number)
+        beside = max(_replaced(run, number), encoder.parameters * asks_start(phase))
+        before = 4.0 * (held.parameters + beside) + memory["optimizer"]
         rate = share * device.chip.peak_flops * device.replicas
         seconds = (once + steps * phase.batch_size * each.flops) / rate
         speed, hours = steps * phase.batch_size / seconds, seconds / 3600

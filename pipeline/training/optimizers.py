@@ -38,6 +38,11 @@ class RateFactors(keras.optimizers.Optimizer):
             variable.assign_sub(variable * (rate * decay))
         return super().update_step(gradient, variable, rate)
 
+    def assign_add(self, variable, value):
+        if variable.dtype == value.dtype:
+            return super().assign_add(variable, value)
+        return self.assign(variable, keras.ops.add(variable, value))  # rounded once, where Keras rounds the addend, too
+
     def _update_model_variables_moving_average(self, trainable_variables):
         if self.average_from is None:
             return super()._update_model_variables_moving_average(trainable_variables)

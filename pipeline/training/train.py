@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from pipeline import config, files
 from pipeline.config import Run
-from pipeline.config.phase_keys import asks_teacher, expect_phases, head_start
+from pipeline.config.phase_keys import asks_teacher, expect_phases, head_start, holds_start
 from pipeline.console import Progress
 from pipeline.data.batches import damage_is_bad_input, open_records
 from pipeline.errors import BadInput, Stopped
@@ -106,6 +106,10 @@ def run_phase(
 ) -> None:  # fmt: skip
     """Fills and trains a phase, or goes on where `resumed` says."""
     started = starting_embedder(run, found, phase)
+    teacher = _teacher(run, found, data, phase, started)
+    if not holds_start(phase.options):
+        started = None
+        gc.collect()
     features = FeatureCache(run, found, state.embedder) if phase.on_features else None
     init = head_start(run, phase.number)
     if init == "random" and not resumed:
@@ -118,19 +122,19 @@ def run_phase(
     else:
         print(f"train: goes on in phase {phase.options.name} at step {resumed['phase_step']:,} of {phase.steps:,}")
     with stopping:  # elsewhere SIGTERM ends the process at once: there is nothing to save
-        train_phase(run, found, data, phase, state, started, features, resumed, log, writer, stopping)
+        train_phase(run, found, data, phase, state, started, teacher, features, resumed, log, writer, stopping)
 
 
 def train_phase(
     run: Run, found: Found, data: Data, phase: Phase, state: State, started: Embedder | None,
-    features: FeatureCache | None, resumed: dict, log: MetricsLog, writer: checkpoints.Writer,
-    stopping: Stopping,
+    teacher: np.ndarray | None, features: FeatureCache | None, resumed: dict, log: MetricsLog,
+    writer: checkpoints.Writer, stopping: Stopping,
 ) -> None:  # fmt: skip
     """Runs, logs, validates and saves until the phase ends; BadInput for a loss that is not finite; see `Stopped`."""
     train, name, size = run.train, phase.options.name, phase.options.batch_size
     done, before = resumed.get("phase_step", 0), resumed.get("step_before", log.step)
     run_steps = make_run_steps(run, found, phase, state, data.classes, started)
-    iterator = iter(batches(run, found, data, phase, state, features, _teacher(run, found, data, phase, started), done))
+    iterator = iter(batches(run, found, data, phase, state, features, teacher, done))
     validate_every = max(1, round(train.validate_every_epochs * phase.steps_per_epoch))
     # Where no interval ends within a phase, the end of the last phase is what matters.
     ends_validated = validate_every <= phase.steps or phase.number == len(train.phases) - 1

@@ -62,7 +62,7 @@ def measure(name: str, case: Case) -> dict:
     batch = {"images": tf.zeros([case.images, side, side, 3], tf.uint8), "labels": tf.zeros([case.images], tf.int32)}
     if options.keep.features or options.keep.similarities:
         batch["teacher"] = tf.zeros([case.images, state.embedder.encoder.width])
-    compiled = tf.function(step, jit_compile=True, autograph=False)
+    compiled = tf.function(step, jit_compile=True)
     text = compiled.experimental_get_compiler_ir(batch, tf.constant(0))(stage="optimized_hlo")
     gradients = inspect.getclosurevars(replica_step).nonlocals["replica_gradients"]
 
@@ -71,7 +71,7 @@ def measure(name: str, case: Case) -> dict:
 
     alone.__name__ = f"measured_alone_{name}"
     if case.alone:
-        compiled = tf.function(alone, jit_compile=True, autograph=False)
+        compiled = tf.function(alone, jit_compile=True)
         compiled.experimental_get_compiler_ir(batch, tf.constant(0))(stage="optimized_hlo")
     return {
         "parameters": size_of([*state.embedder.model.trainable_variables, state.centers.variable]),

@@ -11,60 +11,43 @@ from pathlib import Path
 import pytest
 
 from pipeline import cli, config
-from pipeline.config import Embedder, Encoder, Loss, Optimizer, Phase, Run, Sampling, Train
+from pipeline.config import Embedder, Encoder, Phase, Run, Sampling, Train
+from pipeline.config.phase_keys import holds_start
 from pipeline.errors import BadInput
 from pipeline.models import embedder
-from pipeline.planning import accelerators, costs, estimates
+from pipeline.planning import accelerators, costs, estimates, remedies
+from pipeline.planning.costs import EncoderCosts
 from pipeline.planning.estimates import Estimate
 from pipeline.training import class_centers, optimizers
+from tests.planning.built_cases import CASES, SIDE, SMALL
 
 ROOT = Path(__file__).parents[2]
-SMALL = {"patch_size": 8, "hidden_dim": 96, "num_layers": 2, "num_heads": 4, "intermediate_dim": 384}
-WIDE = {**SMALL, "hidden_dim": 64, "num_heads": 2, "intermediate_dim": 128}
-CASES = {  # name: (encoder, phase, sub-centres)
-    "clip": ({"name": "clip_vit_b_32", "architecture": SMALL}, {}, 1),
-    "clip, checkpointed": ({"name": "clip_vit_b_32", "architecture": SMALL, "checkpointing": True}, {}, 1),
-    "clip, last block": ({"name": "clip_vit_b_32", "architecture": SMALL}, {"trainable": "last 1 block"}, 1),
-    "clip, head locked": ({"name": "clip_vit_b_32", "architecture": SMALL}, {"trainable": "encoder"}, 1),
-    "clip, head alone": ({"name": "clip_vit_b_32", "architecture": SMALL}, {"trainable": "head"}, 1),
-    "quick-GELU, overlap": (
-        {"name": "clip_vit_b_32_openai", "pooling": "class_token", "architecture": WIDE},
-        {"patch_overlap_px": 4},
-        3,
-    ),
-    "siglip": ({"name": "siglip_base_patch16_224", "architecture": WIDE, "checkpointing": True}, {}, 3),
-    "dinov2, gated": (
-        {
-            "name": "dinov2_with_registers_small",
-            "architecture": {**WIDE, "use_swiglu_ffn": True},
-            "checkpointing": True,
-        },
-        {},
-        1,
-    ),
-    "vit": ({"name": "vit_base_patch16_224_imagenet", "architecture": WIDE, "pooling": "mean"}, {}, 1),
-}
-CLASSES, IMAGES, SIDE = 50, 4, 64
+CLASSES = 50
 
 
 @pytest.fixture(scope="module")
 def measured() -> dict[str, dict]:
-    asked = []
-    for encoder, phase, subcenters in CASES.values():
-        run = {"encoder": {**encoder, "image_size_px": SIDE}, "subcenters": subcenters}
-        asked.append((run, {"name": "p", "trainable": "all", **phase}, CLASSES, IMAGES))
-    script = [sys.executable, "-m", "tests.planning.built_costs", json.dumps(asked)]
+    script = [sys.executable, "-m", "tests.planning.built_costs"]
     done = subprocess.run(script, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-3000:]
-    return dict(zip(CASES, json.loads(done.stdout.splitlines()[-1]), strict=True))
+    return json.loads(done.stdout.splitlines()[-1])
 
 
-def planned(name: str) -> tuple[costs.StepCosts, bool]:
-    encoder, phase, subcenters = CASES[name]
-    run = Run(encoder=Encoder(**{**encoder, "image_size_px": SIDE}), train=Train(loss=Loss(subcenters=subcenters)))
-    chosen = Phase(**{"name": "p", "trainable": "all", **phase})
-    of_encoder = estimates.encoder_costs(run.encoder, chosen.image_size_px, chosen.patch_overlap_px)
-    return costs.step(of_encoder, run, chosen, CLASSES, on_features=False), run.encoder.checkpointing
+def planned(name: str) -> tuple[costs.StepCosts, EncoderCosts]:
+    run = CASES[name].run
+    phase = run.train.phases[0]
+    encoder = estimates.encoder_costs(run.encoder, phase.image_size_px, phase.patch_overlap_px)
+    return costs.step(encoder, run, phase, CASES[name].classes, on_features=False), encoder
+
+
+def planned_memory(name: str, in_one: bool) -> dict[str, float]:
+    """As the plan has it, with the pixels and the kept weights that the step is given."""
+    run, images = CASES[name].run, CASES[name].images
+    step, encoder = planned(name)
+    checkpointing = run.encoder.checkpointing
+    memory = costs.memory_bytes(step, run.train.optimizer, images, checkpointing, compute_bytes=4, in_one=in_one)
+    kept = 4 * encoder.parameters * holds_start(run.train.phases[0])
+    return {**memory, "given": 3 * encoder.image_size_px**2 * images + kept}
 
 
 def test_a_head_with_pca_is_counted_at_the_width_that_is_trained():
@@ -98,24 +81,28 @@ def test_parameters_are_the_built_models(measured, name):
 @pytest.mark.parametrize("name", CASES)
 def test_flops_are_those_of_xlas_optimised_graph(measured, name):
     step, _ = planned(name)
-    assert step.flops * IMAGES == pytest.approx(measured[name]["flops"], rel=0.002)
+    assert step.flops * CASES[name].images == pytest.approx(measured[name]["flops"], rel=0.002)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in CASES if name != "clip, head alone"])
-def test_activation_memory_is_within_15_percent_of_xlas_buffers(measured, name):
-    step, checkpointed = planned(name)
-    memory = costs.memory_bytes(step, Optimizer(), IMAGES, checkpointed, compute_bytes=4)
-    pixels = 2 * 4 * 3 * SIDE * SIDE * IMAGES  # arguments there, as read and as normalised
-    assert memory["activations"] - pixels == pytest.approx(measured[name]["temporary"], rel=0.15)
+@pytest.mark.parametrize("name", CASES)
+def test_memory_is_within_10_percent_of_xlas_buffers_of_the_whole_step(measured, name):
+    assert sum(planned_memory(name, in_one=True).values()) == pytest.approx(measured[name]["bytes"], rel=0.1)
 
 
 @pytest.mark.slow
-def test_optimizer_state_is_the_built_optimizers(measured):
-    for kind, ratio in measured["clip"]["optimizer"].items():
-        # Adafactor's rows and columns are 9 % of a model this narrow, and vanish beside a real one's matrices.
-        near = 0.1 if kind == "adafactor" else 0.05
-        assert costs.OPTIMIZER_BYTES[kind] / 4 == pytest.approx(ratio, rel=near), kind
+@pytest.mark.parametrize("name", [name for name in CASES if CASES[name].alone])
+def test_memory_of_gradients_that_are_compiled_alone_is_within_10_percent(measured, name):
+    memory = planned_memory(name, in_one=False)
+    assert sum(memory.values()) - memory["optimizer"] == pytest.approx(measured[name]["bytes_alone"], rel=0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_optimizer_state_is_the_built_optimizers(measured, name):
+    # Adafactor's rows and columns are 9 % of a model this narrow, and vanish beside a real one's matrices.
+    near = 0.1 if name == "adafactor" else 0.001
+    assert planned_memory(name, True)["optimizer"] == pytest.approx(measured[name]["optimizer_bytes"], rel=near)
 
 
 def test_large_towers_have_open_clips_number_of_parameters():
@@ -143,6 +130,33 @@ def test_vit_h14_fits_16_gib_only_with_checkpointing():
     without = estimates.plan_phase(plain, 0, size, 0.35).estimates
     assert not without["v3-8"].fits and without["v3-8"].other_activations == on_v3.memory["activations"]
     assert on_v3.hours == pytest.approx(4 * 500_000 / on_v3.images_per_second / 3600, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "device", "mend"),
+    [
+        (["encoder.checkpointing=false"], "v3-8", ("encoder.checkpointing=true",)),
+        (
+            ["train.phases.0.keep.weights=0.1", "train.phases.0.average_from=0.5"],
+            "v3-8",
+            ("train.optimizer.moments=bfloat16",),
+        ),
+        ([], "2xT4", ("train.phases.0.batch_size=100",)),
+        (["encoder.name=clip_vit_h_14", "encoder.architecture.num_layers=200"], "T4", None),
+    ],
+)
+def test_what_does_not_fit_is_told_the_cheapest_change_that_does(overrides, device, mend, capsys):
+    run = config.load(Run, ROOT / "configs/vit_h14_arcface_tpu.yaml", overrides)
+    size, on = estimates.SetSize(500_000, 17_691, "given"), accelerators.find(device)
+    found = remedies.find(run, size, 0.35, on)
+    assert (found and found.overrides) == mend
+    arguments = ["plan", str(ROOT / "configs/vit_h14_arcface_tpu.yaml"), "--on", device, *overrides]
+    assert cli.main(arguments) == 0
+    assert "does not fit, " in (line := capsys.readouterr().out.splitlines()[-1])
+    assert ("nothing that keeps the encoder does" if mend is None else f": {' '.join(mend)} does: ") in line
+    if mend:
+        assert cli.main([*arguments, *mend]) == 0
+        assert ", fits, " in capsys.readouterr().out.splitlines()[-1]
 
 
 def test_half_the_share_takes_twice_the_hours():
