@@ -168,7 +168,8 @@ def step(encoder: EncoderCosts, run: config.Run, phase: config.Phase, classes: i
     head_trained, encoder_trained = phase.trainable != "encoder", phase.trainable != "head"
     trained = (projection + centres) * head_trained
     flops = top * (1 + head_trained) + (top if encoder_trained else 2.0 * centres)  # + to the inputs
-    plain = checkpointed = (Moment(trained, 0.0),)
+    plain: tuple[Moment, ...] = (Moment(trained, 0.0),)
+    checkpointed = plain
     if not on_features:
         flops += encoder.flops
         plain = checkpointed = (Moment(0.0, encoder.forward_elements), Moment(trained, 0.0))
