@@ -4,11 +4,13 @@ python -m tests.benchmarks.bench_far_disks [--photos FOLDER] [--images N] [--rou
 
 The shards and the work are those of bench_reading (random crops to 224 px, batches of 64). Every read of a shard waits
 first, as on a disk behind a network; how fast the bytes then come is not limited. `one after another` is the same code
-with one read at a time, `random` every record alone, `interleaved` blocks of 64 records of 8 shards. Rounds are
-interleaved, the first batches are not counted; medians are printed.
+with one read at a time, `random` every record alone, `interleaved` blocks of 64 records of 8 shards, `not decoded` is
+`random` without the work: what the reads alone would give. Rounds are interleaved, the first batches are not counted;
+medians are printed.
 """
 
 import argparse
+import itertools
 import os
 import statistics
 import sys
@@ -21,7 +23,7 @@ from pathlib import Path
 from pipeline import reading
 from tests.benchmarks import bench_reading
 
-WAYS = ("random", "interleaved", "one after another")
+WAYS = ("random", "interleaved", "one after another", "not decoded")
 LATENCIES_MS = (0, 1, 5, 20)
 SHARDS_AT_A_TIME = 8
 
@@ -76,13 +78,17 @@ def batches_of(way: str, shards: str) -> Iterator[int]:
     from pipeline.config import Augment
     from pipeline.data.batches import open_records, train_batches
     from pipeline.data.preprocessing import Preprocess
+    from pipeline.data.read_ahead import RecordsAhead
     from pipeline.data.sampler import Interleaved, Positions
 
     smallest, aspect = bench_reading.SMALLEST_SHARE, bench_reading.LARGEST_ASPECT
     augment = Augment(flip=True, crop_scale_min=smallest, crop_aspect_max=aspect)
     preprocess = Preprocess(bench_reading.SIDE, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bicubic", antialias=True)
     records = open_records([f"{shards}/*.tfrec"])
-    order = Positions(len(records), 0)
+    order: Positions = Positions(len(records), 0)
+    if way == "not decoded":
+        ahead = RecordsAhead(records, lambda step: order.batch(step, bench_reading.BATCH), bench_reading.BATCH)
+        yield from (len(ahead.images(step)) for step in itertools.count())
     if way == "interleaved":
         order = Interleaved(records.shard, 0, SHARDS_AT_A_TIME)
     for batch in train_batches(records, order, preprocess, augment, bench_reading.BATCH, seed=0):

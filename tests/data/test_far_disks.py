@@ -10,7 +10,7 @@ from pipeline import reading
 from pipeline.config import Augment
 from pipeline.data import records as records_module
 from pipeline.data.batches import damage_is_bad_input, open_records, train_batches
-from pipeline.data.preprocessing import Preprocess
+from pipeline.data.preprocessing import Preprocess, decode, resize
 from pipeline.data.sampler import BLOCK, Interleaved, Positions
 from pipeline.errors import BadInput
 from pipeline.reading import RemoteFile, View, reader, side_by_side
@@ -208,15 +208,11 @@ def test_interleaved_shards_are_read_whole_once_an_epoch(long_shards, faults, fo
     order = Interleaved(records.shard, 5, shards_at_a_time=2)
     faults.reads = faults.bytes = 0
     read = images(records, steps=len(records) // 32, batch_size=32, order=order)
-    in_blocks = faults.bytes
-    alone = np.concatenate([images(records, 1, 1, Positions(1, 0)) * 0, read])[1:]
-    blocks = len(np.unique(order.blocks))
-    assert blocks == 8 and in_blocks <= 1.5 * records.spans[:, 1].sum()  # the next epoch's first window, as well
-    by_number = [records.read(np.array([item]))[0] for item in order.at(np.arange(len(records)))]
-    from pipeline.data.preprocessing import decode, resize
-
-    for image, encoded in zip(alone, by_number, strict=True):
-        np.testing.assert_array_equal(image, resize(decode(encoded), SMALL).numpy())
+    # The next epoch's first window is begun, as well.
+    assert len(np.unique(order.blocks)) == 8 and faults.bytes <= 1.5 * records.spans[:, 1].sum()
+    encoded = records.read(order.at(np.arange(len(records))))
+    for image, each in zip(read, encoded, strict=True):
+        np.testing.assert_array_equal(image, resize(decode(each), SMALL).numpy())
 
 
 def test_interleaved_damage_names_shard_and_offset(tmp_path, long_shards, faults):
