@@ -59,7 +59,7 @@ def _make(folder: Path, requirements: list[str]) -> None:
 
 
 def find_python(version: str = PYTHON) -> Path | None:
-    """A Python 3.9 that starts (a pyenv shim may not): GUIE_PYTHON39, else python3.9 on PATH, else pyenv's."""
+    """A Python of this version that starts (a pyenv shim may not): GUIE_PYTHON39, python3.9 on PATH, or pyenv's."""
     candidates = [os.environ.get(f"GUIE_PYTHON{version.replace('.', '')}"), shutil.which(f"python{version}")]
     candidates += [str(path) for path in Path("~/.pyenv/versions").expanduser().glob(f"{version}.*/bin/python")]
     for candidate in filter(None, candidates):

@@ -32,7 +32,7 @@ def python_of(image: str) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         stamp = folder / "stamp"
         if not (stamp.is_file() and stamp.read_text() == wanted):
-            if not os.environ.get("GUIE_KAGGLE_IMAGES"):  # 2 GB and minutes, each
+            if not os.environ.get("GUIE_KAGGLE_IMAGES"):  # 3 GB and minutes, each
                 pytest.skip(f"`make test-kaggle` makes the environment of Kaggle's {image} image")
             python = scorer_env.find_python("3.12")
             if python is None:
