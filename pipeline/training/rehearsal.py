@@ -39,13 +39,15 @@ from tfrecords import build
 BLOCKS, HEADS = 2, 2  # of a narrowed transformer
 IMAGES = 4  # of a narrowed batch, a replica and piece
 DRAWN = {"classes": 16, "images_per_class": 4, "image_size_px": 64}  # of each source
-PROCESS_BYTES = 1.5e9  # of Python, TensorFlow and what XLA compiles
+PROCESS_BYTES, REPLICA_BYTES = 1.5e9, 6e7  # Python and TensorFlow; a replica's graph and what XLA makes of it
 
 
 def main(run: Run) -> None:
     """Rehearses every phase; BadInput: more memory than the machine has, or losses that are not finite."""
     # Read when XLA first compiles. Of the machine code alone: quicker to make, of the same graph.
     os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+    # Each replica's iterator blocks a thread: with one a core, eight took minutes to be taken down.
+    os.environ.setdefault("TF_NUM_INTEROP_THREADS", str(2 * run.devices.rehearse))
     found = devices.connect(run.devices)
     print(f"train: {found.description}")
     with _records(run) as records:
@@ -59,7 +61,7 @@ def main(run: Run) -> None:
         _rehearse(run, found, Data(records, classes, None), phases)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / estimates.GIB
     steps = f"{len(phases)} phase(s) × {run.devices.rehearse_steps} steps"
-    print(f"rehearsal: {steps}, {peak:.1f} GiB at most: done")
+    print(f"rehearsal: {steps}, {peak:.1f} GiB at most: done", flush=True)
 
 
 def _rehearse(run: Run, found: Found, data: Data, phases: list[Phase]) -> None:
@@ -150,7 +152,7 @@ def _expect_memory(run: Run, images: int, classes: int) -> None:
         estimates.plan_phase(run, number, size, 1.0, [cpus]).estimates["rehearsal"]
         for number in range(len(run.train.phases))
     ]
-    needed = replicas * max(max(e.before, sum(e.memory.values())) for e in each) + PROCESS_BYTES
+    needed = PROCESS_BYTES + replicas * (REPLICA_BYTES + max(max(e.before, sum(e.memory.values())) for e in each))
     there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     said = f"rehearsal: {replicas} replicas need about {needed / estimates.GIB:.1f} GiB of memory"
     if needed > there:

@@ -45,6 +45,7 @@ def test_blocks_that_a_phase_counts_stay_and_what_is_small_already_does():
     assert found.encoder.architecture == tiny
 
 
+@pytest.mark.slow
 def test_a_whole_network_that_the_machine_cannot_hold_is_refused_in_one_line(tmp_path):
     asked = ["devices.rehearse=64", "devices.rehearse_whole=true", "train.phases.0.batch_size=256"]
     done = train(*asked, f"run_dir={tmp_path}")
@@ -64,6 +65,7 @@ def test_without_records_the_steps_are_rehearsed_on_drawn_images(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_batch_that_does_not_divide_is_refused_before_it_is_narrowed(tmp_path):
     done = train("devices.rehearse=3", f"run_dir={tmp_path}")
     assert done.returncode == 2 and "batch_size 200 does not divide by 3 replicas" in done.stderr.splitlines()[-1]
