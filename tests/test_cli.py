@@ -188,7 +188,7 @@ def test_words_become_options_and_the_rest_are_the_modules_defaults(called, line
 def test_options_stand_anywhere_among_the_words_of_a_config(called):
     run = load(Run, "run.yaml", ["train.seed=4", "name=b"])
     plan = called("plan --share 0.5 run.yaml train.seed=4 --images 5 name=b --classes 7")
-    assert plan == type(plan)(run, 0.5, 5, 7)
+    assert plan == type(plan)(run, (), 0.5, 5, 7)
     bare = called("plan run.yaml train.seed=4 name=b")
     assert bare == type(bare)(run)
     submit = called("submit --dry-run run.yaml train.seed=4 --scorer kaggle name=b")
