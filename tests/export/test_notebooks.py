@@ -40,6 +40,7 @@ def test_the_training_notebook_trains_exports_and_scores(site, trained):
     assert "encoder from" in "".join(trained)
 
 
+@pytest.mark.slow
 def test_the_submission_notebook_puts_the_head_on_the_attached_encoder(site, trained):
     import tensorflow as tf
 

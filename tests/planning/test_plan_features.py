@@ -46,6 +46,7 @@ def test_features_are_computed_once_for_the_start_the_head_and_the_teacher():
     assert anew.estimates["v4-8"].hours == pytest.approx(seconds / 3600)
 
 
+@pytest.mark.slow
 def test_training_computes_features_as_often_as_the_plan_says(tiny):
     phases = [
         {"name": "head", "epochs": 0.25, "batch_size": 8},

@@ -21,6 +21,8 @@ from pipeline.selection.sweep_table import Row
 from pipeline.training import train
 from tests.selection.drawn import RECIPE, draw
 
+pytestmark = pytest.mark.slow  # two sweeps are trained for all of them
+
 CONFIG = (
     """
 records:

@@ -12,6 +12,7 @@ SIZES = {"one": 16, "two": 16, "three": 24, "four": 24}
 PHASES = [{**TUNE, "name": n, "epochs": 1, "keep": {"features": 1.0}, "image_size_px": s} for n, s in SIZES.items()]
 
 
+@pytest.mark.slow
 def test_a_phase_is_freed_before_the_next_is_built(tiny, monkeypatch):
     held, replaced, alive, started, prepare = [], [], [], train.starting_embedder, train.prepare
 

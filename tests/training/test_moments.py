@@ -54,6 +54,7 @@ def test_a_trained_parameter_takes_as_many_bytes_as_the_plan_says(name, each):
     assert costs.optimizer_bytes(options) == each
 
 
+@pytest.mark.slow
 def test_resumed_there_it_has_the_losses_of_a_whole_run(tiny):
     phases = f"train.phases={json.dumps([{**TUNE, 'epochs': 1}])}"
     whole = tiny.train("moments", phases, BFLOAT16)

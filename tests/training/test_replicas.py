@@ -20,6 +20,7 @@ HEAD = {"name": "head", "trainable": "head", "init": "lda", "epochs": 1, "batch_
 HELD_OUT = ["train.fold=classes 1/4", "train.validate_every_epochs=0.5"]
 
 
+@pytest.mark.slow
 def test_features_are_computed_over_replicas_under_xla_as_by_one(tiny):
     phases = f"train.phases={json.dumps([HEAD])}"
     single = tiny.train("one replica", phases, *HELD_OUT)

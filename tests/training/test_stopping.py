@@ -38,6 +38,7 @@ def test_it_ends_before_its_hours_are_over_and_goes_on(tiny, whole, monkeypatch,
     assert tiny.trained("hours", *RARELY).losses() == pytest.approx(whole, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_sigterm_leaves_a_checkpoint(tiny, whole):
     folder = tiny.folder / "terminated"
     many = f"train.phases={json.dumps([{**TUNE, 'epochs': 3000}])}"
