@@ -22,7 +22,14 @@ def runs() -> dict:
 
 @pytest.fixture(scope="module")
 def further(runs) -> dict:
-    asked = [(4, False, ADAMW), (1, True, ADAMW), (1, False, SGD), (4, True, SGD), (1, False, ADAFACTOR), (4, True, ADAFACTOR)]
+    asked = [
+        (4, False, ADAMW),
+        (1, True, ADAMW),
+        (1, False, SGD),
+        (4, True, SGD),
+        (1, False, ADAFACTOR),
+        (4, True, ADAFACTOR),
+    ]
     asked += [(1, True, {**ADAMW, "accumulate_steps": 4}), (4, True, {**ADAMW, "accumulate_steps": 2})]
     return {**runs, **losses_of([*asked, (4, False, {**SGD, "accumulate_steps": 2}, True), (1, True, ADAMW, True)])}
 
