@@ -34,7 +34,8 @@ def table() -> list[str]:
             each = [planned.estimates[device.name] for planned in plans]
             most = max(max(e.before, sum(e.memory.values())) for e in each) / estimates.GIB
             hours = sum(e.hours for e in each)
-            verdict = f"{hours:.2g} h" if all(e.fits for e in each) else "no"
+            shown = f"{hours:.0f}" if hours >= 100 else f"{hours:.2g}"
+            verdict = f"{shown} h" if all(e.fits for e in each) else "no"
             cells[device.name].append(f"{verdict}, {most:.1f}")
     rows = [["", "GiB", *(f"`{name}`" for name in CONFIGS)], ["---"] * (2 + len(CONFIGS))]
     rows += [[device.name, f"{device.chip.hbm_gib:g}", *cells[device.name]] for device in devices]
