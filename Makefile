@@ -7,7 +7,7 @@ CONFIG ?= configs/demo.yaml
 RUN ?= runs/$(basename $(notdir $(CONFIG)))
 # Further KEY=VALUE overrides: make train ARGS="train.seed=1"
 ARGS ?=
-TOUCH_TENSORFLOW := tests/data tests/models tests/training tests/export
+TOUCH_TENSORFLOW := $(addprefix tests/,data models planning training selection evaluation export)
 
 .PHONY: demo test test-all test-tf220 test-kaggle tfrecords train train-tpu score submission bench ablation lint clean
 
@@ -67,7 +67,11 @@ if not (3, 11) <= sys.version_info[:2] <= (3, 13) or (platform.system(), platfor
 endef
 define TPU_CHECK_BUILD
 import sys
+from importlib.metadata import distributions
 from pipeline.attached import tensorflow_build
+stock = {each.name for each in distributions()} & {"tensorflow", "tensorflow-cpu"}
+if stock:
+    sys.exit(f"train-tpu: {', '.join(stock)} was installed over tensorflow-tpu's files: rm -r .venv-tpu, and again")
 if not tensorflow_build().startswith("tensorflow-tpu 2.20"):
     sys.exit(f"train-tpu: expected tensorflow-tpu 2.20 in .venv-tpu, found {tensorflow_build()}: rm -r .venv-tpu, and again")
 print(f"train-tpu: .venv-tpu has {tensorflow_build()}, Python {sys.version.split()[0]}")
@@ -78,14 +82,14 @@ export TPU_CHECK_PYTHON TPU_CHECK_BUILD
 	@$(PYTHON) -c "$$TPU_CHECK_PYTHON"
 	$(PYTHON) -m venv --clear .venv-tpu
 	$(TPU_PYTHON) -m pip install --quiet --upgrade pip
-	$(TPU_PYTHON) -m pip install --quiet --editable ".[tpu]"
+	$(TPU_PYTHON) -m pip install --quiet --editable ".[tpu,remote]"
 	$(TPU_PYTHON) -m pip uninstall --quiet --yes tensorflow
 	$(TPU_PYTHON) -m pip install --quiet --force-reinstall --no-deps \
 		$$($(TPU_PYTHON) -m pip freeze | grep "^tensorflow[-_]tpu==")
-	@$(TPU_PYTHON) -c "$$TPU_CHECK_BUILD"
 	touch $@
 
 train-tpu: .venv-tpu/stamp
+	@$(TPU_PYTHON) -c "$$TPU_CHECK_BUILD"
 	.venv-tpu/bin/guie train configs/vit_h14_arcface_tpu.yaml $(ARGS)
 
 score: .venv/base.stamp
@@ -108,4 +112,4 @@ lint: .venv/test.stamp
 	$(BIN)/lint-imports --no-logo
 
 clean:
-	rm -rf .venv .venv-* build *.egg-info
+	rm -rf .venv .venv-* .partial-* build *.egg-info

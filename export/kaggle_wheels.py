@@ -21,7 +21,8 @@ LISTS = Path(__file__).resolve().parents[1] / "kaggle" / "wheels"
 IMAGES = ("tpu", "gpu")  # the second is also the CPU's
 PYTHON = (3, 12)
 # Ubuntu 22.04 has glibc 2.35, the older of the two images.
-PLATFORMS = [f"manylinux_2_{minor}_x86_64" for minor in range(35, 4, -1)] + ["manylinux2014_x86_64", "linux_x86_64"]
+NAMED = ("manylinux2014_x86_64", "manylinux2010_x86_64", "manylinux1_x86_64", "linux_x86_64")
+PLATFORMS = [f"manylinux_2_{minor}_x86_64" for minor in range(35, 4, -1)] + [*NAMED]
 FROM_SOURCE = ("tfrecord",)  # pure Python, of which no wheel is published
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
 
@@ -92,7 +93,7 @@ def _fetch(requirements: list[str], folder: Path, what: str) -> None:
     target += ["--python-version", ".".join(map(str, PYTHON)), "--only-binary=:all:", "--no-deps"]
     subprocesses.run(
         [*PIP, "download", "--quiet", *target, "--dest", str(folder), *requirements],
-        f"{what}: pip found no wheel for Python 3.12 on Linux x86_64",
+        f"{what}: pip found no wheel for Python 3.12 on Linux x86_64, or no index (submit.images=[]: guie's alone)",
     )
 
 

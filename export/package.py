@@ -83,8 +83,8 @@ def _write_project(config: Run, folder: Path, name: str, images: Sequence[str]) 
     """The wheels for the images that the notebook runs in, the config and the dataset's metadata."""
     public = dataclasses.replace(config, run_dir="", data_root="")  # no path of this machine is published
     write_text(folder / "config.yaml", to_yaml(public))
+    build_wheel(folder)  # refuses what is no checkout
     kaggle_wheels.collect(images, config.submit.images, config.submit.extra_wheels, folder)
-    build_wheel(folder)
     template = read_json(KAGGLE / DATASET_METADATA)
     write_json(folder / DATASET_METADATA, {**template, "id": name, "title": _title(name)})
 

@@ -35,12 +35,15 @@ INPUT = Path(os.environ.get("KAGGLE_INPUT", "/kaggle/input"))
 WORKING = Path(os.environ.get("KAGGLE_WORKING", "/kaggle/working"))
 
 wheels = sorted(INPUT.rglob("guie-*.whl"))
-assert wheels, f"attach the dataset of `guie submit`: no guie-*.whl anywhere in {INPUT}"
+assert wheels, f"attach the training dataset of `python -m export.package`: no guie-*.whl anywhere in {INPUT}"
 package = wheels[-1].parent
 packages = tempfile.mkdtemp(prefix="guie-packages-")  # before the image's own on sys.path
 install = ["pip", "install", "--quiet", "--no-index", "--no-deps", "--find-links", str(package), "--target", packages]
 # As the TPU image says of itself, or by the files of its chips; the other image is of GPUs and of the CPU.
 image = "tpu" if os.environ.get("ISTPUVM") or glob("/dev/accel*") or glob("/dev/vfio/[0-9]*") else "gpu"
+assert (package / f"wheels-{image}.txt").is_file(), (
+    f"{package} is not for the {image} image: attach the training dataset"
+)
 listed = ["-r", str(package / f"wheels-{image}.txt"), str(wheels[-1])]
 installing = subprocess.run([sys.executable, "-m", *install, *listed], capture_output=True, text=True)
 assert installing.returncode == 0, f"Python {sys.version.split()[0]}: {installing.stderr}"
@@ -87,12 +90,26 @@ print("\n".join(overrides))
 # %% [markdown]
 # ## 3. Training
 #
-# It goes on from the newest checkpoint: of this session when the cell runs again, else of a version before, when its
-# output is attached.
+# It goes on from the newest checkpoint of this recipe: of this session when the cell runs again, else of a version
+# before, when its output is attached.
 
 # %%
-run = WORKING / "run"
-saved = sorted(INPUT.rglob("checkpoints/step-*.safetensors"), key=lambda path: path.name)
+from pipeline import cli
+from pipeline.config import Run, load
+from pipeline.errors import BadInput
+from pipeline.training import checkpoints
+
+CONFIG, run = str(package / "config.yaml"), WORKING / "run"
+recipe = checkpoints.recipe_fingerprint(load(Run, CONFIG, overrides))
+found = sorted(INPUT.rglob("checkpoints/step-*.safetensors"), key=lambda path: path.name)
+saved = []
+for path in found:
+    try:
+        same = checkpoints.read_state(path)["recipe"] == recipe
+        print(f"{path}: {'of this recipe' if same else 'of another recipe, stays where it is'}")
+        saved += [path] * same
+    except BadInput as error:
+        print(error)
 if saved and not list(run.glob("checkpoints/step-*.safetensors")):
     (run / "checkpoints").mkdir(parents=True, exist_ok=True)
     shutil.copyfile(saved[-1], run / "checkpoints" / f".{saved[-1].name}")  # it gets its name when it is whole
@@ -102,9 +119,6 @@ if saved and not list(run.glob("checkpoints/step-*.safetensors")):
     print(f"goes on from {saved[-1]}")
 
 # %%
-from pipeline import cli
-
-CONFIG = str(package / "config.yaml")
 ended = cli.main(["train", CONFIG, *overrides])
 stopped = ended == 75  # train.hours are over, or Kaggle ends the session
 assert ended in (0, 75)
@@ -114,9 +128,10 @@ if stopped:
 # %%
 from IPython.display import SVG, Markdown, display
 
-history = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+log = run / "metrics.jsonl"
+history = [json.loads(line) for line in log.read_text().splitlines()] if log.is_file() else []
 losses = [row["loss"] for row in history if "loss" in row]
-low, high = min(losses), max(losses)
+low, high = min(losses, default=0.0), max(losses, default=0.0)
 points = " ".join(
     f"{40 + 540 * number / max(len(losses) - 1, 1):.1f},{20 + 160 * (high - loss) / max(high - low, 1e-9):.1f}"
     for number, loss in enumerate(losses)

@@ -196,7 +196,7 @@ def submit(config: Any, dry_run: bool, scorer: str) -> None:
     module.main(module.SubmitConfig(config, dry_run, scorer))
 
 
-BATCH_SIZE = click.option("--batch-size", type=int, default=64, help="Images of one size embedded together.")
+BATCH_SIZE = click.option("--batch-size", type=int, default=64, help="Images embedded together.")
 
 
 @guie.command()

@@ -62,7 +62,12 @@ class BlocksAhead:
         items = self.order.at(positions)
         blocks = self._begin(items)
         self._begin(self.order.at(positions + self.order.window))
-        return [self._image(item, blocks[self.order.blocks[item]].result()) for item in items.tolist()]
+        try:
+            return [self._image(item, blocks[self.order.blocks[item]].result()) for item in items.tolist()]
+        except BaseException:
+            for block in self._begun.values():
+                block.cancel()  # or the process would wait for all of them before it ends
+            raise
 
     def _image(self, item: int, block: bytes) -> bytes:
         begin = int(self.records.spans[self._first[self.order.blocks[item]], 0])

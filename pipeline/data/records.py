@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.errors import BadInput
-from pipeline.files import fingerprint, identity, matching, read_json, size
+from pipeline.files import fingerprint, identity, matching
 from pipeline.reading import File, View, reader, side_by_side
 from tfrecords.labels import SPLITS
 from tfrecords.schema import LABEL, Record, label_of, parse_record
@@ -86,28 +86,16 @@ class RecordSet:
 
     @cached_property
     def identity(self) -> str:
-        """16 hex digits of the shards: names, lengths and labels of every record, and what `guie tfrecords` or a look
-        into each file knows of the images; the same wherever the shards lie.
+        """16 hex digits of the shards: names, lengths and labels of every record, and pieces of each file; the same
+        wherever the shards lie.
 
         Quick also where the disk is far away, unlike `digest`, which reads of every record.
         """
-        known = {folder: _listed(folder) for folder in {path.parent for path in self.shards}}
-
-        def of(path: File) -> tuple[str, str]:
-            return path.name, known[path.parent].get((path.name, size(path))) or identity(path)
-
         held = hashlib.sha256(self.shard.tobytes() + self.spans.tobytes() + self.labels.tobytes()).hexdigest()
-        return fingerprint([side_by_side(of, self.shards), held])
-
-    def read(self, items: np.ndarray) -> list[bytes]:
-        """The encoded images of `items` ([B] integers), checksums checked; BadInput: names shard and offset.
-
-        They are read side by side, see `reading.READS`: a far disk is waited for once, not B times.
-        """
-        return side_by_side(self.image, items.tolist())
+        return fingerprint([side_by_side(lambda path: (path.name, identity(path)), self.shards), held])
 
     def image(self, item: int) -> bytes:
-        """The encoded image of one record; as `read`."""
+        """The encoded image of one record, its checksum checked; BadInput: names shard and offset."""
         return self._record(item).encoded
 
     def read_block(self, first: int, last: int) -> bytes:
@@ -162,15 +150,6 @@ def open_records(patterns: Sequence[str | Path]) -> RecordSet:
 def open_any(patterns: Sequence[str | Path]) -> RecordSet | None:
     """As `open_records`; None where no pattern matches a shard."""
     return open_records(patterns) if any(map(matching, patterns)) else None
-
-
-def _listed(folder: File) -> dict[tuple[str, int], str]:
-    """(shard, bytes) → its hash, as the manifest of `guie tfrecords` has it; empty where there is none."""
-    manifest = folder / "manifest.json"
-    found = read_json(manifest) if manifest.is_file() else {}
-    rows = found.get("shards") if isinstance(found, dict) else None
-    rows = [row for row in rows or [] if isinstance(row, dict) and {"file", "bytes", "sha256"} <= row.keys()]
-    return {(row["file"], row["bytes"]): row["sha256"] for row in rows}
 
 
 def _labels(path: File, spans: np.ndarray) -> np.ndarray:

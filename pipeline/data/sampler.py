@@ -83,9 +83,10 @@ class Interleaved(Positions):
         first = np.repeat(np.cumsum(counts) - counts, sizes)  # [records], the first block of each record's shard
         self.blocks = first + (np.arange(len(shards)) - np.repeat(begins, sizes)) // BLOCK  # int64 [records]
         self.shards_at_a_time = shards_at_a_time
-        self.window = shards_at_a_time * BLOCK  # positions, at most
         self._shard_of_block = np.repeat(np.arange(len(begins)), counts)
         super().__init__(len(shards), seed, None if kept is None else kept.astype(np.int64))
+        windows = -(-int(counts.sum()) // shards_at_a_time)
+        self.window = -(-len(self.entries) // windows)  # positions: of a cap's, fewer
 
     def _permuted(self, rng: np.random.Generator) -> np.ndarray:
         turns = rng.permutation(int(self._shard_of_block[-1]) + 1)

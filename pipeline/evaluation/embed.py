@@ -121,12 +121,16 @@ def embed_sets(
     read = sources.read_each([item for _, item in items], ready, threads, ahead)
     with ThreadPoolExecutor(1) as model:
         running: deque[Future[None]] = deque()
-        for rows, images in _batches(_counted(read, Progress(what, len(items), "images"), rejected), batch_size):
-            running.append(model.submit(run, rows, images))
-            if len(running) > 1:  # one batch runs, one waits for it
-                running.popleft().result()
-        for last in running:
-            last.result()
+        try:
+            for rows, images in _batches(_counted(read, Progress(what, len(items), "images"), rejected), batch_size):
+                running.append(model.submit(run, rows, images))
+                if len(running) > 1:  # one batch runs, one waits for it
+                    running.popleft().result()
+            for last in running:
+                last.result()
+        except BaseException:
+            model.shutdown(wait=False, cancel_futures=True)  # what waits need not run any more
+            raise
     kept = [row for row in range(len(items)) if row not in rejected]
     stacked = {name: np.stack([found[row] for row in kept]) for name, found in others.items()}
     if references:

@@ -44,6 +44,7 @@ class Estimate:
     hbm_bytes: float
     images_per_second: float
     hours: float
+    once_hours: float = 0.0  # of them, for features: no checkpoint is written within
 
     @property
     def peak(self) -> float:
@@ -100,7 +101,9 @@ def plan_phase(
         seconds = (once + steps * phase.batch_size * each.flops) / rate
         speed, hours = steps * phase.batch_size / seconds, seconds / 3600
         hbm = device.chip.hbm_gib * GIB
-        estimates[device.name] = Estimate(images, memory, before, other["activations"], hbm, speed, hours)
+        estimates[device.name] = Estimate(
+            images, memory, before, other["activations"], hbm, speed, hours, once / rate / 3600
+        )
     side = encoder.image_size_px
     features_px = tuple(dict.fromkeys(asked or side for _, _, asked in _asked(run, number)))
     host = costs.host_bytes(size.images, encoder.width, _from_features(run, number)) if features_px else 0.0

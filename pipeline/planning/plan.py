@@ -57,7 +57,7 @@ def _verdict(run: Run, size: SetSize, share: float, device: Accelerator, each: l
     hours, most = sum(e.hours for e in each), max(e.peak for e in each)
     of = f"{most / GIB:.1f} of {device.chip.hbm_gib:g} GiB"
     if all(e.fits for e in each):
-        return f"plan: {device.name} {_hours(hours)}, fits, {of}; {device.needs}{_sessions(device, hours)}"
+        return f"plan: {device.name} {_hours(hours)}, fits, {of}; {device.needs}{_sessions(device, each)}"
     remedy = remedies.find(run, size, share, device)
     if remedy is None:
         mend = "nothing that keeps the encoder does"
@@ -123,11 +123,14 @@ def _disk(run: Run, size: SetSize, plans: list[PhasePlan]) -> str:
     return said
 
 
-def _sessions(device: Accelerator, hours: float) -> str:
+def _sessions(device: Accelerator, each: list[Estimate]) -> str:
     """How often a run must go on where sessions end."""
     limit = accelerators.KAGGLE_HOURS.get(device.name)
-    if limit is None or hours <= limit:
+    if limit is None or sum(e.hours for e in each) <= limit:
         return ""
+    once = max(e.once_hours for e in each)
+    if once >= limit:
+        return f"; Kaggle's sessions end after {limit} h, and the features alone take {_hours(once)}: not there"
     return f"; Kaggle's sessions end after {limit} h: train.hours={limit - 0.5:g}, and again"
 
 

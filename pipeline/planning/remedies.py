@@ -50,7 +50,11 @@ def candidates(run: Run, replicas: int) -> Iterator[tuple[Run, tuple[str, ...]]]
         phases = train.phases
         if fraction > 1 and pieces:
             chosen = replace(chosen, accumulate_steps=optimizer.accumulate_steps * fraction)
-            if compares or any(phase.batch_size % (replicas * chosen.accumulate_steps) for phase in phases):
+            if (
+                compares
+                or run.embedder.batch_norm
+                or any(phase.batch_size % (replicas * chosen.accumulate_steps) for phase in phases)
+            ):
                 continue
             overrides.append(f"train.optimizer.accumulate_steps={chosen.accumulate_steps}")
         elif fraction > 1:

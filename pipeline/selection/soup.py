@@ -14,6 +14,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -207,7 +208,7 @@ def choose(
 
 
 def validation_records(run: Run) -> RecordSet | None:
-    """What the run validates on, as `train.open_data` finds it; None where there is nothing."""
+    """What the run validates on, as `training_data.open_data` finds it; None where there is nothing."""
     if run.train.fold:
         return folds.split(run.train.fold, open_records(run.in_run_dir(run.train.records))).held
     return open_any(run.in_run_dir(run.train.validation))
@@ -218,6 +219,11 @@ class Oven:
 
     def __init__(self, first: Ingredient):
         self.run = first.run
+        if self.run.embedder.batch_norm and any(phase.trainable != "head" for phase in self.run.train.phases):
+            why = "batch norm's statistics are of one encoder, and these runs trained one each"
+            raise BadInput(
+                f"{first.name}: embedder.batch_norm: {why}: soups of it are of runs that train the head alone"
+            )
         self.found = devices.connect(self.run.devices)
         with self.found.strategy.scope():
             sizes = first.state.get("image_size_px"), first.state.get("patch_overlap_px")
@@ -229,20 +235,23 @@ class Oven:
 
     def of(self, records: RecordSet, what: str) -> np.ndarray:
         """float32 [N, width], with the weights that are in place."""
-        made_by = weights_digest(self.embedder.encoder.model.weights), what
-        if made_by not in self.features:
-            self.features[made_by] = self.encodings.of(records, what)
-        return self.features[made_by]
+        made_by = weights_digest(self.embedder.encoder.model.weights)
+        self.features = {key: each for key, each in self.features.items() if key[0] == made_by}
+        if (made_by, what) not in self.features:
+            self.features[made_by, what] = self.encodings.of(records, what)
+        return self.features[made_by, what]
+
+    @cached_property
+    def training_records(self) -> RecordSet:
+        records = open_records(self.run.in_run_dir(self.run.train.records))
+        return folds.split(self.run.train.fold, records).left if self.run.train.fold else records
 
     def with_own_pca(self, values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The variables, and the embedder's, with a PCA fitted to the training records."""
         for name, variable in self.variables.items():
             variable.assign(values[name])
         if self.embedder.parts.pca is not None:
-            records = open_records(self.run.in_run_dir(self.run.train.records))
-            if self.run.train.fold:
-                records = folds.split(self.run.train.fold, records).left
-            phases.fit_pca(self.run, self.embedder, self, records)
+            phases.fit_pca(self.run, self.embedder, self, self.training_records)
         return {name: np.array(variable) for name, variable in self.variables.items()}
 
     def score(self, values: dict[str, np.ndarray], records: RecordSet) -> float:

@@ -48,8 +48,6 @@ def recipe_fingerprint(run: Run) -> str:
     kept = ("phases", "loss", "optimizer", "seed", "fold")
     train = {key: value for key, value in dataclasses.asdict(run.train).items() if key in kept}
     train["init_from"] = bool(run.train.init_from)
-    if run.train.optimizer.moments == "float32":  # as runs have it that were trained before there was a choice
-        del train["optimizer"]["moments"]
     for loss in (train["loss"], *(phase["loss"] for phase in train["phases"] if phase["loss"])):
         loss["sharded"] = False  # checkpoints hold the classes whole
     return fingerprint([train, inputs.without_paths(run.encoder), dataclasses.asdict(run.embedder)])

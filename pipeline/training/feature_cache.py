@@ -18,6 +18,7 @@ from pipeline.models.embedder import Embedder
 from pipeline.models.encoders import KERAS_FILE, ImageEncoder
 from pipeline.models.weights.variables import weights_digest
 from pipeline.retrieval.vectors import unit_length
+from pipeline.training import inputs
 from pipeline.training.devices import Found
 
 
@@ -86,7 +87,8 @@ def open_cache(run: Run, encoder: ImageEncoder, precision: str, host_index: int 
     Reads all weights of the encoder: open it once.
     """
     # Pooling, heads and activation are in no weight: the config says them, or the file.
-    made_by = [asdict(encoder.preprocess), precision, weights_digest(encoder.model.weights), asdict(run.encoder)]
+    keys = inputs.without_paths(run.encoder)  # the weights' digest says which file, wherever it lies
+    made_by = [asdict(encoder.preprocess), precision, weights_digest(encoder.model.weights), keys]
     path = Path(run.encoder.name.removeprefix(KERAS_FILE))
     if path.is_file():
         made_by.append(file_sha256(path))

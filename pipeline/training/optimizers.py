@@ -21,7 +21,7 @@ class RateFactors(keras.optimizers.Optimizer):
     """Mixed into a Keras optimizer: each variable's own learning rate, and weight decay that follows it.
 
     Keras decays all weights at the full rate; an encoder trained at ×0.001 would be decayed away. Biases, scales and
-    tokens are not decayed. Gradients come summed over replicas (`train.make_run_steps`): Keras would sum those of
+    tokens are not decayed. Gradients come summed over replicas (`step.make_run_steps`): Keras would sum those of
     per-replica variables, too.
 
     Source of a first moment in bfloat16: Zhai et al., Scaling Vision Transformers, CVPR 2022.

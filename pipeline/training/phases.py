@@ -167,6 +167,12 @@ def plan_phase(run: Run, found: Found, classes: Classes, number: int) -> Phase:
     if run.embedder.batch_norm and pieces > 1:
         why = f"batch_norm is of a whole batch, which its {pieces} pieces do not see"
         raise BadInput(f"embedder.batch_norm: {why}: use train.optimizer.accumulate_steps=1")
+    averages = options.average_from is not None or run.train.optimizer.ema is not None or options.interpolation < 1.0
+    if run.embedder.batch_norm and ((options.trainable != "head" and averages) or options.head_interpolation < 1.0):
+        why = "its statistics are of the weights that were trained, not of an average of them"
+        raise BadInput(
+            f"phase {options.name}: embedder.batch_norm: {why}: leave average_from, ema and interpolation out"
+        )
     counts = np.bincount(classes.of_records)
     draws = None
     if options.min_images_per_class > counts.min():  # small classes are drawn more often

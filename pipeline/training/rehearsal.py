@@ -7,6 +7,7 @@ is 1, and where no records are built, images are drawn. Nothing is written.
 """
 
 import contextlib
+import gc
 import io
 import math
 import os
@@ -80,6 +81,8 @@ def _rehearse(run: Run, found: Found, data: Data, phases: list[Phase]) -> None:
             raise BadInput(f"phase {phase.options.name}: losses {losses.tolist()} are not all finite")
         shown = ", ".join(f"{loss:.4f}" for loss in losses)
         print(f"rehearsal {phase.options.name}: losses {shown} ({time.monotonic() - began:.0f} s)", flush=True)
+        del state, started, teacher, iterator, run_steps
+        gc.collect()  # before the next optimizer is built
 
 
 def narrowed(run: Run) -> Run:

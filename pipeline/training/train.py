@@ -88,6 +88,7 @@ def main(run: Run) -> None:
     if start and not resumed["phase_step"]:  # saved between two phases: it is of the one that ended
         built = prepare(run, found, phases[first - 1], len(data.classes.labels), None, start).built
         resumed = {}
+        gc.collect()  # the optimizer that was restored with it
     for phase in phases[first:]:
         state = prepare(run, found, phase, len(data.classes.labels), built, start if resumed else None)
         built = None  # where the embedder is of another size now, the one before goes
@@ -199,6 +200,8 @@ def train_phase(
             where = f"phase {name} at step {done:,} of {phase.steps:,}"
             raise Stopped(f"{why}: stopped in {where}, saved in {writer.folder}")
     writer.wait()
+    if phase.number < len(train.phases) - 1 and (why := _asked_to_stop(found, stopping, 2 * longest)):
+        raise Stopped(f"{why}: stopped at the end of phase {name}, saved in {writer.folder}")
 
 
 def _asked_to_stop(found: Found, stopping: Stopping, seconds: float) -> str:

@@ -8,7 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 import fsspec
+import numpy as np
 from fsspec.implementations.local import LocalFileSystem
+
+from pipeline.data.read_ahead import RecordsAhead
+from pipeline.data.records import RecordSet
 
 
 class Faults:
@@ -79,3 +83,8 @@ class FarFileSystem(LocalFileSystem):
 
 
 fsspec.register_implementation("far", FarFileSystem, clobber=True)
+
+
+def read(records: RecordSet, items: np.ndarray) -> list[bytes]:
+    """The encoded images of `items`, as one batch of training reads them."""
+    return RecordsAhead(records, lambda number: items[number * len(items) :][: len(items)], len(items)).images(0)

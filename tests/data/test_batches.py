@@ -14,6 +14,7 @@ from pipeline.data.preprocessing import Preprocess, decode, normalize, prepare, 
 from pipeline.data.sampler import ClassGroups, Positions, batch_positions
 from pipeline.errors import BadInput
 from pipeline.training.feature_cache import feature_batches
+from tests.data.far_disk import read
 from tests.tfrecords.shard_files import example, grey_image, jpeg, numbers_of, write_public_shard, write_shards
 from tfrecords.shards import ShardWriter
 
@@ -147,7 +148,7 @@ def test_training_without_augmentation_scoring_and_export_see_the_same_pixels(re
     for step, batch in enumerate(stream(records, 5)):
         items = order.batch(step, BATCH)
         np.testing.assert_array_equal(batch["images"], by_number[items], strict=True)
-        for image, encoded in zip(batch["images"], records.read(items), strict=True):
+        for image, encoded in zip(batch["images"], read(records, items), strict=True):
             served = prepare(decode(encoded)[tf.newaxis], SMALL)[0]
             np.testing.assert_array_equal(normalize(image, SMALL), served, strict=True)
 
@@ -255,7 +256,7 @@ def test_flipped_byte_stops_the_stream_and_names_the_record(tmp_path):
     with pytest.raises(tf.errors.OpError, match=rf"BadInput.*{path.name}: record at offset {offset}: wrong CRC"):
         stream(records, 1, batch_size=4)
     with pytest.raises(BadInput, match=f"offset {offset}"):
-        records.read(np.array([2]))
+        read(records, np.array([2]))
 
 
 def test_an_image_that_does_not_decode_is_bad_input(tmp_path):

@@ -96,7 +96,9 @@ def tensorflow_submissions(root: Path) -> dict[str, tuple[Path, str]]:
             "no signature serving_default",
         ),
     }
-    cases["another second signature"] = (two_signatures(root / "halves"), "resized before differs by")
+    for views in (1, 2):
+        found = two_signatures(root / f"halves-{views}", views)
+        cases[f"another second signature, {views} view(s)"] = (found, "resized before differs by")
     good = embed("good", lambda images: unit(features(images)))
     torn = Path(shutil.copytree(good, root / "torn"))
     data = torn / "variables" / "variables.data-00000-of-00001"
@@ -113,8 +115,8 @@ def tensorflow_submissions(root: Path) -> dict[str, tuple[Path, str]]:
     return cases
 
 
-def two_signatures(folder: Path) -> Path:
-    """A SavedModel whose embed_resized gives other embeddings than its serving_default."""
+def two_signatures(folder: Path, views: int) -> Path:
+    """A SavedModel whose embed_resized gives other embeddings than its serving_default: it takes BGR for RGB."""
     module = tf.Module()
     module.scale = tf.Variable(1.0)
 
@@ -122,9 +124,9 @@ def two_signatures(folder: Path) -> Path:
     def serve(images: tf.Tensor) -> dict[str, tf.Tensor]:
         return {"embedding_norm": unit(features(images) * module.scale)}
 
-    @tf.function(input_signature=[tf.TensorSpec([None, 1, 8, 8, 3], tf.float32, name="pixels_8")])
+    @tf.function(input_signature=[tf.TensorSpec([None, views, 8, 8, 3], tf.float32, name="pixels_8")])
     def embed_resized(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"embedding_norm": unit(features(pixels[:, 0, ::-1]) * module.scale)}
+        return {"embedding_norm": unit(features(pixels[:, 0, :, :, ::-1]) * module.scale)}
 
     tf.saved_model.save(module, str(folder), signatures={"serving_default": serve, "embed_resized": embed_resized})
     return folder

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def python_of(image: str) -> Path:
                 pytest.skip(f"`make test-kaggle` makes the environment of Kaggle's {image} image")
             python = scorer_env.find_python("3.12")
             if python is None:
-                pytest.skip("Kaggle's images have Python 3.12: none on PATH nor in ~/.pyenv; name it in GUIE_PYTHON312")
+                pytest.fail("Kaggle's images have Python 3.12: none on PATH nor in ~/.pyenv; name it in GUIE_PYTHON312")
             with atomic_path(folder) as temporary:
                 subprocess.run([str(python), "-m", "venv", str(temporary)], check=True)
                 pip = [str(temporary / "bin" / "python"), "-m", "pip", "install", "--quiet", "--no-deps"]
@@ -144,7 +145,9 @@ def executed(kernel: Path, root: Path, python: Path | None = None, further: list
 
 
 def without_network() -> list[str]:
-    """What starts a program in a network namespace of its own, where this machine lets it."""
+    """What starts a program in a network namespace of its own; warns where this machine does not let it."""
     command = ["unshare", "--net", "--map-root-user"]
     may = shutil.which("unshare") and subprocess.run([*command, sys.executable, "-c", ""]).returncode == 0
+    if not may:
+        warnings.warn("no network namespaces here: pip alone is kept from the network", stacklevel=2)
     return command if may else []

@@ -73,9 +73,11 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("image", kaggle_wheels.IMAGES)
-def test_the_notebooks_run_in_the_image_on_the_datasets_wheels_alone(image, site, monkeypatch):
+def test_the_notebooks_run_in_the_image_on_the_datasets_wheels_alone(image, request, monkeypatch):
     """Offline. The TPU image's without a TPU: its TensorFlow is loaded, and trains on the CPU."""
-    python, here = python_of(image), site / image
+    python = python_of(image)  # or skips, before hundreds of megabytes of wheels are fetched
+    site = request.getfixturevalue("site")
+    here = site / image
     monkeypatch.setenv("ISTPUVM", "1") if image == "tpu" else monkeypatch.delenv("ISTPUVM", raising=False)
     (here / "input").mkdir(parents=True)
     for part in (site / "input").iterdir():

@@ -8,6 +8,7 @@ from pathlib import Path
 import nbclient
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from export import package
 from pipeline import config as configs
@@ -74,8 +75,11 @@ def test_a_second_version_goes_on_from_the_output_of_the_first(tmp_path, site, t
     layout = tmp_path / "second" / "input" / "datasets" / "tester" / "output"
     shutil.copytree(tmp_path / "first" / "working", layout)
     shutil.move(tmp_path / "second" / "input" / "drawn-shards", tmp_path / "second" / "input" / "datasets" / "shards")
+    another = tmp_path / "second" / "input" / "another" / "checkpoints" / "step-000999999.safetensors"
+    another.parent.mkdir(parents=True)
+    save_file({"a": np.zeros(1)}, another, metadata={"guie": json.dumps({"recipe": "another"})})
     said = "".join(executed(kernel, tmp_path / "second"))
-    assert f"goes on from {layout}" in said and "at step 2 of" in said
+    assert f"{another}: of another recipe" in said and f"goes on from {layout}" in said and "at step 2 of" in said
     whole = logged(site / "working" / "run")
     assert len(whole) > 10
     np.testing.assert_array_equal(logged(tmp_path / "second" / "working" / "run"), whole)

@@ -372,3 +372,12 @@ def test_bad_input_is_one_line_and_exit_2(arguments, said, capsys):
     assert cli.main(["plan", str(ROOT / "configs/siglip_so400m_probe.yaml"), *arguments]) == 2
     error = capsys.readouterr().err.strip()
     assert said in error and len(error.splitlines()) == 1
+
+
+def test_features_that_do_not_fit_into_a_session_are_said(capsys):
+    """They leave no checkpoint: `train.hours` would begin them anew in each session."""
+    probe = ["plan", str(ROOT / "configs/siglip_so400m_probe.yaml"), "--on", "2xT4"]
+    assert cli.main(probe) == 0
+    assert "the features alone take" in capsys.readouterr().out.splitlines()[-1]
+    assert cli.main([*probe, "--images", "200000", "--classes", "17000"]) == 0
+    assert "features alone" not in capsys.readouterr().out

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from pipeline import cli
-from pipeline.training import stopping
+from pipeline.training import phases, stopping
 from tests.training.tiny_runs import EPOCH, TUNE
 
 PHASES = f"train.phases={json.dumps([{**TUNE, 'epochs': 3}])}"
@@ -36,6 +36,23 @@ def test_it_ends_before_its_hours_are_over_and_goes_on(tiny, whole, monkeypatch,
     monkeypatch.undo()
     assert cli.main(command) == 0
     assert tiny.trained("hours", *RARELY).losses() == pytest.approx(whole, rel=1e-5)
+
+
+@pytest.mark.slow
+def test_it_ends_between_two_phases(tiny, monkeypatch, capsys):
+    """SIGTERM within the last piece of a phase: what the next one needs before its first step is not begun."""
+    two = f"train.phases={json.dumps([TUNE, {**TUNE, 'name': 'again'}])}"
+    finish = phases.State.finish
+
+    def terminated(state, *args):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return finish(state, *args)
+
+    monkeypatch.setattr(phases.State, "finish", terminated)
+    assert cli.main(["train", str(tiny.config), f"run_dir={tiny.folder / 'between'}", two]) == 75
+    assert "SIGTERM: stopped at the end of phase tune, saved in" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert tiny.train("between", two).losses() == pytest.approx(tiny.train("both", two).losses(), rel=1e-5)
 
 
 @pytest.mark.slow
