@@ -16,6 +16,7 @@ from pipeline.training import checkpoints, devices, phases, train
 from tests.training.tiny_runs import HEAD, TinyRuns, Trained, pictures, unit
 
 BOTH = ("embedder.trained_dim=10", "embedder.batch_norm=true")
+FROZEN = "train.phases=[{name: head, trainable: head, epochs: 2, batch_size: 8, learning_rate: 0.01}]"
 WIDTH = 12  # of the tiny encoder's features
 
 
@@ -113,29 +114,36 @@ def test_what_a_head_cannot_be_is_bad_input(tiny, capsys):
     assert "12 axes are all that pca finds" in capsys.readouterr().err
     assert tiny.refused("refused", "embedder.batch_norm=true", "train.optimizer.accumulate_steps=2")
     assert "accumulate_steps=1" in capsys.readouterr().err
+    assert tiny.refused("refused", "embedder.batch_norm=true", "train.phases.0.average_from=0.5")
+    assert "not of an average of them" in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_a_soups_pca_is_fitted_anew(tiny, made):
+def test_a_soups_pca_is_fitted_anew(tiny, made, capsys):
     # As many images of a class in a batch are another order: the runs differ in that alone.
-    other = tiny.train("other", *BOTH, "train.phases.0.sampling={images_per_class: 2}")
+    pairs = "train.phases.0.sampling={images_per_class: 2}"
+    one, other = tiny.train("one", *BOTH, FROZEN), tiny.train("other", *BOTH, FROZEN, pairs)
     out = tiny.folder / "soup"
-    assert cli.main(["soup", str(made.folder), str(other.folder), "--out", str(out)]) == 0
+    assert cli.main(["soup", str(one.folder), str(other.folder), "--out", str(out)]) == 0
     path = checkpoints.newest(out / "checkpoints")
     assert path is not None and checkpoints.read_state(path)["pca_fitted"]
-    soup = tiny.trained("soup", *BOTH).tensors(8)
-    first, second = made.tensors(8), other.tensors(8)
+    soup = tiny.trained("soup", *BOTH, FROZEN).tensors(8)
+    first, second = one.tensors(8), other.tensors(8)
     for name in (*HEAD, "embedder/batch_norm/mean"):
         assert np.abs(first[name] - second[name]).max() > 1e-6
         np.testing.assert_allclose(soup[name], (first[name] + second[name]) / 2, atol=1e-6)
     mean = (first["embedder/pca/kernel"] + second["embedder/pca/kernel"]) / 2
     assert np.abs(soup["embedder/pca/kernel"] - mean).max() > 1e-3
-    built = tiny.trained("soup", *BOTH)
-    images = pictures(made.records(), np.arange(32))
+    built = tiny.trained("soup", *BOTH, FROZEN)
+    images = pictures(one.records(), np.arange(32))
     trained = through_head(soup, built.features(8, images))
     found = unit(trained @ soup["embedder/pca/kernel"] + soup["embedder/pca/bias"])
     np.testing.assert_allclose(found @ found.T, reduced(trained, 8), atol=1e-4)
     assert cli.main(["export", str(out / "config.yaml")]) == 0 and (out / "submission.zip").is_file()
+    capsys.readouterr()
+    tuned = tiny.train("tuned", *BOTH, pairs)  # batch norm's statistics of two encoders have no mean
+    assert cli.main(["soup", str(made.folder), str(tuned.folder), "--out", str(out / "b")]) == 2
+    assert "batch norm's statistics are of one encoder" in capsys.readouterr().err
 
 
 @pytest.mark.slow

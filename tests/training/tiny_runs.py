@@ -127,7 +127,7 @@ class Trained:
 
 def pictures(records: RecordSet, rows: np.ndarray) -> list[np.ndarray]:
     """uint8 [H, W, 3] each."""
-    return [decode(encoded).numpy() for encoded in records.read(rows)]
+    return [decode(records.image(int(row))).numpy() for row in rows]
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
