@@ -45,7 +45,7 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def read_json(path: File) -> Any:
+def read_json(path: Path) -> Any:
     """Raises BadInput where the file is missing or is not JSON."""
     try:
         return json.loads(_existing(path).read_text(encoding="utf-8"))

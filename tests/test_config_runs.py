@@ -1,7 +1,6 @@
 """The mission's configs as `guie run` runs them, on real photographs in their layouts, with a narrow encoder."""
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,6 @@ from pipeline import cli, config
 from pipeline.data.records import open_any
 from tests.test_configs import BIG, CONFIGS, TRAINING, narrowed
 
-DATA = Path(os.environ.get("GUIE_DATA", "../shared/data"))
 ROOTS = {"products-10k": "products10k"}  # of the config → where the photographs at hand lie
 # 100, 61 and 6 classes are too few for 1 % and 2 % of them.
 SMALL = [
@@ -20,7 +18,7 @@ SMALL = [
 ]
 
 
-def of_tiny_data(name: str, run_dir: Path) -> list[str]:
+def of_tiny_data(name: str, data: Path, run_dir: Path) -> list[str]:
     """Overrides: real photographs, two a class; a narrow encoder; phases of a few steps; the devices that are here."""
     run = config.load(config.Run, CONFIGS[name])
     found = narrowed(name, Path("no keras file"))
@@ -30,14 +28,13 @@ def of_tiny_data(name: str, run_dir: Path) -> list[str]:
     found += [f"train.phases.{number}.epochs=0.03" for number in range(len(run.train.phases))]
     for number, source in enumerate(run.records.sources):
         found.append(f"records.sources.{number}.root={ROOTS.get(source.root, source.root)}")
-    return [*found, *SMALL, f"data_root={DATA}", f"run_dir={run_dir}", "devices.kind=cpu", "train.compile=false"]
+    return [*found, *SMALL, f"data_root={data}", f"run_dir={run_dir}", "devices.kind=cpu", "train.compile=false"]
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not (DATA / "imagenet").is_dir(), reason="no photographs: set GUIE_DATA")
 @pytest.mark.parametrize("name", [name for name in BIG if name in TRAINING])
-def test_a_run_of_it_ends_with_a_score_on_classes_that_were_never_trained_on(name, tmp_path):
-    assert cli.main(["run", str(CONFIGS[name]), *of_tiny_data(name, tmp_path)]) == 0
+def test_a_run_of_it_ends_with_a_score_on_classes_that_were_never_trained_on(name, shared, tmp_path):
+    assert cli.main(["run", str(CONFIGS[name]), *of_tiny_data(name, shared / "data", tmp_path)]) == 0
     parts = [open_any([str(tmp_path / f"records/*-{split}-*.tfrec")]) for split in ("train", "validation", "test")]
     classes = [set(part.labels.tolist()) for part in parts if part is not None]
     assert len(classes) == 3 and not classes[0] & classes[1] and not classes[0] & classes[2]

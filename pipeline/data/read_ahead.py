@@ -29,7 +29,7 @@ class RecordsAhead:
         self._lock = threading.Lock()
 
     def images(self, number: int) -> list[bytes]:
-        """The encoded images of a batch; raises BadInput as `RecordSet.read`."""
+        """The encoded images of a batch; raises BadInput as `RecordSet.image`."""
         with self._lock:
             wanted = range(number, number + self.ahead + 1)
             self._begun = {each: self._begun.get(each) or self._begin(each) for each in wanted}
@@ -57,7 +57,7 @@ class BlocksAhead:
         self._lock = threading.Lock()
 
     def images(self, number: int) -> list[bytes]:
-        """The encoded images of a batch; raises BadInput as `RecordSet.read`."""
+        """The encoded images of a batch; raises BadInput as `RecordSet.image`."""
         positions = number * self.batch_size + np.arange(self.batch_size, dtype=np.int64)
         items = self.order.at(positions)
         blocks = self._begin(items)

@@ -61,10 +61,9 @@ def candidates(run: Run, replicas: int) -> Iterator[tuple[Run, tuple[str, ...]]]
             cut = [n for n, phase in enumerate(phases) if phase.trainable != "head"]
             if any(phases[n].batch_size % (replicas * fraction * optimizer.accumulate_steps) for n in cut):
                 continue
-            smaller = [
+            phases = [
                 replace(p, batch_size=p.batch_size // (fraction if n in cut else 1)) for n, p in enumerate(phases)
             ]
-            phases = smaller
             overrides += [f"train.phases.{n}.batch_size={phases[n].batch_size}" for n in cut]
         encoder = replace(run.encoder, checkpointing=run.encoder.checkpointing or checkpointing)
         changed = replace(run, encoder=encoder, train=replace(train, optimizer=chosen, phases=phases))

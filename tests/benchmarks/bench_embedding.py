@@ -25,6 +25,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from tests.benchmarks.bench_reading import PHOTOS
+from tests.benchmarks.bench_serving import OPEN_CLIP
+
 SHORTEST, LONGEST, BATCH, WARM_UP = 300, 800, 64, 2 * 64
 CONTENDERS = {
     "guie": "guie embed",
@@ -33,7 +36,6 @@ CONTENDERS = {
     "loop": "open_clip: transform of each image by Pillow, then the batch",
     "loader": "open_clip: a torch DataLoader, one worker a core",
 }
-OPEN_CLIP = {"clip_vit_b_32": "ViT-B-32", "clip_vit_b_16": "ViT-B-16", "clip_vit_l_14": "ViT-L-14"}
 AIM = 0.9
 
 
@@ -191,8 +193,9 @@ def _this() -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    data = os.environ.get("GUIE_DATA", str(Path(__file__).resolve().parents[3] / "shared" / "data"))
-    parser.add_argument("--photos", type=Path, default=Path(data), help="folder of the real images (default GUIE_DATA)")
+    parser.add_argument(
+        "--photos", type=Path, default=Path(PHOTOS), help="folder of the real images (default GUIE_DATA)"
+    )
     parser.add_argument("--encoder", default="clip_vit_b_32", choices=sorted(OPEN_CLIP))
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=3)

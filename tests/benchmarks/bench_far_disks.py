@@ -30,8 +30,9 @@ SHARDS_AT_A_TIME = 8
 
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    data = os.environ.get("GUIE_DATA", str(Path(__file__).resolve().parents[3] / "shared" / "data"))
-    parser.add_argument("--photos", default=data, help="folder with .jpg files at any depth (default GUIE_DATA)")
+    parser.add_argument(
+        "--photos", default=bench_reading.PHOTOS, help="folder with .jpg files at any depth (default GUIE_DATA)"
+    )
     parser.add_argument("--images", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args(argv)

@@ -32,12 +32,12 @@ CONTENDERS = {
     "decode": "limit: decode_jpeg of the whole image and nothing else",
     "decode_crop": "limit: guie's cropped decode and nothing else",
 }
+PHOTOS = os.environ.get("GUIE_DATA") or str(Path(__file__).resolve().parents[3] / "shared" / "data")
 
 
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    data = os.environ.get("GUIE_DATA", str(Path(__file__).resolve().parents[3] / "shared" / "data"))
-    parser.add_argument("--photos", default=data, help="folder with .jpg files at any depth (default GUIE_DATA)")
+    parser.add_argument("--photos", default=PHOTOS, help="folder with .jpg files at any depth (default GUIE_DATA)")
     parser.add_argument("--images", type=int, default=2048)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", default=",".join(CONTENDERS), help="contenders, with commas between")
