@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipeline import config, files
+from pipeline import config, files, stages
 from pipeline.config import Run
 from pipeline.data import sources
 from pipeline.errors import BadInput
@@ -26,6 +26,11 @@ def main(run: Run) -> None:
     folder = Path(run.run_dir)
     result = files.read_json(folder / "metrics.json")
     sheet = folder / "contact_sheet.jpg"
+    stage = stages.report(run)
+    if stage.is_done():
+        print(f"report: done already, {folder / 'report.html'}")
+        return
+    mark = stage.begin(["report.html"])
     try:
         items, missing = _scored_items(run), ""
     except BadInput as error:  # the scored images are gone since: the numbers stand without them
@@ -45,6 +50,7 @@ def main(run: Run) -> None:
         config=config.to_yaml(run),
     )
     files.write_text(folder / "report.html", page)
+    stage.finish(mark)
     print(f"report: {folder / 'report.html'}")
 
 

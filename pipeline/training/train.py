@@ -77,13 +77,16 @@ def main(run: Run) -> None:
     if len(set(steps)) > 1:
         mend = "run_dir must be one folder that all hosts see, or hold the same checkpoint everywhere"
         raise BadInput(f"the hosts' newest checkpoints are of different steps ({', '.join(map(str, steps))}): {mend}")
+    mark = {"recipe": inputs.recipe(run), "inputs": inputs.held(run, records)}
     data = open_data(run, records)
     # All of them before the first is trained: what cannot be is said at once.
     phases = [plan_phase(run, found, data.classes, number) for number in range(len(run.train.phases))]
     if found.is_chief:
         files.write_text(folder / "config.yaml", config.to_yaml(run))
     log = MetricsLog(folder, resumed.get("step", 0), writes=found.is_chief)
-    writer = checkpoints.Writer(checkpoints.folder_of(run.run_dir), run.train.checkpoints_kept, writes=found.is_chief)
+    writer = checkpoints.Writer(
+        checkpoints.folder_of(run.run_dir), run.train.checkpoints_kept, writes=found.is_chief, mark=mark
+    )
     start, built, first = checkpoints.newest(writer.folder), None, resumed.get("phase", 0)
     if start and not resumed["phase_step"]:  # saved between two phases: it is of the one that ended
         built = prepare(run, found, phases[first - 1], len(data.classes.labels), None, start).built
@@ -184,8 +187,6 @@ def train_phase(
         why = "" if last else _asked_to_stop(found, stopping, 2 * longest)
         if done % train.checkpoint_every_steps == 0 or last or why:
             at = {
-                "recipe": checkpoints.recipe_fingerprint(run),
-                "inputs": inputs.of(run, data.records),
                 "phase": phase.number + last,
                 "phase_step": 0 if last else done,
                 "step_before": log.step if last else before,
