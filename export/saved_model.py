@@ -20,7 +20,6 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from export import card, formats
 from export.contract_probe import KEY
-from pipeline import stages
 from pipeline.config import Run
 from pipeline.data.preprocessing import Preprocess, normalize, resize
 from pipeline.errors import BadInput
@@ -29,6 +28,7 @@ from pipeline.evaluation.submission_zip import zip_submission
 from pipeline.files import atomic_path, file_sha256, write_json
 from pipeline.models.embedder import Embedder, average_features
 from pipeline.models.weights.variables import weights_digest
+from pipeline.stages import depends
 from pipeline.training import checkpoints
 
 AtSizes = Sequence[tuple[keras.Model, Preprocess]]
@@ -249,7 +249,7 @@ def main(config: Run) -> None:
     folder, submission = run_dir / "export" / "saved_model", run_dir / "submission.zip"
     facts_path = run_dir / "export" / "fingerprint.json"
     print(f"export: reads {run_dir / 'checkpoints'}, writes {run_dir / 'export'} and {submission}")
-    stage = stages.export(config)
+    stage = depends.export(config)
     if stage.is_done():
         card.write(config)
         print(f"export: {submission} is of the newest checkpoint already, nothing to do")

@@ -57,7 +57,7 @@ def run_all(config: Any, redo: bool) -> None:
     Writes   <run_dir>/: records/, checkpoints/, export/, submission.zip, metrics.json, report.html
     Example  guie run configs/demo.yaml train.seed=1 run_dir=runs/b
     """
-    import_quietly("pipeline.run").main(config, redo)
+    import_quietly("pipeline.run").main(config, redo=redo)
 
 
 @guie.command()

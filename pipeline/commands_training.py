@@ -108,7 +108,7 @@ def status(path: str, overrides: tuple[str, ...]) -> None:
             raise BadInput(f"expected a run folder, {folder} holds no config.yaml: `guie run` writes it")
         overrides, path = (f"run_dir={json.dumps(str(folder))}", *overrides), str(folder / "config.yaml")
     config = read_config(RUN, path, overrides)
-    import_quietly("pipeline.status").main(config)
+    import_quietly("pipeline.stages.status").main(config)
 
 
 COMMANDS = (train, plan, soup, sweep, status)

@@ -90,7 +90,7 @@ def stat_digest(paths: Iterable[str]) -> str:
         if path not in found:
             try:
                 facts = os.stat(path)
-                numbers = (facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino)
+                numbers: tuple[int, ...] = (facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino)
             except (OSError, ValueError):  # ValueError: a zero byte in a name of a table
                 numbers = ()
             found[path] = repr(numbers).encode()
@@ -224,15 +224,19 @@ class Stage:
         before = (self.read() or {}).get("made") or {}
         for name in before.keys() - set(makes):
             files.remove(self.folder / name)
-        mark = {
+        mark = self.begun(makes)
+        files.write_json(self.path, mark)
+        return mark
+
+    def begun(self, makes: Sequence[str]) -> dict[str, Any]:
+        """A mark of what is read now and of nothing finished, not written yet."""
+        return {
             "version": VERSION,
             "finished": False,
             "keys": dict(self.keys),
             "inputs": {name: known(each) for name, each in self.inputs.items()},
             "made": {name: {} for name in makes},
         }
-        files.write_json(self.path, mark)
-        return mark
 
     def finish(self, mark: dict[str, Any]) -> None:
         """The mark that `begin` gave, with what was made."""

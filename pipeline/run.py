@@ -7,15 +7,14 @@ With `seeds: [0, 1, …]` the records are built once, each seed is trained, expo
 <run_dir>/metrics.json holds the means over the seeds, with intervals over seeds and queries.
 """
 
-import dataclasses
 from pathlib import Path
 
-from pipeline import config, files, marks, stages
+from pipeline import config, files, marks
 from pipeline.config import Run
 from pipeline.config.phase_keys import expect_phases
-from pipeline.errors import BadInput
 from pipeline.evaluation import precisions, score_table
 from pipeline.quiet import import_quietly
+from pipeline.stages import depends
 from pipeline.training import checkpoints, inputs
 from tfrecords import contact_sheet
 
@@ -27,7 +26,7 @@ def main(run: Run, redo: bool = False) -> None:
     Without it they are refused: raises BadInput, also for a seed that stands twice.
     """
     folder = Path(run.run_dir)
-    runs = seeds_of(run)
+    runs = config.seeds_of(run)
     for each in runs:
         expect_phases(each)
         if redo:
@@ -45,7 +44,7 @@ def main(run: Run, redo: bool = False) -> None:
         for name in ("pipeline.training.train", "export.saved_model"):
             import_quietly(name).main(each)
         if not run.score.index:  # what was scored before would be shown still
-            for stage in (stages.score(each), stages.report(each)):
+            for stage in (depends.score(each), depends.report(each)):
                 stage.drop()
             import_quietly("export.card").write(each)
             continue
@@ -75,32 +74,17 @@ def remove_stale(run: Run, recipe_alone: bool = False) -> None:
 
 def draw_sheet(run: Run) -> None:
     """`<run_dir>/contact_sheet.jpg`, of the records."""
-    stage, folder = stages.contact_sheet(run), Path(run.run_dir)
+    stage, folder = depends.contact_sheet(run), Path(run.run_dir)
     if not stage.is_done():
         mark = stage.begin(["contact_sheet.jpg"])
         contact_sheet.write(folder / "records", folder / "contact_sheet.jpg")
         stage.finish(mark)
 
 
-def seeds_of(run: Run) -> list[Run]:
-    """The run of each seed; without seeds the run itself. Raises BadInput for a seed that stands twice."""
-    if len(set(run.seeds)) < len(run.seeds):
-        raise BadInput(f"seeds: expected each once, got {run.seeds}")
-    return [of_seed(run, seed) for seed in run.seeds] or [run]
-
-
-def of_seed(run: Run, seed: int) -> Run:
-    """The run of one seed, in a folder of its own, on the records and features of the whole."""
-    placed = config.below(run, f"seed-{seed}")
-    return dataclasses.replace(
-        placed, name=f"{run.name}, seed {seed}", train=dataclasses.replace(placed.train, seed=seed)
-    )
-
-
 def score(run: Run) -> None:
     """Scores the exported submission beside the references; `<run_dir>/metrics.json`, precisions.npz."""
     folder = Path(run.run_dir)
-    path, stage = folder / "metrics.json", stages.score(run)
+    path, stage = folder / "metrics.json", depends.score(run)
     if stage.is_done():
         print(f"score: done already, {path}")
         return
@@ -127,7 +111,7 @@ def score(run: Run) -> None:
 def score_seeds(run: Run, runs: list[Run]) -> None:
     """The scores of all seeds as one, from what `score` left in their folders; `<run_dir>/metrics.json`."""
     path = Path(run.run_dir) / "metrics.json"
-    stage = stages.score_of_seeds(run, runs)
+    stage = depends.score_of_seeds(run, runs)
     if stage.is_done():
         print(f"score: done already, {path}")
         return

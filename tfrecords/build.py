@@ -220,7 +220,7 @@ def table(space: LabelSpace, done: list[dict[str, Any]]) -> str:
 def _stage(config: Run, selected: selection.Selection) -> marks.Stage:
     """The records as a whole; what each shard was made of stands in its own mark."""
     listing = fingerprint([(chunk.stem, chunks.fingerprint(chunk)) for chunk in selected.chunks])
-    inputs = {LISTING: marks.Digest(listing)}
+    inputs: dict[str, marks.Input] = {LISTING: marks.Digest(listing)}
     if config.records.merge_classes:
         inputs["records.merge_classes"] = marks.Files.below(Path(config.records.merge_classes))
     return marks.Stage("records", Path(config.run_dir) / "records", _keys(config), inputs, place=".build")

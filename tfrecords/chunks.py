@@ -1,7 +1,8 @@
 """Makes one shard from its chunk, in a worker process, on any machine that sees the folder.
 
 A shard is done when `.build/<stem>.json`, its mark, describes it, its index and the images that it was made of. The
-mark is written last.
+index and the mark are written first, then the shard is renamed, so a finished shard is never made again; last the mark
+gets the stats of both.
 """
 
 import hashlib
@@ -128,12 +129,15 @@ def make_shard(folder: Path, jpeg: JpegSettings, chunk: Chunk) -> dict[str, Any]
         if mark["file"]:
             shard = folder / mark["file"]
             write_text(index_path(shard), index)
-            os.replace(temporary, shard)
             hashes = {shard: mark["sha256"], index_path(shard): hashlib.sha256(index.encode()).hexdigest()}
             for path, digest in hashes.items():
-                stat = marks.Files([(path.name, path)]).quick()
-                mark["made"][path.name] = {"quick": stat, "content": marks.of_contents([(path.name, digest)])}
+                mark["made"][path.name] = {"quick": "", "content": marks.of_contents([(path.name, digest)])}
         write_json(mark_path(folder, chunk.stem), mark)
+        if mark["file"]:
+            os.replace(temporary, folder / mark["file"])
+            for name, held in mark["made"].items():
+                held["quick"] = marks.Files([(name, folder / name)]).quick()
+            write_json(mark_path(folder, chunk.stem), mark)
     finally:
         temporary.unlink(missing_ok=True)
     return mark

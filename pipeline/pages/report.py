@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipeline import config, files, stages
+from pipeline import config, files
 from pipeline.config import Run
 from pipeline.data import sources
 from pipeline.errors import BadInput
@@ -16,6 +16,7 @@ from pipeline.evaluation import score_table
 from pipeline.pages import charts
 from pipeline.pages.pictures import Figure, data_url, thumbnail
 from pipeline.pages.render import render
+from pipeline.stages import depends
 from tfrecords.sources import Item
 
 THUMBNAIL_PX = 160
@@ -26,7 +27,7 @@ def main(run: Run) -> None:
     folder = Path(run.run_dir)
     result = files.read_json(folder / "metrics.json")
     sheet = folder / "contact_sheet.jpg"
-    stage = stages.report(run)
+    stage = depends.report(run)
     if stage.is_done():
         print(f"report: done already, {folder / 'report.html'}")
         return

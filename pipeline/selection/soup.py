@@ -113,6 +113,7 @@ def main(options: Options) -> None:
     state = {
         **ingredients[0].state,
         "recipe": inputs.recipe(run),
+        "metrics": [],
         "soup": {"asked": asked, "runs": [each.name for each in members]},
     }
     writer = checkpoints.Writer(folder, kept=1)

@@ -19,7 +19,6 @@ from pipeline.training import inputs
 if TYPE_CHECKING:
     from pipeline.models.embedder import Embedder
 
-UNFINISHED = "not finished"
 _NAME = re.compile(r"step-(\d{9})\.safetensors")
 
 
@@ -79,8 +78,35 @@ def reasons(run: Run) -> list[str]:
     state = read_state(path)
     why = recipe_changes(state, run) or [f"{name} changed" for name in inputs.changed(state, run)]
     if not why and not state.get("finished"):
-        return [f"{UNFINISHED}: {path.name} is within the training"]
-    return why
+        return [f"not finished: {path.name} is within the training"]
+    return why or _damage(run)
+
+
+def expect_whole(run: Run) -> None:
+    """Raises BadInput where the checkpoint that ended the training is not what was saved."""
+    if why := _damage(run):
+        raise BadInput(f"{run.run_dir}: {marks.said(why)} since it was saved; {marks.MEND}")
+
+
+def mark_whole(run: Run) -> None:
+    """Marks the checkpoint that ended the training: its bytes are known from now on."""
+    path = newest(folder_of(run.run_dir))
+    if path is not None:
+        stage = _stage(run)
+        stage.finish(stage.begun([path.relative_to(run.run_dir).as_posix()]))
+
+
+def _stage(run: Run) -> marks.Stage:
+    """What the training is made of stands in its checkpoints; the mark tells of the last one's bytes."""
+    return marks.Stage("train", Path(run.run_dir))
+
+
+def _damage(run: Run) -> list[str]:
+    """Of another newest checkpoint than the marked one nothing is known."""
+    path, mark = newest(folder_of(run.run_dir)), _stage(run).read()
+    if path is None or not mark or path.relative_to(run.run_dir).as_posix() not in mark.get("made", ()):
+        return []
+    return _stage(run).reasons()
 
 
 def remove(run: Run) -> None:

@@ -20,7 +20,7 @@ def recipe(run: Run) -> dict[str, Any]:
     """Every key that decides the weights; not how often is logged or saved, nor where files lie (`of`)."""
     kept = ("phases", "loss", "optimizer", "seed", "fold")
     train = {key: value for key, value in dataclasses.asdict(run.train).items() if key in kept}
-    train["init_from"] = bool(run.train.init_from)
+    train |= {"init_from": bool(run.train.init_from), "validation": bool(run.train.validation)}
     for loss in (train["loss"], *(phase["loss"] for phase in train["phases"] if phase["loss"])):
         loss["sharded"] = False  # checkpoints hold the classes whole
     keys = {"train": train, "encoder": without_paths(run.encoder), "embedder": dataclasses.asdict(run.embedder)}

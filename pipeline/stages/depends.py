@@ -9,6 +9,7 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
+from pipeline.attached import tensorflow_build
 from pipeline.config import Run, to_yaml
 from pipeline.data import sources
 from pipeline.files import fingerprint
@@ -16,8 +17,6 @@ from pipeline.marks import Digest, Files, Input, Stage, flat
 from pipeline.training import checkpoints, inputs
 
 PACKAGES = ("pipeline", "tfrecords", "export")
-# What counts beside guie's own code, under each name that its distribution has.
-LIBRARIES = (("tensorflow", "tensorflow-cpu", "tensorflow-tpu"), ("keras",))
 REPORTED = ("metrics.json", "metrics.jsonl", "contact_sheet.jpg")
 
 
@@ -82,20 +81,11 @@ def _code() -> dict[str, Input]:
 @cache
 def _code_digest() -> str:
     """Of guie's own files and of the libraries' versions: what either changes is made again where that is cheap."""
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     named = [
         (path.relative_to(root).as_posix(), path)
         for package in PACKAGES
         for path in sorted((root / package).rglob("*"))
         if path.is_file() and path.suffix != ".pyc"
     ]
-    return Files(named, beside=fingerprint([_version(names) for names in LIBRARIES])).content()
-
-
-def _version(distributions: Sequence[str]) -> str:
-    for name in distributions:
-        try:
-            return metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return ""
+    return Files(named, beside=f"{tensorflow_build()}, Keras {metadata.version('keras')}").content()

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline import marks, stages
-from pipeline.config import Run
+from pipeline import marks
+from pipeline.config import Run, seeds_of
 from pipeline.console import table
 from pipeline.errors import BadInput
 from pipeline.quiet import import_quietly
-from pipeline.run import seeds_of
+from pipeline.stages import depends
 from pipeline.training import checkpoints
 
 DONE, STALE, MISSING = "done", "stale", "missing"
@@ -40,19 +40,19 @@ def table_rows(run: Run) -> list[Row]:
     rows: list[Row] = []
     if run.records.sources:
         rows.append(row("records", lambda: import_quietly("tfrecords.build").reasons(run)))
-        rows.append(row("contact sheet", lambda: stages.contact_sheet(run).reasons(), rows[-1:]))
+        rows.append(row("contact sheet", lambda: depends.contact_sheet(run).reasons(), rows[-1:]))
     records, ends = rows[:1], []
     for each in seeds_of(run):
         of = f"{Path(each.run_dir).name} " if run.seeds else ""
         rows.append(row(f"{of}train", lambda: checkpoints.reasons(each), records))  # noqa: B023, called here
-        rows.append(row(f"{of}export", lambda: stages.export(each).reasons(), rows[-1:]))  # noqa: B023
+        rows.append(row(f"{of}export", lambda: depends.export(each).reasons(), rows[-1:]))  # noqa: B023
         if run.score.index:
-            rows.append(row(f"{of}score", lambda: stages.score(each).reasons(), rows[-1:]))  # noqa: B023
+            rows.append(row(f"{of}score", lambda: depends.score(each).reasons(), rows[-1:]))  # noqa: B023
             ends.append(rows[-1])
-            rows.append(row(f"{of}report", lambda: stages.report(each).reasons(), rows[-1:]))  # noqa: B023
+            rows.append(row(f"{of}report", lambda: depends.report(each).reasons(), rows[-1:]))  # noqa: B023
     if run.score.index and run.seeds:
-        rows.append(row("score", lambda: stages.score_of_seeds(run, seeds_of(run)).reasons(), ends))
-        rows.append(row("report", lambda: stages.report(run).reasons(), rows[-1:]))
+        rows.append(row("score", lambda: depends.score_of_seeds(run, seeds_of(run)).reasons(), ends))
+        rows.append(row("report", lambda: depends.report(run).reasons(), rows[-1:]))
     return rows
 
 
