@@ -14,4 +14,6 @@ def whole(tmp_path_factory) -> World:
 
 @pytest.fixture
 def world(whole, tmp_path) -> World:
-    return whole.copied(tmp_path / "world")
+    copied = whole.copied(tmp_path / "world")
+    assert copied.guie("report") == 0  # the page shows the config, and with it where the run lies
+    return copied
