@@ -28,6 +28,7 @@ from pipeline.files import atomic_path
 LARGEST_BYTES = 1_900_000_000  # of weights; a protobuf or flatbuffer holds at most 2 GiB
 ONNX_OPSET = 18  # the first whose Resize has antialias
 SIZES = ((31, 57), (240, 180), (480, 640))  # height, width of the images on which formats are compared
+FILES = {"onnx": "model.onnx", "litert": "model.tflite", "torchscript": "submission_torch.zip"}
 # Largest difference of any number from the SavedModel's: libraries round differently when they resize.
 TOLERANCES = {"onnx": 1e-4, "litert": 1e-4, "torchscript": torchscript.TOLERANCE}
 Embed = Callable[[np.ndarray], np.ndarray]  # uint8 [B, H, W, 3] → float32 [B, D]
@@ -47,12 +48,12 @@ def write(
     name: str, config: Run, model: keras.Model, preprocess: Preprocess, folder: Path
 ) -> tuple[Path, Embed, tuple[tuple[int, int], ...]]:
     """Writes one format into `folder`; returns its file, a function that embeds with it, the sizes that it takes."""
+    path = folder / FILES[name]
     if name == "onnx":
-        return (path := folder / "model.onnx"), write_onnx(model, preprocess, path), SIZES
+        return path, write_onnx(model, preprocess, path), SIZES
     if name == "litert":
         side = (preprocess.image_size_px, preprocess.image_size_px)
-        return (path := folder / "model.tflite"), write_litert(model, preprocess, path), (side,)
-    path = folder / "submission_torch.zip"
+        return path, write_litert(model, preprocess, path), (side,)
     with tempfile.TemporaryDirectory() as temporary:
         config_yaml = Path(temporary) / "config.yaml"
         config_yaml.write_text(to_yaml(config), encoding="utf-8")

@@ -25,16 +25,16 @@ from pipeline.data.preprocessing import Preprocess, normalize, resize
 from pipeline.errors import BadInput
 from pipeline.evaluation import halves
 from pipeline.evaluation.submission_zip import zip_submission
-from pipeline.files import atomic_path, file_sha256, fingerprint, read_json, write_json
+from pipeline.files import atomic_path, file_sha256, write_json
 from pipeline.models.embedder import Embedder, average_features
 from pipeline.models.weights.variables import weights_digest
+from pipeline.stages import depends
 from pipeline.training import checkpoints
 
 AtSizes = Sequence[tuple[keras.Model, Preprocess]]
 CROP_SHARE = 0.875  # side of a crop as a share of the image's
 # (top, left) of each further view, as shares of the margin that a crop leaves: the centre, the corners.
 CROPS = ((0.5, 0.5), (0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0))
-GRAPH = 2  # its version: exports of an earlier one are written again
 # An op that a newer TensorFlow writes into the function that saves variables; 2.6.4 lacks it.
 UNKNOWN_TO_SCORER = "DisableCopyOnRead"
 
@@ -204,16 +204,6 @@ def make_loadable_by_scorer(saved_model_dir: Path) -> int:
     return removed
 
 
-def source_fingerprint(config: Run) -> str | None:
-    """Cache key of an export: the newest checkpoint (without one None), the graph and the config that shapes it."""
-    newest = checkpoints.newest(Path(config.run_dir) / "checkpoints")
-    if newest is None:
-        return None
-    state = (newest.name, newest.stat().st_size, newest.stat().st_mtime_ns)
-    parts = [dataclasses.asdict(part) for part in (config.encoder, config.embedder, config.export)]
-    return fingerprint([state, GRAPH, *parts])
-
-
 def formats_beside(config: Run) -> list[str]:
     """The formats that are asked for beside the SavedModel; BadInput for what they cannot hold."""
     wanted = [name for name in config.export.formats if name != "saved_model"]
@@ -257,16 +247,17 @@ def write_formats(
 def main(config: Run) -> None:
     run_dir = Path(config.run_dir)
     folder, submission = run_dir / "export" / "saved_model", run_dir / "submission.zip"
-    mark = run_dir / "export" / "fingerprint.json"
+    facts_path = run_dir / "export" / "fingerprint.json"
     print(f"export: reads {run_dir / 'checkpoints'}, writes {run_dir / 'export'} and {submission}")
-    source = source_fingerprint(config)
-    done = mark.is_file() and folder.is_dir() and submission.is_file()
-    if done and source and read_json(mark).get("source") == source:
+    stage = depends.export(config)
+    if stage.is_done():
         card.write(config)
         print(f"export: {submission} is of the newest checkpoint already, nothing to do")
         return
 
-    formats_beside(config)  # before anything is written
+    beside = formats_beside(config)  # before anything is written
+    makes = ["export/saved_model", "submission.zip", "export/fingerprint.json"]
+    mark = stage.begin([*makes, *(f"export/{formats.FILES[name]}" for name in beside)])
     keras.config.set_dtype_policy("float32")  # a training in this process may have left bfloat16
     embedder = checkpoints.load_trained(config)
     save_embedder(config, embedder, folder)
@@ -274,7 +265,6 @@ def main(config: Run) -> None:
     written = write_formats(config, embedder.model, embedder.preprocess, folder)
     dim = int(embedder.model.output_shape[-1])
     facts = {
-        "source": source,
         "weights_sha256": weights_digest(embedder.model.weights),
         "submission_sha256": file_sha256(submission),
         "embedding_dim": dim,
@@ -284,6 +274,7 @@ def main(config: Run) -> None:
         "tensorflow": tf.__version__,
         "keras": keras.__version__,
     }
-    write_json(mark, facts)
+    write_json(facts_path, facts)
     card.write(config)
+    stage.finish(mark)
     print(f"export: {submission}, {os.path.getsize(submission) / 1e6:,.1f} MB, {KEY} of {dim} numbers")

@@ -97,10 +97,10 @@ print("\n".join(overrides))
 from pipeline import cli
 from pipeline.config import Run, load
 from pipeline.errors import BadInput
-from pipeline.training import checkpoints
+from pipeline.training import checkpoints, inputs
 
 CONFIG, run = str(package / "config.yaml"), WORKING / "run"
-recipe = checkpoints.recipe_fingerprint(load(Run, CONFIG, overrides))
+recipe = inputs.recipe(load(Run, CONFIG, overrides))
 found = sorted(INPUT.rglob("checkpoints/step-*.safetensors"), key=lambda path: path.name)
 saved = []
 for path in found:

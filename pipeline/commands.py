@@ -45,17 +45,19 @@ def guie() -> None:
 
 @guie.command("run")
 @takes_config(RUN)
-def run_all(config: Any) -> None:
+@click.option("--redo", is_flag=True, help="Remove records and checkpoints that are stale, and make them anew.")
+def run_all(config: Any, redo: bool) -> None:
     """Runs tfrecords → train → export → score in one folder.
 
-    What is done is not done again; a run that was killed goes on from there.
+    What is done is not done again; a run that was killed goes on from there. Where the config or a file has changed
+    since, exports, scores and pages are made again; records and checkpoints are refused, unless --redo is given.
 
     \b
     Reads    the images of records.sources
     Writes   <run_dir>/: records/, checkpoints/, export/, submission.zip, metrics.json, report.html
     Example  guie run configs/demo.yaml train.seed=1 run_dir=runs/b
     """
-    import_quietly("pipeline.run").main(config)
+    import_quietly("pipeline.run").main(config, redo=redo)
 
 
 @guie.command()

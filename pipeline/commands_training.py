@@ -1,11 +1,12 @@
 """The commands of training: one, what it needs, several to choose from; see `pipeline.commands`."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import click
 
-from pipeline.command_line import PATH, Command, takes_config
+from pipeline.command_line import PATH, Command, read_config, takes_config
 from pipeline.errors import BadInput
 from pipeline.quiet import import_quietly
 
@@ -86,4 +87,28 @@ def sweep(context: click.Context, config: Any) -> None:
     import_quietly("pipeline.pages.sweep").main(config)
 
 
-COMMANDS = (train, plan, soup, sweep)
+@click.command(cls=Command)
+@click.argument("path", metavar="RUN", type=PATH)
+@click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
+def status(path: str, overrides: tuple[str, ...]) -> None:
+    """Shows which stages of a run are done, stale or missing, and why.
+
+    RUN is a run folder, or the CONFIG of one; KEY=VALUE replaces one of its keys, dotted as in train.seed=1. A stage is
+    stale where the config or a file that it was made of has changed since: guie run makes exports, scores and pages
+    again by itself, records and checkpoints with --redo.
+
+    \b
+    Reads    RUN: config.yaml, and what the stages were made of
+    Writes   nothing; prints a table
+    Example  guie status runs/demo
+    """
+    folder = Path(path)
+    if folder.is_dir():
+        if not (folder / "config.yaml").is_file():
+            raise BadInput(f"expected a run folder, {folder} holds no config.yaml: `guie run` writes it")
+        overrides, path = (f"run_dir={json.dumps(str(folder))}", *overrides), str(folder / "config.yaml")
+    config = read_config(RUN, path, overrides)
+    import_quietly("pipeline.stages.status").main(config)
+
+
+COMMANDS = (train, plan, soup, sweep, status)

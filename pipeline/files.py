@@ -1,5 +1,6 @@
 """Files of a run folder: whole or absent, JSON and CSV, globs, fingerprints. What is read may be behind a URL."""
 
+import contextlib
 import csv
 import glob
 import hashlib
@@ -25,7 +26,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     for stale in path.parent.glob(f".partial-{path.name}-*"):
-        _remove(stale)
+        remove(stale)
     temporary = path.parent / f".partial-{path.name}-{os.getpid()}"
     try:
         yield temporary
@@ -33,10 +34,14 @@ def atomic_path(path: Path) -> Iterator[Path]:
             shutil.rmtree(path)  # a folder cannot be renamed over one that holds files
         os.replace(temporary, path)
     finally:
-        _remove(temporary)
+        remove(temporary)
 
 
 def write_text(path: Path, text: str) -> None:
+    """Whole or not at all; a file that holds the text already stays as it is, with its times."""
+    with contextlib.suppress(OSError):
+        if path.read_bytes() == text.encode():
+            return
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
@@ -123,7 +128,8 @@ def _existing(path: File) -> File:
     return path
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """A file or a folder, where it is there."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:

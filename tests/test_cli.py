@@ -42,8 +42,8 @@ sys.exit(cli.main(["verify", "a"]))
 """
 FILES = ("commands.py", "commands_older.py", "commands_training.py", "run.py")  # all that import by name
 COMMANDS = [
-    *("run", "tfrecords", "verify", "contact-sheet", "train", "plan", "soup", "sweep", "import-weights", "export"),
-    *("check", "submit", "score", "embed", "zero-shot", "staged", "similar", "captions", "browse", "report"),
+    *("run", "tfrecords", "verify", "contact-sheet", "train", "plan", "soup", "sweep", "status", "import-weights"),
+    *("export", "check", "submit", "score", "embed", "zero-shot", "staged", "similar", "captions", "browse", "report"),
 ]
 YAML = {
     "run.yaml": "train: {phases: [{name: head}]}",
@@ -132,7 +132,7 @@ def called(tmp_path, monkeypatch):
     def without_main(name: str):
         module = importlib.import_module(name)
         if hasattr(module, "main"):
-            monkeypatch.setattr(module, "main", found.append)
+            monkeypatch.setattr(module, "main", lambda config, **options: found.append(config))
         return module
 
     for module in (commands, commands_older, commands_training):

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import console
+from pipeline import console, marks
 from pipeline.config import Run
 from pipeline.errors import BadInput
 from pipeline.files import fingerprint, read_json, write_csv, write_json
@@ -33,13 +33,16 @@ from tfrecords.selection import Chunk
 
 # Of the records: raise it with any change of pixels or order, so that old and new shards never mix.
 FORMAT = 1
+MADE = ("labels.json", "rejects.csv", "duplicates.csv", "manifest.json")
+LISTING, UNFINISHED = "the list of images", "the build was not finished"
 
 
-def main(config: Run) -> None:
+def main(config: Run, redo: bool = False) -> None:
     """Builds `<run_dir>/records/`, or says that it is built.
 
-    Raises BadInput as `selection.select`; the folder holds records of another config; more rejects than
-    `records.max_reject_share`.
+    `redo`: records of another config or of other images are removed and built anew. Raises BadInput as
+    `selection.select`; without `redo` the folder holds such records; a shard that is not of this build; more rejects
+    than `records.max_reject_share`.
     """
     records, folder = config.records, Path(config.run_dir) / "records"
     listings = selection.list_sources(config)
@@ -50,16 +53,18 @@ def main(config: Run) -> None:
         f"{total:,} images of {sum(selected.listed.values()):,} taken → {folder}",
         flush=True,
     )
-    listing = fingerprint([(chunk.stem, chunks.fingerprint(chunk)) for chunk in selected.chunks])
-    identity = {"format": FORMAT, "config": _config_fingerprint(config), "listing": listing}
-    _claim(folder, identity)
+    stage = _stage(config, selected)
+    _claim(stage, redo)
+    was_whole = not stage.reasons()
+    begun = stage.begin(MADE)
     made = list(selected.chunks)
-    marks = build_chunks(config, folder, made)
-    while new := selection.select_replacements(records, listings, selected, _kept(selected.space, marks), made):
+    done = build_chunks(config, folder, made, redo)
+    while new := selection.select_replacements(records, listings, selected, _kept(selected.space, done), made):
         print(f"tfrecords: {sum(chunk.count for chunk in new):,} more images replace rejected ones", flush=True)
         made += new
-        marks |= build_chunks(config, folder, new)
-    ordered = [marks[chunk.stem] for chunk in made]
+        done |= build_chunks(config, folder, new, redo)
+    ordered = [done[chunk.stem] for chunk in made]
+    _expect_these_alone(folder, made, ordered)
     rejects = selected.too_small + [
         (key, mark["source"], name, reason) for mark in ordered for key, name, reason in mark["rejects"]
     ]
@@ -76,18 +81,20 @@ def main(config: Run) -> None:
     shards = [{key: mark[key] for key in kept} for mark in ordered if mark["file"]]
     images = sum(shard["count"] for shard in shards)
     manifest = {
-        **identity,
+        "format": FORMAT,
+        "config": fingerprint(stage.keys),
+        "listing": stage.inputs[LISTING].content(),
         "images": images,
         "classes": len(space.classes),
         "rejects": len(rejects),
         "near_duplicates": records.near_duplicates,
         "shards": shards,
     }
-    earlier = folder / "manifest.json"  # written last
-    if not (earlier.exists() and (folder / "duplicates.csv").exists() and read_json(earlier) == manifest):
+    if not (was_whole and read_json(folder / "manifest.json") == manifest):
         rows = duplicates.rows(find_duplicates(config, folder, made, ordered))
         write_csv(folder / "duplicates.csv", duplicates.COLUMNS, rows)
-        write_json(folder / "manifest.json", manifest)
+        write_json(folder / "manifest.json", manifest)  # after all that it tells of
+    stage.finish(begun)
     print(table(space, ordered))
     short = [class_id for class_id in space.classes if sum(space.counts[class_id]) < max(records.min_per_class, 1)]
     if short:
@@ -103,41 +110,91 @@ def main(config: Run) -> None:
     )
 
 
-def build_chunks(config: Run, folder: Path, todo: list[Chunk]) -> dict[str, dict[str, Any]]:
-    """Makes the shards that are not done yet. Returns stem → mark, of all of them."""
+def reasons(config: Run) -> list[str]:
+    """Why the records are not what a build would make now; empty where they are. Raises BadInput as `main`."""
+    folder, listings = Path(config.run_dir) / "records", selection.list_sources(config)
+    selected = selection.select(config.records, listings)
+    stage = _stage(config, selected)
+    then = stage.read()
+    if then is None:
+        return [marks.NEVER]
+    if why := marks.differences(then, stage.keys, stage.inputs):
+        return why
+    todo, made = selected.chunks, list(selected.chunks)
+    done: dict[str, dict[str, Any]] = {}
+    while todo:
+        found, changed = examine(config, folder, todo)
+        if changed:
+            return [_of_images(changed)]
+        if missing := [chunk.stem for chunk in todo if chunk.stem not in found]:
+            damaged = f"{len(missing)} of {len(todo)} shards are missing or damaged, the first: {missing[0]}"
+            return [damaged] if then.get("finished") else [UNFINISHED]
+        done |= found
+        todo = selection.select_replacements(config.records, listings, selected, _kept(selected.space, done), made)
+        made += todo
+    return stage.damaged(then)
+
+
+def build_chunks(config: Run, folder: Path, todo: list[Chunk], redo: bool = False) -> dict[str, dict[str, Any]]:
+    """Makes the shards that are not done yet. Returns stem → mark, of all of them.
+
+    Raises BadInput where images are not those that a shard was made of; with `redo` it is made anew.
+    """
     records = config.records
     total = sum(chunk.count for chunk in todo)
-    marks = {chunk.stem: mark for chunk in todo if (mark := chunks.read_mark(folder, chunk)) is not None}
-    missing = [chunk for chunk in todo if chunk.stem not in marks]
+    done, changed = examine(config, folder, todo)
+    if changed and not redo:
+        raise BadInput(f"{folder}: {_of_images(changed)}; {marks.MEND}")
+    if changed:
+        print(f"tfrecords: {_of_images(changed)}: {len(changed)} shards are made anew", flush=True)
+        (folder / "manifest.json").unlink(missing_ok=True)
+    done = {stem: mark for stem, mark in done.items() if stem not in changed}
+    missing = [chunk for chunk in todo if chunk.stem not in done]
+    chunks.remove_shards(folder, {chunk.stem for chunk in missing})
     jpeg = JpegSettings(records.image_size_px, records.jpeg_quality)
-    if marks:
-        print(f"tfrecords: {len(marks)} of {len(todo)} shards are done", flush=True)
+    if done:
+        print(f"tfrecords: {len(done)} of {len(todo)} shards are done", flush=True)
     if records.runner == "beam":
         beam.make_shards(folder, missing, jpeg, records.beam_options)
-        marks |= {chunk.stem: mark for chunk in missing if (mark := chunks.read_mark(folder, chunk)) is not None}
-        if lost := [chunk.stem for chunk in missing if chunk.stem not in marks]:
+        done |= {chunk.stem: mark for chunk in missing if (mark := chunks.read_mark(folder, chunk)) is not None}
+        if lost := [chunk.stem for chunk in missing if chunk.stem not in done]:
             raise BadInput(f"Beam ended without {lost[0]}: do its workers see {folder.absolute()}?")
-        return marks
+        return done
     progress = console.Progress("tfrecords", total, "images", done=total - sum(chunk.count for chunk in missing))
-    rejected = sum(len(mark["rejects"]) for mark in marks.values())
-    workers = min(records.workers if records.workers > 0 else cores(), max(len(missing), 1))
-    for chunk, mark in in_processes(partial(chunks.make_shard, folder, jpeg), missing, workers):
-        marks[chunk.stem] = mark
+    rejected = sum(len(mark["rejects"]) for mark in done.values())
+    for chunk, mark in in_processes(partial(chunks.make_shard, folder, jpeg), missing, _workers(config, missing)):
+        done[chunk.stem] = mark
         rejected += len(mark["rejects"])
         progress.add(chunk.count, f"{rejected} rejects")
-    return marks
+    return done
 
 
-def find_duplicates(config: Run, folder: Path, made: list[Chunk], marks: list[dict[str, Any]]) -> list[Pair]:
+def examine(config: Run, folder: Path, todo: list[Chunk]) -> tuple[dict[str, dict[str, Any]], dict[str, list[str]]]:
+    """Stem → mark of the chunks whose shard is whole; stem → keys of images that changed since it was made.
+
+    Of chunks whose images have other stats the images are read, in parallel.
+    """
+    found = {chunk.stem: chunks.mark_of(folder, chunk) for chunk in todo}
+    other = [chunk for chunk in todo if (mark := found[chunk.stem]) and mark["quick"] != chunks.quick(chunk)]
+    changed: dict[str, list[str]] = {}
+    if other:
+        print(f"tfrecords: files of {len(other)} shards have other times: comparing their images", flush=True)
+        work = in_processes(partial(chunks.changed_images, folder), other, _workers(config, other))
+        changed = {chunk.stem: keys for chunk, keys in work if keys}
+    whole = {chunk.stem: mark for chunk in todo if (mark := chunks.read_mark(folder, chunk)) is not None}
+    return whole, changed
+
+
+def find_duplicates(config: Run, folder: Path, made: list[Chunk], done: list[dict[str, Any]]) -> list[Pair]:
     """The same picture in two splits, exact and (`records.near_duplicates`) near."""
     images: list[duplicates.Image] = []
-    for chunk, mark in zip(made, marks, strict=True):
+    for chunk, mark in zip(made, done, strict=True):
         left_out = {key for key, _, _ in mark["rejects"]}
         kept = (item.key for item, _ in chunk.items() if item.key not in left_out)
         images += [duplicates.Image(chunk.source, chunk.split, key) for key in kept]
-    pairs = duplicates.exact(images, [digest for mark in marks for digest in mark["hashes"]])
+    pairs = duplicates.exact(images, [digest for mark in done for digest in mark["hashes"]])
     if config.records.near_duplicates:
-        shards = [folder / mark["file"] for mark in marks if mark["file"]]
+        shards = [folder / mark["file"] for mark in done if mark["file"]]
         by_shard = duplicates.perceptual_hashes(shards, config.records.workers)
         hashes = np.array([value for shard in shards for value in by_shard[shard]], dtype=np.uint64)
         known = {pair.other for pair in pairs}
@@ -145,10 +202,10 @@ def find_duplicates(config: Run, folder: Path, made: list[Chunk], marks: list[di
     return pairs
 
 
-def table(space: LabelSpace, marks: list[dict[str, Any]]) -> str:
+def table(space: LabelSpace, done: list[dict[str, Any]]) -> str:
     """Images by source and split, as text."""
     counts: Counter[tuple[str, str]] = Counter()
-    for mark in marks:
+    for mark in done:
         counts[mark["source"], mark["split"]] += mark["count"]
     ranges = space.ranges()
     names = [*ranges]
@@ -160,39 +217,73 @@ def table(space: LabelSpace, marks: list[dict[str, Any]]) -> str:
     return console.table(["source", "classes", *SPLITS, "total"], texts)
 
 
-def _claim(folder: Path, identity: dict[str, Any]) -> None:
-    """Marks the folder as that of this config and listing; refuses one that holds other records."""
-    claim = folder / ".build" / "identity.json"
-    if claim.exists():
-        before = read_json(claim)
-        if before != identity:
-            what = next(key for key in ("format", "config", "listing") if before.get(key) != identity[key])
-            why = {"format": "of another version of guie", "config": "of another config", "listing": "of other images"}
-            raise BadInput(f"{folder} holds records {why[what]}: remove it, or choose another run_dir")
-    elif folder.is_dir() and any(folder.glob("*.tfrec")):
+def _stage(config: Run, selected: selection.Selection) -> marks.Stage:
+    """The records as a whole; what each shard was made of stands in its own mark."""
+    listing = fingerprint([(chunk.stem, chunks.fingerprint(chunk)) for chunk in selected.chunks])
+    inputs: dict[str, marks.Input] = {LISTING: marks.Digest(listing)}
+    if config.records.merge_classes:
+        inputs["records.merge_classes"] = marks.Files.below(Path(config.records.merge_classes))
+    return marks.Stage("records", Path(config.run_dir) / "records", _keys(config), inputs, place=".build")
+
+
+def _claim(stage: marks.Stage, redo: bool) -> None:
+    """Refuses a folder that holds other records; with `redo` removes what guie made of them."""
+    folder, then = stage.folder, stage.read()
+    ours = then is not None or any(folder.glob(".build/*.json"))
+    if not ours and any(folder.glob("*.tfrec")):
         raise BadInput(f"{folder} holds shards that guie tfrecords did not make: choose another run_dir")
+    why = ["its mark is missing"] if ours else []
+    if then is not None:
+        why = marks.differences(then, stage.keys, stage.inputs)
+    if why and not redo:
+        raise BadInput(f"{folder} holds records of another config or of other images: {marks.said(why)}; {marks.MEND}")
+    if why:
+        print(f"tfrecords: {marks.said(why)}: {folder} is removed and built anew", flush=True)
+        (folder / "manifest.json").unlink(missing_ok=True)
+        found = (chunks.OF_CHUNK.fullmatch(path.name) for path in folder.iterdir())
+        chunks.remove_shards(folder, {each["stem"] for each in found if each} | _marked(folder))
+        stage.drop()
     for stale in [*folder.glob(".partial-*"), *folder.glob(".build/.partial-*")]:
         stale.unlink(missing_ok=True)
-    write_json(claim, identity)
 
 
-def _config_fingerprint(config: Run) -> str:
-    """Of the keys that decide the bytes; the data's location and the number of workers do not."""
+def _expect_these_alone(folder: Path, made: list[Chunk], done: list[dict[str, Any]]) -> None:
+    """Removes shards of an earlier round that no class needs now; BadInput for one that guie did not make."""
+    chunks.remove_shards(folder, _marked(folder) - {chunk.stem for chunk in made})
+    named = {mark["file"] for mark in done}
+    if others := sorted(path for path in folder.glob("*.tfrec") if path.name not in named):
+        raise BadInput(f"{others[0]} is no shard of this build and would be trained on: move it elsewhere")
+
+
+def _marked(folder: Path) -> set[str]:
+    """The stems of the chunks that have a mark."""
+    return {path.stem for path in folder.glob(".build/*-*.json")}
+
+
+def _of_images(changed: dict[str, list[str]]) -> str:
+    keys = [key for found in changed.values() for key in found]
+    return f"{len(keys):,} images changed since the records were built, the first: {keys[0]}"
+
+
+def _workers(config: Run, todo: list[Chunk]) -> int:
+    return min(config.records.workers if config.records.workers > 0 else cores(), max(len(todo), 1))
+
+
+def _keys(config: Run) -> dict[str, Any]:
+    """The keys that decide the bytes; the data's location and the number of workers do not."""
     value = asdict(config.records)
-    for key in ("workers", "max_reject_share", "near_duplicates", "runner", "beam_options"):
+    for key in ("workers", "max_reject_share", "near_duplicates", "runner", "beam_options", "merge_classes"):
         value.pop(key)
-    left_out = sorted(set(value["split"].pop("left_out")))
-    if left_out:  # without one the records are those of a config from before there was the key
-        value["split"]["left_out"] = left_out
-    if config.records.merge_classes:
-        value["merge_classes"] = Path(config.records.merge_classes).read_text(encoding="utf-8-sig")
-    return fingerprint(value)
+    for source in value["sources"]:
+        source.pop("root")
+    value["split"]["left_out"] = sorted(set(value["split"]["left_out"]))
+    return {"the records' format": FORMAT, **marks.flat(value, "records")}
 
 
-def _counts(space: LabelSpace, marks: list[dict[str, Any]]) -> dict[ClassId, tuple[int, int, int]]:
+def _counts(space: LabelSpace, done: list[dict[str, Any]]) -> dict[ClassId, tuple[int, int, int]]:
     """Class → images kept in train, validation, test."""
     counts: Counter[tuple[int, str]] = Counter()
-    for mark in marks:
+    for mark in done:
         for label, count in mark["labels"].items():
             counts[int(label), mark["split"]] += count
     return {
@@ -201,6 +292,6 @@ def _counts(space: LabelSpace, marks: list[dict[str, Any]]) -> dict[ClassId, tup
     }
 
 
-def _kept(space: LabelSpace, marks: dict[str, dict[str, Any]]) -> dict[ClassId, int]:
+def _kept(space: LabelSpace, done: dict[str, dict[str, Any]]) -> dict[ClassId, int]:
     """Class → images kept so far."""
-    return {class_id: sum(counts) for class_id, counts in _counts(space, list(marks.values())).items()}
+    return {class_id: sum(counts) for class_id, counts in _counts(space, list(done.values())).items()}

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline.config.schema import Run
+from pipeline.errors import BadInput
 
 
 def below(run: Run, folder: str) -> Run:
@@ -24,3 +25,16 @@ def below(run: Run, folder: str) -> Run:
     )
     score = replace(run.score, index=shared(run.score.index), queries=shared(run.score.queries))
     return replace(run, run_dir=str(Path(run.run_dir) / folder), seeds=[], train=train, score=score)
+
+
+def seeds_of(run: Run) -> list[Run]:
+    """The run of each seed, in a folder of its own; without seeds the run. BadInput for a seed that stands twice."""
+    if len(set(run.seeds)) < len(run.seeds):
+        raise BadInput(f"seeds: expected each once, got {run.seeds}")
+    return [_of_seed(run, seed) for seed in run.seeds] or [run]
+
+
+def _of_seed(run: Run, seed: int) -> Run:
+    """On the records and features of the whole."""
+    placed = below(run, f"seed-{seed}")
+    return replace(placed, name=f"{run.name}, seed {seed}", train=replace(placed.train, seed=seed))

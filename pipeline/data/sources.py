@@ -13,9 +13,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from pipeline import marks
 from pipeline.config import Source
 from pipeline.errors import BadInput
-from pipeline.files import file_sha256, matching
+from pipeline.files import file_sha256, fingerprint, matching
 from pipeline.reading import expect_local
 from tfrecords import pixels, schema, shards
 from tfrecords.listing.items import as_text
@@ -62,6 +63,27 @@ def open_data(spec: str) -> list[ImageSet]:
     if name.lower() in SPLIT_NAMES:
         name = folder.resolve().parent.name
     return [_listed(name, "folder", folder)]
+
+
+def files_of(spec: str) -> marks.Files:
+    """The files behind `open_data(spec)`, to be known by; none where they are gone. Opens no image."""
+    given, equals, rest = spec.partition("=")
+    if equals and not Path(spec).exists() and "/" not in given:
+        return files_of(rest)
+    layout, colon, root = spec.partition(":")
+    of_layout = bool(colon) and layout in LAYOUTS
+    if not of_layout and not Path(spec).is_dir():
+        found = matching(spec)
+        tables = sorted({path.parent / "labels.json" for path in found}, key=str)
+        return marks.Files([(path.name, path) for path in [*found, *(each for each in tables if each.is_file())]])
+    layout, folder = (layout, Path(root)) if of_layout else ("folder", Path(spec))
+    try:
+        items = list(list_source(layout, folder).items)
+    except BadInput:
+        return marks.Files([])
+    paths = dict.fromkeys([str(folder)] * folder.is_file() + [item.file for item in items if item.file])
+    named = [(os.path.relpath(path, folder), Path(path)) for path in paths]
+    return marks.Files(named, beside=fingerprint([(item.key, item.class_name) for item in items]))
 
 
 def read_decoded(

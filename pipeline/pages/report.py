@@ -16,6 +16,7 @@ from pipeline.evaluation import score_table
 from pipeline.pages import charts
 from pipeline.pages.pictures import Figure, data_url, thumbnail
 from pipeline.pages.render import render
+from pipeline.stages import depends
 from tfrecords.sources import Item
 
 THUMBNAIL_PX = 160
@@ -26,6 +27,11 @@ def main(run: Run) -> None:
     folder = Path(run.run_dir)
     result = files.read_json(folder / "metrics.json")
     sheet = folder / "contact_sheet.jpg"
+    stage = depends.report(run)
+    if stage.is_done():
+        print(f"report: done already, {folder / 'report.html'}")
+        return
+    mark = stage.begin(["report.html"])
     try:
         items, missing = _scored_items(run), ""
     except BadInput as error:  # the scored images are gone since: the numbers stand without them
@@ -45,6 +51,7 @@ def main(run: Run) -> None:
         config=config.to_yaml(run),
     )
     files.write_text(folder / "report.html", page)
+    stage.finish(mark)
     print(f"report: {folder / 'report.html'}")
 
 

@@ -74,7 +74,7 @@ def scored_parts(fold: str, records: RecordSet) -> dict[str, np.ndarray]:
 def recipe(run: Run, records: RecordSet) -> str:
     """16 hex digits of all that decides the scores but the folds and seeds."""
     plain = replace(run, train=replace(run.train, fold="", seed=0))
-    weights = {key: digits for key, digits in inputs.of(run, records).items() if key != "train.records"}
+    weights = {key: each.content() for key, each in inputs.of_weights(run).items()}
     return files.fingerprint([checkpoints.recipe_fingerprint(plain), weights, asdict(run.devices), records.digest])
 
 

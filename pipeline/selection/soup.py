@@ -31,7 +31,7 @@ from pipeline.errors import BadInput
 from pipeline.models import embedder as embedders
 from pipeline.models.weights.variables import weights_digest
 from pipeline.retrieval.precisions import precisions
-from pipeline.training import checkpoints, devices, phases
+from pipeline.training import checkpoints, devices, inputs, phases
 from pipeline.training.feature_cache import Encodings
 
 # Keys of `encoder` that change no served number, or that a checkpoint says itself.
@@ -112,7 +112,8 @@ def main(options: Options) -> None:
         values = oven.with_own_pca(values)
     state = {
         **ingredients[0].state,
-        "recipe": checkpoints.recipe_fingerprint(run),
+        "recipe": inputs.recipe(run),
+        "metrics": [],
         "soup": {"asked": asked, "runs": [each.name for each in members]},
     }
     writer = checkpoints.Writer(folder, kept=1)

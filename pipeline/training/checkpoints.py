@@ -1,6 +1,5 @@
 """Checkpoints: one safetensors file a step, whole or absent, written beside the training."""
 
-import dataclasses
 import json
 import re
 import threading
@@ -11,6 +10,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from pipeline import files, marks
 from pipeline.config import Run
 from pipeline.errors import BadInput
 from pipeline.files import atomic_path, fingerprint
@@ -44,13 +44,16 @@ def read_state(path: Path) -> dict[str, Any]:
 
 
 def recipe_fingerprint(run: Run) -> str:
-    """Of all keys that decide the weights; not of how often is logged or saved, nor of where files lie (`inputs`)."""
-    kept = ("phases", "loss", "optimizer", "seed", "fold")
-    train = {key: value for key, value in dataclasses.asdict(run.train).items() if key in kept}
-    train["init_from"] = bool(run.train.init_from)
-    for loss in (train["loss"], *(phase["loss"] for phase in train["phases"] if phase["loss"])):
-        loss["sharded"] = False  # checkpoints hold the classes whole
-    return fingerprint([train, inputs.without_paths(run.encoder), dataclasses.asdict(run.embedder)])
+    """16 hex digits of `inputs.recipe`."""
+    return fingerprint(inputs.recipe(run))
+
+
+def recipe_changes(state: dict[str, Any], run: Run) -> list[str]:
+    """The keys of the recipe that a checkpoint was trained with other values of, each as a few words."""
+    held = state.get("recipe")
+    if not isinstance(held, dict):
+        return ["it was saved by another version of guie"]
+    return marks.changed_keys(held, inputs.recipe(run))
 
 
 def state_of(run: Run) -> dict:
@@ -59,12 +62,60 @@ def state_of(run: Run) -> dict:
     if path is None or run.devices.rehearse:
         return {}
     state = read_state(path)
-    if state["recipe"] != recipe_fingerprint(run):
+    if why := recipe_changes(state, run):
         raise BadInput(
-            f"{path} was trained by another recipe or is of another architecture than this config: choose another "
-            f"run_dir (and train.init_from={path} to start from it), or remove {Path(run.run_dir) / 'checkpoints'}"
+            f"{path} was trained by another recipe or is of another architecture than this config: {marks.said(why)}; "
+            f"{marks.MEND} (train.init_from={path} starts from it)"
         )
     return state
+
+
+def reasons(run: Run) -> list[str]:
+    """Why the training is not done; empty where the newest checkpoint ends it and is of this recipe and these files."""
+    path = newest(folder_of(run.run_dir))
+    if path is None:
+        return [marks.NEVER]
+    state = read_state(path)
+    why = recipe_changes(state, run) or [f"{name} changed" for name in inputs.changed(state, run)]
+    if not why and not state.get("finished"):
+        return [f"not finished: {path.name} is within the training"]
+    return why or _damage(run)
+
+
+def expect_whole(run: Run) -> None:
+    """Raises BadInput where the checkpoint that ended the training is not what was saved."""
+    if why := _damage(run):
+        raise BadInput(f"{run.run_dir}: {marks.said(why)} since it was saved; {marks.MEND}")
+
+
+def mark_whole(run: Run) -> None:
+    """Marks the checkpoint that ended the training: its bytes are known from now on."""
+    path = newest(folder_of(run.run_dir))
+    if path is not None:
+        stage = _stage(run)
+        stage.finish(stage.begun([path.relative_to(run.run_dir).as_posix()]))
+
+
+def _stage(run: Run) -> marks.Stage:
+    """What the training is made of stands in its checkpoints; the mark tells of the last one's bytes."""
+    return marks.Stage("train", Path(run.run_dir))
+
+
+def _damage(run: Run) -> list[str]:
+    """Of another newest checkpoint than the marked one nothing is known."""
+    path, mark = newest(folder_of(run.run_dir)), _stage(run).read()
+    if path is None or not mark or path.relative_to(run.run_dir).as_posix() not in mark.get("made", ()):
+        return []
+    return _stage(run).reasons()
+
+
+def remove(run: Run) -> None:
+    """Removes what a training left in the run folder. Each checkpoint holds its own mark: any order is safe."""
+    folder = Path(run.run_dir)
+    for path in sorted(folder_of(run.run_dir).glob("step-*.safetensors")):
+        path.unlink()
+    for name in ("metrics.jsonl", "precisions.npy", "tensorboard"):
+        files.remove(folder / name)
 
 
 def restore(path: Path, variables: dict[str, Any]) -> None:
@@ -128,8 +179,9 @@ class Writer:
     spread over them, and one `writes`.
     """
 
-    def __init__(self, folder: Path, kept: int, writes: bool = True):
+    def __init__(self, folder: Path, kept: int, writes: bool = True, mark: dict[str, Any] | None = None):
         self.folder, self.kept, self.writes = folder, max(kept, 1), writes
+        self.mark = mark or {}  # `recipe` and `inputs`, which every checkpoint holds
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
 
@@ -139,7 +191,7 @@ class Writer:
         values = {name: np.array(variable) for name, variable in variables.items()}
         if not self.writes:
             return
-        metadata = {"guie": json.dumps({**state, "step": step})}
+        metadata = {"guie": json.dumps({**self.mark, **state, "step": step})}
         self._thread = threading.Thread(target=self._write, args=(step, values, metadata))
         self._thread.start()
 

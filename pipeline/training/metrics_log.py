@@ -1,7 +1,7 @@
 """metrics.jsonl and TensorBoard of a run, and how much of the accelerator it uses."""
 
 import json
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,31 +44,32 @@ class Work:
 
 
 class MetricsLog:
-    """Rows of metrics by step. Rows after the checkpoint that a run resumes from are dropped: they come again."""
+    """Rows of metrics by step. A checkpoint holds those up to it: a run that goes on from it begins with them."""
 
-    def __init__(self, folder: Path, step: int, writes: bool):
+    def __init__(self, folder: Path, step: int, writes: bool, rows: Sequence[str] = ()):
         self.step = step  # of the next row, counted over all phases
-        self.writes, self.path = writes, folder / "metrics.jsonl"
+        self.writes, self.path, self.rows = writes, path_of(folder), [*rows]
         if writes:
-            old = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
-            kept = [line for line in old if _step_of(line) <= step]
-            files.write_text(self.path, "".join(line + "\n" for line in kept))
+            restore(folder, rows)
             self.board = tf.summary.create_file_writer(str(folder / "tensorboard"))
 
     def write(self, row: dict, images_per_second: float) -> None:
         if not self.writes:
             return
         full = {"step": self.step, **row, "images_per_second": round(images_per_second, 1)}
+        self.rows.append(json.dumps(full))
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(full) + "\n")
+            file.write(self.rows[-1] + "\n")
         with self.board.as_default(step=self.step):
             for name, value in full.items():
                 if isinstance(value, float):
                     tf.summary.scalar(name, value)
 
 
-def _step_of(line: str) -> float:
-    try:
-        return json.loads(line)["step"]
-    except (json.JSONDecodeError, KeyError, TypeError):
-        return math.inf  # half a line, from a kill
+def path_of(folder: Path) -> Path:
+    return folder / "metrics.jsonl"
+
+
+def restore(folder: Path, rows: Sequence[str]) -> None:
+    """metrics.jsonl of a run folder with these rows alone; it stays as it is where it holds them."""
+    files.write_text(path_of(folder), "".join(row + "\n" for row in rows))

@@ -25,7 +25,7 @@ from pipeline.data.batches import damage_is_bad_input, open_records
 from pipeline.errors import BadInput, Stopped
 from pipeline.models.embedder import Embedder
 from pipeline.retrieval.precisions import precisions
-from pipeline.training import checkpoints, devices, inputs, rehearsal
+from pipeline.training import checkpoints, devices, inputs, metrics_log, rehearsal
 from pipeline.training.devices import Found
 from pipeline.training.feature_cache import Encodings, FeatureCache
 from pipeline.training.metrics_log import MetricsLog, Work
@@ -62,6 +62,7 @@ def main(run: Run) -> None:
     resumed = checkpoints.state_of(run)
     there = checkpoints.newest(checkpoints.folder_of(run.run_dir))
     if resumed.get("finished") and not any(map(files.matching, run.in_run_dir(run.train.records))):
+        checkpoints.expect_whole(run)
         print(f"train: done already, {there}; its records are gone")
         return
     if not resumed.get("finished"):
@@ -71,19 +72,25 @@ def main(run: Run) -> None:
     if there and resumed:
         inputs.expect_same(run, there, resumed, records)
     if resumed.get("finished"):
+        checkpoints.expect_whole(run)
+        if rows := resumed.get("metrics"):  # a soup has none
+            metrics_log.restore(folder, rows)
         print(f"train: done already, {there}")
         return
     steps = found.of_all_hosts(resumed.get("step", 0))
     if len(set(steps)) > 1:
         mend = "run_dir must be one folder that all hosts see, or hold the same checkpoint everywhere"
         raise BadInput(f"the hosts' newest checkpoints are of different steps ({', '.join(map(str, steps))}): {mend}")
+    mark = {"recipe": inputs.recipe(run), "inputs": inputs.held(run, records)}
     data = open_data(run, records)
     # All of them before the first is trained: what cannot be is said at once.
     phases = [plan_phase(run, found, data.classes, number) for number in range(len(run.train.phases))]
     if found.is_chief:
         files.write_text(folder / "config.yaml", config.to_yaml(run))
-    log = MetricsLog(folder, resumed.get("step", 0), writes=found.is_chief)
-    writer = checkpoints.Writer(checkpoints.folder_of(run.run_dir), run.train.checkpoints_kept, writes=found.is_chief)
+    log = MetricsLog(folder, resumed.get("step", 0), found.is_chief, resumed.get("metrics", ()))
+    writer = checkpoints.Writer(
+        checkpoints.folder_of(run.run_dir), run.train.checkpoints_kept, writes=found.is_chief, mark=mark
+    )
     start, built, first = checkpoints.newest(writer.folder), None, resumed.get("phase", 0)
     if start and not resumed["phase_step"]:  # saved between two phases: it is of the one that ended
         built = prepare(run, found, phases[first - 1], len(data.classes.labels), None, start).built
@@ -98,6 +105,8 @@ def main(run: Run) -> None:
         del state
         gc.collect()  # before the next optimizer is built
     writer.wait()
+    if found.is_chief:
+        checkpoints.mark_whole(run)
     print(f"train: {checkpoints.newest(writer.folder)}")
 
 
@@ -184,14 +193,13 @@ def train_phase(
         why = "" if last else _asked_to_stop(found, stopping, 2 * longest)
         if done % train.checkpoint_every_steps == 0 or last or why:
             at = {
-                "recipe": checkpoints.recipe_fingerprint(run),
-                "inputs": inputs.of(run, data.records),
                 "phase": phase.number + last,
                 "phase_step": 0 if last else done,
                 "step_before": log.step if last else before,
                 "image_size_px": state.embedder.preprocess.image_size_px,
                 "patch_overlap_px": state.geometry[1],
                 "pca_fitted": reduced and (validated or last),
+                "metrics": log.rows,
                 "finished": last and phase.number == len(train.phases) - 1,
             }
             writer.save(log.step, state.variables, at)

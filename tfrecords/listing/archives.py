@@ -257,7 +257,7 @@ def _plain_tar(path: Path) -> Path:
     if opener is None:
         return path
     facts = path.stat()
-    name = fingerprint([str(path.resolve()), facts.st_size, facts.st_mtime_ns])
+    name = fingerprint([str(path.resolve()), facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino])
     cache = Path(os.environ.get("GUIE_CACHE") or Path(tempfile.gettempdir()) / "guie-cache")
     plain = cache / f"{name}-{path.name.split('.')[0]}.tar"
     if not plain.exists():

@@ -24,11 +24,19 @@ class Item:
     class_name: str  # one of the listing's `classes`
     # Returns the encoded image (JPEG, PNG, …, as it lies on disk). It opens nothing before it is called and is
     # picklable, so that a worker process can call it. Raises OSError or ValueError where the image cannot be read.
+    # Where it reads of a file it is a `partial` whose first argument is the file's path.
     read: Callable[[], bytes]
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "key", as_text(self.key))
         object.__setattr__(self, "class_name", as_text(self.class_name))
+
+    @property
+    def file(self) -> str:
+        """The path of the file that `read` reads of; "" where there is none: drawn images, names that are refused."""
+        first = next(iter(getattr(self.read, "args", ())), "")
+        first = getattr(first, "read_arguments", (first,))[0]  # of an array, see arrays.Batch
+        return first if isinstance(first, str) and getattr(self.read, "func", None) is not refuse else ""
 
 
 @dataclass(frozen=True)
