@@ -19,19 +19,11 @@ from tests.faults.edits import (
     sets,
     touches,
 )  # fmt: skip
+from tests.faults.world import VIT
 
 PHASE = {"name": "all", "trainable": "all", "epochs": 1, "batch_size": 8}
 TWO = {"train.phases": [{"name": "head", "trainable": "head", "epochs": 1, "batch_size": 8}, PHASE]}
-VIT = {
-    "encoder": {
-        "name": "clip_vit_b_32",
-        "image_size_px": 16,
-        "weights": "file:{world}/vit.weights.h5",
-        "architecture": {
-            "patch_size": 8, "hidden_dim": 16, "num_layers": 1, "num_heads": 2, "intermediate_dim": 16,
-        },
-    }
-}  # fmt: skip
+ENCODER = {"name": "clip_vit_b_32", "image_size_px": 16, "architecture": VIT, "weights": "file:{world}/tiny.weights.h5"}
 SHARDS = {"train.records": ["{world}/shards/*-train-*.tfrec"], "train.validation": []}
 STARTED = {"train.init_from": "{world}/start.safetensors"}
 FOLDERS = {"score.index": ["{world}/scored/index"], "score.queries": ["{world}/scored/queries"]}
@@ -72,7 +64,7 @@ OF_TRAINING = {
     "keras_file: another": Kind(sets("encoder.name", "keras_file:{world}/tinier.keras"), "weights"),
     "keras_file replaced": Kind(copies("tinier.keras", "tiny.keras"), "weights"),
     "keras_file replaced, its time kept": Kind(copies("tinier.keras", "tiny.keras", True), "weights"),
-    "encoder.weights replaced": Kind(copies("vit2.weights.h5", "vit.weights.h5"), "weights", VIT),
+    "encoder.weights replaced": Kind(copies("tinier.weights.h5", "tiny.weights.h5"), "weights", {"encoder": ENCODER}),
     "init_from given": Kind(sets("train.init_from", "{world}/start.safetensors"), "weights"),
     "init_from replaced": Kind(retuned, "weights", STARTED),
     "train.records replaced": Kind(copies("other/shards", "shards"), "weights", SHARDS),

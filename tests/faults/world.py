@@ -25,10 +25,12 @@ from safetensors import safe_open
 from tensorflow.core.protobuf import saved_model_pb2
 
 from pipeline import cli
+from pipeline.models import backbones, catalogue
 from pipeline.training import checkpoints
 
 CLASSES = {"own": 8, "more": 6}
 IMAGES = 5  # of a class; its last class has two
+VIT = {"patch_size": 8, "hidden_dim": 16, "num_layers": 1, "num_heads": 2, "intermediate_dim": 16}
 VALUES = {
     "name": "edited",
     "run_dir": "{world}/run",
@@ -115,6 +117,7 @@ def made(folder: Path) -> World:
     draw_tree(folder / "spare", {"third": 4}, seed=3)
     for number, name in enumerate(("tiny", "tinier")):
         save_network(folder / f"{name}.keras", number)
+        save_vit(folder / f"{name}.weights.h5", number)
     (folder / "merges.csv").write_text("source,class,into_source,into_class\nmore,c1,own,c1\n")
     for root, name in (("{world}", "shards"), ("{world}/other", "other/shards")):
         elsewhere = World(folder)
@@ -151,6 +154,15 @@ def save_network(path: Path, seed: int) -> None:
     start = keras.initializers.GlorotUniform(seed)
     x = keras.layers.Conv2D(8, 4, strides=4, activation="relu", kernel_initializer=start)(inputs)
     keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(x)).save(path)
+
+
+def save_vit(path: Path, seed: int) -> None:
+    """Weights of `VIT` as KerasHub names them."""
+    keras.utils.set_random_seed(seed)
+    entry = catalogue.find("clip_vit_b_32", VIT)
+    backbone = backbones.make(entry, 16)
+    backbones.hub_variables(entry, backbone)  # sets the ids of positions
+    backbone.save_weights(path)
 
 
 def digest(path: Path) -> str:
