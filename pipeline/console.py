@@ -65,7 +65,7 @@ class Progress:
     def add(self, count: int, note: str = "", timed: bool = True) -> None:
         """Counts `count` more units. `timed=False`: their seconds are no measure of the rate, as where is compiled."""
         self._note = note or self._note
-        now = self._bar.n + count
+        now = int(self._bar.n) + count
         self._window.add(now, timed)
         total = self._bar.total or 0
         eta = self._bar.format_interval((total - now) / self.rate) if self.rate else "?"
@@ -92,7 +92,7 @@ class Progress:
 class _Window:
     """The rate of the last WINDOW_SECONDS, or of the last addition where that took longer.
 
-    tqdm's own smoothing weighs by lines, not by seconds: a first line of a minute's compiling outweighs ten that follow.
+    tqdm's own smoothing weighs by lines, not by seconds: a first line of a minute's compiling outweighs ten others.
     """
 
     def __init__(self, done: int):

@@ -15,7 +15,7 @@ from pipeline import config, files
 from pipeline.config import Run
 from pipeline.config.phase_keys import expect_phases
 from pipeline.errors import BadInput
-from pipeline.evaluation import precisions, score_table
+from pipeline.evaluation import precisions, score_table, trained_classes
 from pipeline.quiet import import_quietly
 from pipeline.training import checkpoints
 from tfrecords import contact_sheet
@@ -82,10 +82,11 @@ def score(run: Run, records: Path) -> None:
     result, found = scoring.score(
         *(embedders.load(str(archive)), index, queries, run.score.batch_size, references.References(run)),
         left_out=run.records.split.left_out,
+        classes_trained_on=trained_classes.count(run),
     )
     precisions.save(kept, found)
     files.write_json(path, {**result, "asked": asked})  # last: it says that the score is done
-    print(f"score: mP@5 {result['mP@5']:.4f} → {path}")
+    print(f"score: {score_table.headline(result)} → {path}")
 
 
 def score_seeds(run: Run, runs: list[Run]) -> None:
@@ -100,10 +101,10 @@ def score_seeds(run: Run, runs: list[Run]) -> None:
     first = results[0]
     index_sizes = {name: domain["index"] for name, domain in first["domains"].items()}
     result = {
-        **precisions.scores(stacked, index_sizes, run.records.split.left_out),
+        **precisions.scores(stacked, index_sizes, run.records.split.left_out, precisions.classes_of(first)),
         "seeds": {str(seed): result["mP@5"] for seed, result in zip(run.seeds, results, strict=True)},
-        **{key: first[key] for key in ("embedding_dim", "leave_one_out", "rejects")},
+        **{key: first[key] for key in ("classes_trained_on", "embedding_dim", "leave_one_out", "rejects")},
     }
     print(score_table.text(result))
     files.write_json(path, {**result, "asked": asked})
-    print(f"score: mP@5 {result['mP@5']:.4f} over {len(runs)} seeds → {path}")
+    print(f"score: {score_table.headline(result)} over {len(runs)} seeds → {path}")
