@@ -16,6 +16,7 @@ from pipeline.config import Run
 from pipeline.config.phase_keys import expect_phases
 from pipeline.errors import BadInput
 from pipeline.evaluation import precisions, score_table, trained_classes
+from pipeline.planning import config_checks
 from pipeline.quiet import import_quietly
 from pipeline.training import checkpoints
 from tfrecords import contact_sheet
@@ -23,6 +24,7 @@ from tfrecords import contact_sheet
 
 def main(run: Run) -> None:
     """Runs each command's `main`; each skips what it has done."""
+    config_checks.before_run(run)
     folder = Path(run.run_dir)
     if len(set(run.seeds)) < len(run.seeds):
         raise BadInput(f"seeds: expected each once, got {run.seeds}")
@@ -35,6 +37,7 @@ def main(run: Run) -> None:
         sheet = folder / "contact_sheet.jpg"
         if not sheet.exists():
             contact_sheet.write(folder / "records", sheet)
+        config_checks.expect_records(run)
     files.write_text(folder / "config.yaml", config.to_yaml(run))
     for each in runs:
         Path(each.run_dir).mkdir(parents=True, exist_ok=True)  # `seed-N/..` is a path once there is seed-N

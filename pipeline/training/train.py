@@ -24,6 +24,7 @@ from pipeline.console import Progress
 from pipeline.data.batches import damage_is_bad_input, open_records
 from pipeline.errors import BadInput, Stopped
 from pipeline.models.embedder import Embedder
+from pipeline.planning import config_checks
 from pipeline.retrieval.precisions import precisions
 from pipeline.training import checkpoints, devices, inputs, rehearsal
 from pipeline.training.devices import Found
@@ -58,6 +59,7 @@ def main(run: Run) -> None:
     if run.devices.rehearse:
         rehearsal.main(run)
         return
+    config_checks.before_training(run)
     folder = Path(run.run_dir)
     resumed = checkpoints.state_of(run)
     there = checkpoints.newest(checkpoints.folder_of(run.run_dir))
