@@ -65,7 +65,8 @@ def _data(config: Run, manifest: dict[str, Any]) -> list[str]:
 def _score(metrics: dict[str, Any]) -> list[str]:
     if "mP@5" not in metrics:
         return ["Not scored yet: run `guie score` and then `guie export`."]
-    rows = [f"- {score_table.headline(metrics)}, all domains; ± is half the width of the 95 % interval over queries"]
+    whole = score_table.headline(metrics).removeprefix("mP@5 ")
+    rows = [f"- mP@5, all domains: {whole}; ± is half the width of the 95 % interval over queries"]
     for name, part in metrics.get("domains", {}).items():
         sizes = f"{part['queries']:,} queries, {part['index']:,} index images"
         rows.append(f"- mP@5, {name}: {intervals.text(part['mP@5'], part.get('interval'))} ({sizes})")
