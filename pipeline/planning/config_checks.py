@@ -119,7 +119,8 @@ def expect_own_shards(run: Run) -> None:
     made = {name for name in SPLITS if getattr(split, name) > 0} | ({"test"} if split.left_out else set())
     for key, pattern in (*_patterns(run, "train", ("records",)), *_patterns(run, "score", ("index", "queries"))):
         if not names:
-            if key == "train.records" and not _begun(run) and not matching(run.in_run_dir([pattern])[0]):
+            done = _begun(run) if key == "train.records" else _scored(run)
+            if pattern.startswith("{run_dir}") and not done and not matching(run.in_run_dir([pattern])[0]):
                 raise BadInput(f"{key}: no shard matches {pattern}, and records.sources is empty: nothing builds any")
             continue
         own = OWN_SHARDS.fullmatch(pattern)
@@ -138,7 +139,7 @@ def expect_records(run: Run) -> None:
     """Once the records are built, and before hours of training: what is scored is there. Raises BadInput."""
     for key, pattern in _patterns(run, "score", ("index", "queries")):
         own = OWN_SHARDS.fullmatch(pattern)
-        if own and not (Path(run.run_dir) / "metrics.json").exists() and not matching(run.in_run_dir([pattern])[0]):
+        if own and not _scored(run) and not matching(run.in_run_dir([pattern])[0]):
             raise BadInput(
                 f"{key}: no shard matches {pattern}: no class went to {own['split']}: raise records.split."
                 f"{own['split']}, or score.index=[] to score nothing"
@@ -147,7 +148,7 @@ def expect_records(run: Run) -> None:
 
 def expect_scored(run: Run) -> None:
     """Folders, shards and public sets outside the run folder that are scored on."""
-    if (Path(run.run_dir) / "metrics.json").exists():
+    if _scored(run):
         return
     for key, pattern in _patterns(run, "score", ("index", "queries")):
         if not pattern.startswith("{run_dir}"):
@@ -200,13 +201,13 @@ def _expect(run: Run, *checks: Check) -> None:
 
 
 def _expect_sources_of(run: Run, phase: Phase) -> None:
-    """`domain_shares` has the sources, all of them."""
-    given, sources = phase.sampling.domain_shares, _trained_sources(run)
-    if given and sources and set(given) != set(sources):
-        odd = ", ".join(sorted(set(given) ^ set(sources)))
+    """`domain_shares` has the sources, all but one that a fold holds out."""
+    given, sources = set(phase.sampling.domain_shares), set(_trained_sources(run))
+    held = {part.removeprefix("domain ").strip() for part in run.train.fold.split("+")}
+    if given and sources and (odd := (given - sources) | (sources - given - held)):
         raise BadInput(
-            f"phase {phase.name}: sampling.domain_shares: expected a share of every source ({', '.join(sources)}) and "
-            f"of no other, they differ in {odd}"
+            f"phase {phase.name}: sampling.domain_shares: expected a share of every source "
+            f"({', '.join(sorted(sources))}) and of no other, they differ in {', '.join(sorted(odd))}"
         )
 
 
@@ -236,6 +237,10 @@ def _replicas(run: Run) -> int:
     if run.devices.kind == "tpu":
         return 1
     return max(run.devices.replicas, 1) * max(len(run.devices.hosts), 1)
+
+
+def _scored(run: Run) -> bool:
+    return (Path(run.run_dir) / "metrics.json").exists()
 
 
 def _begun(run: Run) -> bool:

@@ -103,6 +103,7 @@ def test_a_config_that_is_right_is_let_through_without_tensorflow(config):
         (["train.records=[/nowhere/*-train-*.tfrec]"], "train.records: no shard matches /nowhere/"),
         (["train.validation=[/nowhere/*.tfrec]"], "train.validation: no shard matches /nowhere/"),
         (["records.sources=[]"], "train.records: no shard matches {run_dir}/records"),
+        (["records.sources=[]", "train.records=[]"], "score.index: no shard matches {run_dir}/records"),
         (["records.sources.0.layout=nolayout"], "unknown layout 'nolayout'"),
         (["records.sources.0.options={clases: 3}"], "has no option 'clases'"),
         (["records.sources=[{layout: folder, name: a, root: /nowhere}]"], "source a: layout folder: /nowhere does not"),
