@@ -75,7 +75,7 @@ def score(run: Run, records: Path) -> None:
     digests = [files.file_sha256(archive), files.file_sha256(manifest) if manifest.exists() else ""]
     if "pml_arcface" in run.score.references:  # a row that had to be left out is computed once it can be
         digests.append(str(find_spec("pytorch_metric_learning") is not None))
-    asked = files.fingerprint([dataclasses.asdict(run.score), *digests])
+    asked = files.fingerprint([precisions.FORMAT, dataclasses.asdict(run.score), *digests])
     if path.exists() and kept.exists() and files.read_json(path).get("asked") == asked:
         print(f"score: done already, {path}")
         return

@@ -13,6 +13,7 @@ import numpy as np
 from pipeline.files import atomic_path
 from pipeline.retrieval import intervals
 
+FORMAT = 2  # of metrics.json: scores of an earlier one are computed again
 EMBEDDER = "embedder"  # the row that is scored; the others are references
 UNSEEN, WHOLE = "unseen", "whole"
 CLASSES = ("classes", "index_classes")
