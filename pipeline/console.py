@@ -8,6 +8,7 @@ from time import monotonic
 from typing import Any
 
 SECONDS_BETWEEN_LINES = 5.0  # of a log; a terminal is redrawn ten times a second
+CURSOR_UP = "\x1b[A"
 WINDOW_SECONDS = 30.0  # that rate and ETA are of
 
 
@@ -118,8 +119,9 @@ class _Log:
     drawn = ""
 
     def write(self, text: str) -> None:
-        if text.strip() not in ("", self.drawn):
-            self.drawn = text.strip()
+        line = text.replace(CURSOR_UP, "").strip()  # of a bar within another one
+        if line not in ("", self.drawn):
+            self.drawn = line
             print(self.drawn, file=sys.stderr)
 
     def flush(self) -> None:

@@ -93,3 +93,13 @@ def test_a_thousand_additions_a_second_keep_few_points(clock):
         clock.seconds += 0.001
         progress.add(1)
     assert progress.rate == pytest.approx(1000, rel=1e-3) and len(progress._window.points) < 70
+
+
+def test_progress_within_another_leaves_no_cursor_moves_in_a_log(clock, capsys):
+    outer, inner = console.Progress("train", 100, "images"), console.Progress("features", 100, "images")
+    for progress in (outer, inner, outer):
+        clock.seconds += 6
+        progress.add(30)
+    said = capsys.readouterr().err
+    assert [line.partition(":")[0] for line in said.splitlines()] == ["train", "features", "train"]
+    assert "\x1b" not in said
