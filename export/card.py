@@ -4,7 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import Run, to_yaml
+from pipeline.evaluation import score_table
 from pipeline.files import read_json, write_text
+from pipeline.retrieval import intervals
 
 LICENCES = """The code is under Apache-2.0. Two other licences bind whoever passes these weights on: that of
 the encoder's starting weights (`encoder` below), and those of the images of the sources named above; several
@@ -63,12 +65,15 @@ def _data(config: Run, manifest: dict[str, Any]) -> list[str]:
 def _score(metrics: dict[str, Any]) -> list[str]:
     if "mP@5" not in metrics:
         return ["Not scored yet: run `guie score` and then `guie export`."]
-    rows = [f"- mP@5, all domains: {metrics['mP@5']:.4f}"]
+    whole = score_table.headline(metrics).removeprefix("mP@5 ")
+    rows = [f"- mP@5, all domains: {whole}; ± is half the width of the 95 % interval over queries"]
     for name, part in metrics.get("domains", {}).items():
         sizes = f"{part['queries']:,} queries, {part['index']:,} index images"
-        rows.append(f"- mP@5, {name}: {part['mP@5']:.4f} ({sizes})")
+        rows.append(f"- mP@5, {name}: {intervals.text(part['mP@5'], part.get('interval'))} ({sizes})")
     rows += [f"- for comparison, {name}: {value:.4f}" for name, value in metrics.get("references", {}).items()]
-    return rows
+    if metrics.get("classes_trained_on") == 0:
+        rows.append("- no scored class was trained on")
+    return rows + [f"- {note}" for note in score_table.notes(metrics)]
 
 
 def _read(path: Path) -> dict[str, Any]:

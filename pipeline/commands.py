@@ -70,6 +70,7 @@ def tfrecords(config: Any) -> None:
     Writes   <run_dir>/records/: *.tfrec with indexes, labels.json, rejects.csv, duplicates.csv, manifest.json
     Example  guie tfrecords configs/real_images.yaml records.cap_per_class=50
     """
+    import_quietly("pipeline.planning.config_checks").before_records(config)
     import_quietly("tfrecords.build").main(config)
 
 

@@ -138,7 +138,7 @@ class Export:
 class Score:
     index: list[str] = key(["{run_dir}/records/*-test-*.tfrec"], urls=True)  # DATA, as `guie score`
     queries: list[str] = key([], urls=True)  # empty: leave-one-out over the index
-    references: list[str] = key(["raw_pixels", "untrained"], one_of=REFERENCES)
+    references: list[str] = key(["raw_pixels", "untrained", "raw_features"], one_of=REFERENCES)
     batch_size: int = key(64, least=1)
 
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from pipeline import console
 from pipeline.errors import BadInput, reason
-from pipeline.retrieval.metrics import hits_of_predictions, mean_precision_at_5
+from pipeline.retrieval import intervals
+from pipeline.retrieval.metrics import hits_of_predictions, precision_at_5
 from pipeline.retrieval.search import nearest
 
 # NumPy and csv raise these for a file that is empty, cut off, damaged or of another format.
@@ -43,25 +44,28 @@ def score(embeddings_path: str, solution_path: str) -> dict[str, Any]:
     }
     hits, matches = hits_of_predictions(predictions, solution)
     usages = np.array([usage[query] for query in solution])
+    each = precision_at_5(hits, matches)
     result: dict[str, Any] = {
-        "mP@5": mean_precision_at_5(hits, matches),
-        "usage": {
-            name: {
-                "mP@5": mean_precision_at_5(hits[usages == name], matches[usages == name]),
-                "queries": int((usages == name).sum()),
-            }
-            for name in sorted(set(usages))
-        },
-        "queries": len(solution),
+        **_mean(each),
+        "usage": {name: _mean(each[usages == name]) for name in sorted(set(usages))},
         "missing_queries": len(solution) - len(query_ids),
         "index": len(index_ids),
         "embedding_dim": int(vectors.shape[1]),
     }
-    rows = [(name, f"{part['queries']:,}", f"{part['mP@5']:.4f}") for name, part in result["usage"].items()]
+    parts = result["usage"].items()
+    rows = [(name, f"{part['queries']:,}", intervals.text(part["mP@5"], part["interval"])) for name, part in parts]
     print(console.table(("usage", "queries", "mP@5"), rows))
     if result["missing_queries"]:
         print(f"{result['missing_queries']} queries of the solution have no embedding: they score 0")
     return result
+
+
+def _mean(precisions: np.ndarray) -> dict[str, Any]:
+    return {
+        "mP@5": float(precisions.mean()),
+        "interval": list(intervals.interval(precisions)),
+        "queries": len(precisions),
+    }
 
 
 def read_embeddings(path: Path) -> tuple[list[str], np.ndarray]:

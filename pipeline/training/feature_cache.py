@@ -63,7 +63,7 @@ class Encoding:
         for batch in eval_batches(records, self.preprocess, self.batch_size, pad_to_batch=True):
             output = np.concatenate([piece.numpy() for piece in self._forward(batch["images"])])
             rows.append(output[batch["valid"].numpy()])
-            progress.add(len(rows[-1]))
+            progress.add(len(rows[-1]), timed=len(rows) > 1)  # the first batch compiles
         return np.concatenate(rows)
 
 

@@ -56,7 +56,8 @@ class MetricsLog:
     def write(self, row: dict, images_per_second: float) -> None:
         if not self.writes:
             return
-        full = {"step": self.step, **row, "images_per_second": round(images_per_second, 1)}
+        speed = {"images_per_second": round(images_per_second, 1)} if images_per_second else {}  # 0: compiled alone
+        full = {"step": self.step, **row, **speed}
         self.rows.append(json.dumps(full))
         with self.path.open("a", encoding="utf-8") as file:
             file.write(self.rows[-1] + "\n")

@@ -7,7 +7,8 @@ import pytest
 
 from pipeline.errors import BadInput
 from pipeline.evaluation.solution import read_solution
-from pipeline.retrieval.metrics import hits_of_predictions, mean_precision_at_5
+from pipeline.retrieval import intervals
+from pipeline.retrieval.metrics import hits_of_predictions, mean_precision_at_5, precision_at_5
 from tests.evaluation.tiny import run, write
 
 
@@ -28,7 +29,15 @@ def test_the_competitions_solution_is_scored_public_and_private_apart(tmp_path, 
     predictions = {f"q{n}": [f"i{m}" for m in np.argsort(distances[n])[:5]] for n in range(6)}
     result = json.loads(out.read_text())
     assert code == 0 and "1 queries of the solution have no embedding" in text
-    assert text.strip().splitlines()[-1] == f"score: mP@5 {result['mP@5']:.4f} → {out}"
+    each = precision_at_5(*hits_of_predictions(predictions, solution))
+    assert result["interval"] == list(intervals.interval(each))
+    halves = [(part["interval"][1] - part["interval"][0]) / 2 for part in (result, *result["usage"].values())]
+    few = "(7 queries: too few for an estimate)"
+    assert text.strip().splitlines()[-1] == f"score: mP@5 {result['mP@5']:.4f} ±{halves[0]:.3f} {few} → {out}"
+    assert all(
+        f"{part['mP@5']:.4f} ±{half:.3f}" in text
+        for part, half in zip(result["usage"].values(), halves[1:], strict=True)
+    )
     assert result["mP@5"] == pytest.approx(mean_precision_at_5(*hits_of_predictions(predictions, solution)))
     assert set(result["usage"]) == {"Public", "Private"} and result["usage"]["Private"]["queries"] == 4
 
