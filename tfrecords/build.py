@@ -121,10 +121,13 @@ def build_chunks(config: Run, folder: Path, todo: list[Chunk]) -> dict[str, dict
     progress = console.Progress("tfrecords", total, "images", done=total - sum(chunk.count for chunk in missing))
     rejected = sum(len(mark["rejects"]) for mark in marks.values())
     workers = min(records.workers if records.workers > 0 else cores(), max(len(missing), 1))
-    for chunk, mark in in_processes(partial(chunks.make_shard, folder, jpeg), missing, workers):
-        marks[chunk.stem] = mark
-        rejected += len(mark["rejects"])
-        progress.add(chunk.count, f"{rejected} rejects")
+    try:
+        for chunk, mark in in_processes(partial(chunks.make_shard, folder, jpeg), missing, workers):
+            marks[chunk.stem] = mark
+            rejected += len(mark["rejects"])
+            progress.add(chunk.count, f"{rejected} rejects")
+    finally:
+        _remove_partial(folder)  # of workers that ended within a shard
     return marks
 
 
@@ -171,9 +174,13 @@ def _claim(folder: Path, identity: dict[str, Any]) -> None:
             raise BadInput(f"{folder} holds records {why[what]}: remove it, or choose another run_dir")
     elif folder.is_dir() and any(folder.glob("*.tfrec")):
         raise BadInput(f"{folder} holds shards that guie tfrecords did not make: choose another run_dir")
+    _remove_partial(folder)
+    write_json(claim, identity)
+
+
+def _remove_partial(folder: Path) -> None:
     for stale in [*folder.glob(".partial-*"), *folder.glob(".build/.partial-*")]:
         stale.unlink(missing_ok=True)
-    write_json(claim, identity)
 
 
 def _config_fingerprint(config: Run) -> str:
