@@ -26,6 +26,7 @@ from pipeline.errors import BadInput
 from pipeline.evaluation import halves
 from pipeline.evaluation.submission_zip import zip_submission
 from pipeline.files import atomic_path, file_sha256, fingerprint, read_json, write_json
+from pipeline.guards.locks import one_at_a_time
 from pipeline.models.embedder import Embedder, average_features
 from pipeline.models.weights.variables import weights_digest
 from pipeline.training import checkpoints
@@ -254,6 +255,7 @@ def write_formats(
     return report
 
 
+@one_at_a_time
 def main(config: Run) -> None:
     run_dir = Path(config.run_dir)
     folder, submission = run_dir / "export" / "saved_model", run_dir / "submission.zip"

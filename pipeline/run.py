@@ -16,11 +16,13 @@ from pipeline.config import Run
 from pipeline.config.phase_keys import expect_phases
 from pipeline.errors import BadInput
 from pipeline.evaluation import precisions, score_table
+from pipeline.guards.locks import one_at_a_time
 from pipeline.quiet import import_quietly
 from pipeline.training import checkpoints
 from tfrecords import contact_sheet
 
 
+@one_at_a_time
 def main(run: Run) -> None:
     """Runs each command's `main`; each skips what it has done."""
     folder = Path(run.run_dir)

@@ -24,6 +24,7 @@ from pipeline import console
 from pipeline.config import Run
 from pipeline.errors import BadInput
 from pipeline.files import fingerprint, read_json, write_csv, write_json
+from pipeline.guards.locks import one_at_a_time
 from tfrecords import beam, chunks, duplicates, selection
 from tfrecords.chunks import JpegSettings
 from tfrecords.duplicates import Pair
@@ -35,6 +36,7 @@ from tfrecords.selection import Chunk
 FORMAT = 1
 
 
+@one_at_a_time
 def main(config: Run) -> None:
     """Builds `<run_dir>/records/`, or says that it is built.
 
