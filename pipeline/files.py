@@ -14,6 +14,7 @@ from typing import Any
 
 from pipeline import reading
 from pipeline.errors import BadInput
+from pipeline.guards import machine
 from pipeline.reading import File, RemoteFile, file_of, is_url
 
 
@@ -32,6 +33,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
         if path.is_dir() and temporary.is_dir():
             shutil.rmtree(path)  # a folder cannot be renamed over one that holds files
         os.replace(temporary, path)
+    except Exception as error:
+        machine.note(error, path)
+        raise
     finally:
         _remove(temporary)
 

@@ -16,6 +16,7 @@ import numpy as np
 from pipeline.config import Source
 from pipeline.errors import BadInput
 from pipeline.files import file_sha256, matching
+from pipeline.guards import machine
 from pipeline.reading import expect_local
 from tfrecords import pixels, schema, shards
 from tfrecords.listing.items import as_text
@@ -94,6 +95,8 @@ def _read_one(item: Item) -> tuple[np.ndarray | None, str]:
     try:
         return pixels.read(item.read()), ""
     except (ValueError, OSError) as error:
+        if machine.refuses(error):
+            raise  # the image may be whole
         return None, as_text(str(error))
 
 

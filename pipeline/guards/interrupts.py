@@ -39,6 +39,17 @@ def handled() -> Iterator[None]:
 
     A signal that the parent ignores (`nohup guie … &`) stays ignored.
     """
+    with suppress(OSError, RuntimeError):  # no file or thread can be opened any more: the command itself will say so
+        _listen()
+    try:
+        yield
+    finally:
+        if _Ending.number:
+            _exit()
+        _Ending.over = True
+
+
+def _listen() -> None:
     _Ending.stderr = os.dup(2)
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
@@ -48,12 +59,6 @@ def handled() -> Iterator[None]:
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _on_signal)
-    try:
-        yield
-    finally:
-        if _Ending.number:
-            _exit()
-        _Ending.over = True
 
 
 def left_to_the_command() -> None:
