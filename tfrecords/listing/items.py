@@ -42,7 +42,7 @@ class Listing:
     names: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "classes", [as_text(name) for name in self.classes])
+        object.__setattr__(self, "classes", list(dict.fromkeys(map(as_text, self.classes))))
 
 
 class Lazily:
@@ -86,7 +86,7 @@ def read_file(path: str) -> bytes:
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
         facts = os.fstat(file.fileno())
         if not stat.S_ISREG(facts.st_mode):
-            raise OSError("not a regular file")
+            raise OSError(f"{path} is not a regular file")
         refuse_large(path, facts.st_size)
         return file.read()
 
@@ -114,12 +114,11 @@ def existing_file(path: Path, layout: str) -> Path:
 
 def files_below(folder: str, prefix: str = "", ancestors: tuple[tuple[int, int], ...] = ()) -> Iterator[str]:
     """Paths relative to `folder` of every file below it, by name; a loop of symbolic links is listed as one file."""
-    here = os.stat(folder)
-    known = (*ancestors, (here.st_dev, here.st_ino))
+    known = (*ancestors, _identity(os.stat(folder)))
     with os.scandir(folder) as entries:
         ordered = sorted((entry for entry in entries if not is_hidden(entry)), key=lambda entry: entry.name)
     for entry in ordered:
-        if is_folder(entry) and not (entry.is_symlink() and _identity(entry) in known):
+        if is_folder(entry) and _identity(entry.stat()) not in known:
             yield from files_below(entry.path, f"{prefix}{entry.name}/", known)
         else:  # broken links, loops and pipes too: reading them fails, and rejects.csv names them
             yield prefix + entry.name
@@ -135,8 +134,7 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _identity(entry: os.DirEntry[str]) -> tuple[int, int]:
-    facts = entry.stat()
+def _identity(facts: os.stat_result) -> tuple[int, int]:
     return facts.st_dev, facts.st_ino
 
 

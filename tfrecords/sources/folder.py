@@ -11,7 +11,18 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.errors import BadInput
-from tfrecords.listing.items import Item, Lazily, Listing, existing_folder, files_below, is_folder, is_hidden, read_file
+from tfrecords.listing.items import (
+    Item,
+    Lazily,
+    Listing,
+    as_text,
+    existing_folder,
+    files_below,
+    is_folder,
+    is_hidden,
+    read_file,
+    refuse,
+)
 from tfrecords.listing.layout import Layout
 
 
@@ -36,9 +47,13 @@ def folder(root: Path) -> Listing:
 
 
 def _items(root: Path, classes: list[str]) -> Iterator[Item]:
+    seen: set[str] = set()
     for name in classes:
+        why = f"the class {as_text(name)} is another folder: this one's name is not UTF-8" if as_text(name) in seen else ""
+        seen.add(as_text(name))
         for path in files_below(os.path.join(root, name), f"{name}/"):
-            yield Item(path, name, partial(read_file, os.path.join(root, path)))
+            read = partial(refuse, why) if why else partial(read_file, os.path.join(root, path))
+            yield Item(path, name, read)
 
 
 def _holds_files(folder: Path) -> bool:
