@@ -13,6 +13,7 @@ is full or used up: a class stays below its cap only where it has no more whole 
 
 import csv
 from collections import Counter
+from contextlib import closing
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -124,10 +125,11 @@ def build_chunks(config: Run, folder: Path, todo: list[Chunk]) -> dict[str, dict
     rejected = sum(len(mark["rejects"]) for mark in marks.values())
     workers = min(records.workers if records.workers > 0 else cores(), max(len(missing), 1))
     try:
-        for chunk, mark in in_processes(partial(chunks.make_shard, folder, jpeg), missing, workers):
-            marks[chunk.stem] = mark
-            rejected += len(mark["rejects"])
-            progress.add(chunk.count, f"{rejected} rejects")
+        with closing(in_processes(partial(chunks.make_shard, folder, jpeg), missing, workers)) as made:
+            for chunk, mark in made:
+                marks[chunk.stem] = mark
+                rejected += len(mark["rejects"])
+                progress.add(chunk.count, f"{rejected} rejects")
     finally:
         _remove_partial(folder)  # of workers that ended within a shard
     return marks
