@@ -25,6 +25,7 @@ from pipeline.data.preprocessing import Preprocess, normalize, resize
 from pipeline.evaluation import halves
 from pipeline.evaluation.submission_zip import zip_submission
 from pipeline.files import atomic_path, file_sha256, write_json
+from pipeline.guards.locks import one_at_a_time
 from pipeline.models.embedder import Embedder, average_features
 from pipeline.models.weights.variables import weights_digest
 from pipeline.planning.config_checks import formats_beside
@@ -230,6 +231,7 @@ def write_formats(
     return report
 
 
+@one_at_a_time
 def main(config: Run) -> None:
     run_dir = Path(config.run_dir)
     folder, submission = run_dir / "export" / "saved_model", run_dir / "submission.zip"

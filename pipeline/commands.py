@@ -12,6 +12,7 @@ import click
 from pipeline import commands_older, commands_training
 from pipeline.command_line import PATH, PATH_OR_URL, SETTINGS, Group, OneOf, takes_config
 from pipeline.errors import BadInput
+from pipeline.guards import interrupts
 from pipeline.quiet import import_quietly
 
 RUN = "pipeline.config:Run"
@@ -260,6 +261,7 @@ def browse(vectors: str, **options: Any) -> None:
     Example  guie browse vectors FOLDER --port 8001
     """
     module = import_quietly("pipeline.pages.browse")
+    interrupts.left_to_the_command()
     module.main(module.Options(Path(vectors), **options))
 
 

@@ -13,6 +13,7 @@ from pipeline import config, files, marks
 from pipeline.config import Run
 from pipeline.config.phase_keys import expect_phases
 from pipeline.evaluation import precisions, score_table, trained_classes
+from pipeline.guards.locks import one_at_a_time
 from pipeline.planning import config_checks
 from pipeline.quiet import import_quietly
 from pipeline.stages import depends
@@ -20,6 +21,7 @@ from pipeline.training import checkpoints
 from tfrecords import contact_sheet
 
 
+@one_at_a_time
 def main(run: Run, redo: bool = False) -> None:
     """Runs each command's `main`; each skips what it has done.
 

@@ -17,6 +17,7 @@ from pipeline import marks
 from pipeline.config import Source
 from pipeline.errors import BadInput
 from pipeline.files import file_sha256, fingerprint, matching
+from pipeline.guards import machine
 from pipeline.reading import File, expect_local
 from tfrecords import pixels, schema, shards
 from tfrecords.listing.items import as_text
@@ -151,6 +152,8 @@ def _read_one(item: Item) -> tuple[np.ndarray | None, str]:
     try:
         return pixels.read(item.read()), ""
     except (ValueError, OSError) as error:
+        if machine.refuses(error):
+            raise  # the image may be whole
         return None, as_text(str(error))
 
 

@@ -23,6 +23,7 @@ from pipeline.config.phase_keys import asks_teacher, expect_phases, head_start, 
 from pipeline.console import Progress
 from pipeline.data.batches import damage_is_bad_input, open_records
 from pipeline.errors import BadInput, Stopped
+from pipeline.guards.locks import one_at_a_time
 from pipeline.models.embedder import Embedder
 from pipeline.planning import config_checks
 from pipeline.retrieval.precisions import precisions
@@ -47,6 +48,7 @@ from pipeline.training.training_data import Data, batches, open_data
 PRECISIONS = "precisions.npy"  # float64 [Q], each query's precision@5 at the last validation
 
 
+@one_at_a_time
 @damage_is_bad_input()
 def main(run: Run) -> None:
     """Trains every phase that is not done yet.
