@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from tests.tfrecords.damage import HARMLESS, MAY_GO_UNNOTICED, WAYS, encoded, many_scans, photograph, png_bomb
-from tfrecords.jpeg_markers import ARITHMETIC_FRAMES, markers
+from tfrecords.pixels.jpeg_markers import ARITHMETIC_FRAMES, markers
 from tfrecords.pixels import MAX_PIXELS, Rejected, decode_stored, read, reduced_by, shrunk_size, transcode
 
 
