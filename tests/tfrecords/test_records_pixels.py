@@ -9,8 +9,8 @@ import pytest
 from PIL import Image, ImageOps
 
 from tests.tfrecords.damage import HARMLESS, MAY_GO_UNNOTICED, WAYS, encoded, many_scans, photograph, png_bomb
-from tfrecords.pixels.jpeg_markers import ARITHMETIC_FRAMES, markers
 from tfrecords.pixels import MAX_PIXELS, Rejected, decode_stored, read, reduced_by, shrunk_size, transcode
+from tfrecords.pixels.jpeg_markers import ARITHMETIC_FRAMES, markers
 
 
 def psnr(one: np.ndarray, other: np.ndarray) -> float:

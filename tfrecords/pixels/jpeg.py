@@ -11,6 +11,8 @@ are zeroes that fill a file up.
 
 import io
 import re
+from collections.abc import Iterator
+from contextlib import suppress
 
 import cv2
 import numpy as np
@@ -40,6 +42,7 @@ MAX_SCANS = 64  # a progressive JPEG has about ten; each costs a pass over all c
 PASSED_FRAMES = frozenset((0xC0, 0xC1, 0xC2))  # Huffman-coded DCT: what every TensorFlow decodes
 _ARITHMETIC_TABLES = 0xCC
 _KEPT = FRAMES | {HUFFMAN_TABLES, QUANTISERS, RESTART_INTERVAL, START_OF_SCAN, _ARITHMETIC_TABLES}
+_AHEAD_BYTES = 8  # what the decoder has read ahead it does not count
 _LEFT_OVER = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
 
 
@@ -56,17 +59,15 @@ def decode(data: bytes, size: tuple[int, int], colorspace: str, by: int) -> tupl
     except ValueError as error:
         problem = error
     stream = bare(data)
-    for _ in range(2):  # once more without the zeroes that fill the file up
-        try:
-            return _strictly(stream, size, colorspace, by), stream
-        except ValueError as error:
-            problem = error
-        if "subsampling" in str(problem):
-            return _unusually_sampled(stream, size, colorspace, by), stream
-        left_over = _LEFT_OVER.search(str(problem))
-        if left_over is None or (filled := _without_filling(stream, int(left_over[1]))) is None:
-            break
-        stream = filled
+    try:
+        return _strictly(stream, size, colorspace, by), stream
+    except ValueError as error:
+        problem = error
+    if "subsampling" in str(problem):
+        return _unusually_sampled(stream, size, colorspace, by), stream
+    for filled in _without_filling(stream, problem):
+        with suppress(ValueError):
+            return _strictly(filled, size, colorspace, by), filled
     raise Rejected(f"damaged JPEG: {problem}")
 
 
@@ -145,13 +146,17 @@ def _unusually_sampled(stream: bytes, size: tuple[int, int], colorspace: str, by
     return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
 
 
-def _without_filling(stream: bytes, count: int) -> bytes | None:
-    """The stream without `count` zeroes before its end mark; None where they are not zeroes, or others go before them.
+def _without_filling(stream: bytes, problem: ValueError) -> Iterator[bytes]:
+    """The stream without the zeroes before its end mark, where these were left over: with none, one, two of them.
 
-    Zeroes decode as blocks, too: where what was decoded ends in zeroes, they may stand for lost data.
+    Zeroes decode as blocks, too: where many of them were decoded, they may stand for lost data, and nothing is given.
     """
-    coded, filling = stream[: -2 - count], stream[-2 - count : -2]
-    return None if any(filling) or coded.endswith(b"\0\0") else coded + b"\xff\xd9"
+    left_over = _LEFT_OVER.search(str(problem))
+    coded = stream[:-2].rstrip(b"\0")
+    zeroes = len(stream) - 2 - len(coded)
+    if left_over is not None and int(left_over[1]) <= zeroes <= int(left_over[1]) + _AHEAD_BYTES:
+        for kept in range(3):  # the last byte of the blocks may be a zero
+            yield coded + bytes(kept) + b"\xff\xd9"
 
 
 def _adobe_transform(data: bytes, found: list[Segment]) -> int | None:

@@ -40,8 +40,12 @@ def require_whole_scans(stream: bytes) -> None:
             across, down = (max(factors) for factors in zip(*sampling.values(), strict=True))
             chosen = [(body[at], body[at + 1]) for at in range(1, 1 + 2 * body[0], 2)]
             blocks = []
+            if not {component for component, _ in chosen} <= sampling.keys():
+                raise Rejected("damaged JPEG: a scan of a component that the frame does not name")
             for component, selected in chosen:
                 horizontal, vertical = sampling[component]
+                if not {selected >> 4, 16 | selected & 15} <= tables.keys():
+                    raise Rejected("damaged JPEG: a Huffman table is missing")
                 pair = tables[selected >> 4], tables[16 | selected & 15]
                 blocks += [pair] * (1 if len(chosen) == 1 else horizontal * vertical)
             if len(chosen) == 1:  # of a scan of one component, the blocks that its own size needs

@@ -45,6 +45,8 @@ def parse(data: bytes) -> Png:
     parts: list[bytes] = []
     palette, has_sbit = 0, False
     for name, chunk, sum_right in _chunks(data):
+        if name == b"IEND":
+            break
         body = chunk[8:-4]
         critical = not name[0] & 32
         if critical and sum_right is False:
@@ -55,8 +57,6 @@ def parse(data: bytes) -> Png:
             header = _header(body)
         elif name == b"IDAT":
             parts.append(body if sum_right else chunk[8:])
-        elif name == b"IEND":
-            break
         elif name == b"PLTE" and sum_right and not parts:
             palette = len(body) // 3
             shown = [*(one for one in shown if one[4:8] != b"PLTE"), chunk]

@@ -15,6 +15,7 @@
 
 import io
 import warnings
+from contextlib import suppress
 from typing import NamedTuple
 
 import cv2
@@ -107,9 +108,11 @@ def _open(data: bytes) -> Image.Image:
     try:
         return Image.open(io.BytesIO(data), formats=FORMATS)
     except DECODER_ERRORS:
-        if not data.startswith(b"\xff\xd8\xff"):
+        if not data.startswith(b"\xff\xd8"):
             raise
-    return Image.open(io.BytesIO(jpeg.bare(data)), formats=FORMATS)
+        with suppress(*DECODER_ERRORS):
+            return Image.open(io.BytesIO(jpeg.bare(data)), formats=FORMATS)
+        raise
 
 
 def decode_stored(encoded: bytes) -> np.ndarray:
