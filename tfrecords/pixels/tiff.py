@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 
 from PIL import Image, ImageChops, TiffImagePlugin
 
-from tfrecords.pixels import jpeg, lzw, webp
+from tfrecords.pixels import jpeg, lzw
 from tfrecords.pixels.deflate import inflated
 from tfrecords.pixels.rejected import Rejected
 
-RAW, RLE, GROUP3, GROUP4, LZW, OLD_JPEG, JPEG, DEFLATE, OLD_DEFLATE, PACKBITS, LZMA, ZSTD, WEBP = (
-    1, 2, 3, 4, 5, 6, 7, 8, 32946, 32773, 34925, 50000, 50001,
+RAW, RLE, GROUP3, GROUP4, LZW, OLD_JPEG, JPEG, DEFLATE, OLD_DEFLATE, PACKBITS, LZMA, ZSTD = (
+    1, 2, 3, 4, 5, 6, 7, 8, 32946, 32773, 34925, 50000,
 )  # fmt: skip
 FAX = {RLE: "tiff_ccitt", GROUP3: "group3", GROUP4: "group4"}
 _YCBCR, _WHITE_IS_ZERO, _PLANES_APART = 6, 0, 2
@@ -63,7 +63,7 @@ def require_whole(data: bytes, image: Image.Image) -> dict[int, Any]:
         for _ in _parts(data, tags, compression):  # they lie within the file; libtiff refuses zstd that ends early
             pass
         return tags
-    if compression not in (RAW, LZW, JPEG, DEFLATE, OLD_DEFLATE, PACKBITS, LZMA, WEBP):
+    if compression not in (RAW, LZW, JPEG, DEFLATE, OLD_DEFLATE, PACKBITS, LZMA):
         raise Rejected(f"TIFF of compression {compression}: whether it is whole cannot be told")
     for number, part in enumerate(_parts(data, tags, compression)):
         try:
@@ -186,8 +186,6 @@ def _require_whole_part(part: Part, compression: int, tags: dict[int, Any]) -> N
             raise Rejected(f"the data give {given:,} of {least:,} bytes")
     elif compression == JPEG:
         _require_whole_jpeg(part, tags.get(347, b""))
-    elif compression == WEBP:
-        webp.require_whole(part.data)
     elif len(part.data) < least:
         raise Rejected(f"{len(part.data):,} of {least:,} bytes are in the file")
 
