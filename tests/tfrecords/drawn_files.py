@@ -13,14 +13,32 @@ from PIL import Image
 
 from tests.tfrecords.damage import encoded
 
-
 Way = Callable[[Image.Image], bytes]
 Change = Callable[[bytes], bytes]
 WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, OFFSETS, SAMPLES, ROWS, COUNTS, PLANAR = (
-    256, 257, 258, 259, 262, 273, 277, 278, 279, 284,
-)  # fmt: skip
-COMPRESSIONS = {"raw": "RGB", "tiff_adobe_deflate": "RGB", "tiff_lzw": "RGB", "packbits": "RGB", "jpeg": "RGB", "lzma": "RGB",
-                "zstd": "RGB", "tiff_ccitt": "1", "group3": "1", "group4": "1"}  # fmt: skip
+    256,
+    257,
+    258,
+    259,
+    262,
+    273,
+    277,
+    278,
+    279,
+    284,
+)
+COMPRESSIONS = {
+    "raw": "RGB",
+    "tiff_adobe_deflate": "RGB",
+    "tiff_lzw": "RGB",
+    "packbits": "RGB",
+    "jpeg": "RGB",
+    "lzma": "RGB",
+    "zstd": "RGB",
+    "tiff_ccitt": "1",
+    "group3": "1",
+    "group4": "1",
+}
 
 
 def tiff(pieces: list[bytes], tags: dict[int, tuple[int, ...]], order: str = "<") -> bytes:
@@ -46,9 +64,14 @@ def tiff(pieces: list[bytes], tags: dict[int, tuple[int, ...]], order: str = "<"
 def tags_of(image: Image.Image, compression: int = 1, **others: int) -> dict[int, tuple[int, ...]]:
     samples = len(image.getbands())
     return {
-        WIDTH: (image.width,), HEIGHT: (image.height,), BITS: (8,) * samples, COMPRESSION: (compression,),
-        PHOTOMETRIC: (2 if samples == 3 else 1,), SAMPLES: (samples,), ROWS: (others.get("rows", image.height),),
-    }  # fmt: skip
+        WIDTH: (image.width,),
+        HEIGHT: (image.height,),
+        BITS: (8,) * samples,
+        COMPRESSION: (compression,),
+        PHOTOMETRIC: (2 if samples == 3 else 1,),
+        SAMPLES: (samples,),
+        ROWS: (others.get("rows", image.height),),
+    }
 
 
 def strips(
@@ -238,7 +261,10 @@ def _animation(kind: str) -> Way:
 WHOLE: dict[str, Way] = {
     **{f"TIFF, {name}": saved(name) for name in COMPRESSIONS},
     **{f"TIFF, {name}, strips of 16 rows": saved(name, tiffinfo={ROWS: 16}) for name in COMPRESSIONS},
-    **{f"TIFF, {name}, odd tags": saved(name, tiffinfo={270: "?" * 99, 65000: "unknown", 306: "no date"}) for name in COMPRESSIONS},
+    **{
+        f"TIFF, {name}, odd tags": saved(name, tiffinfo={270: "?" * 99, 65000: "unknown", 306: "no date"})
+        for name in COMPRESSIONS
+    },
     "TIFF, JPEG of a strip each": jpeg_strips(),
     "TIFF, a zstd strip": _zstd(bytes),
     "TIFF, raw, big-endian": strips(order=">"),
@@ -250,12 +276,20 @@ WHOLE: dict[str, Way] = {
     "TIFF, PackBits of literals": strips(_packed, 32773),
     "TIFF, raw tiles": tiles(),
     "TIFF, deflate tiles": tiles(_deflate, 8),
-    "TIFF, planes apart": lambda photo: tiff([band.tobytes() for band in photo.split()], tags_of(photo) | {PLANAR: (2,)}),
+    "TIFF, planes apart": lambda photo: tiff(
+        [band.tobytes() for band in photo.split()], tags_of(photo) | {PLANAR: (2,)}
+    ),
     "TIFF, deflate, planes apart": lambda photo: tiff(
         [_deflate(band.tobytes()) for band in photo.split()], tags_of(photo, 8) | {PLANAR: (2,)}
     ),
-    "TIFF, two pages, the second missing": lambda photo: encoded(photo, "TIFF", save_all=True, append_images=[photo])[:-300],
-    **{f"TIFF, {name}, orientation {turn}": saved(name, tiffinfo={274: turn}) for name in ("group4", "tiff_lzw") for turn in (3, 6, 8)},
+    "TIFF, two pages, the second missing": lambda photo: encoded(photo, "TIFF", save_all=True, append_images=[photo])[
+        :-300
+    ],
+    **{
+        f"TIFF, {name}, orientation {turn}": saved(name, tiffinfo={274: turn})
+        for name in ("group4", "tiff_lzw")
+        for turn in (3, 6, 8)
+    },
     "TIFF, text by group 4": lambda photo: encoded(_fax(photo), "TIFF", compression="group4"),
     "TIFF, text by group 3": lambda photo: encoded(_fax(photo), "TIFF", compression="group3"),
     "GIF": gif(),
@@ -268,7 +302,10 @@ WHOLE: dict[str, Way] = {
     "GIF of one colour": lambda photo: encoded(Image.new("P", (900, 700)), "GIF"),
     "GIF, an animation": _animation("GIF"),
     "GIF, an animation, later frames missing": lambda photo: _animation("GIF")(photo)[: len(gif()(photo)) * 3 // 2],
-    **{f"BMP of {mode}": lambda photo, mode=mode: encoded(photo.convert(mode), "BMP") for mode in ("RGB", "L", "P", "1")},
+    **{
+        f"BMP of {mode}": lambda photo, mode=mode: encoded(photo.convert(mode), "BMP")
+        for mode in ("RGB", "L", "P", "1")
+    },
     "BMP, junk behind": lambda photo: encoded(photo, "BMP") + b"junk" * 99,
     "BMP, run lengths": rle_bmp(),
     "BMP, run lengths, no end code": rle_bmp(lambda body: body[:-2]),
@@ -282,22 +319,35 @@ WHOLE: dict[str, Way] = {
     "WebP of 1 pixel, lossless": lambda photo: encoded(photo.resize((1, 1)), "WEBP", lossless=True),
     "WebP with EXIF": lambda photo: encoded(photo, "WEBP", exif=b"Exif\0\0junk"),
     "WebP, an animation": _animation("WEBP"),
-}  # fmt: skip
+}
 
 DAMAGED: dict[str, Way] = {
-    **{f"TIFF, {name}, {what}": in_strip(saved(name), change)
-       for name in COMPRESSIONS if name not in ("raw", "zstd")
-       for what, change in (("its last half zeroes", zeroed(0.5, 1)), ("zeroes in the middle", zeroed(0.4, 0.6)), ("junk in the middle", junk))
-       # Literals, of PackBits and of zstd, are pixels as they are: others in their place are no damage that shows.
-       if not (name == "packbits" and what == "junk in the middle")},
-    **{f"TIFF, {name}, a strip of zeroes": in_strip(saved(name, tiffinfo={ROWS: 16}), zeroed(0, 1), 2) for name in COMPRESSIONS if name not in ("raw", "zstd")},
+    **{
+        f"TIFF, {name}, {what}": in_strip(saved(name), change)
+        for name in COMPRESSIONS
+        if name not in ("raw", "zstd")
+        for what, change in (
+            ("its last half zeroes", zeroed(0.5, 1)),
+            ("zeroes in the middle", zeroed(0.4, 0.6)),
+            ("junk in the middle", junk),
+        )
+        # Literals, of PackBits and of zstd, are pixels as they are: others in their place are no damage that shows.
+        if not (name == "packbits" and what == "junk in the middle")
+    },
+    **{
+        f"TIFF, {name}, a strip of zeroes": in_strip(saved(name, tiffinfo={ROWS: 16}), zeroed(0, 1), 2)
+        for name in COMPRESSIONS
+        if name not in ("raw", "zstd")
+    },
     "TIFF, raw, a strip missing": strips(change=_drop(3)),
     "TIFF, raw, a strip behind the end": strips(change=_set(OFFSETS, 8, 6248, 12488, 18728, 9_999_999, 300, 300)),
     "TIFF, raw, a strip at 0": strips(change=_set(OFFSETS, 8, 6248, 0, 12488, 18728, 300, 300)),
     "TIFF, raw, its last strip over the end": strips(change=_set(OFFSETS, 8, 8, 8, 8, 8, 8, 40_000)),
     "TIFF, raw, said to be higher": strips(change=_set(HEIGHT, 300)),
     "TIFF, deflate, a strip missing": strips(_deflate, 8, change=_drop(3)),
-    "TIFF, deflate, a strip that gives fewer rows": strips(_deflate, 8, change=_piece(2, lambda piece: _deflate(zlib.decompress(piece)[:-9]))),
+    "TIFF, deflate, a strip that gives fewer rows": strips(
+        _deflate, 8, change=_piece(2, lambda piece: _deflate(zlib.decompress(piece)[:-9]))
+    ),
     "TIFF, deflate, a strip cut off": strips(_deflate, 8, change=_piece(2, lambda piece: piece[: len(piece) // 2])),
     "TIFF, deflate, a strip without its checksum": strips(_deflate, 8, change=_piece(2, lambda piece: piece[:-4])),
     "TIFF, deflate, an empty strip": strips(_deflate, 8, change=_piece(2, lambda piece: b"")),
@@ -306,19 +356,42 @@ DAMAGED: dict[str, Way] = {
     "TIFF, JPEG, a strip cut off": jpeg_strips(_piece(2, lambda piece: piece[: len(piece) * 2 // 3])),
     "TIFF, JPEG, a strip missing": jpeg_strips(_drop(3)),
     "TIFF, JPEG, a strip of fewer rows": jpeg_strips(_piece(2, lambda piece: _jpeg(bytes(8 * 390)))),
-    **{f"TIFF, zstd, cut off at {share:.0%}": _zstd(lambda data, share=share: data[: int(len(data) * share)])
-       for share in (0.1, 0.5, 0.95)},
+    **{
+        f"TIFF, zstd, cut off at {share:.0%}": _zstd(lambda data, share=share: data[: int(len(data) * share)])
+        for share in (0.1, 0.5, 0.95)
+    },
     "TIFF, raw, a tile missing": tiles(change=_drop(5)),
     "TIFF, deflate, a tile missing": tiles(_deflate, 8, change=_drop(5)),
     "TIFF, deflate, a tile cut off": tiles(_deflate, 8, change=_piece(5, lambda piece: piece[:99])),
-    "TIFF, a plane missing": lambda photo: tiff([band.tobytes() for band in photo.split()[:2]], tags_of(photo) | {PLANAR: (2,)}),
-    "TIFF, no palette": lambda photo: tiff([photo.quantize(256).tobytes()], tags_of(photo.quantize(256)) | {PHOTOMETRIC: (3,)}),
-    **{f"TIFF, text by {name}, {what}": in_strip(lambda photo, name=name: encoded(_fax(photo), "TIFF", compression=name), change)
-       for name in ("group3", "group4")
-       for what, change in (("its last half zeroes", zeroed(0.5, 1)), ("zeroes in the middle", zeroed(0.4, 0.6)), ("junk in the middle", junk))},
-    **{f"TIFF cut off at {share:.0%}": lambda photo, share=share: (lambda data: data[: int(len(data) * share)])(encoded(photo, "TIFF"))
-       for share in (0.1, 0.5, 0.98)},
-    **{f"GIF cut off at {share:.0%}, its blocks right": gif(lambda coded, share=share: coded[: int(len(coded) * share)]) for share in (0.0, 0.3, 0.9, 0.99)},
+    "TIFF, a plane missing": lambda photo: tiff(
+        [band.tobytes() for band in photo.split()[:2]], tags_of(photo) | {PLANAR: (2,)}
+    ),
+    "TIFF, no palette": lambda photo: tiff(
+        [photo.quantize(256).tobytes()], tags_of(photo.quantize(256)) | {PHOTOMETRIC: (3,)}
+    ),
+    **{
+        f"TIFF, text by {name}, {what}": in_strip(
+            lambda photo, name=name: encoded(_fax(photo), "TIFF", compression=name), change
+        )
+        for name in ("group3", "group4")
+        for what, change in (
+            ("its last half zeroes", zeroed(0.5, 1)),
+            ("zeroes in the middle", zeroed(0.4, 0.6)),
+            ("junk in the middle", junk),
+        )
+    },
+    **{
+        f"TIFF cut off at {share:.0%}": lambda photo, share=share: (lambda data: data[: int(len(data) * share)])(
+            encoded(photo, "TIFF")
+        )
+        for share in (0.1, 0.5, 0.98)
+    },
+    **{
+        f"GIF cut off at {share:.0%}, its blocks right": gif(
+            lambda coded, share=share: coded[: int(len(coded) * share)]
+        )
+        for share in (0.0, 0.3, 0.9, 0.99)
+    },
     "GIF cut off": lambda photo: gif()(photo)[:-900],
     "GIF, its last half zeroes": gif(zeroed(0.5, 1)),
     "GIF, zeroes in the middle": gif(zeroed(0.4, 0.6)),
@@ -328,16 +401,32 @@ DAMAGED: dict[str, Way] = {
     "GIF, colours beyond the palette": gif(palette=_first_colours),
     "GIF, only its header": lambda photo: gif()(photo)[:800],
     "GIF, an animation cut off in its first frame": lambda photo: _animation("GIF")(photo)[: len(gif()(photo)) // 2],
-    **{f"BMP of {mode} cut off": lambda photo, mode=mode: encoded(photo.convert(mode), "BMP")[:-40] for mode in ("RGB", "L", "P", "1")},
+    **{
+        f"BMP of {mode} cut off": lambda photo, mode=mode: encoded(photo.convert(mode), "BMP")[:-40]
+        for mode in ("RGB", "L", "P", "1")
+    },
     "BMP, run lengths, cut off": rle_bmp(lambda body: body[: len(body) // 2]),
-    "BMP, run lengths, an end code in the middle": rle_bmp(lambda body: body[: len(body) // 4 * 2] + b"\0\1" + body[len(body) // 4 * 2 :]),
+    "BMP, run lengths, an end code in the middle": rle_bmp(
+        lambda body: body[: len(body) // 4 * 2] + b"\0\1" + body[len(body) // 4 * 2 :]
+    ),
     "BMP, run lengths, zeroes in the middle": rle_bmp(lambda body: zeroed(0.4, 0.6)(body)),
     "BMP, run lengths, a jump over pixels": rle_bmp(lambda body: body[:20] + b"\0\2\x09\0" + body[40:]),
     "BMP, colours beyond the palette": rle_bmp(colours=9),
-    **{f"WebP{', lossless' * kind}, {what}": webp(kind, change) for kind in (False, True)
-       for what, change in (("its last half zeroes", zeroed(0.5, 1)), ("its last tenth zeroes", zeroed(0.9, 1)), ("cut off, its sizes right", lambda data: data[: len(data) // 2]),
-                            ("its last tenth cut off, its sizes right", lambda data: data[: len(data) * 9 // 10]), ("zeroes in the middle", zeroed(0.4, 0.6)), ("junk in the middle", junk))},
+    **{
+        f"WebP{', lossless' * kind}, {what}": webp(kind, change)
+        for kind in (False, True)
+        for what, change in (
+            ("its last half zeroes", zeroed(0.5, 1)),
+            ("its last tenth zeroes", zeroed(0.9, 1)),
+            ("cut off, its sizes right", lambda data: data[: len(data) // 2]),
+            ("its last tenth cut off, its sizes right", lambda data: data[: len(data) * 9 // 10]),
+            ("zeroes in the middle", zeroed(0.4, 0.6)),
+            ("junk in the middle", junk),
+        )
+    },
     "WebP cut off": lambda photo: webp(False)(photo)[:-400],
     "WebP, transparent, cut off": lambda photo: encoded(photo.convert("RGBA"), "WEBP", quality=70)[:-400],
-    "WebP, an animation cut off in its first frame": lambda photo: _animation("WEBP")(photo)[: len(webp(False)(photo)) // 2],
-}  # fmt: skip
+    "WebP, an animation cut off in its first frame": lambda photo: _animation("WEBP")(photo)[
+        : len(webp(False)(photo)) // 2
+    ],
+}

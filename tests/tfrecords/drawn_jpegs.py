@@ -180,7 +180,9 @@ WHOLE: dict[str, Way] = {
     "junk behind its end": lambda data: data + b"\xff\xda\xff\xc4junk" * 99,
     "a second picture behind its end": lambda data: data + data,
     "zeroes behind its end": lambda data: data + bytes(4096),
-    "Huffman tables twice": lambda data: joined([*parts(data)[0][:-1], *_tables(data), parts(data)[0][-1]], parts(data)[1]),
+    "Huffman tables twice": lambda data: joined(
+        [*parts(data)[0][:-1], *_tables(data), parts(data)[0][-1]], parts(data)[1]
+    ),
     "no Huffman tables, a frame of Motion JPEG": without(DHT),
     "a Huffman table that is not used": before(SOS, segment(0xC4, b"\x03" + bytes([0, 1, *[0] * 14]) + b"\0")),
     "quantisers twice": lambda data: before(SOS, next(one for one in parts(data)[0] if one.startswith(DQT)))(data),
@@ -207,7 +209,7 @@ WHOLE: dict[str, Way] = {
     "unusual sampling 3×1": in_scans([(3, 1), (1, 1), (1, 1)]),
     "unusual sampling, sharper colours": in_scans([(1, 1), (2, 2), (1, 1)]),
     "unusual sampling, a wrong ICC count": lambda data: first(_icc(1, 3))(in_scans([(4, 2), (1, 1), (1, 1)])(data)),
-}  # fmt: skip
+}
 
 
 def _tables(data: bytes) -> list[bytes]:
@@ -239,7 +241,9 @@ DAMAGED: dict[str, Way] = {
     "bytes missing in the middle": with_coded(lambda coded: coded[: len(coded) // 2] + coded[len(coded) // 2 + 300 :]),
     "bytes twice in the middle": with_coded(lambda coded: coded[: len(coded) // 2] + coded[len(coded) // 3 :]),
     "an end mark in the middle": with_coded(lambda coded: coded[: len(coded) // 2] + EOI + coded[len(coded) // 2 :]),
-    "a marker in the middle": with_coded(lambda coded: coded[: len(coded) // 2] + b"\xff\xc4\0\2" + coded[len(coded) // 2 :]),
+    "a marker in the middle": with_coded(
+        lambda coded: coded[: len(coded) // 2] + b"\xff\xc4\0\2" + coded[len(coded) // 2 :]
+    ),
     "a restart marker missing": _restarts(lambda coded: coded.replace(b"\xff\xd1", b"", 1)),
     "a restart interval missing": _restarts(
         lambda coded: coded[: coded.index(b"\xff\xd1")] + coded[coded.index(b"\xff\xd2") :]
@@ -251,7 +255,9 @@ DAMAGED: dict[str, Way] = {
     "the first component's scan missing": in_scans([(2, 2), (1, 1), (1, 1)], left_out=0),
     "unusual sampling, a scan missing": in_scans([(2, 2), (2, 1), (1, 2)], left_out=1),
     "unusual sampling, cut off": lambda data: in_scans([(2, 2), (2, 1), (1, 2)])(data)[:-400] + EOI,
-    "unusual sampling, zeroes in the middle": lambda data: _in_third(in_scans([(3, 1), (1, 1), (1, 1)])(data), bytes(99)),
+    "unusual sampling, zeroes in the middle": lambda data: _in_third(
+        in_scans([(3, 1), (1, 1), (1, 1)])(data), bytes(99)
+    ),
     **{f"progressive, {count} scans": _scans_left(count) for count in (1, 3, 5, 9)},
     **{f"progressive, {count} scans, no end mark": _scans_left(count, b"") for count in (1, 6, 9)},
     "progressive, cut off": again(progressive=True)(lambda data: data[: len(data) * 2 // 3]),
@@ -278,7 +284,7 @@ DAMAGED: dict[str, Way] = {
     "a segment longer than the file": first(b"\xff\xe1\xff\xff"),
     "only its header": lambda data: data[:200],
     "a thousand scans": lambda data: many_scans(data, np.random.default_rng(0)),
-}  # fmt: skip
+}
 
 
 def _in_third(data: bytes, what: bytes) -> bytes:

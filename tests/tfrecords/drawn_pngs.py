@@ -1,7 +1,7 @@
 """Kinds of PNG files, drawn chunk by chunk: those whose pixels are whole, and those of which some are missing.
 
-The kinds are those of PngSuite (named in brackets), of Pillow's test images and of files in the wild. Each: a photograph
-of RGB → bytes.
+The kinds are those of PngSuite (named in brackets), of Pillow's test images and of files in the wild. Each: a
+photograph of RGB → bytes.
 """
 
 import struct
@@ -93,27 +93,44 @@ def _pieces(size: int) -> Callable[[bytes], list[bytes]]:
     return lambda body: [chunk(b"IDAT", body[at : at + size]) for at in range(0, len(body), size)]
 
 
-KINDS = [(c, d, i) for c, depths in ((0, (1, 2, 4, 8, 16)), (2, (8, 16)), (3, (1, 2, 4, 8)), (4, (8, 16)), (6, (8, 16)))
-         for d in depths for i in (False, True)]  # fmt: skip
+KINDS = [
+    (c, d, i)
+    for c, depths in ((0, (1, 2, 4, 8, 16)), (2, (8, 16)), (3, (1, 2, 4, 8)), (4, (8, 16)), (6, (8, 16)))
+    for d in depths
+    for i in (False, True)
+]
 
 WHOLE: dict[str, Way] = {
     **{f"colour type {c}, {d} bits{', interlaced' * i} [bas{'in'[not i]}{c}]": drawn(c, d, i) for c, d, i in KINDS},
-    **{f"{side} pixels a side, {'interlaced' if i else 'in rows'} [s{side:02}]": drawn(PALETTE, 4, i, size=(side, side))
-       for side in (1, 2, 3, 5, 7, 9, 33) for i in (False, True)},
-    **{f"compressed at level {level} [z{level:02}]": drawn(data=lambda raw, level=level: zlib.compress(raw, level))
-       for level in (0, 3, 6, 9)},
+    **{
+        f"{side} pixels a side, {'interlaced' if i else 'in rows'} [s{side:02}]": drawn(
+            PALETTE, 4, i, size=(side, side)
+        )
+        for side in (1, 2, 3, 5, 7, 9, 33)
+        for i in (False, True)
+    },
+    **{
+        f"compressed at level {level} [z{level:02}]": drawn(data=lambda raw, level=level: zlib.compress(raw, level))
+        for level in (0, 3, 6, 9)
+    },
     "rows filtered [f01]": drawn(filtering=1),
     "data in chunks of a byte [oi9]": drawn(size=(32, 32), idats=_pieces(1)),
     "data in chunks of 1,000 bytes [oi4]": drawn(idats=_pieces(1000)),
-    "empty data chunks": drawn(idats=lambda body: [chunk(b"IDAT", one) for one in (b"", body[:99], b"", body[99:], b"")]),
-    "a text chunk between the data": drawn(idats=lambda body: [chunk(b"IDAT", body[:500]), chunk(b"tEXt", b"a\0b"), chunk(b"IDAT", body[500:])]),
+    "empty data chunks": drawn(
+        idats=lambda body: [chunk(b"IDAT", one) for one in (b"", body[:99], b"", body[99:], b"")]
+    ),
+    "a text chunk between the data": drawn(
+        idats=lambda body: [chunk(b"IDAT", body[:500]), chunk(b"tEXt", b"a\0b"), chunk(b"IDAT", body[500:])]
+    ),
     "text of a wrong checksum": drawn(before=chunk(b"tEXt", b"Title\0x", wrong=True)),
     "gamma of a wrong checksum": drawn(before=chunk(b"gAMA", bytes(4), wrong=True)),
     "a profile of a wrong checksum": drawn(before=chunk(b"iCCP", b"icc\0\0" + zlib.compress(bytes(99)), wrong=True)),
     "a profile that does not inflate": drawn(before=chunk(b"iCCP", b"icc\0\0junk")),
     "a profile of another compression": drawn(before=chunk(b"iCCP", b"icc\0\7junk")),
     "gamma of 0 bytes": drawn(before=chunk(b"gAMA", b"")),
-    "sRGB, pHYs, cHRM of wrong lengths": drawn(before=b"".join(chunk(name, b"\1\2") for name in (b"sRGB", b"pHYs", b"cHRM"))),
+    "sRGB, pHYs, cHRM of wrong lengths": drawn(
+        before=b"".join(chunk(name, b"\1\2") for name in (b"sRGB", b"pHYs", b"cHRM"))
+    ),
     "compressed text that does not inflate": drawn(before=chunk(b"zTXt", b"a\0\0junk")),
     "compressed text that is a bomb": drawn(before=chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(70 << 20)))),
     "international text cut off": drawn(before=chunk(b"iTXt", b"a\0\1")),
@@ -124,7 +141,9 @@ WHOLE: dict[str, Way] = {
     "a suggested palette [ps1]": drawn(before=chunk(b"PLTE", bytes(range(30)))),
     "a suggested palette behind the data": drawn(behind=chunk(b"PLTE", bytes(30))),
     "significant bits [cs3]": drawn(before=chunk(b"sBIT", b"\3\3\3")),
-    "a histogram, a time [ch1, cm0]": drawn(PALETTE, 8, before=chunk(b"hIST", bytes(512)) + chunk(b"tIME", b"\7\xd0\1\1\0\0\0")),
+    "a histogram, a time [ch1, cm0]": drawn(
+        PALETTE, 8, before=chunk(b"hIST", bytes(512)) + chunk(b"tIME", b"\7\xd0\1\1\0\0\0")
+    ),
     "a background [bg]": drawn(RGBA, before=chunk(b"bKGD", bytes(6))),
     "text behind the data of a wrong checksum": drawn(behind=chunk(b"tEXt", b"a\0b", wrong=True)),
     "junk behind its end": drawn(end=chunk(b"IEND", b"") + b"junk" * 500),
@@ -134,12 +153,16 @@ WHOLE: dict[str, Way] = {
     "an end chunk of a wrong checksum": drawn(end=chunk(b"IEND", b"", wrong=True)),
     "its last checksum missing": drawn(idats=lambda body: [chunk(b"IDAT", body)[:-4]], end=b""),
     "zlib's checksum missing": drawn(data=lambda raw: zlib.compress(raw)[:-4]),
-    "cut off within zlib's checksum": drawn(data=lambda raw: zlib.compress(raw)[:-2], idats=lambda body: [chunk(b"IDAT", body + bytes(2))[:-6]], end=b""),
+    "cut off within zlib's checksum": drawn(
+        data=lambda raw: zlib.compress(raw)[:-2], idats=lambda body: [chunk(b"IDAT", body + bytes(2))[:-6]], end=b""
+    ),
     "junk behind the stream": drawn(data=lambda raw: zlib.compress(raw) + b"junk" * 9),
     "more rows than promised": drawn(data=lambda raw: zlib.compress(raw + bytes(5000))),
-    "an animation, its second frame damaged": drawn(before=chunk(b"acTL", struct.pack(">II", 2, 0)), behind=chunk(b"fcTL", b"??") + chunk(b"fdAT", b"\0\0\0\1junk")),
+    "an animation, its second frame damaged": drawn(
+        before=chunk(b"acTL", struct.pack(">II", 2, 0)), behind=chunk(b"fcTL", b"??") + chunk(b"fdAT", b"\0\0\0\1junk")
+    ),
     "an animation of a wrong count": drawn(before=chunk(b"acTL", b"\xff" * 8)),
-}  # fmt: skip
+}
 
 
 def _changed(at: int, value: int, wrong: bool = False) -> Callable[[bytes], bytes]:
@@ -157,22 +180,38 @@ def _zeroed(data: bytes) -> bytes:
 
 
 DAMAGED: dict[str, Way] = {
-    **{f"cut off at {share:.0%}, colour type {c}, {d} bits{', interlaced' * i}":
-       _then(drawn(c, d, i), lambda data, share=share: data[: int(len(data) * share)])
-       for c, d, i in KINDS for share in (0.3, 0.8, 0.95)},
-    **{f"a stream of {share:.0%} of the rows, colour type {c}, {d} bits{', interlaced' * i}":
-       drawn(c, d, i, data=lambda raw, share=share: zlib.compress(raw[: int(len(raw) * share)]))
-       for c, d, i in KINDS for share in (0.0, 0.5, 0.99)},
+    **{
+        f"cut off at {share:.0%}, colour type {c}, {d} bits{', interlaced' * i}": _then(
+            drawn(c, d, i), lambda data, share=share: data[: int(len(data) * share)]
+        )
+        for c, d, i in KINDS
+        for share in (0.3, 0.8, 0.95)
+    },
+    **{
+        f"a stream of {share:.0%} of the rows, colour type {c}, {d} bits{', interlaced' * i}": drawn(
+            c, d, i, data=lambda raw, share=share: zlib.compress(raw[: int(len(raw) * share)])
+        )
+        for c, d, i in KINDS
+        for share in (0.0, 0.5, 0.99)
+    },
     "a stream without its last byte of a row": drawn(data=lambda raw: zlib.compress(raw[:-1])),
     "a stream that ends early, its chunks right": drawn(data=lambda raw: zlib.compress(raw)[: len(raw) // 5]),
-    "an interlaced stream that ends early, its chunks right": drawn(interlaced=True, data=lambda raw: zlib.compress(raw)[: len(raw) // 5]),
+    "an interlaced stream that ends early, its chunks right": drawn(
+        interlaced=True, data=lambda raw: zlib.compress(raw)[: len(raw) // 5]
+    ),
     "zeroes in the middle": _then(drawn(), _zeroed),
     "zeroes in the middle, its chunks right": drawn(data=lambda raw: _zeroed(zlib.compress(raw))),
     "its second half zeroes": _then(drawn(), lambda data: data[: len(data) // 2] + bytes(len(data) // 2)),
     "its last 12 bytes before the end zeroes": _then(drawn(), lambda data: data[:-24] + bytes(24)),
-    "zlib's checksum wrong, its chunks right": drawn(data=lambda raw: zlib.compress(raw)[:-1] + bytes([zlib.compress(raw)[-1] ^ 1])),
-    "other rows under zlib's checksum": drawn(data=lambda raw: zlib.compress(raw, 0)[:900] + b"??" + zlib.compress(raw, 0)[902:]),
-    "a data chunk missing": drawn(idats=lambda body: [one for number, one in enumerate(_pieces(1000)(body)) if number != 3]),
+    "zlib's checksum wrong, its chunks right": drawn(
+        data=lambda raw: zlib.compress(raw)[:-1] + bytes([zlib.compress(raw)[-1] ^ 1])
+    ),
+    "other rows under zlib's checksum": drawn(
+        data=lambda raw: zlib.compress(raw, 0)[:900] + b"??" + zlib.compress(raw, 0)[902:]
+    ),
+    "a data chunk missing": drawn(
+        idats=lambda body: [one for number, one in enumerate(_pieces(1000)(body)) if number != 3]
+    ),
     "data chunks in another order": drawn(idats=lambda body: _pieces(1000)(body)[::-1]),
     "no data [xdt]": drawn(idats=lambda body: []),
     "empty data": drawn(idats=lambda body: [chunk(b"IDAT", b"")]),
@@ -188,15 +227,21 @@ DAMAGED: dict[str, Way] = {
     "another compression": drawn(header=_changed(10, 1)),
     "another filtering": drawn(header=_changed(11, 9)),
     "interlacing 3": drawn(header=_changed(12, 3)),
-    "said to be interlaced, of half the width": drawn(header=lambda body: chunk(b"IHDR", body[:3] + bytes([255]) + body[4:])),
+    "said to be interlaced, of half the width": drawn(
+        header=lambda body: chunk(b"IHDR", body[:3] + bytes([255]) + body[4:])
+    ),
     "said to be higher": drawn(header=_changed(6, 9)),
     "width 0": drawn(header=lambda body: chunk(b"IHDR", bytes(4) + body[4:])),
     "no palette": drawn(PALETTE, 8, palette=lambda colours: b""),
     "a palette behind the data": drawn(PALETTE, 8, palette=lambda colours: b"", behind=chunk(b"PLTE", bytes(768))),
     "a palette of a wrong checksum": drawn(PALETTE, 8, palette=lambda colours: chunk(b"PLTE", colours, wrong=True)),
     "a palette of 0 colours": drawn(PALETTE, 4, palette=lambda colours: chunk(b"PLTE", b"")),
-    **{f"{depth} bits, colours beyond the palette": drawn(PALETTE, depth, palette=lambda colours: chunk(b"PLTE", colours[:3]))
-       for depth in (1, 2, 4, 8)},
+    **{
+        f"{depth} bits, colours beyond the palette": drawn(
+            PALETTE, depth, palette=lambda colours: chunk(b"PLTE", colours[:3])
+        )
+        for depth in (1, 2, 4, 8)
+    },
     "the first byte of another bit [xs1]": _then(drawn(), lambda data: b"\x09" + data[1:]),
     "its signature in lower case [xs4]": _then(drawn(), lambda data: data.replace(b"PNG", b"png", 1)),
     "line ends changed [xlf]": _then(drawn(), lambda data: data.replace(b"\r\n", b"\n")),
@@ -204,4 +249,4 @@ DAMAGED: dict[str, Way] = {
     "a filter that is not": drawn(data=lambda raw: zlib.compress(b"\x09" + raw[1:])),
     "a critical chunk nobody knows": drawn(before=chunk(b"CgBI", bytes(4))),
     "not a zlib stream": drawn(data=lambda raw: raw),
-}  # fmt: skip
+}
