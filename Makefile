@@ -9,7 +9,7 @@ RUN ?= runs/$(basename $(notdir $(CONFIG)))
 ARGS ?=
 TOUCH_TENSORFLOW := $(addprefix tests/,data models planning training selection evaluation export)
 
-.PHONY: demo test test-all test-tf220 test-kaggle tfrecords train train-tpu score submission bench ablation lint clean
+.PHONY: demo test test-all faults test-tf220 test-kaggle tfrecords train train-tpu score submission bench ablation lint clean
 
 # One stamp an extra: an environment grows, and is made anew when setup.py changes.
 .venv/base.stamp: setup.py
@@ -33,6 +33,10 @@ test: .venv/test.stamp
 # With two hosts, eight replicas, killed runs and the README's own commands.
 test-all: .venv/test.stamp
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(ARGS)
+
+# Kills, damage, hostile files, stale results, the slow ones too: how many were tried and held, by kind.
+faults: .venv/test.stamp
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile -m faults $(ARGS)
 
 # What touches TensorFlow, on the older one that is served: the last with wheels for a TPU.
 .venv-tf220/stamp: setup.py

@@ -9,6 +9,7 @@ import pytest
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as the commands, which some tests compare with
+pytest_plugins = ["tests.faults.counting"]
 importlib.import_module("tensorflow")  # before any test loads the package tfrecord: after it, TensorFlow would not load
 
 

@@ -101,7 +101,8 @@ def test_a_run_folder_holds_everything_that_is_promised(whole):
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_to_the_same_records_losses_and_metrics(whole, config, tmp_path):
+@pytest.mark.faults("kill")
+def test_a_killed_run_goes_on_to_the_same_records_losses_and_metrics(whole, config, tmp_path, tried):
     expected, seconds = whole
     moments = random.Random(os.environ.get("GUIE_SEED", "7"))
     for _ in range(KILLS):
@@ -123,6 +124,7 @@ def test_a_killed_run_goes_on_to_the_same_records_losses_and_metrics(whole, conf
     assert losses(tmp_path / "run") == losses(expected)
     found, wanted = (json.loads((folder / "metrics.json").read_text()) for folder in (tmp_path / "run", expected))
     assert found["mP@5"] == wanted["mP@5"] and found["references"] == wanted["references"]
+    tried(KILLS)
 
 
 def test_what_is_done_is_not_done_again(whole, config):
@@ -137,6 +139,7 @@ def test_what_is_done_is_not_done_again(whole, config):
     assert before == {path: path.stat().st_mtime_ns for path in made}
 
 
+@pytest.mark.faults("stale results")
 def test_another_recipe_in_the_same_folder_is_refused(whole, config, capsys):
     folder, _ = whole
     before = hashes(folder / "checkpoints")
@@ -213,6 +216,7 @@ def test_scores_over_seeds_are_those_of_the_seeds_on_the_same_records(seeded):
 
 
 @pytest.mark.slow
+@pytest.mark.faults("kill")
 def test_a_killed_run_over_seeds_goes_on_to_the_same_scores_and_is_not_done_again(seeded, tmp_path):
     config, expected, _, seconds = seeded
     process = start(config, tmp_path / "run")
@@ -274,6 +278,7 @@ def test_validation_on_a_shard_that_is_trained_on_is_refused(whole, config, tmp_
     assert "among train.records, too" in error and error.count("\n") == 1
 
 
+@pytest.mark.faults("NaN loss")
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_steps(whole, config, tmp_path, capsys):
     pattern = f"[{whole[0]}/records/*-train-*.tfrec]"
     code = cli.main(

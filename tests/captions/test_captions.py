@@ -67,6 +67,7 @@ def run(tmp_path: Path, table: str, *overrides: str) -> tuple[int, list[dict[str
     return code, rows, json.loads((tmp_path / "run" / "summary.json").read_text())
 
 
+@pytest.mark.faults("faulty server")
 def test_every_fault_is_a_row_with_its_reason_and_stops_nothing(tmp_path, capsys):
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "red.jpg").write_bytes(picture((200, 0, 0)))
@@ -165,6 +166,7 @@ def test_equal_images_are_encoded_once_and_each_unreadable_one_has_its_reason(tm
     assert items_of(summary)["encoding images"] == 1
 
 
+@pytest.mark.faults("kill")
 def test_a_kill_loses_at_most_a_block(tmp_path, monkeypatch):
     (tmp_path / "images").mkdir()
     for number in range(5):
@@ -220,6 +222,7 @@ def test_caption_that_is_its_image_s_url_has_its_own_embedding(tmp_path):
     assert first == second and float(first[0]["similarity"]) < 0.99
 
 
+@pytest.mark.faults("stale results")
 def test_another_model_finds_nothing_in_the_cache(tmp_path):
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "a.jpg").write_bytes(picture((9, 99, 9)))

@@ -61,6 +61,7 @@ def test_good_image_comes_whole(server):
         ("/reset", "ServerDisconnectedError"),
     ],
 )
+@pytest.mark.faults("faulty server")
 def test_each_fault_is_one_reason(server, path, reason):
     answer = get(server, path)
     assert answer.content is None
@@ -72,6 +73,7 @@ def test_largest_image_allowed_is_not_cut(server):
     assert get(server, "/good/big").content == bytes(200_000)
 
 
+@pytest.mark.faults("faulty server")
 def test_endless_body_is_stopped_at_the_limit_and_not_read_on(server):
     before = server.bytes_sent
     get(server, "/huge")
@@ -80,6 +82,7 @@ def test_endless_body_is_stopped_at_the_limit_and_not_read_on(server):
     assert server.bytes_sent - before < 20_000_000
 
 
+@pytest.mark.faults("faulty server")
 def test_passing_faults_are_retried_and_lasting_ones_not(server):
     assert get(server, "/flaky/a.jpg").content == b"image a"
     assert server.seen["/flaky/a.jpg"] == 3
@@ -111,6 +114,7 @@ def test_addresses_that_some_pythons_call_global_are_not_public(address, expecte
     assert is_public(address) is expected
 
 
+@pytest.mark.faults("hostile server")
 def test_private_addresses_are_refused_before_anything_is_sent(server):
     closed = replace(QUICK, allow_networks=[])
     before = sum(server.seen.values())
@@ -121,6 +125,7 @@ def test_private_addresses_are_refused_before_anything_is_sent(server):
     assert sum(server.seen.values()) == before
 
 
+@pytest.mark.faults("hostile server")
 def test_name_that_turns_to_a_private_address_is_refused_on_the_address_connected_to(server, monkeypatch):
     answers = iter(["127.0.0.1", "127.0.0.2"])  # allowed when first asked, another machine when asked again
     real = socket.getaddrinfo

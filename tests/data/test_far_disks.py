@@ -96,12 +96,14 @@ def test_files_stay_open_under_reads_that_others_push_out(tmp_path, faults, monk
 
 
 @pytest.mark.parametrize("fault", ["failing", "short"])
+@pytest.mark.faults("faulty server")
 def test_a_read_that_fails_once_is_done_again(records, faults, fault):
     whole = read(records, np.arange(COUNT))
     getattr(faults, fault)[SHARD] = 2
     assert read(records, np.arange(COUNT)) == whole
 
 
+@pytest.mark.faults("faulty server")
 def test_a_disk_that_stays_away_ends_in_one_line_that_names_the_shard(records, faults):
     faults.failing[SHARD] = 10**6
     with pytest.raises(BadInput, match=rf"{SHARD} cannot be read, tried 3 times: .*Input/output error") as refused:
@@ -111,6 +113,7 @@ def test_a_disk_that_stays_away_ends_in_one_line_that_names_the_shard(records, f
         images(records)
 
 
+@pytest.mark.faults("faulty server")
 def test_the_first_records_error_is_the_one_that_is_told(records, faults):
     faults.failing.update({path.name: 10**6 for path in records.shards})
     faults.seconds = 0.001
@@ -119,6 +122,7 @@ def test_the_first_records_error_is_the_one_that_is_told(records, faults):
             read(records, np.array([20, 0, 41, 1]))
 
 
+@pytest.mark.faults("damaged shard")
 def test_a_shard_that_ends_early_is_damaged_and_says_where(tmp_path, folder, faults):
     whole = (folder / SHARD).read_bytes()
     (tmp_path / SHARD).write_bytes(whole)
@@ -217,6 +221,7 @@ def test_interleaved_shards_are_read_whole_once_an_epoch(long_shards, faults, fo
         np.testing.assert_array_equal(image, resize(decode(each), SMALL).numpy())
 
 
+@pytest.mark.faults("damaged shard")
 def test_interleaved_damage_names_shard_and_offset(tmp_path, long_shards, faults):
     path = sorted(long_shards.glob("*.tfrec"))[2]
     records = open_records([long_shards / "*.tfrec"])

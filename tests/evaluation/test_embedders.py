@@ -35,6 +35,7 @@ def test_a_zip_scores_as_its_folder_and_from_any_directory(embedder, folder, tmp
         (lambda path: _unsigned(path / "none"), "serving_default"),
     ],
 )
+@pytest.mark.faults("broken submission")
 def test_what_is_no_embedder_is_refused_in_one_line(make, said, folder, tmp_path, capsys):
     code, _, error = run(capsys, "score", make(tmp_path), "--index", folder)
     assert code == 2 and said in error and error.count("\n") == 1

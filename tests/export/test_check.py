@@ -27,7 +27,8 @@ def broken_zips(good: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     return zips(tmp_path_factory.mktemp("zips"), good)
 
 
-def test_broken_models_are_refused_each_with_its_own_reason(good, tmp_path, capsys):
+@pytest.mark.faults("broken submission")
+def test_broken_models_are_refused_each_with_its_own_reason(good, tmp_path, capsys, tried):
     cases = tensorflow_submissions(tmp_path)
     report = tmp_path / "report.json"
     submissions = [str(good), *(str(folder) for folder, _ in cases.values())]
@@ -42,9 +43,11 @@ def test_broken_models_are_refused_each_with_its_own_reason(good, tmp_path, caps
         assert any(reason in detail for detail in failed), (name, failed)
         reasons[name] = failed[0].replace(str(folder), "")
     assert len(set(reasons.values())) >= 15, reasons  # different ones
+    tried(len(cases))
 
 
-def test_broken_zips_are_refused_before_anything_is_loaded(broken_zips, tmp_path):
+@pytest.mark.faults("broken submission")
+def test_broken_zips_are_refused_before_anything_is_loaded(broken_zips, tmp_path, tried):
     for name, (path, reason) in broken_zips.items():
         target = tmp_path / name
         target.mkdir()
@@ -53,8 +56,10 @@ def test_broken_zips_are_refused_before_anything_is_loaded(broken_zips, tmp_path
         assert not (tmp_path.parent / "escaped.txt").exists(), name
         size = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())
         assert size < 1 << 20, f"{name} wrote {size} bytes"
+    tried(len(broken_zips))
 
 
+@pytest.mark.faults("broken submission")
 def test_a_broken_zip_is_one_line_and_exit_2(broken_zips, capsys):
     path, reason = broken_zips["path outside"]
     assert cli.main(["check", str(path)]) == 2
@@ -94,6 +99,7 @@ def test_time_is_judged_by_the_nine_hours_on_a_gpu_and_noted_on_a_cpu():
     assert check.judged(row(limit * 1.01, "cpu"), config)["ok"] is None  # the scorer has a GPU
 
 
+@pytest.mark.faults("broken submission")
 def test_a_check_that_hangs_or_dies_is_a_refusal(tmp_path, monkeypatch):
     hanging = tmp_path / "probe.py"
     hanging.write_text("import time; time.sleep(60)")

@@ -144,6 +144,7 @@ def test_changed_content_becomes_a_version_and_not_a_duplicate(server, config):
     assert server.calls.count("CreateDataset") == 1 and server.calls.count("CreateDatasetVersion") == 1
 
 
+@pytest.mark.faults("faulty server")
 def test_dropped_connections_are_retried_and_nothing_is_made_twice(server, config):
     server.faults["PUT"] = [("none",), ("none",), ("none",), ("none",), ("cut", 100_000), ("cut", 50_000)]
     for call in ("CreateDataset", "SaveKernel", "CreateCodeSubmission"):
@@ -156,6 +157,7 @@ def test_dropped_connections_are_retried_and_nothing_is_made_twice(server, confi
     assert server.versions[0]["submission.zip"] == bytes(range(256)) * 1200
 
 
+@pytest.mark.faults("faulty server")
 def test_an_interrupted_upload_continues_in_the_next_run(server, config, capsys):
     cuts = [("cut", 40_000)] * blobs.TRIES
     server.faults["PUT"] = [("none",)] * 4 + cuts  # the zip is the fifth
@@ -171,6 +173,7 @@ def test_an_interrupted_upload_continues_in_the_next_run(server, config, capsys)
     assert len(names) == 6  # one a file, over both runs
 
 
+@pytest.mark.faults("faulty server")
 def test_an_upload_that_expired_on_the_server_starts_again(server, config):
     server.faults["PUT"] = [("none",)] * 4 + [("gone",)]
     assert submitted(config) == 0
@@ -190,6 +193,7 @@ def test_an_upload_that_expired_on_the_server_starts_again(server, config):
         ("CreateDataset", 418, "I am a teapot", "refuses (418)"),
     ],
 )
+@pytest.mark.faults("faulty server")
 def test_a_refusal_of_kaggles_is_one_line_that_says_what_to_do(server, config, capsys, call, code, message, reason):
     server.faults[call] = [("refuse", code, f"{message} {TOKEN}")]
     assert submitted(config) == 2

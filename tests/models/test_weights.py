@@ -76,6 +76,7 @@ def test_weights_of_32_px_fill_an_encoder_of_another_grid(checkpoint):
     assert encoder.model(np.zeros((1, 56, 56, 3), np.float32)).shape == (1, 20)
 
 
+@pytest.mark.faults("hostile pickle")
 def test_torch_checkpoint_of_a_training_run_is_read_and_code_in_one_is_not_run(checkpoint, tmp_path):
     _, state = checkpoint
     tensors = {f"module.{key}": torch.from_numpy(np.array(value)) for key, value in state.items()}
@@ -122,6 +123,7 @@ def edited(checkpoint, folder, change):
         (lambda s: s.update({"visual.positional_embedding": np.ones((16, 48), np.float32)}), "square"),
     ],
 )  # fmt: skip
+@pytest.mark.faults("damaged weights")
 def test_a_tensor_too_few_too_many_or_of_another_shape_is_named(checkpoint, tmp_path, change, message):
     with pytest.raises(BadInput, match=message):
         features(edited(checkpoint, tmp_path, change))
@@ -166,6 +168,7 @@ def test_mean_and_std_of_a_tag_replace_the_catalogues(checkpoint, monkeypatch):
     assert tuple(open_clip.get_pretrained_cfg("ViT-L-14", "laion2b_s32b_b82k")["mean"]) == (0.5, 0.5, 0.5)
 
 
+@pytest.mark.faults("damaged weights")
 def test_weights_that_are_missing_or_damaged_are_one_line(checkpoint, tmp_path, monkeypatch):
     def offline(*_):
         raise OSError("no route\nto host")

@@ -96,6 +96,7 @@ def staged(folder: Path) -> str:
 
 
 @pytest.mark.parametrize("make", [reported, listed, item, neighbours, staged])
+@pytest.mark.faults("hostile name")
 def test_a_hostile_name_is_shown_as_it_is_and_runs_nothing(make, tmp_path):
     text = make(tmp_path)
     found = Page(text)

@@ -196,6 +196,7 @@ def test_a_soup_that_is_done_is_not_made_again_and_not_replaced_by_another(runs,
     assert path.stat().st_mtime_ns == before
 
 
+@pytest.mark.faults("kill")
 def test_a_soup_that_was_stopped_is_made_by_the_same_command(runs, tmp_path, monkeypatch):
     def stop(*_, **__):
         raise KeyboardInterrupt

@@ -109,6 +109,7 @@ def swept(tmp_path_factory) -> Swept:
     return Swept(path, run_dir, [*first, *second], said.getvalue())
 
 
+@pytest.mark.faults("kill")
 def test_an_interrupted_sweep_goes_on_and_trains_nothing_twice(swept):
     assert len(swept.calls) == 9 and len(set(swept.calls)) == 8
     assert swept.calls[INTERRUPTED - 1] == swept.calls[INTERRUPTED]

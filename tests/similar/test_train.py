@@ -38,6 +38,7 @@ def test_training_raises_map_and_the_embedder_can_be_searched(config_file: str, 
     assert metrics["method"] == "embedder" and metrics["queries"] == 24 and metrics["index"] == 48
 
 
+@pytest.mark.faults("kill")
 def test_killed_training_ends_where_an_unbroken_one_does(config_file: str, tmp_path: Path, run, monkeypatch):
     short = ["triplets.sets.1.epochs=3"]
     run("train", config_file, *short)
@@ -61,6 +62,7 @@ def test_killed_training_ends_where_an_unbroken_one_does(config_file: str, tmp_p
     assert metrics[0] == metrics[1] and all(row["before"] for row in metrics[0]["sets"])
 
 
+@pytest.mark.faults("kill")
 def test_a_set_killed_before_its_validation_is_validated_and_no_epoch_is_repeated(
     config_file: str, tmp_path: Path, run, monkeypatch
 ):
@@ -92,6 +94,7 @@ def test_training_that_diverges_is_one_line(config_file: str, run, monkeypatch):
 
 
 @pytest.mark.parametrize("trainable", ["head", "all"])
+@pytest.mark.faults("damaged image")
 def test_a_broken_image_is_named_and_training_goes_on(
     config_file: str, images: Path, tmp_path: Path, run, trainable: str
 ):

@@ -90,6 +90,7 @@ def test_a_served_database_works_by_its_uri_with_no_other_change(tmp_path: Path)
         server_manager_instance.release_server(str(tmp_path / "served.db"))
 
 
+@pytest.mark.faults("kill")
 def test_rows_survive_a_kill_right_after_they_were_written(tmp_path: Path):
     code = f"""
 import numpy as np, os, signal
@@ -106,6 +107,7 @@ os.kill(os.getpid(), signal.SIGKILL)
         assert database.digests("c", ["a", "b", "c"]) == {"a": "1", "b": "2"}
 
 
+@pytest.mark.faults("stale results")
 def test_collection_of_another_encoder_is_refused_and_named(tmp_path: Path):
     with VectorDatabase(str(tmp_path / "a.db")) as database:
         database.open_collection("c", 4, MADE_BY, create=True)

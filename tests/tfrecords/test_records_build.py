@@ -335,6 +335,7 @@ def test_a_rejected_image_is_replaced_by_the_next_of_its_class(tmp_path: Path):
     assert cli.main(["verify", str(records)]) == 0
 
 
+@pytest.mark.faults("damaged image")
 def test_every_kind_of_bad_image_gets_a_row_and_the_rest_is_built(tmp_path: Path, capsys):
     root = class_folders(tmp_path / "set", {"crow": 8, "owl": 8, "lonely": 1})
     whole = (root / "crow" / "000.jpg").read_bytes()
@@ -359,6 +360,7 @@ def test_every_kind_of_bad_image_gets_a_row_and_the_rest_is_built(tmp_path: Path
     assert capsys.readouterr().out.splitlines()[-1].startswith("records: 17 images in 1 shards, 2 classes, 5 rejects")
 
 
+@pytest.mark.faults("hostile name")
 def test_file_names_that_are_no_utf8_are_built_and_rejected_as_text(tmp_path: Path):
     root = class_folders(tmp_path / "set", {"n00000001": 3, "n00000002": 3})
     folder = os.fsencode(root / "n00000001")
@@ -373,6 +375,7 @@ def test_file_names_that_are_no_utf8_are_built_and_rejected_as_text(tmp_path: Pa
     assert row["key"] == "n00000001/\\xff.jpg" and row["reason"].endswith("\\xff.jpg is not a regular file")
 
 
+@pytest.mark.faults("damaged image")
 def test_too_many_rejects_fail_the_build_and_keep_the_list(tmp_path: Path, capsys):
     root = class_folders(tmp_path / "set", {"crow": 8, "owl": 8})
     for number in range(4):
@@ -435,6 +438,7 @@ def test_a_bad_setting_is_one_line(birds: Path, tmp_path: Path, capsys, override
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.faults("stale results")
 def test_records_of_another_config_or_listing_are_refused(tmp_path: Path, capsys):
     root = class_folders(tmp_path / "set", {"crow": 4, "owl": 4}, side=16)
     config = write_config(tmp_path, {"birds": root})
@@ -449,6 +453,7 @@ def test_records_of_another_config_or_listing_are_refused(tmp_path: Path, capsys
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "records").glob("*.tfrec")}
 
 
+@pytest.mark.faults("damaged shard")
 def test_verify_names_shard_and_offset_of_every_kind_of_damage(birds: Path, tmp_path: Path, capsys):
     assert build(write_config(tmp_path, {"birds": birds}, images_per_shard=20)) == 0
     records = tmp_path / "run" / "records"
@@ -481,6 +486,7 @@ def test_verify_names_shard_and_offset_of_every_kind_of_damage(birds: Path, tmp_
     assert cli.main(["verify", str(records)]) == 0
 
 
+@pytest.mark.faults("damaged shard")
 def test_verify_finds_shards_that_contradict_the_manifest_the_labels_or_lack_an_index(
     birds: Path, tmp_path: Path, capsys
 ):
@@ -509,6 +515,7 @@ def test_verify_finds_shards_that_contradict_the_manifest_the_labels_or_lack_an_
     assert f"{index_path(shard)}: missing" in said()
 
 
+@pytest.mark.faults("stale results")
 def test_a_mark_counts_only_with_its_own_chunk_and_its_whole_shard(tmp_path: Path):
     def chunk(keys: list[str]) -> Chunk:
         items = [(Item(key, "a", partial(read_file, str(tmp_path / key))), 3) for key in keys]
@@ -536,6 +543,7 @@ def test_a_mark_counts_only_with_its_own_chunk_and_its_whole_shard(tmp_path: Pat
     assert read_mark(tmp_path, first) is None
 
 
+@pytest.mark.faults("damaged shard")
 def test_verify_finds_an_image_that_does_not_decode_in_a_set_without_manifest(tmp_path: Path, capsys):
     from tfrecords.schema import Record, serialize
     from tfrecords.shards import frame

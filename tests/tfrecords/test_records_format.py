@@ -68,6 +68,7 @@ def test_parse_undoes_serialize_for_any_values(encoded: bytes, label: int, key: 
 
 @settings(deadline=None, max_examples=100)
 @given(st.binary(max_size=60))
+@pytest.mark.faults("damaged shard")
 def test_parse_refuses_any_other_bytes_with_one_error(payload: bytes):
     with pytest.raises(ValueError, match=r"a record (without image|that is no tf\.train\.Example)"):
         parse_record(payload)
@@ -86,6 +87,7 @@ def by_protobuf(payload: bytes) -> Record | None:
     return Record(images[0], labels_[0], key, source) if images and labels_ else None
 
 
+@pytest.mark.faults("damaged shard")
 def test_a_damaged_record_is_refused_or_read_as_protobuf_reads_it():
     whole = serialize(Record(bytes(range(40)), 17690, "ü/2.jpg", "birds"))
     for end in range(len(whole)):
@@ -145,6 +147,7 @@ def test_mapped_payloads_are_those_that_are_read(shard: Path):
     assert [bytes(payload) for payload in mapped] == [payload for _, payload in read_payloads(shard)]
 
 
+@pytest.mark.faults("damaged shard")
 def test_an_index_of_another_shard_is_refused(shard: Path):
     index_path(shard).write_text("0 10\n10 10\n")
     with pytest.raises(BadInput, match="index ends at offset 20"):
@@ -152,6 +155,7 @@ def test_an_index_of_another_shard_is_refused(shard: Path):
 
 
 @pytest.mark.parametrize("cut", [1, 4, 5, 300])
+@pytest.mark.faults("damaged shard")
 def test_a_half_written_shard_is_named_with_its_offset(shard: Path, cut: int):
     last = int(walk(shard)[1 if cut == 300 else 2, 0])
     shard.write_bytes(shard.read_bytes()[:-cut])
@@ -161,7 +165,8 @@ def test_a_half_written_shard_is_named_with_its_offset(shard: Path, cut: int):
         walk(shard)
 
 
-def test_every_flipped_bit_of_a_shard_is_found(shard: Path):
+@pytest.mark.faults("damaged shard")
+def test_every_flipped_bit_of_a_shard_is_found(shard: Path, tried):
     whole = shard.read_bytes()
     first = int(walk(shard)[1, 0])  # the first record, bit for bit
     for at in range(first):
@@ -170,8 +175,10 @@ def test_every_flipped_bit_of_a_shard_is_found(shard: Path):
         shard.write_bytes(damaged)
         with pytest.raises(BadInput, match="offset 0"):
             list(read_payloads(shard))
+    tried(first)
 
 
+@pytest.mark.faults("bomb")
 def test_a_frame_that_promises_petabytes_is_refused_without_reading(tmp_path: Path):
     path = tmp_path / "bomb.tfrec"
     from tfrecords.shards import masked_crc
@@ -256,6 +263,7 @@ def test_labels_json_reads_back(tmp_path: Path):
     assert again.to_json() == space.to_json() and again.labels() == space.labels()
 
 
+@pytest.mark.faults("damaged shard")
 def test_labels_json_of_another_kind_is_bad_input(tmp_path: Path):
     for text in ("[]", "{", '{"sources": [], "classes": [{}]}'):
         (tmp_path / "labels.json").write_text(text)

@@ -30,7 +30,8 @@ def tree(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_build_killed_at_random_moments_ends_in_the_same_bytes(tmp_path: Path):
+@pytest.mark.faults("kill")
+def test_a_build_killed_at_random_moments_ends_in_the_same_bytes(tmp_path: Path, tried):
     root = class_folders(tmp_path / "set", {"crow": 60, "owl": 60, "tit": 60, "wren": 60, "gull": 60}, side=160)
     for number in range(3):  # so that a second round replaces them
         (root / "owl" / f"{number:03d}.jpg").write_bytes(b"spoilt")
@@ -70,8 +71,10 @@ def test_a_build_killed_at_random_moments_ends_in_the_same_bytes(tmp_path: Path)
     keys = [record.key for path in records.glob("*.tfrec") for record in read_shard(path)]
     assert len(keys) == len(set(keys)) == 250
     assert cli.main(["verify", str(records)]) == 0
+    tried(KILLS)
 
 
+@pytest.mark.faults("kill")
 def test_workers_end_with_a_killed_parent(tmp_path: Path):
     if not Path("/proc/self/stat").exists():
         pytest.skip("reads the process table of Linux")
@@ -114,7 +117,8 @@ def originals() -> list[bytes]:
     return [path.read_bytes() for path in sorted(Path(folder).rglob("*.jp*g"))[:200]]
 
 
-def test_a_thousand_damaged_files_never_stop_the_build(tmp_path: Path):
+@pytest.mark.faults("damaged image")
+def test_a_thousand_damaged_files_never_stop_the_build(tmp_path: Path, tried):
     whole, rng, root = originals(), np.random.default_rng(3), tmp_path / "set"
     ways = {**WAYS, **HARMLESS}
     made: dict[str, tuple[str, bytes]] = {}
@@ -152,3 +156,4 @@ def test_a_thousand_damaged_files_never_stop_the_build(tmp_path: Path):
             assert rejected[key].strip() and "\n" not in rejected[key]
     assert json.loads((records / "manifest.json").read_text())["images"] == len(stored)
     assert cli.main(["verify", str(records)]) == 0
+    tried(FILES_DAMAGED)

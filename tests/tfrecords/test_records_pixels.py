@@ -81,6 +81,7 @@ def test_exif_orientation_is_turned_upright(orientation: int, side: int):
     assert Image.open(io.BytesIO(stored.encoded)).getexif().get(0x0112, 1) == 1
 
 
+@pytest.mark.faults("damaged image")
 def test_an_image_with_damaged_exif_is_stored():
     data = encoded(photograph(3, 40, 40))
     exif = b"Exif\0\0II*\0\xff\xff\xff\xff" + b"\x12\x01" * 8
@@ -140,6 +141,7 @@ def test_of_an_animation_the_first_frame_is_taken():
 
 
 @pytest.mark.parametrize("side", [9_460, 20_000, 60_000])
+@pytest.mark.faults("bomb")
 def test_a_bomb_is_refused_by_its_header(side: int):
     assert side**2 > MAX_PIXELS
     before = time.monotonic()
@@ -148,12 +150,14 @@ def test_a_bomb_is_refused_by_its_header(side: int):
     assert time.monotonic() - before < 1
 
 
+@pytest.mark.faults("bomb")
 def test_a_jpeg_of_a_thousand_scans_is_refused_unread():
     with pytest.raises(Rejected, match="scans"):
         transcode(many_scans(encoded(photograph(7, 64, 64)), np.random.default_rng(0)), 384, 95)
 
 
 @pytest.mark.parametrize("behind", [b"\xff\xda" * 200, b"\xff\xc9", None], ids=["scans", "arithmetic", "film"])
+@pytest.mark.faults("damaged image")
 def test_data_behind_a_jpegs_end_or_in_its_metadata_is_no_part_of_the_picture(behind: bytes | None):
     behind = np.random.default_rng(0).bytes(8 << 20) if behind is None else behind  # 8 MB: some 120 of FF DA
     data = encoded(photograph(7, 64, 64), progressive=True)
@@ -199,6 +203,7 @@ def test_float_pixels_are_refused_on_purpose():
 
 @pytest.mark.parametrize("cut", [1, 2, 50, 700])
 @pytest.mark.parametrize("side", [64, 1000])
+@pytest.mark.faults("damaged image")
 def test_a_truncated_jpeg_is_rejected_not_painted_grey(cut: int, side: int):
     data = encoded(photograph(8, 200, 150), quality=90)
     with pytest.raises(Rejected, match="damaged JPEG"):
@@ -206,6 +211,7 @@ def test_a_truncated_jpeg_is_rejected_not_painted_grey(cut: int, side: int):
 
 
 @pytest.mark.parametrize("way", WAYS)
+@pytest.mark.faults("damaged image")
 def test_a_damaged_image_is_stored_whole_or_rejected_with_a_reason(way: str):
     rng = np.random.default_rng(11)
     for seed in range(12):
@@ -226,6 +232,7 @@ def test_a_damaged_image_is_stored_whole_or_rejected_with_a_reason(way: str):
 
 
 @pytest.mark.parametrize("way", HARMLESS)
+@pytest.mark.faults("damaged image")
 def test_whole_images_under_any_name_are_stored(way: str):
     original = encoded(photograph(9, 60, 50), quality=90)
     data = HARMLESS[way](original, np.random.default_rng(0))

@@ -127,6 +127,7 @@ def test_cifar100_by_fine_and_by_coarse_classes(tmp_path, form, coarse):
     np.testing.assert_array_equal(pixels(list(listing.items)[2].read()), image_of(rows[2]))
 
 
+@pytest.mark.faults("damaged archive")
 def test_cifar_files_that_are_damaged_are_bad_input(tmp_path):
     files, _ = cifar10_files("protocol 2")
     first = files["data_batch_1"]
@@ -168,6 +169,7 @@ class Harm:
     ],
     ids=lambda call: call[0].__name__,
 )
+@pytest.mark.faults("hostile pickle")
 def test_a_pickle_that_calls_anything_is_refused_and_nothing_runs(tmp_path, call):
     trace = tmp_path / "trace"
     function, *arguments = call
@@ -204,6 +206,7 @@ def test_a_pickle_that_calls_anything_is_refused_and_nothing_runs(tmp_path, call
         (pickle.dumps(np.zeros(3, "M8[s]")), "expected plain numbers"),
     ],
 )
+@pytest.mark.faults("hostile pickle")
 def test_odd_pickles_are_refused(data, says):
     if says is None and data.startswith(b"("):
         assert plain_pickle.loads(data) == {}
@@ -212,6 +215,7 @@ def test_odd_pickles_are_refused(data, says):
         plain_pickle.loads(data)
 
 
+@pytest.mark.faults("bomb")
 def test_an_array_larger_than_its_bytes_is_refused_before_memory_is_asked_for():
     data = python2_pickle(np.zeros((2, 3072), np.uint8), [0, 1])
     assert plain_pickle.loads(data)[b"data"].shape == (2, 3072)
@@ -232,6 +236,7 @@ def arrays_of(value: object) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 4])
+@pytest.mark.faults("hostile pickle")
 def test_a_damaged_pickle_is_refused_or_gives_plain_data_with_whole_arrays(protocol):
     whole = pickle.dumps({b"data": np.arange(8, dtype=np.uint8).reshape(1, 8), b"labels": [0]}, protocol)
     for end in range(len(whole)):
@@ -278,6 +283,7 @@ def test_idx_files_under_the_names_that_are_in_use(tmp_path, layout, form):
     assert listing.names["9"] == ("Ankle boot" if layout == "fashion_mnist" else "9")
 
 
+@pytest.mark.faults("damaged archive")
 def test_idx_files_that_are_damaged(tmp_path):
     good = idx(np.zeros((2, 28, 28), np.uint8))
     labels = idx(np.array([1, 2], np.uint8))
@@ -332,6 +338,7 @@ def test_records_of_guie_keep_keys_classes_and_names(tmp_path):
         list_source("tfrecords", tmp_path)
 
 
+@pytest.mark.faults("damaged shard")
 def test_damaged_shards_are_bad_input_or_items_that_raise(tmp_path):
     path = tmp_path / "a.tfrec"
     shard(path, [Record(jpeg(1), 0), Record(jpeg(2), 0)], keyed=False)

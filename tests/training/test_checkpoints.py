@@ -57,6 +57,7 @@ def test_another_architecture_is_refused_by_name_and_shape_before_anything_chang
     assert np.array(more["a/kernel"]).min() == 1.0
 
 
+@pytest.mark.faults("truncated checkpoint")
 def test_half_a_file_is_refused_and_a_partial_one_is_not_seen(tmp_path):
     writer = checkpoints.Writer(tmp_path, kept=1)
     writer.save(1, variables(), {})

@@ -70,6 +70,7 @@ def test_weights_are_averaged_evenly_over_the_second_half_and_then_interpolated(
     assert moved(plain.tensors(LAST), expected) > 1e-3 and moved(mean(plain, range(1, LAST + 1)), expected) > 1e-3
 
 
+@pytest.mark.faults("kill")
 def test_a_killed_and_resumed_run_ends_in_the_same_weights(tiny, plain, averaged):
     shutil.copytree(averaged.folder, tiny.folder / "killed")
     killed = tiny.trained("killed", AVERAGED, INTERPOLATED)
@@ -88,6 +89,7 @@ def test_interpolation_alone_leaves_the_head_and_the_centres(tiny, plain):
     assert moved(plain.tensors(LAST), plain.tensors(0)) > 1e-3
 
 
+@pytest.mark.faults("kill")
 def test_a_heads_interpolation_is_between_where_the_phase_started_it_and_the_tuned_also_after_a_kill(tiny, plain):
     quarter = "train.phases.0.head_interpolation=0.25"
     done = tiny.train("head_interpolated", quarter)

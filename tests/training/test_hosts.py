@@ -150,6 +150,7 @@ def runs(records, tmp_path_factory) -> dict:
     }  # fmt: skip
 
 
+@pytest.mark.faults("kill")
 def test_two_hosts_killed_and_resumed_have_one_hosts_losses(runs):
     single, chief = rows(runs["single"]), rows(runs["chief"])
     assert single.keys() == chief.keys() and len(single) == 27

@@ -56,6 +56,7 @@ def test_it_ends_between_two_phases(tiny, monkeypatch, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.faults("kill")
 def test_sigterm_leaves_a_checkpoint(tiny, whole):
     folder = tiny.folder / "terminated"
     many = f"train.phases={json.dumps([{**TUNE, 'epochs': 3000}])}"
