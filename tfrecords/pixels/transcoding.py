@@ -48,20 +48,20 @@ class Stored(NamedTuple):
     passed: bool  # byte for byte
 
 
-def transcode(data: bytes, size_px: int, quality: int) -> Stored:
+def transcode(found: bytes, size_px: int, quality: int) -> Stored:
     """The JPEG that is stored for an image file.
 
     Args:
-        data: the file's bytes, of any of FORMATS.
+        found: the file's bytes, of any of FORMATS.
         size_px: the shorter side of the result is at most this.
         quality: of JPEGs that are encoded here, 1 … 100.
 
     Raises Rejected: not an image, damaged, or too large to be decoded safely.
     """
-    image = opened(data)
+    image, data = _opened(found)
     with errors_rejected(f"damaged {image.format}"):
         if image.format in ("JPEG", "MPO"):
-            return _from_jpeg(data, image, size_px, quality)
+            return _from_jpeg(found, data, image, size_px, quality)
         return Stored(_shrunk_jpeg(_upright(data, image), size_px, quality, "444"), False)
 
 
@@ -70,7 +70,7 @@ def read(data: bytes) -> np.ndarray:
 
     Returns uint8 `[H, W, 3]`. Raises Rejected: not an image, damaged, or too large to be decoded safely.
     """
-    image = opened(data)
+    image, data = _opened(data)
     with errors_rejected(f"damaged {image.format}"):
         if image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L"):
             decoded, _ = jpeg.decode(data, image.size, "RGB", 1)
@@ -84,11 +84,16 @@ def opened(data: bytes) -> Image.Image:
 
     Raises Rejected: not an image, damaged, or too large to be decoded safely.
     """
+    return _opened(data)[0]
+
+
+def _opened(data: bytes) -> tuple[Image.Image, bytes]:
+    """The opened image, and the file: of a JPEG that Pillow opens only without its metadata, the bare one."""
     if not data:
         raise Rejected("empty file")
     with errors_rejected("damaged header"):
         try:
-            image = _open(data)
+            image, data = _open(data)
         except Image.DecompressionBombError:
             raise Rejected(f"decompression bomb: its header says more than {MAX_PIXELS:,} pixels") from None
         except Image.UnidentifiedImageError:
@@ -98,20 +103,21 @@ def opened(data: bytes) -> Image.Image:
             f"decompression bomb: its header says {image.width} × {image.height} pixels, "
             f"at most {MAX_PIXELS:,} are taken"
         )
-    return image
+    return image, data
 
 
-def _open(data: bytes) -> Image.Image:
+def _open(data: bytes) -> tuple[Image.Image, bytes]:
     """Image.open on what makes the pixels: bad metadata are no reason to fail."""
     if data.startswith(png.SIGNATURE):
-        data = png.bare(png.parse(data))
+        return Image.open(io.BytesIO(png.bare(png.parse(data))), formats=FORMATS), data
     try:
-        return Image.open(io.BytesIO(data), formats=FORMATS)
+        return Image.open(io.BytesIO(data), formats=FORMATS), data
     except DECODER_ERRORS:
         if not data.startswith(b"\xff\xd8"):
             raise
         with suppress(*DECODER_ERRORS):
-            return Image.open(io.BytesIO(jpeg.bare(data)), formats=FORMATS)
+            stream = jpeg.bare(data)
+            return Image.open(io.BytesIO(stream), formats=FORMATS), stream
         raise
 
 
@@ -128,7 +134,8 @@ def decode_stored(encoded: bytes) -> np.ndarray:
         raise Rejected(f"damaged JPEG: {error}") from None
 
 
-def _from_jpeg(data: bytes, image: Image.Image, size_px: int, quality: int) -> Stored:
+def _from_jpeg(found: bytes, data: bytes, image: Image.Image, size_px: int, quality: int) -> Stored:
+    """`found`: the file; `data`: the file, or what `_opened` made of it."""
     if image.mode not in ("RGB", "L"):  # CMYK
         return Stored(_shrunk_jpeg(_upright(data, image), size_px, quality, "420"), False)
     turned = _orientation(image)
@@ -136,7 +143,7 @@ def _from_jpeg(data: bytes, image: Image.Image, size_px: int, quality: int) -> S
     if (width, height) == image.size and turned == 1 and not jpeg.recoding_needed(data):
         # Reads the whole stream, computes an eighth of each side.
         _, stream = jpeg.decode(data, image.size, "GRAY", 8)
-        return Stored(stream, stream is data)
+        return Stored(stream, stream is found)
     by = reduced_by(image.size, (width, height))
     pixels, _ = jpeg.decode(data, image.size, "GRAY" if image.mode == "L" else "RGB", by)
     pixels = shrink(pixels, width, height, (image.width / by, image.height / by))
