@@ -34,7 +34,7 @@ from tfrecords.processes import cores, in_processes
 from tfrecords.selection import Chunk
 
 # Of the records: raise it with any change of pixels or order, so that old and new shards never mix.
-FORMAT = 1
+FORMAT = 2
 MADE = ("labels.json", "rejects.csv", "duplicates.csv", "manifest.json")
 LISTING, UNFINISHED = "the list of images", "the build was not finished"
 
