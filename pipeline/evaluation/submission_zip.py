@@ -123,6 +123,7 @@ def unpack(zip_path: Path, into: Path) -> str:
     whose bytes do not match its stated size or check sum; a disk without room for it.
     """
     kind = inspect(zip_path)
+    into.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(zip_path) as archive:
         total, free = sum(entry.file_size for entry in archive.infolist()), shutil.disk_usage(into).free
         if total > free:

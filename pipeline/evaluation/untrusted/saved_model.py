@@ -45,7 +45,8 @@ def reaching(folder: str, name: str) -> tuple[list[str], int]:
         for where, node, allowed in _Graph(meta_graph, objects).nodes():
             nodes += 1
             if not allowed:
-                found.setdefault(node.op, f"{node.op} ({where}{node.name})")
+                unknown = "" if tensorflow_ops.is_known(node.op) else "unknown op "
+                found.setdefault(node.op, f"{unknown}{node.op} ({where}{node.name})")
     return list(found.values()), nodes
 
 

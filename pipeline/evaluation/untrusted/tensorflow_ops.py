@@ -62,6 +62,11 @@ def is_allowed(op: str) -> bool:
     return definition is not None and not definition.is_stateful and not op.startswith("_") and not strings(definition)
 
 
+def is_known(op: str) -> bool:
+    """Whether this TensorFlow has the op."""
+    return op_def_registry.get(op) is not None
+
+
 def strings(definition: op_def_pb2.OpDef) -> list[str]:
     """The names of an op's inputs and attributes that may hold any string."""
     inputs = [each.name for each in definition.input_arg if each.type == types_pb2.DT_STRING]
