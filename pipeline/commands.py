@@ -201,6 +201,7 @@ def submit(config: Any, dry_run: bool, scorer: str) -> None:
 
 
 BATCH_SIZE = click.option("--batch-size", type=int, default=64, help="Images embedded together.")
+TRUST = click.option("--trust", is_flag=True, help="Load EMBEDDER although it reaches files, the network or Python.")
 
 
 @guie.command()
@@ -209,6 +210,7 @@ BATCH_SIZE = click.option("--batch-size", type=int, default=64, help="Images emb
 @click.option("--queries", metavar="DATA", type=PATH_OR_URL, multiple=True, help="In the order of --index; repeatable.")
 @click.option("--out", metavar="FILE", type=PATH, default="", help="Write the scores, metrics.json.")
 @BATCH_SIZE
+@TRUST
 @click.option("--solution", metavar="FILE", type=PATH, default="", help="Competition's CSV: id, index ids, Usage.")
 def score(index: tuple[str, ...], queries: tuple[str, ...], **options: Any) -> None:
     """Scores an embedder: mean Precision@5.
@@ -230,6 +232,7 @@ def score(index: tuple[str, ...], queries: tuple[str, ...], **options: Any) -> N
 @click.argument("data", type=PATH_OR_URL)
 @click.option("--out", metavar="DIR", type=PATH, required=True, help="Folder to write.")
 @BATCH_SIZE
+@TRUST
 def embed(**options: Any) -> None:
     """Embeds images.
 

@@ -35,6 +35,7 @@ class Options:
     out: str = ""
     batch_size: int = 64
     solution: str = ""
+    trust: bool = False  # load an embedder that reaches files, the network or Python
 
 
 def main(options: Options) -> None:
@@ -43,7 +44,9 @@ def main(options: Options) -> None:
     else:
         if not options.index:
             raise BadInput("expected at least one --index DATA: a folder of class folders, shards, or LAYOUT:ROOT")
-        submission = embedders.load(options.embedder)
+        submission = embedders.load(options.embedder, options.trust)
+        for warning in submission.warnings:
+            print(f"score: warning: {options.embedder} {warning}")
         print(f"score: {options.embedder} ({submission.embedding_dim} dimensions) on {', '.join(options.index)}")
         result, _ = score(submission, options.index, options.queries, options.batch_size)
     if options.out:
