@@ -57,7 +57,7 @@ def of_seed(run: Run, seed: int) -> Run:
     """The run of one seed, in a folder of its own, on the records and features of the whole."""
     placed = config.below(run, f"seed-{seed}")
     return dataclasses.replace(
-        placed, name=f"{run.name}, seed {seed}", train=dataclasses.replace(placed.train, seed=seed)
+        placed, name=run.name + f", seed {seed}", train=dataclasses.replace(placed.train, seed=seed)
     )
 
 

@@ -13,7 +13,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.config.keys import check
+from pipeline.config.references import with_references, without_values
 from pipeline.errors import BadInput, reason
+from pipeline.masked import shown
 
 Schema = TypeVar("Schema")
 
@@ -45,18 +47,21 @@ def load(schema: type[Schema], path: str | Path, overrides: list[str] | None = N
         if "name" in merged and not merged.name:
             merged.name = path.stem
         if "run_dir" in merged and not merged.run_dir:
-            merged.run_dir = f"runs/{merged.name}"
-        config = OmegaConf.to_object(merged)
+            merged.run_dir = "runs/${name}"
+        config = with_references(OmegaConf.to_object(merged), merged)
     except (OmegaConfBaseException, TypeError) as error:  # TypeError: containers that cannot be merged
         where = getattr(error, "full_key", None)
-        raise BadInput(f"{path}: {f'key {where}: ' if where else ''}{reason(error)}") from None
+        said = f"{path}: {f'key {where}: ' if where else ''}{without_values(reason(error), given)}"
+        if "Environment variable" in said:
+            said += ": set it, or write ${oc.env:NAME,DEFAULT}"
+        raise BadInput(said) from None
     check(config, str(path))
     return typing.cast(Schema, config)
 
 
 def to_yaml(config: Any) -> str:
-    """The config as run, as YAML."""
-    return OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config)))
+    """The config as run, as YAML; what the environment gave stands there as its reference."""
+    return OmegaConf.to_yaml(OmegaConf.create(shown(dataclasses.asdict(config))))
 
 
 def resolve_data_path(path: str, data_root: str) -> Path:

@@ -23,4 +23,4 @@ def below(run: Run, folder: str) -> Run:
         features_dir=shared([run.train.features_dir])[0],
     )
     score = replace(run.score, index=shared(run.score.index), queries=shared(run.score.queries))
-    return replace(run, run_dir=str(Path(run.run_dir) / folder), seeds=[], train=train, score=score)
+    return replace(run, run_dir=run.run_dir + f"/{folder}", seeds=[], train=train, score=score)

@@ -13,6 +13,7 @@ from pipeline.config import Run
 from pipeline.data import sources
 from pipeline.errors import BadInput
 from pipeline.evaluation import score_table
+from pipeline.masked import for_screen, shown
 from pipeline.pages import charts
 from pipeline.pages.pictures import Figure, data_url, thumbnail
 from pipeline.pages.render import render
@@ -29,11 +30,11 @@ def main(run: Run) -> None:
     try:
         items, missing = _scored_items(run), ""
     except BadInput as error:  # the scored images are gone since: the numbers stand without them
-        items, missing = {}, str(error)
+        items, missing = {}, for_screen(str(error))
     index = [each.replace("{run_dir}/..", "{run_dir}") for each in run.score.index]  # a seed's, of the run above it
     page = render(
         "report.html",
-        title=f"{run.name}: mP@5 {result['mP@5']:.3f}",
+        title=f"{shown(run.name)}: mP@5 {result['mP@5']:.3f}",
         unseen=index == config.Score().index and run.records.split.by == "class",
         scores=score_table.header_and_rows(result),
         differences=score_table.differences(result),

@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 from pipeline.config import Run
 from pipeline.errors import BadInput
 from pipeline.files import atomic_path, fingerprint
+from pipeline.masked import shown
 from pipeline.training import inputs
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ class Writer:
         values = {name: np.array(variable) for name, variable in variables.items()}
         if not self.writes:
             return
-        metadata = {"guie": json.dumps({**state, "step": step})}
+        metadata = {"guie": json.dumps(shown({**state, "step": step}))}
         self._thread = threading.Thread(target=self._write, args=(step, values, metadata))
         self._thread.start()
 

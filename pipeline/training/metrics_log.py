@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from pipeline import files
 from pipeline.config import Run
+from pipeline.masked import shown
 from pipeline.models.encoders import ImageEncoder
 from pipeline.planning import costs, estimates
 from pipeline.planning.accelerators import Chip
@@ -60,7 +61,7 @@ class MetricsLog:
             return
         full = {"step": self.step, **row, "images_per_second": round(images_per_second, 1)}
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(full) + "\n")
+            file.write(json.dumps(shown(full)) + "\n")
         with self.board.as_default(step=self.step):
             for name, value in full.items():
                 if isinstance(value, float):

@@ -24,6 +24,7 @@ from pipeline.data.image_cache import CachedImages, cache_images
 from pipeline.data.preprocessing import Preprocess, resize_to_square
 from pipeline.data.sources import hash_order
 from pipeline.errors import BadInput
+from pipeline.masked import shown
 from pipeline.models import catalogue
 from pipeline.models.dual_encoder import DualEncoder, batches, class_embeddings
 from pipeline.models.text import prompts
@@ -159,7 +160,7 @@ def evaluate(
         confusion.picture(counts, task.names, heading).save(temporary, "PNG")
     return {
         "model": model.title,
-        "weights": model.encoder.weights,
+        "weights": shown(model.encoder.weights),
         "top-1": round(float(top_1), 6),
         "top-5": round(float(top_5), 6),
         "chance top-1": round(1 / len(task.classes), 6),
