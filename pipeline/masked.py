@@ -11,7 +11,7 @@ from typing import Any, TextIO
 
 SHORTEST = 8  # characters: a shorter one might stand in a message by chance
 # Of variables whose values are kept off the screen: MILVUS_TOKEN, KAGGLE_KEY, AWS_SECRET_ACCESS_KEY, DB_PASSWORD …
-_SECRET_NAME = re.compile(r"token|secret|passw|passphrase|credential|apikey|(^|_)key($|_)|_(pw|pwd|pass)$", re.IGNORECASE)
+_SECRET_NAME = re.compile(r"(?i)token|secret|passw|passphrase|credential|apikey|(^|_)key($|_)|_(pw|pwd|pass)$")
 _URL_PASSWORD = re.compile(r"(?<=://)([^/?#\s:@]*):([^/?#\s@]+)@")
 
 
@@ -72,7 +72,7 @@ def for_screen(text: str) -> str:
     return without_passwords(text)
 
 
-class _Screen:
+class Screen:
     """A stream to which `for_screen` of each text is written."""
 
     def __init__(self, stream: TextIO):
@@ -85,14 +85,17 @@ class _Screen:
         self._stream.write(for_screen(text))
         return len(text)
 
+    def close(self) -> None:
+        """The stream is not this one's: a log handler that outlives the command must not close it."""
+
 
 def kept_off_screen(command: Callable[..., int]) -> Callable[..., int]:
     """Gives what `command`, which returns its exit code, prints to `for_screen`, a traceback too."""
 
     @functools.wraps(command)
     def masked(*arguments: Any) -> int:
-        out: Any = _Screen(sys.stdout)
-        error: Any = _Screen(sys.stderr)
+        out: Any = Screen(sys.stdout)
+        error: Any = Screen(sys.stderr)
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
             try:
                 return command(*arguments)

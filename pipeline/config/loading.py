@@ -4,6 +4,7 @@ the run. Types are OmegaConf's to check, ranges stand beside the keys (`keys.key
 
 import dataclasses
 import difflib
+import re
 import typing
 from pathlib import Path
 from typing import Any, TypeVar
@@ -51,10 +52,10 @@ def load(schema: type[Schema], path: str | Path, overrides: list[str] | None = N
         config = with_references(OmegaConf.to_object(merged), merged)
     except (OmegaConfBaseException, TypeError) as error:  # TypeError: containers that cannot be merged
         where = getattr(error, "full_key", None)
-        said = f"{path}: {f'key {where}: ' if where else ''}{without_values(reason(error), given)}"
-        if "Environment variable" in said:
-            said += ": set it, or write ${oc.env:NAME,DEFAULT}"
-        raise BadInput(said) from None
+        said = without_values(reason(error), given)
+        if unset := re.search(r"Environment variable '(.*?)' not found", said):
+            said = f"the environment variable {unset[1]} is not set: set it, or write ${{oc.env:{unset[1]},DEFAULT}}"
+        raise BadInput(f"{path}: {f'key {where}: ' if where else ''}{said}") from None
     check(config, str(path))
     return typing.cast(Schema, config)
 
@@ -71,6 +72,12 @@ def resolve_data_path(path: str, data_root: str) -> Path:
     return Path(data_root) / path
 
 
+def set_key(given: Any, key: str, text: str) -> None:
+    """Sets a dotted key of a DictConfig as `KEY=TEXT` on the command line does; a reference in it stays one."""
+    parsed = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]), resolve=False)
+    OmegaConf.update(given, key, typing.cast(dict, parsed)["value"])
+
+
 def _override(given: Any, override: str) -> None:
     """Sets the key of one `KEY=VALUE` in `given`."""
     key, equals, value = override.partition("=")
@@ -82,7 +89,7 @@ def _override(given: Any, override: str) -> None:
             rows = OmegaConf.select(given, ".".join(parts[:index])) if index else {}
             if OmegaConf.is_list(rows) and part not in map(str, range(-len(rows), len(rows))):
                 raise BadInput(f"{override}: {'.'.join(parts[:index])} has {len(rows)} entries, counted from 0")
-        OmegaConf.update(given, key, OmegaConf.from_dotlist([f"value={value}"]).value)
+        set_key(given, key, value)
     except yaml.MarkedYAMLError as error:
         raise BadInput(
             f"{override}: the value is not YAML ({error.problem}): put text with signs of YAML in quotes, {key}='\"…\"'"

@@ -26,6 +26,7 @@ from optuna.trial import TrialState
 
 from pipeline import config, files
 from pipeline.config import Run
+from pipeline.config.loading import set_key
 from pipeline.config.phase_keys import expect_phases
 from pipeline.data.batches import RecordSet, damage_is_bad_input, open_records
 from pipeline.errors import BadInput, reason
@@ -255,7 +256,7 @@ def best_config(options: Options, best: Row) -> str:
     place = [f"name={_text(run.name)}", f"run_dir={_text(run.run_dir)}"]
     for each in [*options.overrides, *best.overrides, *place]:
         key, _, text = each.partition("=")
-        OmegaConf.update(given, key, OmegaConf.from_dotlist([f"value={text}"]).value)
+        set_key(given, key, text)
     head = f"# The best of `guie sweep {options.path}`: {best.title}; {sweep_table.said(best.scores or {})}\n"
     return head + without_passwords(OmegaConf.to_yaml(given))
 
