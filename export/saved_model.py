@@ -34,7 +34,7 @@ AtSizes = Sequence[tuple[keras.Model, Preprocess]]
 CROP_SHARE = 0.875  # side of a crop as a share of the image's
 # (top, left) of each further view, as shares of the margin that a crop leaves: the centre, the corners.
 CROPS = ((0.5, 0.5), (0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0))
-GRAPH = 2  # its version: exports of an earlier one are written again
+GRAPH = 3  # its version: exports of an earlier one are written again
 # An op that a newer TensorFlow writes into the function that saves variables; 2.6.4 lacks it.
 UNKNOWN_TO_SCORER = "DisableCopyOnRead"
 
