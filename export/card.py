@@ -6,6 +6,7 @@ from typing import Any
 from pipeline.config import Run, to_yaml
 from pipeline.evaluation import score_table
 from pipeline.files import read_json, write_text
+from pipeline.masked import shown
 from pipeline.retrieval import intervals
 
 LICENCES = """The code is under Apache-2.0. Two other licences bind whoever passes these weights on: that of
@@ -26,7 +27,7 @@ def text(config: Run, run_dir: Path) -> str:
     metrics = _read(run_dir / "metrics.json")
     dim = mark.get("embedding_dim", config.embedder.embedding_dim)
     lines = [
-        f"# {config.name}: an image embedder",
+        f"# {shown(config.name)}: an image embedder",
         "",
         f"uint8 images of any size → `embedding_norm`, {dim} float32 of unit length. "
         "Neighbours by Euclidean distance are meant to be the same object.",
@@ -59,7 +60,7 @@ def _data(config: Run, manifest: dict[str, Any]) -> list[str]:
         counts[key] = counts.get(key, 0) + int(shard["count"])
     if counts:
         return [f"- {source}, {split}: {count:,} images" for (source, split), count in sorted(counts.items())]
-    return [f"- {source.name} (layout {source.layout})" for source in config.records.sources] or ["- none named"]
+    return [f"- {shown(source.name)} (layout {source.layout})" for source in config.records.sources] or ["- none named"]
 
 
 def _score(metrics: dict[str, Any]) -> list[str]:

@@ -14,6 +14,7 @@ import click
 
 from pipeline.errors import BadInput, Stopped
 from pipeline.guards import machine
+from pipeline.masked import kept_off_screen
 from pipeline.reading import expect_local
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 110}
@@ -100,6 +101,7 @@ def takes_config(schema: str) -> Callable[[Callable], Callable]:
     return decorate
 
 
+@kept_off_screen
 def run(command: click.Command, name: str, arguments: list[str]) -> int:
     """Parses the arguments and runs the command.
 

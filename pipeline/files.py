@@ -16,6 +16,7 @@ from typing import Any
 from pipeline import reading
 from pipeline.errors import BadInput
 from pipeline.guards import machine
+from pipeline.masked import without_passwords
 from pipeline.reading import File, RemoteFile, file_of, is_url
 
 
@@ -51,7 +52,8 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    """A password in a URL is left out."""
+    write_text(path, without_passwords(json.dumps(value, indent=2, ensure_ascii=False)) + "\n")
 
 
 def read_json(path: Path) -> Any:

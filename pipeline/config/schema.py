@@ -11,6 +11,7 @@ from omegaconf import MISSING
 
 from pipeline.config.keys import key
 from pipeline.config.training import STARTS, Train
+from pipeline.masked import shown
 
 REFERENCES = ("raw_pixels", "untrained", "raw_features", "pca", "half_whitened", "pml_arcface")
 
@@ -205,4 +206,4 @@ class ImageTextModel:
 
     @property
     def title(self) -> str:
-        return self.label or self.encoder.name
+        return shown(self.label or self.encoder.name)

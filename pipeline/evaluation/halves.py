@@ -6,13 +6,13 @@ Images of any sizes then share a batch. The SavedModel carries both: the signatu
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from pipeline.data import host_resize
+from pipeline.data import host_resize, preprocessing
 from pipeline.data.preprocessing import Preprocess
 
 SIGNATURE = "embed_resized"
@@ -37,7 +37,9 @@ def described(sizes: Sequence[Preprocess], crops: Sequence[tuple[float, float]],
         crops: (top, left) of each view after the whole image, as shares of the margin that it leaves.
         crop_share: side of these views as a share of the image's.
     """
-    return json.dumps({"sizes": [asdict(each) for each in sizes], "crops": crops, "crop_share": crop_share})
+    return json.dumps(
+        {"sizes": [preprocessing.identity(each) for each in sizes], "crops": crops, "crop_share": crop_share}
+    )
 
 
 def of_saved_model(model: Any, output: str) -> Halves | None:
@@ -47,7 +49,7 @@ def of_saved_model(model: Any, output: str) -> Halves | None:
         return None
     try:
         description = json.loads(model.resizing().numpy())
-        sizes = [Preprocess(**each) for each in description["sizes"]]
+        sizes = [preprocessing.identified(each) for each in description["sizes"]]
         crops, crop_share = description["crops"], description["crop_share"]
         sound = _is_sound(sizes, crops, crop_share)
     except Exception:  # a model of somebody else may hold anything under this name

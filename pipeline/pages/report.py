@@ -13,6 +13,7 @@ from pipeline.config import Run
 from pipeline.data import sources
 from pipeline.errors import BadInput
 from pipeline.evaluation import score_table
+from pipeline.masked import for_screen, shown
 from pipeline.pages import charts
 from pipeline.pages.pictures import Figure, data_url, thumbnail
 from pipeline.pages.render import render
@@ -35,10 +36,10 @@ def main(run: Run) -> None:
     try:
         items, missing = _scored_items(run), ""
     except BadInput as error:  # the scored images are gone since: the numbers stand without them
-        items, missing = {}, str(error)
+        items, missing = {}, for_screen(str(error))
     page = render(
         "report.html",
-        title=f"{run.name}: {score_table.headline(result)}",
+        title=f"{shown(run.name)}: {score_table.headline(result)}",
         unseen=result.get("classes_trained_on") == 0,
         notes=score_table.notes(result),
         scores=score_table.header_and_rows(result),

@@ -19,6 +19,7 @@ from pipeline.config import Run
 from pipeline.errors import BadInput, reason
 from pipeline.files import atomic_path, fingerprint
 from pipeline.guards import machine
+from pipeline.masked import shown
 from pipeline.training import inputs
 
 if TYPE_CHECKING:
@@ -265,7 +266,7 @@ class Writer:
         values = {name: np.array(variable) for name, variable in variables.items()}
         if not self.writes:
             return
-        text = json.dumps({**self.mark, **state, "step": step})
+        text = json.dumps(shown({**self.mark, **state, "step": step}))
         self._thread = threading.Thread(target=self._write, args=(step, values, text))
         self._thread.start()
 
