@@ -47,15 +47,16 @@ def main(run: Run, redo: bool = False) -> None:
         # Imported one by one: the records are built before TensorFlow takes its memory.
         for name in ("pipeline.training.train", "export.saved_model"):
             import_quietly(name).main(each)
-        if not run.score.index:  # what was scored before would be shown still
-            for stage in (depends.score(each), depends.report(each)):
-                stage.drop()
-            import_quietly("export.card").write(each)
-            continue
-        score(each)
-        import_quietly("export.card").write(each)  # again: now it has a score
-        import_quietly("pipeline.pages.report").main(each)
+        if run.score.index:
+            score(each)
+            import_quietly("export.card").write(each)  # again: now it has a score
+            import_quietly("pipeline.pages.report").main(each)
     if not run.score.index:
+        for each in {each.run_dir: each for each in [*runs, run]}.values():  # what was scored before is of no use
+            depends.score(each).drop()
+            depends.report(each).drop()
+        for each in runs:
+            import_quietly("export.card").write(each)
         print("run: score.index is empty: every class was trained on and nothing is left to score; the export ends it")
     elif run.seeds:
         score_seeds(run, runs)

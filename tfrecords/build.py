@@ -189,8 +189,8 @@ def examine(config: Run, folder: Path, todo: list[Chunk]) -> tuple[dict[str, dic
         print(f"tfrecords: files of {len(other)} shards have other times: comparing their images", flush=True)
         work = in_processes(partial(chunks.changed_images, folder), other, _workers(config, other))
         changed = {chunk.stem: keys for chunk, keys in work if keys}
-    whole = {chunk.stem: mark for chunk in todo if (mark := chunks.read_mark(folder, chunk)) is not None}
-    return whole, changed
+        found |= {chunk.stem: chunks.mark_of(folder, chunk) for chunk in other}  # with the new stats
+    return {stem: mark for stem, mark in found.items() if mark and chunks.is_whole(folder, stem, mark)}, changed
 
 
 def find_duplicates(config: Run, folder: Path, made: list[Chunk], done: list[dict[str, Any]]) -> list[Pair]:

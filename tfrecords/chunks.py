@@ -44,14 +44,17 @@ def mark_path(folder: Path, stem: str) -> Path:
 def read_mark(folder: Path, chunk: Chunk) -> dict[str, Any] | None:
     """The mark of a finished chunk; None where the shard is not done or damaged, or is that of another chunk."""
     mark = mark_of(folder, chunk)
-    if mark is None:
-        return None
-    before = json.dumps(mark)
+    return mark if mark is not None and is_whole(folder, chunk.stem, mark) else None
+
+
+def is_whole(folder: Path, stem: str, mark: dict[str, Any]) -> bool:
+    """Whether a chunk's shard and index are those that its mark describes, see `marks.same`."""
+    before = json.dumps(mark["made"])
     if not all(marks.same(held, marks.Files([(name, folder / name)])) for name, held in mark["made"].items()):
-        return None
-    if json.dumps(mark) != before:
-        write_json(mark_path(folder, chunk.stem), mark)
-    return mark
+        return False
+    if json.dumps(mark["made"]) != before:
+        write_json(mark_path(folder, stem), mark)
+    return True
 
 
 def mark_of(folder: Path, chunk: Chunk) -> dict[str, Any] | None:

@@ -66,12 +66,12 @@ def files_of(spec: str) -> marks.Files:
     spec = _named(spec)[1]
     layout, colon, root = spec.partition(":")
     of_layout = bool(colon) and layout in LAYOUTS
-    if not of_layout and (_is_shards(spec) or not Path(spec).is_dir()):
-        found = matching(spec)
-        tables = sorted({path.parent / "labels.json" for path in found}, key=str)
-        return marks.Files([(path.name, path) for path in [*found, *(each for each in tables if each.is_file())]])
     layout, folder = (layout, Path(root)) if of_layout else ("folder", Path(spec))
     try:
+        if not of_layout and (_is_shards(spec) or not folder.is_dir()):
+            found = matching(spec)
+            tables = sorted({path.parent / "labels.json" for path in found}, key=str)
+            return marks.Files([(path.name, path) for path in [*found, *(each for each in tables if each.is_file())]])
         items = list(list_source(layout, folder).items)
     except BadInput:
         return marks.Files([])
