@@ -114,8 +114,6 @@ if saved and not list(run.glob("checkpoints/step-*.safetensors")):
     (run / "checkpoints").mkdir(parents=True, exist_ok=True)
     shutil.copyfile(saved[-1], run / "checkpoints" / f".{saved[-1].name}")  # it gets its name when it is whole
     (run / "checkpoints" / f".{saved[-1].name}").rename(run / "checkpoints" / saved[-1].name)
-    if (saved[-1].parents[1] / "metrics.jsonl").is_file():
-        shutil.copyfile(saved[-1].parents[1] / "metrics.jsonl", run / "metrics.jsonl")
     print(f"goes on from {saved[-1]}")
 
 # %%

@@ -91,7 +91,7 @@ def sweep(context: click.Context, config: Any) -> None:
 @click.argument("path", metavar="RUN", type=PATH)
 @click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
 def status(path: str, overrides: tuple[str, ...]) -> None:
-    """Shows which stages of a run are done, stale or missing, and why.
+    """Shows what of a run is done, stale or missing.
 
     RUN is a run folder, or the CONFIG of one; KEY=VALUE replaces one of its keys, dotted as in train.seed=1. A stage is
     stale where the config or a file that it was made of has changed since: guie run makes exports, scores and pages

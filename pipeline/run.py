@@ -15,7 +15,7 @@ from pipeline.config.phase_keys import expect_phases
 from pipeline.evaluation import precisions, score_table
 from pipeline.quiet import import_quietly
 from pipeline.stages import depends
-from pipeline.training import checkpoints, inputs
+from pipeline.training import checkpoints
 from tfrecords import contact_sheet
 
 
@@ -29,9 +29,8 @@ def main(run: Run, redo: bool = False) -> None:
     runs = config.seeds_of(run)
     for each in runs:
         expect_phases(each)
-        if redo:
-            remove_stale(each, recipe_alone=True)
-        checkpoints.state_of(each)  # refuses another recipe before anything is written
+        if not redo:
+            checkpoints.state_of(each)  # refuses another recipe before anything is written
     if run.records.sources:
         import_quietly("tfrecords.build").main(run, redo)
         draw_sheet(run)
@@ -58,18 +57,14 @@ def main(run: Run, redo: bool = False) -> None:
         import_quietly("pipeline.pages.report").main(run)
 
 
-def remove_stale(run: Run, recipe_alone: bool = False) -> None:
-    """Removes checkpoints of another recipe or, unless `recipe_alone`, of files that changed since."""
-    path = checkpoints.newest(checkpoints.folder_of(run.run_dir))
-    if path is None:
-        return
-    state = checkpoints.read_state(path)
-    why = checkpoints.recipe_changes(state, run)
-    if not why and not recipe_alone:
-        why = [f"{name} changed" for name in inputs.changed(state, run)]
-    if why:
-        print(f"train: {marks.said(why)}: {path.parent} is removed and trained anew", flush=True)
+def remove_stale(run: Run) -> None:
+    """Removes checkpoints of another recipe or of files that changed since, or the one that is damaged."""
+    if why := checkpoints.stale(run):
+        print(f"train: {marks.said(why)}: its checkpoints are removed, it is trained anew", flush=True)
         checkpoints.remove(run)
+    elif (why := checkpoints.damage(run)) and (path := checkpoints.newest(checkpoints.folder_of(run.run_dir))):
+        print(f"train: {marks.said(why)}: it is removed, the training goes on from the one before", flush=True)
+        path.unlink()
 
 
 def draw_sheet(run: Run) -> None:

@@ -70,21 +70,28 @@ def state_of(run: Run) -> dict:
     return state
 
 
+def stale(run: Run) -> list[str]:
+    """Why the newest checkpoint is not of this recipe and these files; empty also where there is none."""
+    path = newest(folder_of(run.run_dir))
+    if path is None:
+        return []
+    state = read_state(path)
+    return recipe_changes(state, run) or [f"{name} changed" for name in inputs.changed(state, run)]
+
+
 def reasons(run: Run) -> list[str]:
-    """Why the training is not done; empty where the newest checkpoint ends it and is of this recipe and these files."""
+    """Why the training is not done; empty where the newest checkpoint ends it and is not stale."""
     path = newest(folder_of(run.run_dir))
     if path is None:
         return [marks.NEVER]
-    state = read_state(path)
-    why = recipe_changes(state, run) or [f"{name} changed" for name in inputs.changed(state, run)]
-    if not why and not state.get("finished"):
-        return [f"not finished: {path.name} is within the training"]
-    return why or _damage(run)
+    if why := stale(run) or damage(run):
+        return why
+    return [] if read_state(path).get("finished") else [f"not finished: {path.name} is within the training"]
 
 
 def expect_whole(run: Run) -> None:
     """Raises BadInput where the checkpoint that ended the training is not what was saved."""
-    if why := _damage(run):
+    if why := damage(run):
         raise BadInput(f"{run.run_dir}: {marks.said(why)} since it was saved; {marks.MEND}")
 
 
@@ -101,8 +108,8 @@ def _stage(run: Run) -> marks.Stage:
     return marks.Stage("train", Path(run.run_dir))
 
 
-def _damage(run: Run) -> list[str]:
-    """Of another newest checkpoint than the marked one nothing is known."""
+def damage(run: Run) -> list[str]:
+    """What is wrong with the bytes of the checkpoint that ended the training; of any other nothing is known."""
     path, mark = newest(folder_of(run.run_dir)), _stage(run).read()
     if path is None or not mark or path.relative_to(run.run_dir).as_posix() not in mark.get("made", ()):
         return []

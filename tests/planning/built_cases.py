@@ -41,10 +41,10 @@ CASES = {
     "checkpointed": case({**CLIP, "checkpointing": True}),
     "deep": case({"architecture": DEEP}, images=8),
     "deep, checkpointed": case({"architecture": DEEP, "checkpointing": True}, images=16, alone=True),
-    "fat, 1 image": case({"architecture": FAT}, images=1),
-    "fat, checkpointed": case({"architecture": FAT, "checkpointing": True}, images=4),
     "last 3 of 6 blocks": case({"architecture": DEEP}, {"trainable": "last 3 blocks"}, images=8),
-    "head locked": case(CLIP, {"trainable": "encoder"}),
+    "head locked, 48 px": case(
+        {**CLIP, "checkpointing": True}, {"trainable": "encoder", "image_size_px": 48}, images=8
+    ),
     "head alone": case(CLIP, {"trainable": "head"}),
     "quick-GELU, overlap": case(
         {"name": "clip_vit_b_32_openai", "pooling": "class_token", "architecture": WIDE},
@@ -58,11 +58,10 @@ CASES = {
     }),
     "vit": case({"name": "vit_base_patch16_224_imagenet", "architecture": WIDE, "pooling": "mean"}),
     "17,691 classes": case(CLIP, classes=17_691, images=16),
-    "three sub-centres of 6,000 classes": case(CLIP, classes=6_000, images=16, loss={"subcenters": 3}),
-    "sgd": case({"architecture": FAT}, optimizer={"name": "sgd", "clip_norm": None}),
+    "1 image, sgd": case({"architecture": FAT}, images=1, optimizer={"name": "sgd", "clip_norm": None}),
     "adafactor": case({"architecture": FAT}, images=16, optimizer={"name": "adafactor"}),
-    "first moment in bfloat16": case({"architecture": FAT}, optimizer={"moments": "bfloat16"}),
-    "kept weights": case({"architecture": FAT}, {"keep": Keep(weights=0.1)}),
+    "kept weights, first moment in bfloat16": case(
+        {"architecture": FAT}, {"keep": Keep(weights=0.1)}, optimizer={"moments": "bfloat16"}
+    ),
     "in two pieces": case(CLIP, images=8, optimizer={"accumulate_steps": 2}),
-    "48 px": case({**CLIP, "checkpointing": True}, {"image_size_px": 48}, images=8),
 }  # fmt: skip
