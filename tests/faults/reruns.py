@@ -102,7 +102,7 @@ def unfinished(world: World) -> list[str]:
     status = world.guie(command="status")
     assert status.code == 0 and not status.error, status
     rows = status.out[status.out.index("\nstage ") + 1 :].splitlines()[1:]
-    return [row for row in rows if not re.match(r"\D+ done$", row)]
+    return [row for row in rows if re.split(r"\s{2,}", row)[1] != "done"]
 
 
 def expect_one_line(ended: Ended) -> None:
