@@ -27,7 +27,7 @@ def rebuilt(world, chance) -> None:
     """The issue's own case: the folder is removed, as guie advises, and built from another config."""
     removes("run/records")(world, chance)
     world.set("records.cap_per_class", 3)
-    assert world.guie(command="tfrecords").code == 0
+    world.guie(command="tfrecords")
 
 
 OF_KEYS = {
@@ -46,9 +46,9 @@ OF_KEYS = {
     "a source removed": Kind(
         lambda world, _: world.values["records"]["sources"].pop(), "records"
     ),
-    "a source renamed": Kind(sets("records.sources.1.name", "others"), "records"),
+    "a source renamed": Kind(sets("records.sources.0.name", "others"), "records"),
     "a source's own cap": Kind(sets("records.sources.0.cap_per_class", 3), "records"),
-    "a source's root": Kind(sets("records.sources.1.root", "other/images/more"), "records"),
+    "a source's root": Kind(sets("records.sources.0.root", "other/images/own"), "records"),
     "merge_classes given": Kind(sets("records.merge_classes", "{world}/merges.csv"), "records"),
     "merge_classes edited": Kind(rewrites("merges.csv", lambda text: text.replace(b"c1", b"c2")), "records", MERGED),
     "data_root: another tree": Kind(sets("data_root", "{world}/other"), "records"),

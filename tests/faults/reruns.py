@@ -4,7 +4,6 @@ import hashlib
 import os
 import random
 import re
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ from tests.faults.edits import Kind
 from tests.faults.world import Ended, Found, World, differing, digest, results, shown
 
 SEED = os.environ.get("GUIE_SEED", "7")
-STATE = re.compile(r"\b(done|stale|missing)\b")  # of a line of `guie status`
 KEPT = ".safetensors"  # no byte of a checkpoint changes where a rerun is refused
 COSTLY = ("records/*.tfrec", "checkpoints/*.safetensors", "export/saved_model/**/*", "submission.zip")
 
@@ -47,43 +45,50 @@ class Reruns:
         )
         return copy
 
-    def check(self, kinds: list[Kind], folder: Path, seed: str) -> str:
-        """Edits, reruns, redoes; asserts the property. Returns `equal`, `refused` or `refused, as a fresh run is`."""
-        world = self.started(kinds[0].start, folder)
-        start, chance = results(world), random.Random(hashlib.sha256(seed.encode()).digest())
-        apart = {part for kind in kinds for part in kind.apart}
-        try:
+    def check(self, kind: Kind, folder: Path, seed: str) -> None:
+        """One edit of a whole run."""
+        world = self.started(kind.start, folder)
+        start = results(world)
+        kind.edit(world, _chance(seed))
+        whole, ended = self.fresh(world)
+        assert ended.code == 0, ended.error
+        expect_change(kind, start, results(whole))
+        self.rerun(world, [kind])
+
+    def check_in_turn(self, steps: list[list[Kind]], folder: Path, seed: str) -> None:
+        """Several edits at once, a rerun, several others, …; none of a kind with a start of its own."""
+        world, chance = self.started({}, folder), _chance(seed)
+        for kinds in steps:
             for kind in kinds:
                 kind.edit(world, chance)
-            whole, ended = self.fresh(world)
-            if len(kinds) == 1 and ended.code == 0:
-                expect_change(kinds[0], start, results(whole))
-            before, made, said = contents(world), costly(world), unfinished(world)
-            rerun = world.guie()
-            if ended.code != 0:  # the edit left nothing that could be run
-                assert rerun.code == ended.code == 2, f"fresh: {ended.error}rerun: {rerun}"
-                expect_one_line(rerun)
-                return "refused, as a fresh run is"
-            wanted = without(results(whole), apart)
-            if rerun.code == 0:
-                expect_equal(world, wanted, apart, "another result, silently")
-                assert said or contents(world) == before, "guie status said that all is done"
-                assert costly(world) == made or any(kind.costs for kind in kinds), f"done again: {rerun.out}"
-                return "equal"
-            assert rerun.code == 2 and any(kind.costs for kind in kinds), rerun
+            self.rerun(world, kinds)
+
+    def rerun(self, world: World, kinds: list[Kind]) -> None:
+        """Reruns and redoes what was edited; asserts the property."""
+        apart, costs = {part for kind in kinds for part in kind.apart}, any(kind.costs for kind in kinds)
+        whole, ended = self.fresh(world)
+        before, made, said = contents(world), costly(world), unfinished(world)
+        rerun = world.guie()
+        if ended.code != 0:  # the edits left nothing that could be run
+            assert rerun.code == ended.code == 2, f"fresh: {ended.error}rerun: {rerun}"
             expect_one_line(rerun)
-            assert said, f"guie status said that all is done; {rerun.error}"
-            after = contents(world)
-            lost = [
-                name for name in before if name not in after or (name.endswith(KEPT) and after[name] != before[name])
-            ]
-            assert not lost, f"lost: {lost}"
-            redone = world.guie("--redo")
-            assert redone.code == 0, f"{rerun.error}--redo: {redone.error}"
-            expect_equal(world, wanted, apart, f"{rerun.error}--redo")
-            return "refused"
-        finally:
-            shutil.rmtree(folder)
+            return
+        wanted = without(results(whole), apart)
+        if rerun.code == 0:
+            expect_equal(world, wanted, apart, "another result, silently")
+            assert said or contents(world) == before, f"guie status said that all is done: {rerun.out}"
+            assert costs or costly(world) == made, f"done again: {rerun.out}"
+            return
+        assert rerun.code == 2 and costs, rerun
+        expect_one_line(rerun)
+        assert said, f"guie status said that all is done: {rerun.error}"
+        after = contents(world)
+        changed = {name for name, held in before.items() if after.get(name) != held}
+        lost = [name for name in changed if name not in after or name.endswith(KEPT)]
+        assert not lost, f"lost: {lost}"
+        redone = world.guie("--redo")
+        assert redone.code == 0, f"{rerun.error}--redo: {redone.error}"
+        expect_equal(world, wanted, apart, f"{rerun.error}--redo")
 
 
 def expect_equal(world: World, wanted: Found, apart: set[str], what: str) -> None:
@@ -96,7 +101,8 @@ def unfinished(world: World) -> list[str]:
     """The stages that `guie status` does not call done."""
     status = world.guie(command="status")
     assert status.code == 0 and not status.error, status
-    return [line for line in status.out.splitlines()[2:] if STATE.search(line)[0] != "done"]
+    rows = status.out[status.out.index("\nstage ") + 1 :].splitlines()[1:]
+    return [row for row in rows if re.split(r"\s{2,}", row)[1] != "done"]
 
 
 def expect_one_line(ended: Ended) -> None:
@@ -123,3 +129,7 @@ def costly(world: World) -> dict[str, tuple[int, int]]:
     """Inode and time of what takes long to make."""
     paths = [path for pattern in COSTLY for path in world.run.glob(pattern) if path.is_file()]
     return {str(path.relative_to(world.run)): (path.stat().st_ino, path.stat().st_mtime_ns) for path in paths}
+
+
+def _chance(seed: str) -> random.Random:
+    return random.Random(hashlib.sha256(seed.encode()).digest())
