@@ -160,10 +160,10 @@ def damaged(folder: Path) -> dict[str, str]:
     (folder / "text.pt").write_text("no weights")
     files.write(folder / "quick.safetensors", {"image/a": np.zeros(1, np.float32)}, {"activation": "quick_gelu"})
     return {
-        f"keras_file:{folder}/cut.keras": "does not load as a Keras file",
-        f"keras_file:{folder}/text.h5": "does not load as a Keras file: expected HDF5",
+        f"keras_file:{folder}/cut.keras": "does not load",
+        f"keras_file:{folder}/text.h5": "does not load: expected HDF5",
         f"file:{folder}/cut.safetensors": "is not a whole safetensors file",
-        f"file:{folder}/text.weights.h5": "does not load as a Keras file",
+        f"file:{folder}/text.weights.h5": "does not load",
         f"file:{folder}/quick.safetensors": "was trained with quick_gelu",
         f"open_clip:{folder}/cut.safetensors": "is not a whole safetensors file",
         f"open_clip:{folder}/text.pt": "is not a torch file",

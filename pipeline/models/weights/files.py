@@ -166,7 +166,7 @@ def expect_keras(path: Path, key: str) -> None:
     zipped = path.suffix == ".keras"
     if not (zipfile.is_zipfile(path) if zipped else _begins(path, HDF5)):
         expected = "the zip of a .keras file" if zipped else "HDF5"
-        raise BadInput(f"{key}: {path} does not load as a Keras file: expected {expected}, it holds something else")
+        raise BadInput(f"{key}: {path} is not a Keras model and does not load: expected {expected}")
 
 
 def is_file(name: str) -> bool:
