@@ -74,7 +74,9 @@ def _told_apart(item: Item, escaped: set[str]) -> Item:
     escaped.add(key)
     if key == item.key:
         return item
-    return Item(key, item.class_name, partial(refuse, f"its name is not UTF-8 and reads as {item.key}, as another does"))
+    return Item(
+        key, item.class_name, partial(refuse, f"its name is not UTF-8 and reads as {item.key}, as another does")
+    )
 
 
 def read_file(path: str) -> bytes:
