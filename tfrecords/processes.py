@@ -16,7 +16,7 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
@@ -33,7 +33,7 @@ SECONDS_TO_END = 5.0
 
 def in_processes(
     work: Callable[[Task], Result], tasks: Iterable[Task], workers: int = 0
-) -> Iterator[tuple[Task, Result]]:
+) -> Generator[tuple[Task, Result], None, None]:
     """`(task, work(task))` in the order in which they finish.
 
     A worker has one task at a time, so memory does not grow with their number. `work` must be picklable; `workers` 0 is
@@ -46,7 +46,8 @@ def in_processes(
         return
     pairs = [socket.socketpair() for _ in range(workers if workers > 0 else cores())]
     idle = [Connection(ours.detach()) for ours, _ in pairs]
-    everyone, busy, end = list(idle), dict[Any, Task](), object()
+    everyone, busy = list(idle), dict[Any, Task]()
+    end: Any = object()
     try:
         forking = _start([theirs for _, theirs in pairs], work)
         try:
@@ -54,16 +55,17 @@ def in_processes(
                 connection.send(work)
             while True:
                 while idle and (task := next(todo, end)) is not end:
-                    busy[idle[-1]] = task  # type: ignore[assignment]
+                    busy[idle[-1]] = task
                     idle.pop().send(task)
                 if not busy:
                     return
-                for connection in wait(list(busy)):
-                    good, found = connection.recv()  # type: ignore[union-attr]
+                ready: list[Any] = wait(list(busy))
+                for connection in ready:
+                    good, found = connection.recv()
                     if not good:
                         raise found
                     task = busy.pop(connection)
-                    idle.append(connection)  # type: ignore[arg-type]
+                    idle.append(connection)
                     yield task, found
         except (EOFError, BrokenPipeError, ConnectionResetError):
             raise BadInput(

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM end a command in one line, within seconds, wherever it is: imports, C++, threads, Python's own end.
+"""SIGINT and SIGTERM end a command in one line, within seconds, wherever it is: imports, C++, Python's own end.
 
 Python's own way takes as long as the call that runs (a step of TensorFlow, a compilation), prints a traceback a thread,
 and a second Ctrl-C breaks what the first one cleans up. Here a thread hears of the signal first, says the one line and

@@ -74,6 +74,10 @@ def refuses(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in _OWN)
 
 
+# Bytes that may be mapped; few of them are ever used.
+_ADDRESSES = {"numpy": 1e9, "tensorflow": 6e9}
+
+
 class AddressSpace:
     """Refuses to import TensorFlow, and anything at all, where `ulimit -v` would have C++ abort without a word.
 
@@ -81,16 +85,14 @@ class AddressSpace:
     TensorFlow, which aborts or reads what is not there, fail where Python cannot say so.
     """
 
-    needed = {"numpy": 1e9, "tensorflow": 6e9}  # bytes that may be mapped; few of them are ever used
-
-    @classmethod
-    def find_spec(cls, name: str, path: object = None, target: object = None) -> None:
-        if name in cls.needed and resource is not None:
-            allowed = resource.getrlimit(resource.RLIMIT_AS)[0]
-            if allowed != resource.RLIM_INFINITY and allowed < cls.needed[name]:
+    @staticmethod
+    def find_spec(name: str, path: object = None, target: object = None) -> None:
+        if name in _ADDRESSES and resource is not None:
+            allowed, needed = resource.getrlimit(resource.RLIMIT_AS)[0], _ADDRESSES[name]
+            if allowed != resource.RLIM_INFINITY and allowed < needed:
                 raise BadInput(
-                    f"`ulimit -v` allows {allowed / 1e9:.1f} GB of addresses, {name} needs {cls.needed[name] / 1e9:.0f} "
-                    "to start: raise it, and limit memory by a cgroup (systemd-run, docker) instead"
+                    f"`ulimit -v` allows {allowed / 1e9:.1f} GB of addresses, {name} needs {needed / 1e9:.0f} to start: "
+                    "raise it, and limit memory by a cgroup (systemd-run, docker) instead"
                 )
 
 

@@ -53,7 +53,8 @@ def newest(folder: Path, read: bool = False) -> Path | None:
     if damaged:
         path, why = damaged[0]
         raise BadInput(
-            f"{path} {why}, and no whole checkpoint is left beside it: put a copy back, or remove {folder} to train anew"
+            f"{path} {why}, and no whole checkpoint is left beside it: put a copy back, or "
+            f"remove {folder} to train anew"
         )
     return None
 
@@ -82,7 +83,7 @@ def _checksum(state: str, values: Iterable[tuple[str, np.ndarray]]) -> str:
     crc = crc32c.crc32c(state.encode())
     for name, value in values:
         crc = crc32c.crc32c(f"{name} {value.dtype.str} {value.shape}\n".encode(), crc)
-        crc = crc32c.crc32c(np.ascontiguousarray(value).reshape(-1).view(np.uint8), crc)
+        crc = crc32c.crc32c(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data, crc)
     return f"{crc:08x}"
 
 
@@ -250,8 +251,8 @@ def load_trained(config: Run) -> "Embedder":
 class Writer:
     """Writes checkpoints in a thread, one at a time; keeps the newest `kept`.
 
-    Weights that are not finite are not written. A failure to write, that too, surfaces at the next `save` or `wait`. Of several hosts all must call `save`, as values may be
-    spread over them, and one `writes`.
+    Weights that are not finite are not written. A failure to write, that too, surfaces at the next `save` or `wait`. Of
+    several hosts all must call `save`, as values may be spread over them, and one `writes`.
     """
 
     def __init__(self, folder: Path, kept: int, writes: bool = True, mark: dict[str, Any] | None = None):

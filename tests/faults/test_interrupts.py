@@ -14,8 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import cli
-from pipeline.guards import interrupts
 from tests.tfrecords.test_records_build import build, class_folders, write_config
 from tests.tfrecords.test_records_kill import _session, tree
 

@@ -1,4 +1,4 @@
-"""Names that are no words: loops, bytes that are not UTF-8, formulas, line ends. Each is data, or a row of rejects.csv."""
+"""Names that are no words: loops, no UTF-8, formulas, ends of lines. Each is data, or a row of rejects.csv."""
 
 import csv
 import json

@@ -49,12 +49,9 @@ def folder(root: Path) -> Listing:
 def _items(root: Path, classes: list[str]) -> Iterator[Item]:
     seen: set[str] = set()
     for name in classes:
-        why = (
-            f"the class {as_text(name)} is another folder: this one's name is not UTF-8"
-            if as_text(name) in seen
-            else ""
-        )
-        seen.add(as_text(name))
+        text = as_text(name)
+        why = f"the class {text} is another folder: this one's name is not UTF-8" if text in seen else ""
+        seen.add(text)
         for path in files_below(os.path.join(root, name), f"{name}/"):
             read = partial(refuse, why) if why else partial(read_file, os.path.join(root, path))
             yield Item(path, name, read)
