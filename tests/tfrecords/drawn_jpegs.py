@@ -201,6 +201,9 @@ WHOLE: dict[str, Way] = {
     "Huffman tables of its own": again(optimize=True)(lambda data: data),
     "CMYK": _cmyk(lambda data: data),
     "CMYK, stray bytes": _cmyk(before(SOS, b"stray")),
+    "CMYK of JFIF and Adobe, stray bytes": _cmyk(
+        lambda data: first(segment(0xE0, b"JFIF\0\1\1\0\0\1\0\1\0\0"))(before(SOS, b"stray")(data))
+    ),
     "CMYK, no end mark": _cmyk(lambda data: data[:-2]),
     "4:4:4": again(subsampling=0)(before(DQT, b"stray")),
     "4:2:2": again(subsampling=1)(before(DQT, b"stray")),

@@ -182,14 +182,14 @@ def _zeroed(data: bytes) -> bytes:
 DAMAGED: dict[str, Way] = {
     **{
         f"cut off at {share:.0%}, colour type {c}, {d} bits{', interlaced' * i}": _then(
-            drawn(c, d, i), lambda data, share=share: data[: int(len(data) * share)]
+            drawn(c, d, i, size=(45, 31)), lambda data, share=share: data[: int(len(data) * share)]
         )
         for c, d, i in KINDS
-        for share in (0.3, 0.8, 0.95)
+        for share in (0.3, 0.6, 0.8)
     },
     **{
         f"a stream of {share:.0%} of the rows, colour type {c}, {d} bits{', interlaced' * i}": drawn(
-            c, d, i, data=lambda raw, share=share: zlib.compress(raw[: int(len(raw) * share)])
+            c, d, i, size=(45, 31), data=lambda raw, share=share: zlib.compress(raw[: int(len(raw) * share)])
         )
         for c, d, i in KINDS
         for share in (0.0, 0.5, 0.99)

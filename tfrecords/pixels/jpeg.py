@@ -84,7 +84,7 @@ def bare(data: bytes) -> bytes:
     parts, found = [b"\xff\xd8"], list(segments(data))
     jfif = any(one.marker == APP0 and data[one.start + 4 : one.start + 9] == b"JFIF\0" for one in found)
     parts += [b"\xff\xe0\0\x10JFIF\0\1\1\0\0\1\0\1\0\0"] * jfif
-    if not jfif and (transform := _adobe_transform(data, found)) is not None:
+    if (transform := _adobe_transform(data, found)) is not None:
         parts.append(b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0" + bytes([transform]))
     sequential = any(one.marker in SEQUENTIAL_FRAMES for one in found)
     for one, following in zip(found, [*found[1:], None], strict=True):

@@ -70,10 +70,13 @@ def _tables(body: bytes) -> dict[int, Table]:
         at += 17
         table: Table = []
         for length, count in enumerate(counts, 1):
-            for symbol in body[at : at + count]:
-                table += [(length, symbol)] * (1 << 16 - length)
+            if len(table) <= 65536:
+                for symbol in body[at : at + count]:
+                    table += [(length, symbol)] * (1 << 16 - length)
             at += count
-        found[key] = (table + [(0, 0)] * 65536)[:65536]
+        if len(table) > 65536:
+            raise Rejected("damaged JPEG: a Huffman table of too many codes")
+        found[key] = table + [(0, 0)] * (65536 - len(table))
     return found
 
 

@@ -20,7 +20,7 @@ def require_whole(data: bytes, sizes: tuple[int, ...], bits: int = 8, *, lsb: bo
     found, ended, left = _walk(data, max(sizes), bits, lsb, early)
     if found < min(sizes):
         raise Rejected(f"LZW data give {found:,} of {min(sizes):,} bytes")
-    if found not in sizes or not (ended or left < 8):
+    if found not in sizes or not (ended or left < 16):  # fewer bits than a code, and a byte to fill up
         raise Rejected(f"LZW data go on behind the {min(sizes):,} bytes of the picture")
 
 
