@@ -152,11 +152,11 @@ def _tried(
     def embed_singly(images: np.ndarray) -> np.ndarray:
         return np.concatenate([embed(image[None]) for image in images])
 
-    found = None
+    found = np.empty(0)
     if not singly:
         with contextlib.suppress(Exception):  # the scorer sends single images: the contract asks for no batches
             found = embed(images)
-    whole = embed if found is not None and found.shape == (2, dim) else embed_singly
+    whole = embed if found.shape == (2, dim) else embed_singly
     if whole is embed_singly:
         found = _called(embed_singly, images, handle)
     lengths = np.linalg.norm(found, axis=1)

@@ -15,6 +15,7 @@ from pipeline import cli
 from pipeline.config import Encoder, Run
 from pipeline.data.preprocessing import Preprocess, prepare
 from pipeline.errors import BadInput
+from pipeline.evaluation import embedders
 from pipeline.models import embedder
 from pipeline.training import checkpoints
 from pipeline.training.checkpoints import Writer
@@ -161,6 +162,8 @@ def test_every_format_of_a_run_agrees_with_its_saved_model(tmp_path, capsys):
     module = torch.jit.load(str(tmp_path / "saved_model.pt"))
     from_torch = module(torch.from_numpy(image.transpose(0, 3, 1, 2).copy())).numpy()
     np.testing.assert_allclose(from_torch, expected, atol=formats.TOLERANCES["torchscript"])
+    anybodys = embedders.load(str(run / "export" / "submission_torch.zip"))  # nothing in it has to be trusted
+    np.testing.assert_array_equal(anybodys.embed(image), from_torch)
 
     capsys.readouterr()
     assert cli.main(["export", str(config)]) == 0
