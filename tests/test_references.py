@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 
-from pipeline.config import Run, below, load, to_yaml
+from pipeline.config import Run, below, load, references, to_yaml
 from pipeline.errors import BadInput
 from pipeline.masked import Masked, for_screen
 from pipeline.staged.config import Staged
@@ -94,6 +94,7 @@ def test_entries_that_the_environment_gave_as_a_whole_are_refused(read):
 
 
 def test_passwords_and_tokens_in_plain_text_are_not_written_and_the_warning_says_so(read, capsys):
+    references._warn.cache_clear()  # it warns once a process
     run = read("score: {index: ['http://me:plain-pw@host/a.tfrec']}")
     assert run.score.index == ["http://me:plain-pw@host/a.tfrec"]
     assert "http://me:***@host/a.tfrec" in to_yaml(run) and "plain-pw" not in to_yaml(run)

@@ -47,7 +47,7 @@ def _masked(value: Any, raw: Any, kept: Any, path: str) -> Any:
     def inner(key: Any, each: Any) -> Any:
         return _masked(each, raw[key] if isinstance(raw, dict | list) else raw, kept[key], f"{path}{key}.")
 
-    if dataclasses.is_dataclass(value):
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {each.name: each for each in dataclasses.fields(value)}
         found = {name: inner(name, getattr(value, name)) for name in fields}
         for name, text in found.items():
