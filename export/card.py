@@ -6,7 +6,7 @@ from typing import Any
 from pipeline.config import Run, to_yaml
 from pipeline.evaluation import score_table
 from pipeline.files import read_json, write_text
-from pipeline.masked import shown
+from pipeline.guards.masked import shown
 from pipeline.retrieval import intervals
 
 LICENCES = """The code is under Apache-2.0. Two other licences bind whoever passes these weights on: that of

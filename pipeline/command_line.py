@@ -14,7 +14,7 @@ import click
 
 from pipeline.errors import BadInput, Stopped
 from pipeline.guards import machine
-from pipeline.masked import kept_off_screen
+from pipeline.guards.masked import kept_off_screen
 from pipeline.reading import expect_local
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 110}

@@ -16,7 +16,7 @@ from typing import Any
 from pipeline import reading
 from pipeline.errors import BadInput
 from pipeline.guards import machine
-from pipeline.masked import without_passwords
+from pipeline.guards.masked import without_passwords
 from pipeline.reading import File, RemoteFile, file_of, is_url
 
 

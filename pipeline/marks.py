@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pipeline import files
-from pipeline.masked import shown
+from pipeline.guards.masked import shown
 from pipeline.reading import File, side_by_side
 
 VERSION = 1  # of a mark's form

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pipeline.errors import BadInput, reason
-from pipeline.masked import shown
+from pipeline.guards.masked import shown
 
 READS = 64  # at a time. A rate needs rate × latency of them: 450 images/s at 20 ms nine, at 100 ms 45
 ATTEMPTS, PAUSE_SECONDS = 3, 0.2  # the pause before the second attempt; four times as long before the third

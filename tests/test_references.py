@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.config import Run, below, load, references, to_yaml
 from pipeline.errors import BadInput
-from pipeline.masked import Masked, for_screen
+from pipeline.guards.masked import Masked, for_screen
 from pipeline.staged.config import Staged
 
 VALUE = "qz81TOPqz"

@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pipeline.config.keys import check
 from pipeline.config.references import with_references, without_values
 from pipeline.errors import BadInput, reason
-from pipeline.masked import shown
+from pipeline.guards.masked import shown
 
 Schema = TypeVar("Schema")
 

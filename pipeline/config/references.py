@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.config.keys import SECRET
 from pipeline.errors import BadInput
-from pipeline.masked import SHORTEST, Masked, without_passwords
+from pipeline.guards.masked import SHORTEST, Masked, without_passwords
 
 _RESOLVER = re.compile(r"(?<!\\)\$\{\s*oc\.")  # oc.env, and what may stand around it
 

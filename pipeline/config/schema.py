@@ -11,7 +11,7 @@ from omegaconf import MISSING
 
 from pipeline.config.keys import key
 from pipeline.config.training import STARTS, Train
-from pipeline.masked import shown
+from pipeline.guards.masked import shown
 
 REFERENCES = ("raw_pixels", "untrained", "raw_features", "pca", "half_whitened", "pml_arcface")
 

@@ -91,8 +91,8 @@ class AddressSpace:
             allowed, needed = resource.getrlimit(resource.RLIMIT_AS)[0], _ADDRESSES[name]
             if allowed != resource.RLIM_INFINITY and allowed < needed:
                 raise BadInput(
-                    f"`ulimit -v` allows {allowed / 1e9:.1f} GB of addresses, {name} needs {needed / 1e9:.0f} to start: "
-                    "raise it, and limit memory by a cgroup (systemd-run, docker) instead"
+                    f"`ulimit -v` allows {allowed / 1e9:.1f} GB of addresses, {name} needs {needed / 1e9:.0f} to "
+                    "start: raise it, and limit memory by a cgroup (systemd-run, docker) instead"
                 )
 
 

@@ -24,7 +24,7 @@ import waitress
 
 from pipeline.data import sources
 from pipeline.errors import BadInput, reason
-from pipeline.masked import for_screen
+from pipeline.guards.masked import for_screen
 from pipeline.pages import pictures
 from pipeline.pages.pictures import Figure
 from pipeline.pages.render import render

@@ -13,7 +13,7 @@ from pipeline.config import Run
 from pipeline.data import sources
 from pipeline.errors import BadInput
 from pipeline.evaluation import score_table
-from pipeline.masked import for_screen, shown
+from pipeline.guards.masked import for_screen, shown
 from pipeline.pages import charts
 from pipeline.pages.pictures import Figure, data_url, thumbnail
 from pipeline.pages.render import render

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from pipeline.config import Run
 from pipeline.config.phase_keys import expect_phases, geometry, stored_px
-from pipeline.masked import shown
+from pipeline.guards.masked import shown
 from pipeline.planning import accelerators, costs, remedies
 from pipeline.planning.accelerators import Accelerator
 from pipeline.planning.estimates import GIB, Estimate, PhasePlan, SetSize, encoder_costs, plan_phase, set_size

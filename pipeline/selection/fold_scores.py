@@ -27,7 +27,7 @@ from pipeline.data import folds
 from pipeline.data.batches import RecordSet
 from pipeline.errors import BadInput
 from pipeline.evaluation import precisions as kept_precisions
-from pipeline.masked import Screen
+from pipeline.guards.masked import Screen
 from pipeline.models import embedder as embedders
 from pipeline.retrieval import intervals
 from pipeline.retrieval.precisions import precisions

@@ -30,7 +30,7 @@ from pipeline.config.loading import set_key
 from pipeline.config.phase_keys import expect_phases
 from pipeline.data.batches import RecordSet, damage_is_bad_input, open_records
 from pipeline.errors import BadInput, reason
-from pipeline.masked import for_screen, shown, without_passwords
+from pipeline.guards.masked import for_screen, shown, without_passwords
 from pipeline.selection import fold_scores, sweep_table
 from pipeline.selection.sweep_table import Row
 

@@ -16,7 +16,7 @@ from pipeline.config import ImageTextModel
 from pipeline.console import table
 from pipeline.data.sources import check_shared_names, list_images
 from pipeline.errors import BadInput
-from pipeline.masked import shown
+from pipeline.guards.masked import shown
 from pipeline.staged import build, perf
 from pipeline.staged.config import Staged
 from pipeline.staged.retriever import Answer, Retriever, queried_stages

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from pipeline.errors import BadInput, reason
-from pipeline.masked import shown
+from pipeline.guards.masked import shown
 from pipeline.retrieval.vectors import unit_length
 
 KEY_BYTES = 1024  # of a key or a class name: Milvus wants a bound

@@ -19,7 +19,7 @@ from pipeline.config import Run
 from pipeline.errors import BadInput, reason
 from pipeline.files import atomic_path, fingerprint
 from pipeline.guards import machine
-from pipeline.masked import shown
+from pipeline.guards.masked import shown
 from pipeline.training import inputs
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from pipeline import files
 from pipeline.config import Run
-from pipeline.masked import shown
+from pipeline.guards.masked import shown
 from pipeline.models.encoders import ImageEncoder
 from pipeline.planning import costs, estimates
 from pipeline.planning.accelerators import Chip

@@ -25,7 +25,7 @@ from pipeline.data.image_cache import CachedImages, cache_images
 from pipeline.data.preprocessing import LEVELS, Preprocess, resize_to_square
 from pipeline.data.sources import hash_order
 from pipeline.errors import BadInput
-from pipeline.masked import shown
+from pipeline.guards.masked import shown
 from pipeline.models import catalogue
 from pipeline.models.dual_encoder import DualEncoder, batches, class_embeddings
 from pipeline.models.text import prompts
