@@ -90,9 +90,9 @@ class AddressSpace:
         if name in _ADDRESSES and resource is not None:
             allowed, needed = resource.getrlimit(resource.RLIMIT_AS)[0], _ADDRESSES[name]
             if allowed != resource.RLIM_INFINITY and allowed < needed:
+                why = f"allows {allowed / 1e9:.1f} GB of addresses, {name} needs {needed / 1e9:.0f} to start"
                 raise BadInput(
-                    f"`ulimit -v` allows {allowed / 1e9:.1f} GB of addresses, {name} needs {needed / 1e9:.0f} to "
-                    "start: raise it, and limit memory by a cgroup (systemd-run, docker) instead"
+                    f"`ulimit -v` {why}: raise it, and limit memory by a cgroup (systemd-run, docker) instead"
                 )
 
 

@@ -57,7 +57,8 @@ class Lazily:
     """An iterable that calls `generator(*arguments)` anew each time: ImageNet's items are never all in memory.
 
     A name that is not UTF-8 may read as another one, see `as_text`: the second image of a key is listed under a key of
-    its own, and cannot be read. An OSError while iterating (permissions, a disk that goes) becomes BadInput; the set would otherwise seem smaller.
+    its own, and cannot be read. An OSError while iterating (permissions, a disk that goes) becomes BadInput; the set
+    would otherwise seem smaller.
     """
 
     def __init__(self, generator: Callable[..., Iterator[Item]], *arguments: Any):
