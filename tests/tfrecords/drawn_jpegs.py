@@ -224,6 +224,11 @@ def _zeroed(coded: bytes) -> bytes:
     return coded[:middle] + bytes(200) + coded[middle + 200 :]
 
 
+def _zeroes_at(coded: bytes, share: float) -> bytes:
+    at = int(len(coded) * share)
+    return coded[:at] + bytes(150) + coded[at + 150 :]
+
+
 def _junk(coded: bytes) -> bytes:
     middle = len(coded) // 3
     junk = np.random.default_rng(5).bytes(150).replace(b"\xff", b"\xfe")
@@ -240,6 +245,13 @@ DAMAGED: dict[str, Way] = {
     ),
     "its last tenth zeroes, an end mark": lambda data: data[: len(data) * 9 // 10] + bytes(len(data) // 10) + EOI,
     "zeroes in the middle": with_coded(_zeroed),
+    **{
+        f"150 zeroes at {share:.0%}, {'own' if own else 'usual'} tables": again(optimize=own)(
+            with_coded(lambda coded, share=share: _zeroes_at(coded, share))
+        )
+        for share in (0.1, 0.25, 0.4, 0.55, 0.7, 0.85)
+        for own in (False, True)
+    },
     "junk in the middle": with_coded(_junk),
     "bytes missing in the middle": with_coded(lambda coded: coded[: len(coded) // 2] + coded[len(coded) // 2 + 300 :]),
     "bytes twice in the middle": with_coded(lambda coded: coded[: len(coded) // 2] + coded[len(coded) // 3 :]),

@@ -43,6 +43,8 @@ PASSED_FRAMES = frozenset((0xC0, 0xC1, 0xC2))  # Huffman-coded DCT: what every T
 _ARITHMETIC_TABLES = 0xCC
 _KEPT = FRAMES | {HUFFMAN_TABLES, QUANTISERS, RESTART_INTERVAL, START_OF_SCAN, _ARITHMETIC_TABLES}
 _AHEAD_BYTES = 8  # what the decoder has read ahead it does not count
+_STANDARD_SHORTEST = 0x01  # of luma, where a file has no tables: a coefficient of one bit
+_ZEROES = bytes(32)
 _LEFT_OVER = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
 
 
@@ -54,6 +56,8 @@ def decode(data: bytes, size: tuple[int, int], colorspace: str, by: int) -> tupl
     Raises Rejected: damaged, scans missing, too many scans.
     """
     require_all_scans(data)
+    if _ZEROES in data:
+        _refuse_zeroes(data)
     try:
         return _strictly(data, size, colorspace, by), data
     except ValueError as error:
@@ -128,6 +132,31 @@ def require_all_scans(data: bytes) -> None:
     if scans and len(set(components)) == len(components) and any(missing.values()):
         what = "coefficients" if frame in PROGRESSIVE_FRAMES else "colour components"
         raise Rejected(f"damaged JPEG: scans are missing, {what} never come")
+
+
+def _refuse_zeroes(data: bytes) -> None:
+    """Raises Rejected where zeroes stand for a scan's data: by its Huffman table they are coefficients without end.
+
+    Where the code of zeroes ends a block, they may be a plain surface, and too many of them are left over at the end.
+    """
+    shortest = dict.fromkeys(range(4), _STANDARD_SHORTEST)  # of the tables for AC: the symbol of a code of zeroes
+    progressive = False
+    found = list(segments(data))
+    for one, following in zip(found, [*found[1:], None], strict=True):
+        head = data[one.start + 4 : one.end]
+        if one.marker in FRAMES:
+            progressive = one.marker in PROGRESSIVE_FRAMES
+        elif one.marker == HUFFMAN_TABLES:
+            at = 0
+            while at + 17 < len(head):
+                if head[at] >> 4:
+                    shortest[head[at] & 15] = head[at + 17]
+                at += 17 + sum(head[at + 1 : at + 17])
+        elif one.marker == START_OF_SCAN and len(head) >= 6:
+            coefficients = not progressive or (head[-3] > 0 and not head[-1] >> 4)
+            coded = data[one.end : following.start if following else len(data)].rstrip(b"\0")
+            if coefficients and _ZEROES in coded and shortest.get(head[2] & 15, 0) & 15:
+                raise Rejected("damaged JPEG: zeroes stand for a part of its data")
 
 
 def _strictly(data: bytes, size: tuple[int, int], colorspace: str, by: int) -> np.ndarray:
