@@ -84,8 +84,8 @@ def entries_of(zip_path: Path, name: str, expected: str) -> list[zipfile.ZipInfo
             raise BadInput(f"{name}: an entry without a name: refused")
         if path.is_absolute() or ".." in path.parts or ":" in "".join(path.parts[:1]):
             raise BadInput(f"{named} leads outside the zip: refused")
-        if len(path.parts) > MAX_DEPTH:
-            raise BadInput(f"{named} is {len(path.parts):,} folders deep, more than {MAX_DEPTH}: refused")
+        if (depth := len(path.parts) - 1) > MAX_DEPTH:
+            raise BadInput(f"{named} is {depth:,} folders deep, more than {MAX_DEPTH}: refused")
         if len(entry.filename.encode("utf-8", "replace")) > MAX_NAME:
             raise BadInput(f"{named} has a name of {len(entry.filename):,} characters: refused")
         if stat.S_ISLNK(entry.external_attr >> 16):
