@@ -18,6 +18,7 @@ from typing import Any
 from pipeline import marks
 from pipeline.errors import reason
 from pipeline.files import write_json, write_text
+from pipeline.guards import machine
 from tfrecords.labels import SPLITS
 from tfrecords.listing.items import as_text
 from tfrecords.pixels import Rejected, transcode
@@ -141,6 +142,9 @@ def make_shard(folder: Path, jpeg: JpegSettings, chunk: Chunk) -> dict[str, Any]
             for name, held in mark["made"].items():
                 held["quick"] = marks.Files([(name, folder / name)]).quick()
             write_json(mark_path(folder, chunk.stem), mark)
+    except Exception as error:
+        machine.note(error, folder / chunk.stem)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
     return mark
@@ -161,10 +165,14 @@ def _write(path: Path, chunk: Chunk, jpeg: JpegSettings) -> tuple[dict[str, Any]
                 data = item.read()
                 stored = transcode(data, jpeg.size_px, jpeg.quality)
             except Rejected as error:
+                if "Insufficient memory" in str(error):  # libjpeg's words: the image may be whole
+                    raise MemoryError(str(error)) from None
                 rejects.append((item.key, item.class_name, str(error)))
                 reject_hashes.append(_digest(data))
                 continue
             except (OSError, ValueError) as error:
+                if machine.refuses(error):
+                    raise  # the image may be whole
                 # Without the path that an OSError names: rejects.csv is the same on every machine.
                 why = as_text(getattr(error, "strerror", None) or reason(error, most=1000))
                 rejects.append((item.key, item.class_name, f"cannot be read: {why}"))
