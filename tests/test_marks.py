@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import marks
+from pipeline.guards.masked import Masked
 from pipeline.marks import NEVER, Files, Stage
 
 pytestmark = pytest.mark.faults("stale results")
@@ -19,6 +20,7 @@ class Counted:
 
     files: Files
     asked: int = 0
+    may_go: bool = False
 
     def quick(self) -> str:
         return self.files.quick()
@@ -149,6 +151,16 @@ def test_what_is_not_made_any_more_is_removed_also_after_a_kill(work):
     assert sorted(path.name for path in work.folder.rglob("*") if path.is_file()) == ["in", "mine"]
 
 
+def test_what_may_go_is_no_change_where_it_is_gone_and_one_where_it_is_another(tmp_path):
+    (tmp_path / "weights").write_text("a")
+    held = marks.known(Files.below(tmp_path / "weights"))
+    (tmp_path / "weights").unlink()
+    now = [Files.below(tmp_path / "weights", may_go=each) for each in (True, False)]
+    assert [marks.same(held, each) for each in now] == [True, False]
+    (tmp_path / "weights").write_text("b")
+    assert not marks.same(held, now[0])
+
+
 def test_files_of_a_folder_are_known_by_names_below_it(tmp_path):
     for name in ("a/x/one", "a/two"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -167,6 +179,14 @@ def test_keys_are_flat_and_survive_json():
     names = {"records.sources.0.name": "a", "records.sources.1.name": "b", "records.sources.1.options.split": "x"}
     assert found == names | {"records.shares": [1, 0.5]}
     assert marks.changed_keys(json.loads(json.dumps(found)), found) == []
+
+
+def test_a_secret_is_in_no_mark(tmp_path):
+    token = Masked("hunter2hunter2", "${oc.env:TOKEN}")
+    keys = marks.flat({"index": [token], "url": "https://me:hunter2hunter2@host/x", "token": token}, "score")
+    stage = Stage("secret", tmp_path, keys)
+    stage.finish(stage.begin([]))
+    assert "hunter2" not in stage.path.read_text() and stage.reasons() == []
 
 
 def test_a_line_names_three_reasons_and_counts_the_others():
