@@ -71,7 +71,7 @@ OF_TRAINING = {
     "train.records replaced, their times kept": Kind(copies("other/shards", "shards", True), "weights", SHARDS),
     "train.records: a shard less": Kind(removes("shards/own-train-01-*.tfrec"), "weights", SHARDS),
     "train.validation: none": Kind(sets("train.validation", []), "losses"),
-    "devices.precision": Kind(sets("devices.precision", "mixed_bfloat16"), "weights", {"devices.precision": "float32"}),
+    "devices.precision": Kind(sets("devices.precision", "mixed_bfloat16"), "weights", {"encoder": ENCODER, "devices.precision": "float32"}),
     "checkpoints deleted": Kind(removes("run/checkpoints")),
     "the newest checkpoint deleted": Kind(removes("run/checkpoints/step-*4.safetensors")),
     "the newest checkpoint cut off": Kind(rewrites("run/checkpoints/step-*4.safetensors", cut)),
