@@ -4,9 +4,12 @@ import hashlib
 import os
 import random
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tests.faults.edits import Kind
 from tests.faults.world import Ended, Found, World, differing, digest, results, shown
@@ -15,6 +18,11 @@ SEED = os.environ.get("GUIE_SEED", "7")
 WRITTEN = ("config.yaml", "model_card.md")  # by every run
 KEPT = ".safetensors"  # no byte of a checkpoint changes where a rerun is refused
 COSTLY = ("records/*.tfrec", "checkpoints/*.safetensors", "export/saved_model/**/*", "submission.zip")
+
+
+def quarter(kinds: Iterable[str]) -> list:
+    """All kinds as parameters; three of four for `make faults` and `make test-all` alone."""
+    return [pytest.param(name, marks=[pytest.mark.slow] if number % 4 else []) for number, name in enumerate(kinds)]
 
 
 @dataclass
