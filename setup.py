@@ -66,6 +66,7 @@ setup(
         "safetensors",
         "sentencepiece",
         "tensorboard",
+        "waitress>=3.0.1",  # guie browse: bounded threads and connections, time-outs, hostile requests
     ],
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["guie = pipeline.cli:main"]},

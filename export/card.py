@@ -5,7 +5,10 @@ from typing import Any
 
 from pipeline.config import Run, to_yaml
 from pipeline.errors import BadInput
+from pipeline.evaluation import score_table
 from pipeline.files import read_json, write_text
+from pipeline.guards.masked import shown
+from pipeline.retrieval import intervals
 
 LICENCES = """The code is under Apache-2.0. Two other licences bind whoever passes these weights on: that of
 the encoder's starting weights (`encoder` below), and those of the images of the sources named above; several
@@ -25,7 +28,7 @@ def text(config: Run, run_dir: Path) -> str:
     metrics = _read(run_dir / "metrics.json")
     dim = mark.get("embedding_dim", config.embedder.embedding_dim)
     lines = [
-        f"# {config.name}: an image embedder",
+        f"# {shown(config.name)}: an image embedder",
         "",
         f"uint8 images of any size → `embedding_norm`, {dim} float32 of unit length. "
         "Neighbours by Euclidean distance are meant to be the same object.",
@@ -58,18 +61,21 @@ def _data(config: Run, manifest: dict[str, Any]) -> list[str]:
         counts[key] = counts.get(key, 0) + int(shard["count"])
     if counts:
         return [f"- {source}, {split}: {count:,} images" for (source, split), count in sorted(counts.items())]
-    return [f"- {source.name} (layout {source.layout})" for source in config.records.sources] or ["- none named"]
+    return [f"- {shown(source.name)} (layout {source.layout})" for source in config.records.sources] or ["- none named"]
 
 
 def _score(metrics: dict[str, Any]) -> list[str]:
     if "mP@5" not in metrics:
         return ["Not scored yet: run `guie score` and then `guie export`."]
-    rows = [f"- mP@5, all domains: {metrics['mP@5']:.4f}"]
+    whole = score_table.headline(metrics).removeprefix("mP@5 ")
+    rows = [f"- mP@5, all domains: {whole}; ± is half the width of the 95 % interval over queries"]
     for name, part in metrics.get("domains", {}).items():
         sizes = f"{part['queries']:,} queries, {part['index']:,} index images"
-        rows.append(f"- mP@5, {name}: {part['mP@5']:.4f} ({sizes})")
+        rows.append(f"- mP@5, {name}: {intervals.text(part['mP@5'], part.get('interval'))} ({sizes})")
     rows += [f"- for comparison, {name}: {value:.4f}" for name, value in metrics.get("references", {}).items()]
-    return rows
+    if metrics.get("classes_trained_on") == 0:
+        rows.append("- no scored class was trained on")
+    return rows + [f"- {note}" for note in score_table.notes(metrics)]
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -3,8 +3,9 @@
 guie check SUBMISSION … [--scorer kaggle] [--out report.json]
 submission.zip or SavedModel folder → a table on the screen, exit code 0 or 2; --out: the same as JSON
 
-Loads each submission in a clean process. `--scorer kaggle` does so again under TensorFlow 2.6.4 (PyTorch 1.11.0), in a
-separate environment, and compares the embeddings of the two versions.
+Reads what each submission would do before anything of it is loaded: one that reaches files, the network or Python is
+refused. Loads the others in a clean process. `--scorer kaggle` does so again under TensorFlow 2.6.4 (PyTorch 1.11.0),
+in a separate environment, and compares the embeddings of the two versions.
 """
 
 import json
@@ -20,8 +21,10 @@ import numpy as np
 from export.scorer_env import python_of
 from pipeline.console import table
 from pipeline.errors import BadInput
-from pipeline.evaluation import submission_zip
+from pipeline.evaluation import submission_zip, untrusted
+from pipeline.evaluation.untrusted import torchscript
 from pipeline.files import write_json
+from pipeline.quiet import import_quietly
 
 PROBE = Path(__file__).with_name("contract_probe.py")
 SCORED_IMAGES = 205_000  # 5,000 queries and 200,000 index images
@@ -50,10 +53,12 @@ def main(config: CheckConfig) -> None:
             print(f"check: reads {name}")
             try:
                 kind, folder = _unpacked(Path(name), Path(temporary) / str(number))
-                folders[kind][str(folder)] = name
-                reports[name].append({"check": "layout", "ok": True, "detail": kind})
             except BadInput as error:
                 reports[name].append({"check": "layout", "ok": False, "detail": str(error)})
+                continue
+            reports[name] += [{"check": "layout", "ok": True, "detail": kind}, harmless(kind, folder)]
+            if reports[name][-1]["ok"]:
+                folders[kind][str(folder)] = name
         for kind, named in folders.items():
             if named:
                 _probe_all(config, kind, named, reports)
@@ -70,6 +75,24 @@ def main(config: CheckConfig) -> None:
         raise BadInput(f"{sum(map(bool, failed.values()))} of {len(failed)} refused: " + "; ".join(reasons))
     scorer = " under the scorer's version too" if config.scorer == "kaggle" else ""
     print(f"check: {', '.join(reports)}: all of {sum(map(len, reports.values()))} checks passed{scorer}")
+
+
+def harmless(kind: str, folder: Path) -> Row:
+    """Whether the model reaches nothing outside itself, by its files; nothing is loaded or run."""
+    try:
+        if kind == submission_zip.TORCH:
+            found, read = torchscript.reaching(folder / "saved_model.pt", "the model")
+        else:
+            # Imports TensorFlow: it alone knows its ops and its protobufs.
+            module = import_quietly("pipeline.evaluation.untrusted.saved_model")
+            found, read = module.reaching(str(folder), "the model")
+    except BadInput as error:
+        return {"check": "harmless", "ok": False, "detail": str(error)}
+    what = f"{read:,} {'files of code' if kind == submission_zip.TORCH else 'nodes'} read"
+    if not found:
+        return {"check": "harmless", "ok": True, "detail": f"{what}, none reaches files, the network or Python"}
+    reaches = f"holds {untrusted.listed(found)}, which could reach files, the network or Python: not loaded"
+    return {"check": "harmless", "ok": False, "detail": reaches}
 
 
 def probe(python: Path | str, folders: list[str], images: int, timeout_seconds: float) -> dict[str, list[Row]]:

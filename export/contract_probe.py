@@ -3,8 +3,8 @@
     python -I contract_probe.py FOLDER [FOLDER ...]       (started by `guie check`, in several environments)
 
 Runs under Python 3.9 with TensorFlow 2.6.4 and under the current versions. Prints each finding as a line of JSON:
-{"folder", "check", "ok", "detail"}; `ok` is null for a measurement that the caller judges. The last one of each folder
-is "embeddings", so that two environments can be compared.
+{"folder", "check", "ok", "detail"}; `ok` is null for a note or a measurement that the caller judges. The last one of
+each folder is "embeddings", so that two environments can be compared. What the model itself prints goes to stderr.
 """
 
 import argparse
@@ -56,6 +56,7 @@ class TensorFlowSubmission:
     """serving_default of a SavedModel: uint8 [B, H, W, 3] → {"embedding_norm": float32 [B, D]}."""
 
     batches = True
+    single = False  # fixed to a batch of 1
 
     def __init__(self, folder):
         import tensorflow as tf
@@ -81,8 +82,10 @@ class TensorFlowSubmission:
             raise Refused(f"expected an input [B, H, W, 3], {self.name} is {shape}")
         if shape is not None and shape[1:3] != [None, None]:
             raise Refused(f"expected any height and width, {self.name} is fixed to {shape[1:3]}")
-        if shape is not None and shape[0] is not None:
-            raise Refused(f"expected any batch size, {self.name} is fixed to {shape[0]}")
+        if shape is not None and shape[0] not in (None, 1):
+            raise Refused(f"expected any batch size or 1, {self.name} is fixed to {shape[0]}")
+        self.single = shape is not None and shape[0] == 1
+        self.batches = not self.single
         outputs = self.function.structured_outputs
         if KEY not in outputs:
             raise Refused(f"expected an output {KEY}, serving_default gives {sorted(outputs)}")
@@ -100,6 +103,7 @@ class TorchSubmission:
     """TorchScript: uint8 [1, 3, H, W] → anything that flattens to D floats. Called with [1, H, W, 3]."""
 
     batches = False
+    single = False
 
     def __init__(self, folder):
         import torch
@@ -112,10 +116,9 @@ class TorchSubmission:
 
     def signature(self):
         """Checks the arguments and the output's dtype; returns them as text."""
-        arguments = [a.name for a in self.module.forward.schema.arguments if a.name != "self"]
-        required = [
-            a.name for a in self.module.forward.schema.arguments if a.name != "self" and not a.has_default_value()
-        ]
+        taken = self.module.forward.schema.arguments[1:]  # the first is the module itself, whatever its name
+        arguments = [a.name for a in taken]
+        required = [a.name for a in taken if not a.has_default_value()]
         if len(required) > 1 or not arguments:
             raise Refused(f"expected forward(images), it takes {arguments}")
         output = self([blocks(64, 48, 0)])
@@ -165,6 +168,8 @@ def run_checks(folder, images_timed):
     except Exception as error:
         yield "signature", False, f"the signature cannot be called: {first_line(error)}"
         return
+    if submission.single:
+        yield "one image a call", None, "the batch is fixed to 1, as Google's exporter writes it: the scorer sends one"
 
     outputs, size = {}, None
     for height, width in SIZES:
@@ -239,7 +244,8 @@ def resized_before(submission):
     An image of the encoder's own size stays as it is when it is resized, so both signatures must agree on it; where
     there are several sizes or crops, an image of one colour does.
     """
-    signature = submission.loaded.signatures.get("embed_resized") if submission.batches else None
+    loaded = getattr(submission, "loaded", None)
+    signature = loaded.signatures.get("embed_resized") if loaded is not None else None
     if signature is None:
         return
     shapes = {name: spec.shape.as_list() for name, spec in signature.structured_input_signature[1].items()}
@@ -275,10 +281,13 @@ def main():
     parser.add_argument("folders", nargs="+")
     parser.add_argument("--images", type=int, default=20, help="how many are timed")
     arguments = parser.parse_args()
+    # A model can print: its lines must not pass for findings.
+    findings = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
     for folder in arguments.folders:
         for check, ok, detail in run_checks(folder, arguments.images):
             row = {"folder": folder, "check": check, "ok": ok, "detail": detail}
-            print(json.dumps(row), flush=True)
+            print(json.dumps(row), file=findings, flush=True)
 
 
 if __name__ == "__main__":

@@ -24,8 +24,8 @@ from pipeline.data.preprocessing import Preprocess, normalize
 from pipeline.errors import BadInput, reason
 from pipeline.evaluation.submission_zip import ZIP_DATE
 from pipeline.files import atomic_path
+from pipeline.planning.config_checks import LARGEST_BYTES
 
-LARGEST_BYTES = 1_900_000_000  # of weights; a protobuf or flatbuffer holds at most 2 GiB
 ONNX_OPSET = 18  # the first whose Resize has antialias
 SIZES = ((31, 57), (240, 180), (480, 640))  # height, width of the images on which formats are compared
 FILES = {"onnx": "model.onnx", "litert": "model.tflite", "torchscript": "submission_torch.zip"}

@@ -22,12 +22,13 @@ from export import card, formats
 from export.contract_probe import KEY
 from pipeline.config import Run
 from pipeline.data.preprocessing import Preprocess, normalize, resize
-from pipeline.errors import BadInput
 from pipeline.evaluation import halves
 from pipeline.evaluation.submission_zip import zip_submission
 from pipeline.files import atomic_path, file_sha256, write_json
+from pipeline.guards.locks import one_at_a_time
 from pipeline.models.embedder import Embedder, average_features
 from pipeline.models.weights.variables import weights_digest
+from pipeline.planning.config_checks import formats_beside
 from pipeline.stages import depends
 from pipeline.training import checkpoints
 
@@ -204,20 +205,6 @@ def make_loadable_by_scorer(saved_model_dir: Path) -> int:
     return removed
 
 
-def formats_beside(config: Run) -> list[str]:
-    """The formats that are asked for beside the SavedModel; BadInput for what they cannot hold."""
-    wanted = [name for name in config.export.formats if name != "saved_model"]
-    if wanted and config.embedder.sizes_px:
-        raise BadInput(
-            "export.formats: embedder.sizes_px averages several sizes, for saved_model only; drop the others"
-        )
-    squashing = [name for name in wanted if name in ("onnx", "torchscript")]  # LiteRT's images are square already
-    if squashing and (fit := config.encoder.fit or "squash") != "squash":
-        what = f"{' and '.join(squashing)} would squash images to a square, but encoder.fit is {fit}"
-        raise BadInput(f"export.formats: {what}; for saved_model only: drop the others, or use fit=squash")
-    return wanted
-
-
 def write_formats(
     config: Run, model: keras.Model, preprocess: Preprocess, folder: Path
 ) -> dict[str, dict[str, float | str]]:
@@ -244,6 +231,7 @@ def write_formats(
     return report
 
 
+@one_at_a_time
 def main(config: Run) -> None:
     run_dir = Path(config.run_dir)
     folder, submission = run_dir / "export" / "saved_model", run_dir / "submission.zip"

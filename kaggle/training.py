@@ -97,6 +97,7 @@ print("\n".join(overrides))
 from pipeline import cli
 from pipeline.config import Run, load
 from pipeline.errors import BadInput
+from pipeline.retrieval import intervals
 from pipeline.training import checkpoints, inputs
 
 CONFIG, run = str(package / "config.yaml"), WORKING / "run"
@@ -164,10 +165,11 @@ if tests != "[]" and not stopped:
     metrics = WORKING / "metrics.json"
     assert cli.main(["score", str(submission), *index, "--out", str(metrics)]) == 0
     result = json.loads(metrics.read_text())
+    shown = {name: intervals.text(each["mP@5"], each["interval"]) for name, each in result["domains"].items()}
     rows = [
-        f"| {name} | {domain['mP@5']:.4f} | {domain['queries']:,} | {domain['index']:,} |"
+        f"| {name} | {shown[name]} | {domain['queries']:,} | {domain['index']:,} |"
         for name, domain in result["domains"].items()
     ]
-    rows.append(f"| **all** | **{result['mP@5']:.4f}** | | |")
+    rows.append(f"| **all** | **{intervals.text(result['mP@5'], result['interval'])}** | | |")
     header = ["| domain | mP@5 | queries | index images |", "|---|---|---|---|"]
     display(Markdown("\n".join([*header, *rows])))

@@ -13,6 +13,8 @@ from typing import Any
 import click
 
 from pipeline.errors import BadInput, Stopped
+from pipeline.guards import machine
+from pipeline.guards.masked import kept_off_screen
 from pipeline.reading import expect_local
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 110}
@@ -99,15 +101,17 @@ def takes_config(schema: str) -> Callable[[Callable], Callable]:
     return decorate
 
 
+@kept_off_screen
 def run(command: click.Command, name: str, arguments: list[str]) -> int:
     """Parses the arguments and runs the command.
 
     Returns:
-        0 done, 2 bad input (one line on stderr), 75 asked to stop before it was done, 130 interrupted, 141 nobody reads
-        stdout (`guie … | head -1`).
+        0 done, 2 bad input or a machine that refuses (one line on stderr, see `guards.machine`), 75 asked to stop
+        before it was done, 130 interrupted, 141 nobody reads stdout (`guie … | head -1`).
         A fault of guie's own raises (exit code 1).
     """
     context = None
+    machine.watch_imports()
     try:
         # Click's own `main` would take an EOFError of a command for an interrupt.
         context = command.make_context(name, list(arguments))
@@ -135,6 +139,11 @@ def run(command: click.Command, name: str, arguments: list[str]) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at Python's end
             return 141
         raise
+    except Exception as error:
+        said = machine.line(error)
+        if said is None:
+            raise
+        return _failed(2, name, context, said)
 
 
 def _failed(code: int, name: str, context: click.Context | None, message: str) -> int:

@@ -12,6 +12,7 @@ import click
 from pipeline import commands_older, commands_training
 from pipeline.command_line import PATH, PATH_OR_URL, SETTINGS, Group, OneOf, takes_config
 from pipeline.errors import BadInput
+from pipeline.guards import interrupts
 from pipeline.quiet import import_quietly
 
 RUN = "pipeline.config:Run"
@@ -70,6 +71,7 @@ def tfrecords(config: Any) -> None:
     Writes   <run_dir>/records/: *.tfrec with indexes, labels.json, rejects.csv, duplicates.csv, manifest.json
     Example  guie tfrecords configs/real_images.yaml records.cap_per_class=50
     """
+    import_quietly("pipeline.planning.config_checks").before_records(config)
     import_quietly("tfrecords.build").main(config)
 
 
@@ -199,6 +201,7 @@ def submit(config: Any, dry_run: bool, scorer: str) -> None:
 
 
 BATCH_SIZE = click.option("--batch-size", type=int, default=64, help="Images embedded together.")
+TRUST = click.option("--trust", is_flag=True, help="Load EMBEDDER although it reaches files, the network or Python.")
 
 
 @guie.command()
@@ -207,6 +210,7 @@ BATCH_SIZE = click.option("--batch-size", type=int, default=64, help="Images emb
 @click.option("--queries", metavar="DATA", type=PATH_OR_URL, multiple=True, help="In the order of --index; repeatable.")
 @click.option("--out", metavar="FILE", type=PATH, default="", help="Write the scores, metrics.json.")
 @BATCH_SIZE
+@TRUST
 @click.option("--solution", metavar="FILE", type=PATH, default="", help="Competition's CSV: id, index ids, Usage.")
 def score(index: tuple[str, ...], queries: tuple[str, ...], **options: Any) -> None:
     """Scores an embedder: mean Precision@5.
@@ -228,6 +232,7 @@ def score(index: tuple[str, ...], queries: tuple[str, ...], **options: Any) -> N
 @click.argument("data", type=PATH_OR_URL)
 @click.option("--out", metavar="DIR", type=PATH, required=True, help="Folder to write.")
 @BATCH_SIZE
+@TRUST
 def embed(**options: Any) -> None:
     """Embeds images.
 
@@ -259,6 +264,7 @@ def browse(vectors: str, **options: Any) -> None:
     Example  guie browse vectors FOLDER --port 8001
     """
     module = import_quietly("pipeline.pages.browse")
+    interrupts.left_to_the_command()
     module.main(module.Options(Path(vectors), **options))
 
 

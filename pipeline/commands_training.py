@@ -8,6 +8,7 @@ import click
 
 from pipeline.command_line import PATH, Command, read_config, takes_config
 from pipeline.errors import BadInput
+from pipeline.guards.locks import locked
 from pipeline.quiet import import_quietly
 
 RUN = "pipeline.config:Run"
@@ -65,7 +66,8 @@ def soup(runs: tuple[str, ...], out: str, greedy: bool) -> None:
     Example  guie soup runs/a runs/b runs/c --out runs/soup --greedy
     """
     module = import_quietly("pipeline.selection.soup")
-    module.main(module.Options(tuple(map(Path, runs)), Path(out), greedy))
+    with locked(Path(out)):
+        module.main(module.Options(tuple(map(Path, runs)), Path(out), greedy))
 
 
 @click.command(cls=Command)
@@ -83,8 +85,9 @@ def sweep(context: click.Context, config: Any) -> None:
     Example  guie sweep configs/real_images.yaml sweep.trials=1 train.loss.margin_radians=0.2
     """
     module = import_quietly("pipeline.selection.sweep")
-    module.main(module.Options(config, Path(context.params["path"]), context.params["overrides"]))
-    import_quietly("pipeline.pages.sweep").main(config)
+    with locked(Path(config.run_dir)):
+        module.main(module.Options(config, Path(context.params["path"]), context.params["overrides"]))
+        import_quietly("pipeline.pages.sweep").main(config)
 
 
 @click.command(cls=Command)

@@ -2,11 +2,14 @@
 
 import io
 import sys
-import time
+from collections import deque
 from collections.abc import Sequence
+from time import monotonic
 from typing import Any
 
 SECONDS_BETWEEN_LINES = 5.0  # of a log; a terminal is redrawn ten times a second
+CURSOR_UP = "\x1b[A"
+WINDOW_SECONDS = 30.0  # that rate and ETA are of
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]], left: int = 1) -> str:
@@ -46,7 +49,7 @@ class Progress:
         from tqdm import tqdm
 
         live = sys.stderr.isatty()
-        shape = "{desc}: {n:,} of {total:,}{unit}, {rate_noinv_fmt}, ETA {remaining}{postfix}"
+        self._unit, self._note, self._window = unit, "", _Window(done)
         self._bar = tqdm(
             total=total,
             initial=done,
@@ -57,30 +60,57 @@ class Progress:
             dynamic_ncols=live,
             mininterval=0.1 if live else SECONDS_BETWEEN_LINES,
             delay=0 if live else SECONDS_BETWEEN_LINES,
-            bar_format=None if live else shape,
+            bar_format=("{l_bar}{bar}| " if live else "{desc}: ") + "{n:,} of {total:,}{unit}{postfix}",
         )
 
-    def add(self, count: int, note: str = "") -> None:
-        if note:
-            self._bar.set_postfix_str(note, refresh=False)
-        done = self._bar.n + count >= (self._bar.total or 0)
-        if done:
+    def add(self, count: int, note: str = "", timed: bool = True) -> None:
+        """Counts `count` more units. `timed=False`: their seconds are no measure of the rate, as where is compiled."""
+        self._note = note or self._note
+        now = int(self._bar.n) + count
+        self._window.add(now, timed)
+        total = self._bar.total or 0
+        eta = self._bar.format_interval((total - now) / self.rate) if self.rate else "?"
+        rate = f"{self.rate:,.1f}" if self.rate else "?"
+        texts = [f"{rate} {self._unit}/s", f"ETA {eta}", *filter(None, [self._note])]
+        self._bar.set_postfix_str(", ".join(texts), refresh=False)
+        if now >= total:
             self._bar.mininterval = 0.0  # the end is always shown
         self._bar.update(count)
-        if done:
+        if now >= total:
             self._bar.close()
 
     def restart(self, done: int) -> None:
         """Counts from `done` on: an upload that broke off goes on from what the server holds."""
-        self._bar.initial = self._bar.n = self._bar.last_print_n = done  # `reset` would print at once
-        self._bar.start_t = self._bar.last_print_t = time.time()
+        self._bar.n = self._bar.last_print_n = done  # `reset` would print at once
+        self._window = _Window(done)
 
     @property
     def rate(self) -> float:
-        """Units a second, lately."""
-        return self._bar.format_dict["rate"] or (
-            (self._bar.n - self._bar.initial) / max(self._bar.format_dict["elapsed"], 1e-9)
-        )
+        """Units a second over the last WINDOW_SECONDS; 0 where nothing was timed yet."""
+        return self._window.rate
+
+
+class _Window:
+    """The rate of the last WINDOW_SECONDS, or of the last addition where that took longer.
+
+    tqdm's own smoothing weighs by lines, not by seconds: a first line of a minute's compiling outweighs ten others.
+    """
+
+    def __init__(self, done: int):
+        self.points = deque([(monotonic(), done)])  # when so many units were done, oldest first
+        self.rate = 0.0
+
+    def add(self, done: int, timed: bool) -> None:
+        now, points = monotonic(), self.points
+        if not timed:
+            points.clear()
+        elif now > points[0][0]:
+            while len(points) > 1 and now - points[1][0] >= WINDOW_SECONDS:
+                points.popleft()
+            began, before = points[0]
+            self.rate = (done - before) / (now - began)
+        if not points or now - points[-1][0] >= WINDOW_SECONDS / 60:  # a thousand additions a second are one point
+            points.append((now, done))
 
 
 class _Log:
@@ -89,8 +119,9 @@ class _Log:
     drawn = ""
 
     def write(self, text: str) -> None:
-        if text.strip() not in ("", self.drawn):
-            self.drawn = text.strip()
+        line = text.replace(CURSOR_UP, "").strip()  # of a bar within another one
+        if line not in ("", self.drawn):
+            self.drawn = line
             print(self.drawn, file=sys.stderr)
 
     def flush(self) -> None:

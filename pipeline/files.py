@@ -15,6 +15,8 @@ from typing import Any
 
 from pipeline import reading
 from pipeline.errors import BadInput
+from pipeline.guards import machine
+from pipeline.guards.masked import without_passwords
 from pipeline.reading import File, RemoteFile, file_of, is_url
 
 
@@ -33,6 +35,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
         if path.is_dir() and temporary.is_dir():
             shutil.rmtree(path)  # a folder cannot be renamed over one that holds files
         os.replace(temporary, path)
+    except Exception as error:
+        machine.note(error, path)
+        raise
     finally:
         remove(temporary)
 
@@ -47,7 +52,8 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    """A password in a URL is left out."""
+    write_text(path, without_passwords(json.dumps(value, indent=2, ensure_ascii=False)) + "\n")
 
 
 def read_json(path: Path) -> Any:
@@ -59,10 +65,18 @@ def read_json(path: Path) -> Any:
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Writes a CSV with `\\n` at the ends of lines, whole or not at all."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([header, *rows])
-    write_text(path, text.getvalue())
+    """Writes a CSV with `\\n` at the ends of lines, whole or not at all.
+
+    Names are data that programs read back, so they stand as they are: what holds a comma, a quote or an end of line is
+    quoted (RFC 4180), and nothing is put before a name that a spreadsheet would take for a formula (`=cmd()`, `@x`).
+    """
+    write_text(path, "".join(map(_csv_line, [header, *rows])))
+
+
+def _csv_line(row: Sequence[Any]) -> str:
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\r\n").writerow(row)  # these two are quoted within a name: "\n" alone leaves "\r"
+    return text.getvalue().removesuffix("\r\n") + "\n"
 
 
 def write_array(path: Path, values: Any) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pipeline import files
+from pipeline.guards.masked import shown
 from pipeline.reading import File, side_by_side
 
 VERSION = 1  # of a mark's form
@@ -108,12 +109,18 @@ def flat(section: Any, prefix: str) -> dict[str, Any]:
     elif isinstance(section, list) and any(isinstance(each, Mapping | list) for each in section):
         rows = enumerate(section)
     else:
-        return {prefix: section}
+        return {prefix: _written(section)}
     return {
         key: value
         for name, each in rows
         for key, value in flat(each, f"{prefix}.{name}" if prefix else str(name)).items()
     }
+
+
+def _written(value: Any) -> Any:
+    """A value as a file may hold it; of one that the environment gave, its reference and a digest of it."""
+    held = shown(value)
+    return held if held == value else [held, files.fingerprint(value)]
 
 
 def known(now: Input) -> dict[str, str]:

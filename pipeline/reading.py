@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pipeline.errors import BadInput, reason
+from pipeline.guards.masked import shown
 
 READS = 64  # at a time. A rate needs rate × latency of them: 450 images/s at 20 ms nine, at 100 ms 45
 ATTEMPTS, PAUSE_SECONDS = 3, 0.2  # the pause before the second attempt; four times as long before the third
@@ -37,7 +38,7 @@ def expect_local(what: str, path: str) -> None:
     """Raises BadInput for a URL where a path of this machine is needed: whatever is written, and all but shards."""
     if is_url(path):
         mend = "mount it (gcsfuse) or copy it (gcloud storage cp); only shards are read behind URLs"
-        raise BadInput(f"{what}: expected a path of this machine, got {path}: {mend}")
+        raise BadInput(f"{what}: expected a path of this machine, got {shown(path)}: {mend}")
 
 
 @dataclass(frozen=True, order=True)

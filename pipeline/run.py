@@ -12,19 +12,23 @@ from pathlib import Path
 from pipeline import config, files, marks
 from pipeline.config import Run
 from pipeline.config.phase_keys import expect_phases
-from pipeline.evaluation import precisions, score_table
+from pipeline.evaluation import precisions, score_table, trained_classes
+from pipeline.guards.locks import one_at_a_time
+from pipeline.planning import config_checks
 from pipeline.quiet import import_quietly
 from pipeline.stages import depends
 from pipeline.training import checkpoints
 from tfrecords import contact_sheet
 
 
+@one_at_a_time
 def main(run: Run, redo: bool = False) -> None:
     """Runs each command's `main`; each skips what it has done.
 
     `redo`: records and checkpoints that are of another config, or of files that changed, are removed and made anew.
     Without it they are refused: raises BadInput, also for a seed that stands twice.
     """
+    config_checks.before_run(run)
     folder = Path(run.run_dir)
     runs = config.seeds_of(run)
     for each in runs:
@@ -34,6 +38,7 @@ def main(run: Run, redo: bool = False) -> None:
     if run.records.sources:
         import_quietly("tfrecords.build").main(run, redo)
         draw_sheet(run)
+        config_checks.expect_records(run)
     files.write_text(folder / "config.yaml", config.to_yaml(run))
     for each in runs:
         Path(each.run_dir).mkdir(parents=True, exist_ok=True)  # `seed-N/..` is a path once there is seed-N
@@ -42,15 +47,16 @@ def main(run: Run, redo: bool = False) -> None:
         # Imported one by one: the records are built before TensorFlow takes its memory.
         for name in ("pipeline.training.train", "export.saved_model"):
             import_quietly(name).main(each)
-        if not run.score.index:  # what was scored before would be shown still
-            for stage in (depends.score(each), depends.report(each)):
-                stage.drop()
-            import_quietly("export.card").write(each)
-            continue
-        score(each)
-        import_quietly("export.card").write(each)  # again: now it has a score
-        import_quietly("pipeline.pages.report").main(each)
+        if run.score.index:
+            score(each)
+            import_quietly("export.card").write(each)  # again: now it has a score
+            import_quietly("pipeline.pages.report").main(each)
     if not run.score.index:
+        for each in {each.run_dir: each for each in [*runs, run]}.values():  # what was scored before is of no use
+            depends.score(each).drop()
+            depends.report(each).drop()
+        for each in runs:
+            import_quietly("export.card").write(each)
         print("run: score.index is empty: every class was trained on and nothing is left to score; the export ends it")
     elif run.seeds:
         score_seeds(run, runs)
@@ -96,11 +102,12 @@ def score(run: Run) -> None:
             references.References(run),
         ),
         left_out=run.records.split.left_out,
+        classes_trained_on=trained_classes.count(run),
     )
     precisions.save(folder / "precisions.npz", found)
     files.write_json(path, result)
     stage.finish(mark)
-    print(f"score: mP@5 {result['mP@5']:.4f} → {path}")
+    print(f"score: {score_table.headline(result)} → {path}")
 
 
 def score_seeds(run: Run, runs: list[Run]) -> None:
@@ -116,11 +123,11 @@ def score_seeds(run: Run, runs: list[Run]) -> None:
     first = results[0]
     index_sizes = {name: domain["index"] for name, domain in first["domains"].items()}
     result = {
-        **precisions.scores(stacked, index_sizes, run.records.split.left_out),
+        **precisions.scores(stacked, index_sizes, run.records.split.left_out, precisions.classes_of(first)),
         "seeds": {str(seed): result["mP@5"] for seed, result in zip(run.seeds, results, strict=True)},
-        **{key: first[key] for key in ("embedding_dim", "leave_one_out", "rejects")},
+        **{key: first[key] for key in ("classes_trained_on", "embedding_dim", "leave_one_out", "rejects")},
     }
     print(score_table.text(result))
     files.write_json(path, result)
     stage.finish(mark)
-    print(f"score: mP@5 {result['mP@5']:.4f} over {len(runs)} seeds → {path}")
+    print(f"score: {score_table.headline(result)} over {len(runs)} seeds → {path}")

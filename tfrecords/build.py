@@ -13,6 +13,7 @@ is full or used up: a class stays below its cap only where it has no more whole 
 
 import csv
 from collections import Counter
+from contextlib import closing
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,7 @@ from pipeline import console, marks
 from pipeline.config import Run
 from pipeline.errors import BadInput
 from pipeline.files import fingerprint, read_json, write_csv, write_json
+from pipeline.guards.locks import one_at_a_time
 from tfrecords import beam, chunks, duplicates, selection
 from tfrecords.chunks import JpegSettings
 from tfrecords.duplicates import Pair
@@ -32,11 +34,12 @@ from tfrecords.processes import cores, in_processes
 from tfrecords.selection import Chunk
 
 # Of the records: raise it with any change of pixels or order, so that old and new shards never mix.
-FORMAT = 1
+FORMAT = 2
 MADE = ("labels.json", "rejects.csv", "duplicates.csv", "manifest.json")
 LISTING, UNFINISHED = "the list of images", "the build was not finished"
 
 
+@one_at_a_time
 def main(config: Run, redo: bool = False) -> None:
     """Builds `<run_dir>/records/`, or says that it is built.
 
@@ -162,10 +165,15 @@ def build_chunks(config: Run, folder: Path, todo: list[Chunk], redo: bool = Fals
         return done
     progress = console.Progress("tfrecords", total, "images", done=total - sum(chunk.count for chunk in missing))
     rejected = sum(len(mark["rejects"]) for mark in done.values())
-    for chunk, mark in in_processes(partial(chunks.make_shard, folder, jpeg), missing, _workers(config, missing)):
-        done[chunk.stem] = mark
-        rejected += len(mark["rejects"])
-        progress.add(chunk.count, f"{rejected} rejects")
+    work = partial(chunks.make_shard, folder, jpeg)
+    try:
+        with closing(in_processes(work, missing, _workers(config, missing))) as made:
+            for chunk, mark in made:
+                done[chunk.stem] = mark
+                rejected += len(mark["rejects"])
+                progress.add(chunk.count, f"{rejected} rejects")
+    finally:
+        _remove_partial(folder)  # of workers that ended within a shard
     return done
 
 
@@ -181,8 +189,8 @@ def examine(config: Run, folder: Path, todo: list[Chunk]) -> tuple[dict[str, dic
         print(f"tfrecords: files of {len(other)} shards have other times: comparing their images", flush=True)
         work = in_processes(partial(chunks.changed_images, folder), other, _workers(config, other))
         changed = {chunk.stem: keys for chunk, keys in work if keys}
-    whole = {chunk.stem: mark for chunk in todo if (mark := chunks.read_mark(folder, chunk)) is not None}
-    return whole, changed
+        found |= {chunk.stem: chunks.mark_of(folder, chunk) for chunk in other}  # with the new stats
+    return {stem: mark for stem, mark in found.items() if mark and chunks.is_whole(folder, stem, mark)}, changed
 
 
 def find_duplicates(config: Run, folder: Path, made: list[Chunk], done: list[dict[str, Any]]) -> list[Pair]:
@@ -243,6 +251,10 @@ def _claim(stage: marks.Stage, redo: bool) -> None:
         found = (chunks.OF_CHUNK.fullmatch(path.name) for path in folder.iterdir())
         chunks.remove_shards(folder, {each["stem"] for each in found if each} | _marked(folder))
         stage.drop()
+    _remove_partial(folder)
+
+
+def _remove_partial(folder: Path) -> None:
     for stale in [*folder.glob(".partial-*"), *folder.glob(".build/.partial-*")]:
         stale.unlink(missing_ok=True)
 

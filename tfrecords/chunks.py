@@ -18,6 +18,7 @@ from typing import Any
 from pipeline import marks
 from pipeline.errors import reason
 from pipeline.files import write_json, write_text
+from pipeline.guards import machine
 from tfrecords.labels import SPLITS
 from tfrecords.listing.items import as_text
 from tfrecords.pixels import Rejected, transcode
@@ -43,14 +44,17 @@ def mark_path(folder: Path, stem: str) -> Path:
 def read_mark(folder: Path, chunk: Chunk) -> dict[str, Any] | None:
     """The mark of a finished chunk; None where the shard is not done or damaged, or is that of another chunk."""
     mark = mark_of(folder, chunk)
-    if mark is None:
-        return None
-    before = json.dumps(mark)
+    return mark if mark is not None and is_whole(folder, chunk.stem, mark) else None
+
+
+def is_whole(folder: Path, stem: str, mark: dict[str, Any]) -> bool:
+    """Whether a chunk's shard and index are those that its mark describes, see `marks.same`."""
+    before = json.dumps(mark["made"])
     if not all(marks.same(held, marks.Files([(name, folder / name)])) for name, held in mark["made"].items()):
-        return None
-    if json.dumps(mark) != before:
-        write_json(mark_path(folder, chunk.stem), mark)
-    return mark
+        return False
+    if json.dumps(mark["made"]) != before:
+        write_json(mark_path(folder, stem), mark)
+    return True
 
 
 def mark_of(folder: Path, chunk: Chunk) -> dict[str, Any] | None:
@@ -138,6 +142,9 @@ def make_shard(folder: Path, jpeg: JpegSettings, chunk: Chunk) -> dict[str, Any]
             for name, held in mark["made"].items():
                 held["quick"] = marks.Files([(name, folder / name)]).quick()
             write_json(mark_path(folder, chunk.stem), mark)
+    except Exception as error:
+        machine.note(error, folder / chunk.stem)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
     return mark
@@ -158,10 +165,14 @@ def _write(path: Path, chunk: Chunk, jpeg: JpegSettings) -> tuple[dict[str, Any]
                 data = item.read()
                 stored = transcode(data, jpeg.size_px, jpeg.quality)
             except Rejected as error:
+                if "Insufficient memory" in str(error):  # libjpeg's words: the image may be whole
+                    raise MemoryError(str(error)) from None
                 rejects.append((item.key, item.class_name, str(error)))
                 reject_hashes.append(_digest(data))
                 continue
             except (OSError, ValueError) as error:
+                if machine.refuses(error):
+                    raise  # the image may be whole
                 # Without the path that an OSError names: rejects.csv is the same on every machine.
                 why = as_text(getattr(error, "strerror", None) or reason(error, most=1000))
                 rejects.append((item.key, item.class_name, f"cannot be read: {why}"))

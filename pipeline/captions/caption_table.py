@@ -3,14 +3,18 @@
 import csv
 import difflib
 import io
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from pipeline.captions.config import Table
 from pipeline.errors import BadInput
 
 LARGEST_FIELD = 10_000_000  # characters; csv's own limit would refuse a caption of 25,000 words
+
+LONGEST_NUMBER = 6  # digits of a column
 
 
 @dataclass(frozen=True)
@@ -31,16 +35,18 @@ def read_pairs(path: Path, table: Table) -> list[Pair]:
     if not path.is_file():
         raise BadInput(f"table: expected a CSV file, {path} does not exist")
     lines = [line + "\n" for line in _decoded(path, table.encoding).rstrip("\n").split("\n")]
-    rows = _rows(lines, table.delimiter)
-    first = next(rows, None)
+    first = next(_rows(lines, table.delimiter), None)
     if first is None:
         raise BadInput(f"{path}: expected a table of images and captions, the file is empty")
-    width = len(first[1])
+    names = (table.image_column, table.caption_column)
     if table.header:
-        columns = [_column(path, first[1], name, table) for name in (table.image_column, table.caption_column)]
+        width = len(first[1])
+        columns = [_column(path, first[1], name, table) for name in names]
     else:
-        columns = [_column_number(path, first[1], name) for name in (table.image_column, table.caption_column)]
-        rows = _rows(lines, table.delimiter)
+        asked = [_column_number(path, name) for name in names]
+        width = _usual_width(lines, table.delimiter, max(asked) + 1)
+        columns = [_expect_column(path, number, width) for number in asked]
+    rows = islice(_rows(lines, table.delimiter, width), int(table.header), None)
     pairs = [_pair(line, fields, reason, columns, width) for line, fields, reason in rows]
     if not pairs:
         raise BadInput(f"{path}: the table has a header and no rows")
@@ -59,15 +65,21 @@ def _pair(line: int, fields: list[str], reason: str, columns: list[int], width: 
     return Pair(line, image, caption, reason)
 
 
-def _rows(lines: list[str], delimiter: str) -> Iterator[tuple[int, list[str], str]]:
+def _usual_width(lines: list[str], delimiter: str, least: int) -> int:
+    """Fields of most rows, for the first may be a faulty one; of as many each, one that has `least`."""
+    counts = Counter(len(fields) for _, fields, reason in _rows(lines, delimiter) if not reason)
+    return max(counts, key=lambda width: (counts[width], width >= least), default=least)
+
+
+def _rows(lines: list[str], delimiter: str, width: int = 0) -> Iterator[tuple[int, list[str], str]]:
     """(line, fields, reason) of each row that is not blank; the reason is "" unless a quote is never closed.
 
     An open quote would swallow the rows behind it as one field, up to the next quote or the end of the file.
-    Such a row (over several lines, and misquoted or of another width than the first) ends at its own line
+    Such a row (over several lines, and misquoted or of another width than `width`, 0: any) ends at its own line
     instead, and reading goes on behind it.
     """
     before = csv.field_size_limit(LARGEST_FIELD)
-    width, start = 0, 0
+    start = 0
     try:
         while start < len(lines):
             reader = csv.reader(map(lines.__getitem__, range(start, len(lines))), delimiter=delimiter)
@@ -81,7 +93,6 @@ def _rows(lines: list[str], delimiter: str) -> Iterator[tuple[int, list[str], st
                     end = first + 1
                     break
                 elif fields:
-                    width = width or len(fields)
                     yield first + 1, fields, ""
             start = max(end, start + 1)
     finally:
@@ -139,12 +150,16 @@ def _column(path: Path, header: list[str], name: str, table: Table) -> int:
     raise BadInput(f"{path}: expected a column {name!r} in the first line, it has {shown}: {hint}")
 
 
-def _column_number(path: Path, first: list[str], name: str) -> int:
-    if not name.isascii() or not name.isdigit():
+def _column_number(path: Path, name: str) -> int:
+    if not name.isascii() or not name.isdigit() or len(name) > LONGEST_NUMBER:
         raise BadInput(
             f"{path}: without a header, columns are numbers from 0: set format.image_column=0 and "
-            f"format.caption_column=1, got {name!r}"
+            f"format.caption_column=1, got {name[:40]!r}"
         )
-    if int(name) >= len(first):
-        raise BadInput(f"{path}: expected a column {name}, the first line has {len(first)} fields")
     return int(name)
+
+
+def _expect_column(path: Path, number: int, width: int) -> int:
+    if number >= width:
+        raise BadInput(f"{path}: expected a column {number}, most rows have {width} fields, counted from 0")
+    return number

@@ -20,6 +20,7 @@ from pipeline.captions.embeddings import encode_images, encode_texts
 from pipeline.captions.metering import Meter
 from pipeline.config import ImageTextModel, resolve_data_path, to_yaml
 from pipeline.data.array_cache import ArrayCache
+from pipeline.data.preprocessing import LEVELS
 from pipeline.models.dual_encoder import DualEncoder
 from pipeline.pages import charts
 from pipeline.retrieval.metrics import recall_at_k
@@ -41,7 +42,7 @@ def main(config: Captions) -> None:
         print(f"{config.model.title}: random weights, the similarities mean nothing", flush=True)
     usable = [pair for pair in pairs if not pair.reason]
     model, folder = encoder.identity, run_dir / "embeddings"
-    of_images = ArrayCache(folder, ["images", model])
+    of_images = ArrayCache(folder, ["images", model, LEVELS])
     of_texts = ArrayCache(folder, ["texts", model])
     with Meter() as meter:
         images, reasons = encode_images([pair.image for pair in usable], root, config, encoder, of_images, meter)

@@ -8,7 +8,7 @@ from typing import Any
 from pipeline.errors import BadInput
 from pipeline.reading import expect_local
 
-RANGE, URLS = "range", "urls"  # of a field's metadata
+RANGE, URLS, SECRET = "range", "urls", "secret"  # of a field's metadata
 
 
 @dataclass(frozen=True)
@@ -48,14 +48,16 @@ def key(
     most: float | None = None,
     one_of: Sequence[str] = (),
     urls: bool = False,
+    secret: bool = False,
 ) -> Any:
     """A dataclass field with its default and its range, see `Range`.
 
     None is in every range. Each item of a list or dict must be in the range; the default is copied for each config.
     `urls`: the key's text may hold URLs; that of every other key is refused where it does.
+    `secret`: its text is never written, the default, a reference to the environment, stands in its place.
     """
     allowed = Range(least, above, most, tuple(one_of))
-    metadata = {URLS: urls} if allowed == Range() else {RANGE: allowed, URLS: urls}
+    metadata = {URLS: urls, SECRET: secret} if allowed == Range() else {RANGE: allowed, URLS: urls, SECRET: secret}
     if isinstance(default, list | dict):
         return field(default_factory=default.copy, metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -78,7 +80,7 @@ def check(config: Any, where: str = "", path: str = "") -> None:
             elif allowed and item is not None and not allowed.holds(item):
                 raise BadInput(f"{said}{at}: expected {allowed}, got {item!r}")
             elif not each.metadata.get(URLS):
-                expect_local(f"{said}{at}", str(item))
+                expect_local(f"{said}{at}", item if isinstance(item, str) else str(item))
     for name, wrong in config.rules() if hasattr(config, "rules") else ():
         raise BadInput(f"{said}{path}{name}: {wrong}")
 

@@ -4,6 +4,7 @@ the run. Types are OmegaConf's to check, ranges stand beside the keys (`keys.key
 
 import dataclasses
 import difflib
+import re
 import typing
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,7 +14,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.config.keys import check
+from pipeline.config.references import with_references, without_values
 from pipeline.errors import BadInput, reason
+from pipeline.guards.masked import shown
 
 Schema = TypeVar("Schema")
 
@@ -45,18 +48,21 @@ def load(schema: type[Schema], path: str | Path, overrides: list[str] | None = N
         if "name" in merged and not merged.name:
             merged.name = path.stem
         if "run_dir" in merged and not merged.run_dir:
-            merged.run_dir = f"runs/{merged.name}"
-        config = OmegaConf.to_object(merged)
+            merged.run_dir = "runs/${name}"
+        config = with_references(OmegaConf.to_object(merged), merged)
     except (OmegaConfBaseException, TypeError) as error:  # TypeError: containers that cannot be merged
         where = getattr(error, "full_key", None)
-        raise BadInput(f"{path}: {f'key {where}: ' if where else ''}{reason(error)}") from None
+        said = without_values(reason(error), given)
+        if unset := re.search(r"Environment variable '(.*?)' not found", said):
+            said = f"the environment variable {unset[1]} is not set: set it, or write ${{oc.env:{unset[1]},DEFAULT}}"
+        raise BadInput(f"{path}: {f'key {where}: ' if where else ''}{said}") from None
     check(config, str(path))
     return typing.cast(Schema, config)
 
 
 def to_yaml(config: Any) -> str:
-    """The config as run, as YAML."""
-    return OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config)))
+    """The config as run, as YAML; what the environment gave stands there as its reference."""
+    return OmegaConf.to_yaml(OmegaConf.create(shown(dataclasses.asdict(config))))
 
 
 def resolve_data_path(path: str, data_root: str) -> Path:
@@ -64,6 +70,12 @@ def resolve_data_path(path: str, data_root: str) -> Path:
     if not Path(path).is_absolute() and not data_root:
         raise BadInput(f"{path!r} is relative to data_root, which is not set: set GUIE_DATA or data_root=FOLDER")
     return Path(data_root) / path
+
+
+def set_key(given: Any, key: str, text: str) -> None:
+    """Sets a dotted key of a DictConfig as `KEY=TEXT` on the command line does; a reference in it stays one."""
+    parsed = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]), resolve=False)
+    OmegaConf.update(given, key, typing.cast(dict, parsed)["value"])
 
 
 def _override(given: Any, override: str) -> None:
@@ -77,7 +89,7 @@ def _override(given: Any, override: str) -> None:
             rows = OmegaConf.select(given, ".".join(parts[:index])) if index else {}
             if OmegaConf.is_list(rows) and part not in map(str, range(-len(rows), len(rows))):
                 raise BadInput(f"{override}: {'.'.join(parts[:index])} has {len(rows)} entries, counted from 0")
-        OmegaConf.update(given, key, OmegaConf.from_dotlist([f"value={value}"]).value)
+        set_key(given, key, value)
     except yaml.MarkedYAMLError as error:
         raise BadInput(
             f"{override}: the value is not YAML ({error.problem}): put text with signs of YAML in quotes, {key}='\"…\"'"

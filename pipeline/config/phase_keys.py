@@ -14,6 +14,32 @@ def expect_phases(run: Run) -> None:
         raise BadInput("train.phases: expected at least one phase, got none")
 
 
+def expect_phase(run: Run, phase: Phase, replicas: int) -> None:
+    """Raises BadInput where a phase's keys do not go together.
+
+    A batch that does not divide by replicas and pieces; centres of another form than train.loss's; terms that need the
+    encoder's features where it is not trained; averages of batch norm.
+    """
+    pieces, named = run.train.optimizer.accumulate_steps, f"phase {phase.name}"
+    if phase.batch_size % (replicas * pieces):
+        by = f"{replicas} replicas × accumulate_steps {pieces}"
+        raise BadInput(f"{named}: batch_size {phase.batch_size} does not divide by {by}")
+    loss, base = phase.loss or run.train.loss, run.train.loss
+    if (loss.subcenters, loss.sharded) != (base.subcenters, base.sharded):
+        raise BadInput(f"{named}: loss: subcenters and sharded must be those of train.loss, all phases' own")
+    if phase.trainable == "encoder" and phase.head_interpolation < 1.0:
+        raise BadInput(f"{named}: head_interpolation is for phases that train the head")
+    if phase.trainable == "head" and asks_start(phase):
+        raise BadInput(f"{named}: keep and interpolation are for phases that train the encoder")
+    if run.embedder.batch_norm and pieces > 1:
+        why = f"batch_norm is of a whole batch, which its {pieces} pieces do not see"
+        raise BadInput(f"embedder.batch_norm: {why}: use train.optimizer.accumulate_steps=1")
+    averages = phase.average_from is not None or run.train.optimizer.ema is not None or phase.interpolation < 1.0
+    if run.embedder.batch_norm and ((phase.trainable != "head" and averages) or phase.head_interpolation < 1.0):
+        why = "its statistics are of the weights that were trained, not of an average of them"
+        raise BadInput(f"{named}: embedder.batch_norm: {why}: leave average_from, ema and interpolation out")
+
+
 def geometry(run: Run, phase: Phase) -> tuple[int | None, int]:
     """A phase's image size (None: the encoder's own) and patch overlap, in px."""
     overlap = run.encoder.patch_overlap_px if phase.patch_overlap_px is None else phase.patch_overlap_px

@@ -24,7 +24,7 @@ def below(run: Run, folder: str) -> Run:
         features_dir=shared([run.train.features_dir])[0],
     )
     score = replace(run.score, index=shared(run.score.index), queries=shared(run.score.queries))
-    return replace(run, run_dir=str(Path(run.run_dir) / folder), seeds=[], train=train, score=score)
+    return replace(run, run_dir=run.run_dir + f"/{folder}", seeds=[], train=train, score=score)
 
 
 def seeds_of(run: Run) -> list[Run]:
@@ -37,4 +37,4 @@ def seeds_of(run: Run) -> list[Run]:
 def _of_seed(run: Run, seed: int) -> Run:
     """On the records and features of the whole."""
     placed = below(run, f"seed-{seed}")
-    return replace(placed, name=f"{run.name}, seed {seed}", train=replace(placed.train, seed=seed))
+    return replace(placed, name=run.name + f", seed {seed}", train=replace(placed.train, seed=seed))

@@ -11,6 +11,7 @@ from omegaconf import MISSING
 
 from pipeline.config.keys import key
 from pipeline.config.training import STARTS, Train
+from pipeline.guards.masked import shown
 
 REFERENCES = ("raw_pixels", "untrained", "raw_features", "pca", "half_whitened", "pml_arcface")
 
@@ -138,7 +139,7 @@ class Export:
 class Score:
     index: list[str] = key(["{run_dir}/records/*-test-*.tfrec"], urls=True)  # DATA, as `guie score`
     queries: list[str] = key([], urls=True)  # empty: leave-one-out over the index
-    references: list[str] = key(["raw_pixels", "untrained"], one_of=REFERENCES)
+    references: list[str] = key(["raw_pixels", "untrained", "raw_features"], one_of=REFERENCES)
     batch_size: int = key(64, least=1)
 
 
@@ -205,4 +206,4 @@ class ImageTextModel:
 
     @property
     def title(self) -> str:
-        return self.label or self.encoder.name
+        return shown(self.label or self.encoder.name)

@@ -70,6 +70,13 @@ class Sampling:
     cap_per_class: int | None = key(None, least=1)  # only so many images of a class, the same ones in each epoch
     interleave: int | None = key(None, least=1)  # shards read at a time, in blocks of neighbours; None: any record next
 
+    def rules(self) -> Iterator[tuple[str, str]]:
+        if self.interleave and (self.images_per_class or self.domains != "size" or self.domain_shares):
+            others = "images_per_class, domains and domain_shares"
+            yield "interleave", f"it draws every record once an epoch: leave it out, or {others}"
+        if self.domain_shares and not any(self.domain_shares.values()):
+            yield "domain_shares", "expected a share above 0, all are 0"
+
 
 @dataclass(frozen=True)
 class Keep:

@@ -39,10 +39,7 @@ def parts(fold: str, labels: np.ndarray, domains: np.ndarray) -> dict[str, np.nd
     Raises:
         BadInput: another form, a source that the records lack, a fold that holds out nothing or everything.
     """
-    asked = [part.strip() for part in fold.split("+")]
-    if not all(FORM.fullmatch(part) for part in asked):
-        forms = "`classes I/N`, `domain NAME` or both joined by ` + `"
-        raise BadInput(f"train.fold: expected {forms}, got {fold!r}")
+    asked = terms(fold)
     sources = {part: _of_source(part, domains) for part in asked if part.startswith("domain ")}
     of_sources = np.logical_or.reduce([np.zeros(len(labels), bool), *sources.values()])
     found = {
@@ -58,6 +55,20 @@ def parts(fold: str, labels: np.ndarray, domains: np.ndarray) -> dict[str, np.nd
     return found
 
 
+def terms(fold: str) -> list[str]:
+    """The parts that `train.fold` joins; BadInput for another form."""
+    asked = [part.strip() for part in fold.split("+")]
+    if not all(FORM.fullmatch(part) for part in asked):
+        forms = "`classes I/N`, `domain NAME` or both joined by ` + `"
+        raise BadInput(f"train.fold: expected {forms}, got {fold!r}")
+    for part in asked:
+        if part.startswith("classes "):
+            number, count = map(int, part.removeprefix("classes ").split("/"))
+            if not 1 <= number <= count:
+                raise BadInput(f"train.fold: expected `classes I/N` with 1 ≤ I ≤ N, got {part!r}")
+    return asked
+
+
 def _of_source(part: str, domains: np.ndarray) -> np.ndarray:
     name = part.removeprefix("domain ").strip()
     if name not in domains:
@@ -67,8 +78,6 @@ def _of_source(part: str, domains: np.ndarray) -> np.ndarray:
 
 def _of_classes(part: str, labels: np.ndarray, domains: np.ndarray) -> np.ndarray:
     number, count = map(int, part.removeprefix("classes ").split("/"))
-    if not 1 <= number <= count:
-        raise BadInput(f"train.fold: expected `classes I/N` with 1 ≤ I ≤ N, got {part!r}")
     found = np.zeros(len(labels), bool)
     classes, of_records = np.unique(labels, return_inverse=True)
     sources = class_sources(of_records, np.unique(domains, return_inverse=True)[1])

@@ -27,9 +27,8 @@ def resize(image: np.ndarray, preprocess: Preprocess) -> np.ndarray:
         return preprocessing.resize(tf.constant(image), preprocess).numpy()
     height, width, side = *image.shape[:2], preprocess.image_size_px
     if preprocess.fit == "crop":
-        square = min(height, width)
-        top, left = (height - square) // 2, (width - square) // 2
-        image = image[top : top + square, left : left + square]
+        scaled = [side * each // min(height, width) for each in (height, width)]
+        return _cropped(image, scaled, [preprocessing.middle(each - side) for each in scaled], side, preprocess.resize)
     if preprocess.fit != "pad":
         return _scaled(image, side, side, preprocess.resize)
     longer = max(height, width)
@@ -41,18 +40,28 @@ def resize(image: np.ndarray, preprocess: Preprocess) -> np.ndarray:
     return padded
 
 
+def _cropped(image: np.ndarray, scaled: list[int], first: list[int], side: int, method: str) -> np.ndarray:
+    """uint8 [H, W, 3] → float32 [side, side, 3] from `first` on of the image scaled to `scaled`, in whole levels."""
+    for axis in (1, 0):
+        turned = image if axis == 0 else cv2.transpose(image)
+        turned = _rows_scaled(turned, filter_matrix(turned.shape[0], scaled[axis], method, first[axis], side))
+        levels = np.floor(np.clip(turned, 0.0, 255.0) + np.float32(0.5))
+        image = levels if axis == 0 else cv2.transpose(levels)
+    return image
+
+
 def _scaled(image: np.ndarray, height: int, width: int, method: str) -> np.ndarray:
     """uint8 [H, W, 3] → float32 [height, width, 3], clipped to 0…255."""
-    across = cv2.transpose(_rows_scaled(image, height, method))  # [W, height, 3]
-    return np.clip(cv2.transpose(_rows_scaled(across, width, method)), 0.0, 255.0)
+    down = filter_matrix(image.shape[0], height, method)
+    across = cv2.transpose(_rows_scaled(image, down))  # [W, height, 3]
+    return np.clip(cv2.transpose(_rows_scaled(across, filter_matrix(across.shape[0], width, method))), 0.0, 255.0)
 
 
-def _rows_scaled(image: np.ndarray, rows: int, method: str) -> np.ndarray:
+def _rows_scaled(image: np.ndarray, taps: csr_matrix | None) -> np.ndarray:
     """[H, W, 3] → float32 [rows, W, 3], strip by strip, so that a huge image is never held in float32."""
-    width = image.shape[1]
-    if len(image) == rows:
+    if taps is None:
         return image.astype(np.float32)
-    taps = filter_matrix(len(image), rows, method)
+    width, rows = image.shape[1], taps.shape[0]
     strip = max(MAX_FLOATS // (3 * len(image)), 1)
     scaled = np.empty((rows, width, 3), np.float32)
     for first in range(0, width, strip):
@@ -62,24 +71,28 @@ def _rows_scaled(image: np.ndarray, rows: int, method: str) -> np.ndarray:
 
 
 @lru_cache(maxsize=512)
-def filter_matrix(before: int, after: int, method: str) -> csr_matrix:
-    """float32 [after, before], sparse: `tf.image.resize` of a line of `before` pixels to `after`, antialiased.
+def filter_matrix(before: int, after: int, method: str, first: int = 0, count: int = 0) -> csr_matrix | None:
+    """float32 [count, before], sparse: `tf.image.resize` of a line of `before` pixels to `after`, antialiased.
 
-    The arithmetic is that of TensorFlow's ScaleAndTranslate, in its order: pixels beyond the border have no weight.
+    `count` of them (0: all) from `first` on. The arithmetic is that of TensorFlow's ScaleAndTranslate, in its order:
+    pixels beyond the border have no weight. None where the line stays as it is.
     """
+    count = count or after
+    if before == after == count:
+        return None
     step = np.float32(1.0) / (np.float32(after) / np.float32(before))
     stretch = max(step, np.float32(1.0))
-    centres = (np.arange(after, dtype=np.float32) + np.float32(0.5)) * step
+    centres = (np.arange(count, dtype=np.float32) + np.float32(0.5)) * step + step * np.float32(first)
     reach, half = RADIUS[method] * stretch, np.float32(0.5)
-    first = np.clip(np.ceil(centres - reach - half), 0, before - 1).astype(np.int64)
+    begin = np.clip(np.ceil(centres - reach - half), 0, before - 1).astype(np.int64)
     last = np.clip(np.floor(centres + reach - half), 0, before - 1).astype(np.int64)
-    places = first[:, None] + np.arange((last - first).max() + 1)  # [after, taps]
+    places = begin[:, None] + np.arange((last - begin).max() + 1)  # [count, taps]
     inside = places <= last[:, None]
     distances = np.abs((places.astype(np.float32) + half - centres[:, None]) * (np.float32(1.0) / stretch))
     weights = np.where(inside, _kernel(distances, method), np.float32(0.0))
     weights *= np.float32(1.0) / weights.cumsum(axis=1)[:, -1:]  # the sum in the kernel's order
     starts = np.concatenate([[0], np.cumsum(inside.sum(axis=1))])
-    return csr_matrix((weights[inside], places[inside], starts), shape=(after, before))
+    return csr_matrix((weights[inside], places[inside], starts), shape=(count, before))
 
 
 def _kernel(x: np.ndarray, method: str) -> np.ndarray:

@@ -1,12 +1,16 @@
 """The one preprocessing: training, scoring and the served graph all call `prepare`; `decode` comes before it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 DCT_METHOD = "INTEGER_ACCURATE"  # Pillow's pixels, see `decode`
+CROP = 2  # version of `fit: crop`; 1 cut the square out first and did not round
+LEVELS = 2  # version of `resize_to_square`; 1 rounded once
+KERNELS = {"bicubic": "keyscubic", "bilinear": "triangle"}  # tf.image.resize's names → its op's, with antialias
 
 
 @dataclass(frozen=True)
@@ -37,24 +41,70 @@ def decode(encoded: tf.Tensor) -> tf.Tensor:
 def resize(images: tf.Tensor, preprocess: Preprocess) -> tf.Tensor:
     """uint8 or float [..., H, W, 3] in 0…255, any H and W → float32 [..., S, S, 3] in 0…255.
 
-    By `preprocess.fit`, squash: height and width are scaled to S, each by its own factor. crop: the central square is
-    scaled to S; it is what open_clip's resize of the shorter side and central crop leave, but for half a pixel. pad:
-    the longer side is scaled to S and the shorter with it; the rest is the mean colour, which `normalize` makes 0.
-    Bicubic overshoots: the result is clipped to 0…255, as a decoder that resizes in uint8 would.
+    By `preprocess.fit`, squash: height and width are scaled to S, each by its own factor. crop: the shorter side is
+    scaled to S and the longer with it, and the central square is left, whole levels as Pillow's; it is the transform
+    of torchvision and open_clip. pad: the longer side is scaled to S and the shorter with it; the rest is the mean
+    colour, which `normalize` makes 0. Bicubic overshoots: the result is clipped to 0…255, as a decoder that resizes in
+    uint8 would.
     """
     if preprocess.fit == "crop":
-        images = _central_square(images)
+        return _cropped(images, preprocess)
     scaled_to = _padless_size(images, preprocess) if preprocess.fit == "pad" else [preprocess.image_size_px] * 2
     resized = tf.image.resize(images, scaled_to, method=preprocess.resize, antialias=preprocess.antialias)
     resized = tf.clip_by_value(tf.cast(resized, tf.float32), 0.0, 255.0)
     return _padded(resized, preprocess) if preprocess.fit == "pad" else resized
 
 
-def _central_square(images: tf.Tensor) -> tf.Tensor:
-    height, width = tf.shape(images)[-3], tf.shape(images)[-2]
-    side = tf.minimum(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    return images[..., top : top + side, left : left + side, :]
+def _cropped(images: tf.Tensor, preprocess: Preprocess) -> tf.Tensor:
+    """[..., H, W, 3] → float32 [..., S, S, 3]: the shorter side scaled to S, the central square of that."""
+    side, size = preprocess.image_size_px, tf.shape(images)[-3:-1]
+    scaled = side * size // tf.reduce_min(size)
+    return _resized_in_levels(images, scaled, middle(scaled - side), preprocess)
+
+
+def middle(surplus: Any) -> Any:
+    """What is cut off before the centre of so many pixels too many: half, a half rounded to even as torchvision does.
+
+    >>> [middle(surplus) for surplus in (4, 5, 6, 7, 8)]
+    [2, 2, 3, 4, 4]
+    """
+    half = surplus // 2
+    return half + (surplus % 2) * (half % 2)
+
+
+def _resized_in_levels(images: tf.Tensor, scaled: Any, first: Any, preprocess: Preprocess) -> tf.Tensor:
+    """[..., H, W, 3] → float32 [..., S, S, 3]: S rows and columns, from `first` on, of the images scaled to `scaled`.
+
+    As Pillow resizes: across, then down, each rounded to whole levels in 0…255. Only the S that are wanted are made.
+    """
+    side = preprocess.image_size_px
+    batch = tf.reshape(images, tf.concat([[-1], tf.shape(images)[-3:]], axis=0))
+    for axis in (1, 0):
+        batch = _one_way(batch, axis, scaled[axis], first[axis], preprocess)
+        batch = tf.floor(tf.clip_by_value(batch, 0.0, 255.0) + 0.5)
+    whole = tf.reshape(batch, tf.concat([tf.shape(images)[:-3], [side, side, 3]], axis=0))
+    return tf.ensure_shape(whole, [*images.shape[:-3], side, side, 3])
+
+
+def _one_way(images: tf.Tensor, axis: int, scaled: Any, first: Any, preprocess: Preprocess) -> tf.Tensor:
+    """[B, H, W, 3] → float32, S of the `scaled` rows (axis 0) or columns (1) from `first` on; the other axis stays."""
+    side, size = preprocess.image_size_px, tf.shape(images)[1:3]
+    if preprocess.resize not in KERNELS or not preprocess.antialias:
+        target = tf.stack([scaled, size[1]] if axis == 0 else [size[0], scaled])
+        whole = tf.image.resize(images, target, method=preprocess.resize, antialias=preprocess.antialias)
+        whole = tf.cast(whole, tf.float32)
+        return whole[:, first : first + side] if axis == 0 else whole[:, :, first : first + side]
+    one, none = tf.constant(1.0), tf.constant(0.0)
+    factor = tf.cast(scaled, tf.float32) / tf.cast(size[axis], tf.float32)
+    shift = -tf.cast(first, tf.float32)
+    return tf.raw_ops.ScaleAndTranslate(
+        images=images,
+        size=tf.stack([side, size[1]] if axis == 0 else [size[0], side]),
+        scale=tf.stack([factor, one] if axis == 0 else [one, factor]),
+        translation=tf.stack([shift, none] if axis == 0 else [none, shift]),
+        kernel_type=KERNELS[preprocess.resize],
+        antialias=True,
+    )
 
 
 def _padless_size(images: tf.Tensor, preprocess: Preprocess) -> tf.Tensor:
@@ -94,5 +144,22 @@ def prepare_all(images: Sequence[np.ndarray], preprocess: Preprocess) -> tf.Tens
 
 
 def resize_to_square(image: np.ndarray, preprocess: Preprocess) -> np.ndarray:
-    """uint8 [H, W, 3] → uint8 [S, S, 3] by the encoder's resize, rounded."""
-    return tf.cast(tf.round(resize(image, preprocess)), tf.uint8).numpy()
+    """uint8 [H, W, 3] → uint8 [S, S, 3] by the encoder's resize, in whole levels: as Pillow would, squashed too."""
+    if preprocess.fit == "squash":
+        square = _resized_in_levels(tf.constant(image), [preprocess.image_size_px] * 2, [0, 0], preprocess)
+    else:
+        square = tf.round(resize(image, preprocess))
+    return tf.cast(square, tf.uint8).numpy()
+
+
+def identity(preprocess: Preprocess) -> dict[str, Any]:
+    """JSON-able; it changes whenever the pixels that `resize` gives would: for cache keys, and to find it again."""
+    return {**asdict(preprocess), **({"crop": CROP} if preprocess.fit == "crop" else {})}
+
+
+def identified(held: dict[str, Any]) -> Preprocess:
+    """The Preprocess of an `identity`; ValueError for one of another version."""
+    found = Preprocess(**{key: value for key, value in held.items() if key != "crop"})
+    if held.get("crop") != identity(found).get("crop"):
+        raise ValueError("of another version")
+    return found

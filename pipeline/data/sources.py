@@ -17,7 +17,8 @@ from pipeline import marks
 from pipeline.config import Source
 from pipeline.errors import BadInput
 from pipeline.files import file_sha256, fingerprint, matching
-from pipeline.reading import expect_local
+from pipeline.guards import machine
+from pipeline.reading import File, expect_local
 from tfrecords import pixels, schema, shards
 from tfrecords.listing.items import as_text
 from tfrecords.sources import LAYOUTS, Item, list_configured, list_source
@@ -42,8 +43,8 @@ class ImageSet:
 
 def open_data(spec: str) -> list[ImageSet]:
     """The image sets that `spec` names; `NAME=SPEC` names them. Raises BadInput: no images, an unknown layout."""
-    given, equals, rest = spec.partition("=")
-    if equals and not Path(spec).exists() and "/" not in given:
+    given, rest = _named(spec)
+    if given:
         sets = open_data(rest)
         return [replace(each, name=given if len(sets) == 1 else f"{given}/{each.name}") for each in sets]
     folder = Path(spec)
@@ -51,14 +52,9 @@ def open_data(spec: str) -> list[ImageSet]:
     if colon and layout in LAYOUTS:
         expect_local(layout, root)
         return [_listed(layout, layout, Path(root))]
-    globbed = any(character in spec for character in "*?[") and not folder.is_dir()  # `photos [2024]` is one
-    if globbed or spec.endswith(".tfrec"):
+    if _is_shards(spec):
         return _from_shards(spec)
-    expect_local("DATA that is no shards (*.tfrec)", spec)
-    if colon and not Path(spec).exists() and layout.isidentifier():
-        raise BadInput(f"{spec}: unknown layout {layout!r}; expected one of {', '.join(sorted(LAYOUTS))}")
-    if folder.is_dir() and not any(folder.iterdir()):
-        raise BadInput(f"{spec}: expected class folders with images, the folder is empty")
+    _expect_folder(spec)
     name = folder.resolve().name
     if name.lower() in SPLIT_NAMES:
         name = folder.resolve().parent.name
@@ -67,23 +63,63 @@ def open_data(spec: str) -> list[ImageSet]:
 
 def files_of(spec: str) -> marks.Files:
     """The files behind `open_data(spec)`, to be known by; none where they are gone. Opens no image."""
-    given, equals, rest = spec.partition("=")
-    if equals and not Path(spec).exists() and "/" not in given:
-        return files_of(rest)
+    spec = _named(spec)[1]
     layout, colon, root = spec.partition(":")
     of_layout = bool(colon) and layout in LAYOUTS
-    if not of_layout and not Path(spec).is_dir():
-        found = matching(spec)
-        tables = sorted({path.parent / "labels.json" for path in found}, key=str)
-        return marks.Files([(path.name, path) for path in [*found, *(each for each in tables if each.is_file())]])
     layout, folder = (layout, Path(root)) if of_layout else ("folder", Path(spec))
     try:
+        if not of_layout and (_is_shards(spec) or not folder.is_dir()):
+            found = matching(spec)
+            tables = sorted({path.parent / "labels.json" for path in found}, key=str)
+            return marks.Files([(path.name, path) for path in [*found, *(each for each in tables if each.is_file())]])
         items = list(list_source(layout, folder).items)
     except BadInput:
         return marks.Files([])
     paths = dict.fromkeys([str(folder)] * folder.is_file() + [item.file for item in items if item.file])
     named = [(os.path.relpath(path, folder), Path(path)) for path in paths]
     return marks.Files(named, beside=fingerprint([(item.key, item.class_name) for item in items]))
+
+
+def expect_data(spec: str) -> None:
+    """Raises BadInput where nothing is at `spec`, or its layout is unknown; as `open_data`, but nothing is listed."""
+    spec = _named(spec)[1]
+    layout, colon, root = spec.partition(":")
+    if colon and layout in LAYOUTS:
+        expect_local(layout, root)
+        if LAYOUTS[layout].rooted and not Path(root).exists():
+            raise BadInput(f"{spec}: {root} does not exist")
+    elif _is_shards(spec):
+        _expect_shards(spec)
+    else:
+        _expect_folder(spec)
+        if not Path(spec).exists():
+            raise BadInput(f"{spec}: expected class folders, shards or LAYOUT:ROOT, nothing is there")
+
+
+def _named(spec: str) -> tuple[str, str]:
+    """`NAME=SPEC` → (NAME, SPEC); "" where there is no name."""
+    given, equals, rest = spec.partition("=")
+    return (given, rest) if equals and not Path(spec).exists() and "/" not in given else ("", spec)
+
+
+def _is_shards(spec: str) -> bool:
+    globbed = any(character in spec for character in "*?[") and not Path(spec).is_dir()  # `photos [2024]` is one
+    return globbed or spec.endswith(".tfrec")
+
+
+def _expect_shards(pattern: str) -> Sequence[File]:
+    if not (paths := matching(pattern)):
+        raise BadInput(f"{pattern}: no shard matches; expected <source>-<split>-<NN>-<count>.tfrec files")
+    return paths
+
+
+def _expect_folder(spec: str) -> None:
+    expect_local("DATA that is no shards (*.tfrec)", spec)
+    layout, colon, _ = spec.partition(":")
+    if colon and not Path(spec).exists() and layout.isidentifier():
+        raise BadInput(f"{spec}: unknown layout {layout!r}; expected one of {', '.join(sorted(LAYOUTS))}")
+    if Path(spec).is_dir() and not any(Path(spec).iterdir()):
+        raise BadInput(f"{spec}: expected class folders with images, the folder is empty")
 
 
 def read_decoded(
@@ -116,6 +152,8 @@ def _read_one(item: Item) -> tuple[np.ndarray | None, str]:
     try:
         return pixels.read(item.read()), ""
     except (ValueError, OSError) as error:
+        if machine.refuses(error):
+            raise  # the image may be whole
         return None, as_text(str(error))
 
 
@@ -127,9 +165,7 @@ def _listed(name: str, layout: str, root: Path) -> ImageSet:
 
 
 def _from_shards(pattern: str) -> list[ImageSet]:
-    paths = matching(pattern)
-    if not paths:
-        raise BadInput(f"{pattern}: no shard matches; expected <source>-<split>-<NN>-<count>.tfrec files")
+    paths = _expect_shards(pattern)
     tables = {path.parent: path.parent / "labels.json" for path in paths}
     # What a folder's labels are counted in: the digest of its labels.json; empty without one.
     spaces = {folder: file_sha256(table) if table.is_file() else "" for folder, table in tables.items()}

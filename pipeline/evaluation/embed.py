@@ -36,6 +36,7 @@ class Options:
     data: str
     out: str
     batch_size: int = 64
+    trust: bool = False  # load an embedder that reaches files, the network or Python
 
 
 @dataclass
@@ -54,7 +55,9 @@ def main(options: Options) -> None:
     out = Path(options.out)
     if out.exists() and not out.is_dir():
         raise BadInput(f"--out {out}: expected a folder, it is a file")
-    submission = embedders.load(options.embedder)
+    submission = embedders.load(options.embedder, options.trust)
+    for warning in submission.warnings:
+        print(f"embed: warning: {options.embedder} {warning}")
     labels: dict[tuple[str, str], int] = {}
     found = embed_sets(
         submission, sources.open_data(options.data), options.batch_size, "embed", labels, with_raw_pixels=False

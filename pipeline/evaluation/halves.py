@@ -6,16 +6,17 @@ Images of any sizes then share a batch. The SavedModel carries both: the signatu
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from pipeline.data import host_resize
+from pipeline.data import host_resize, preprocessing
 from pipeline.data.preprocessing import Preprocess
 
 SIGNATURE = "embed_resized"
+MOST, LARGEST_PX = 16, 4096  # sizes or crops of an embedder, a side: more is not guie's export
 Pixels = dict[str, np.ndarray]
 
 
@@ -36,7 +37,9 @@ def described(sizes: Sequence[Preprocess], crops: Sequence[tuple[float, float]],
         crops: (top, left) of each view after the whole image, as shares of the margin that it leaves.
         crop_share: side of these views as a share of the image's.
     """
-    return json.dumps({"sizes": [asdict(each) for each in sizes], "crops": crops, "crop_share": crop_share})
+    return json.dumps(
+        {"sizes": [preprocessing.identity(each) for each in sizes], "crops": crops, "crop_share": crop_share}
+    )
 
 
 def of_saved_model(model: Any, output: str) -> Halves | None:
@@ -46,9 +49,12 @@ def of_saved_model(model: Any, output: str) -> Halves | None:
         return None
     try:
         description = json.loads(model.resizing().numpy())
-        sizes = [Preprocess(**each) for each in description["sizes"]]
+        sizes = [preprocessing.identified(each) for each in description["sizes"]]
         crops, crop_share = description["crops"], description["crop_share"]
-    except (ValueError, TypeError, KeyError):
+        sound = _is_sound(sizes, crops, crop_share)
+    except Exception:  # a model of somebody else may hold anything under this name
+        return None
+    if not sound:
         return None
     names = {f"pixels_{each.image_size_px}": each for each in sizes}
 
@@ -60,6 +66,19 @@ def of_saved_model(model: Any, output: str) -> Halves | None:
 
     embed.keeps = model  # type: ignore[attr-defined]  # the signature alone does not keep the variables alive
     return Halves(resize, embed, (1 + len(crops)) * sum(3 * each.image_size_px**2 for each in sizes))
+
+
+def _is_sound(sizes: Sequence[Preprocess], crops: Sequence[tuple[float, float]], crop_share: float) -> bool:
+    """Whether a description asks for no more than an export of guie does."""
+    shares = [share for crop in crops for share in crop]
+    return (
+        1 <= len(sizes) <= MOST
+        and len(crops) <= MOST
+        and all(isinstance(each.image_size_px, int) and 1 <= each.image_size_px <= LARGEST_PX for each in sizes)
+        and all(len(crop) == 2 for crop in crops)
+        and all(0 <= share <= 1 for share in shares)
+        and 0 < crop_share <= 1
+    )
 
 
 def resized_views(

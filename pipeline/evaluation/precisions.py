@@ -13,8 +13,11 @@ import numpy as np
 from pipeline.files import atomic_path
 from pipeline.retrieval import intervals
 
+FORMAT = 2  # of metrics.json: scores of an earlier one are computed again
 EMBEDDER = "embedder"  # the row that is scored; the others are references
 UNSEEN, WHOLE = "unseen", "whole"
+CLASSES = ("classes", "index_classes")
+Classes = dict[str, tuple[int, int]]  # group → classes of its queries and of its index
 # group → row → float64, [Q] of one run or [S, Q] of S seeds
 Precisions = dict[str, dict[str, np.ndarray]]
 
@@ -24,28 +27,42 @@ def of_domain(name: str) -> str:
     return f"domain {name}"
 
 
-def scores(precisions: Precisions, index_sizes: dict[str, int], left_out: Sequence[str]) -> dict[str, Any]:
+def scores(
+    precisions: Precisions, index_sizes: dict[str, int], left_out: Sequence[str], classes: Classes
+) -> dict[str, Any]:
     """What metrics.json says of the scores.
 
     Args:
         precisions: of each domain, of the whole and, where some of the domains are left out, of the unseen classes.
         index_sizes: domain → images of its index.
         left_out: domains that were left out of training whole.
+        classes: of each group.
 
     Returns:
-        {"mP@5", "interval", "references", "differences"} of the whole; "domains": the same of each, with "queries",
-        "index" and "left_out"; "unseen": the same of the trained domains' unseen classes, where domains are left out.
+        {"mP@5", "interval", "references", "differences", "classes" of the queries, "index_classes"} of the whole;
+        "domains": the same of each, with "queries", "index" and "left_out"; "unseen": the same of the trained domains,
+        where domains are left out.
     """
 
     def group(name: str, domains: list[str]) -> dict[str, Any]:
         queries = precisions[name][EMBEDDER].shape[-1]
-        return {**_of_rows(precisions[name]), "queries": queries, "index": sum(index_sizes[each] for each in domains)}
+        return {**of(name), "queries": queries, "index": sum(index_sizes[each] for each in domains)}
 
-    found = _of_rows(precisions[WHOLE])
+    def of(name: str) -> dict[str, Any]:
+        return {**_of_rows(precisions[name]), **dict(zip(CLASSES, classes[name], strict=True))}
+
+    found = of(WHOLE)
     if UNSEEN in precisions:
         found["unseen"] = group(UNSEEN, [name for name in index_sizes if name not in left_out])
     found["domains"] = {name: {**group(of_domain(name), [name]), "left_out": name in left_out} for name in index_sizes}
     return found
+
+
+def classes_of(result: dict[str, Any]) -> Classes:
+    """The classes of each group, from what `scores` returned."""
+    groups = {WHOLE: result, **{of_domain(name): each for name, each in result["domains"].items()}}
+    groups |= {UNSEEN: result["unseen"]} if "unseen" in result else {}
+    return {name: (each[CLASSES[0]], each[CLASSES[1]]) for name, each in groups.items()}
 
 
 def stack(runs: Sequence[Precisions]) -> Precisions:

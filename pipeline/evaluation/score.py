@@ -35,6 +35,7 @@ class Options:
     out: str = ""
     batch_size: int = 64
     solution: str = ""
+    trust: bool = False  # load an embedder that reaches files, the network or Python
 
 
 def main(options: Options) -> None:
@@ -43,12 +44,14 @@ def main(options: Options) -> None:
     else:
         if not options.index:
             raise BadInput("expected at least one --index DATA: a folder of class folders, shards, or LAYOUT:ROOT")
-        submission = embedders.load(options.embedder)
+        submission = embedders.load(options.embedder, options.trust)
+        for warning in submission.warnings:
+            print(f"score: warning: {options.embedder} {warning}")
         print(f"score: {options.embedder} ({submission.embedding_dim} dimensions) on {', '.join(options.index)}")
         result, _ = score(submission, options.index, options.queries, options.batch_size)
     if options.out:
         files.write_json(Path(options.out), result)
-    print(f"score: mP@5 {result['mP@5']:.4f}" + (f" → {options.out}" if options.out else ""))
+    print(f"score: {score_table.headline(result)}" + (f" → {options.out}" if options.out else ""))
 
 
 def score(
@@ -58,13 +61,15 @@ def score(
     batch_size: int,
     references=None,
     left_out: Sequence[str] = (),
+    classes_trained_on: int | None = None,
 ) -> tuple[dict, Precisions]:
     """The whole of `guie score`: embeds, searches, prints the table.
 
     Args:
         index, queries: DATA; without queries every image of the index queries all others.
         references: None, or further rows to compute from the same images, see references.py.
-        left_out: domains that nothing was trained on; the others' unseen classes then get a row of their own.
+        left_out: domains that nothing was trained on; the others' classes then get a row of their own.
+        classes_trained_on: how many of the scored classes were; None: not known.
 
     Returns:
         What metrics.json holds; the precisions that it was computed from.
@@ -88,9 +93,11 @@ def score(
         raise BadInput("no query has an image of its class in the index: expected classes with at least two images")
     found = measure(queried, indexed, leave_one_out, left_out)
     index_sizes = np.bincount(indexed.domains, minlength=len(indexed.names)).tolist()
+    classes = {name: _classes(queried, indexed, group) for name, group in groups(indexed.names, left_out).items()}
     rejects = indexed.rejects if leave_one_out else [*indexed.rejects, *queried.rejects]
     result = {
-        **precisions.scores(found, dict(zip(indexed.names, index_sizes, strict=True)), left_out),
+        **precisions.scores(found, dict(zip(indexed.names, index_sizes, strict=True)), left_out, classes),
+        "classes_trained_on": classes_trained_on,
         "embedding_dim": submission.embedding_dim,
         "leave_one_out": leave_one_out,
         "examples": _examples(queried, indexed, leave_one_out),
@@ -102,18 +109,10 @@ def score(
 
 
 def measure(queried: Embedded, indexed: Embedded, leave_one_out: bool, left_out: Sequence[str]) -> Precisions:
-    """The precision of every query: in its own domain's index, among the unseen classes, in the whole.
-
-    There are unseen classes apart from the whole where some, not all of the domains are left out.
-    """
-    groups = {precisions.of_domain(name): [number] for number, name in enumerate(indexed.names)}
-    trained = [number for number, name in enumerate(indexed.names) if name not in left_out]
-    if 0 < len(trained) < len(indexed.names):
-        groups[precisions.UNSEEN] = trained
-    groups[precisions.WHOLE] = list(range(len(indexed.names)))
+    """The precision of every query: in its own domain's index, among the unseen classes, in the whole."""
     found: Precisions = {}
     by_domains: dict[tuple[int, ...], dict[str, np.ndarray]] = {}  # of one domain, a merged index is its own
-    for group, domains in groups.items():
+    for group, domains in groups(indexed.names, left_out).items():
         if tuple(domains) not in by_domains:
             of_queries, of_index = (np.isin(each.domains, domains) for each in (queried, indexed))
             by_domains[tuple(domains)] = rows = {}
@@ -123,6 +122,24 @@ def measure(queried: Embedded, indexed: Embedded, leave_one_out: bool, left_out:
                 rows[row] = query_precisions(index, None if leave_one_out else queries)
         found[group] = by_domains[tuple(domains)]
     return found
+
+
+def groups(names: list[str], left_out: Sequence[str]) -> dict[str, list[int]]:
+    """Group of `precisions` → the numbers of its domains.
+
+    There are unseen classes apart from the whole where some, not all of the domains are left out.
+    """
+    found = {precisions.of_domain(name): [number] for number, name in enumerate(names)}
+    trained = [number for number, name in enumerate(names) if name not in left_out]
+    if 0 < len(trained) < len(names):
+        found[precisions.UNSEEN] = trained
+    return {**found, precisions.WHOLE: list(range(len(names)))}
+
+
+def _classes(queried: Embedded, indexed: Embedded, domains: list[int]) -> tuple[int, int]:
+    """Classes of the queries and of the index of these domains."""
+    of_queries, of_index = (len(np.unique(e.labels[np.isin(e.domains, domains)])) for e in (queried, indexed))
+    return of_queries, of_index
 
 
 def _examples(queried: Embedded, indexed: Embedded, leave_one_out: bool) -> list[dict]:

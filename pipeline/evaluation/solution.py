@@ -11,9 +11,11 @@ import numpy as np
 
 from pipeline import console
 from pipeline.errors import BadInput, reason
-from pipeline.retrieval.metrics import hits_of_predictions, mean_precision_at_5
+from pipeline.retrieval import intervals
+from pipeline.retrieval.metrics import hits_of_predictions, precision_at_5
 from pipeline.retrieval.search import nearest
 
+USAGES = ("Public", "Private")  # no other word is known
 # NumPy and csv raise these for a file that is empty, cut off, damaged or of another format.
 UNREADABLE = (
     OSError, EOFError, KeyError, ValueError, IndexError, TypeError, csv.Error, zipfile.BadZipFile, zlib.error,
@@ -23,12 +25,14 @@ UNREADABLE = (
 def score(embeddings_path: str, solution_path: str) -> dict[str, Any]:
     """mP@5 of all queries and of each Usage (Public, Private); prints the table.
 
-    An id that is no query of the solution is an index image. Raises BadInput: a file of another format; embeddings
-    without a query or without an index image.
+    The competition scores its two halves apart, so a query that stands in both counts in both; the mP@5 of all is the
+    mean over the halves' queries. An id that is no query of the solution is an index image. Raises BadInput: a file
+    of another format; embeddings without a query or without an index image.
     """
     ids, vectors = read_embeddings(Path(embeddings_path))
-    solution, usage = read_solution(Path(solution_path))
-    is_query = np.array([each in solution for each in ids])
+    halves = read_solution(Path(solution_path))
+    queries = set().union(*halves.values())
+    is_query = np.array([each in queries for each in ids])
     if not is_query.any() or is_query.all():
         raise BadInput(
             f"{embeddings_path}: expected embeddings of queries and of index images, "
@@ -41,27 +45,31 @@ def score(embeddings_path: str, solution_path: str) -> dict[str, Any]:
         query: [index_ids[neighbour] for neighbour in row if neighbour >= 0]
         for query, row in zip(query_ids, neighbours, strict=True)
     }
-    hits, matches = hits_of_predictions(predictions, solution)
-    usages = np.array([usage[query] for query in solution])
+    parts = {usage: precision_at_5(*hits_of_predictions(predictions, solution)) for usage, solution in halves.items()}
+    missing = len(queries - set(query_ids))
     result: dict[str, Any] = {
-        "mP@5": mean_precision_at_5(hits, matches),
-        "usage": {
-            name: {
-                "mP@5": mean_precision_at_5(hits[usages == name], matches[usages == name]),
-                "queries": int((usages == name).sum()),
-            }
-            for name in sorted(set(usages))
-        },
-        "queries": len(solution),
-        "missing_queries": len(solution) - len(query_ids),
+        **_mean(np.concatenate(list(parts.values()))),
+        "usage": {usage: _mean(parts[usage]) for usage in sorted(parts)},
+        "missing_queries": missing,
         "index": len(index_ids),
         "embedding_dim": int(vectors.shape[1]),
     }
-    rows = [(name, f"{part['queries']:,}", f"{part['mP@5']:.4f}") for name, part in result["usage"].items()]
+    rows = [
+        (name, f"{part['queries']:,}", intervals.text(part["mP@5"], part["interval"]))
+        for name, part in result["usage"].items()
+    ]
     print(console.table(("usage", "queries", "mP@5"), rows))
-    if result["missing_queries"]:
-        print(f"{result['missing_queries']} queries of the solution have no embedding: they score 0")
+    if missing:
+        print(f"{missing} queries of the solution have no embedding: they score 0")
     return result
+
+
+def _mean(precisions: np.ndarray) -> dict[str, Any]:
+    return {
+        "mP@5": float(precisions.mean()),
+        "interval": list(intervals.interval(precisions)),
+        "queries": len(precisions),
+    }
 
 
 def read_embeddings(path: Path) -> tuple[list[str], np.ndarray]:
@@ -95,20 +103,40 @@ def read_embeddings(path: Path) -> tuple[list[str], np.ndarray]:
     return ids, vectors
 
 
-def read_solution(path: Path) -> tuple[dict[str, list[str]], dict[str, str]]:
-    """(query id → matching index ids, query id → Usage) of a CSV with the columns id, index ids, Usage."""
+def read_solution(path: Path) -> dict[str, dict[str, list[str]]]:
+    """Usage → query id → matching index ids, of a CSV with the columns id, index ids, Usage.
+
+    As the competition reads it: the first line is the header, Usage is Public or Private, index ids stand one space
+    apart; of a query that stands twice in one Usage the last row counts, one that stands in both belongs to both; an
+    index id that stands twice counts twice in the number of matches. Two things are wider here: ids may have any
+    length but 0 (there 16), and without a third column all queries are of the Usage `all`.
+
+    Raises BadInput: what the competition refuses, by its line: another Usage, another number of columns (a blank line
+    too), a query without index ids, more than one space between them.
+
+    Source: google-research `universal_embedding_challenge/read_retrieval_solution.py`.
+    """
     csv.field_size_limit(sys.maxsize)  # a query may match thousands of index images
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.reader(file))
+            reader = csv.reader(file)
+            rows = [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise BadInput(f"{path}: expected the competition's solution CSV ({reason(error)})") from None
-    if len(rows) < 2 or len(rows[0]) not in (2, 3) or rows[0][0].strip().lower() != "id":
-        raise BadInput(f"{path}: expected the columns id, index ids, Usage; got {rows[0] if rows else 'an empty file'}")
-    solution, usage = {}, {}
-    for number, row in enumerate(rows[1:], 2):
-        if len(row) != len(rows[0]):
-            raise BadInput(f"{path}, line {number}: expected {len(rows[0])} columns, got {len(row)}")
-        solution[row[0]] = row[1].split()
-        usage[row[0]] = row[2] if len(row) == 3 else "all"
-    return solution, usage
+    header = rows[0][1] if rows else []
+    if len(rows) < 2 or len(header) not in (2, 3) or header[0].strip().lower() != "id":
+        raise BadInput(f"{path}: expected the columns id, index ids, Usage; got {header or 'an empty file'}")
+    halves: dict[str, dict[str, list[str]]] = {}
+    for line, row in rows[1:]:
+        wrong = f"{path}, line {line}: expected"
+        if len(row) != len(header):
+            raise BadInput(f"{wrong} {len(header)} columns, got {len(row)}")
+        query, index_ids, usage = row[0], row[1].split(" "), row[2] if len(row) == 3 else "all"
+        if len(row) == 3 and usage not in USAGES:
+            raise BadInput(f"{wrong} the Usage {' or '.join(USAGES)}, got {usage!r}")
+        if not row[1].strip():
+            raise BadInput(f"{wrong} the index ids that match {query!r}, got none: leave a query without a match out")
+        if any(not each or each.strip() != each for each in index_ids):
+            raise BadInput(f"{wrong} index ids one space apart, got {row[1][:60]!r}")
+        halves.setdefault(usage, {})[query] = index_ids
+    return halves

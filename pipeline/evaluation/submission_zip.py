@@ -1,7 +1,7 @@
 """submission.zip: packs one, and checks anybody's before it is unpacked or loaded. No TensorFlow.
 
 TensorFlow: saved_model.pb, variables/variables.index, variables/variables.data-…; PyTorch: saved_model.pt.
-All at the root of the zip. Refused: a path that leads outside, a link, a zip bomb, a zip without a model.
+All at the root of the zip. Refused: a path that leads outside or is too deep, a link, a bomb, a zip without a model.
 """
 
 import lzma
@@ -19,6 +19,8 @@ MAX_BYTES = 20 << 30  # unpacked; a Kaggle notebook's output folder holds 20 GB
 MAX_RATIO = 50  # weights barely compress; a graph of text at most some 20-fold
 SMALL_BYTES = 64 << 20  # below this no ratio is dangerous
 MAX_ENTRIES = 10_000
+MAX_DEPTH = 64  # folders; a SavedModel has one, the code in a TorchScript file some ten
+MAX_NAME = 1024  # bytes of a path; no file system takes more than 4,096
 ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest date of the format
 TENSORFLOW, TORCH = "tensorflow", "torch"
 DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError, NotImplementedError)
@@ -38,8 +40,8 @@ def kind_of(names: list[str], where: str) -> str:
         nested = (path for path in map(PurePosixPath, names) if path.name in ("saved_model.pb", "saved_model.pt"))
         if path := next(nested, None):
             expected = "expected it at the root of the zip, not in a parent folder"
-            raise BadInput(f"{where}: {path.name} is in {path.parent}/; {expected}")
-        shown = ", ".join(sorted(names)[:3]) or "nothing"
+            raise BadInput(f"{where}: {path.name} is in the folder {shortened(str(path.parent))}; {expected}")
+        shown = ", ".join(shortened(name) for name in sorted(names)[:3]) or "nothing"
         raise BadInput(f"{where}: expected saved_model.pb or saved_model.pt, it holds {shown}: not a model")
     if "variables/variables.index" not in names:
         raise BadInput(f"{where}: variables/variables.index is missing beside saved_model.pb")
@@ -51,27 +53,41 @@ def kind_of(names: list[str], where: str) -> str:
 def inspect(zip_path: Path) -> str:
     """Checks a submission's zip without unpacking it; returns "tensorflow" or "torch".
 
-    Raises BadInput: not a whole zip, a path that leads outside, a link, a name twice, encrypted, a bomb, no model.
+    Raises BadInput: as `entries_of`; no model.
     """
     if not zip_path.is_file():
         raise BadInput(f"expected a submission.zip or a SavedModel folder, {zip_path} does not exist")
+    entries = entries_of(zip_path, str(zip_path), "submission.zip or a SavedModel folder")
+    return kind_of([entry.filename for entry in entries if not entry.is_dir()], str(zip_path))
+
+
+def entries_of(zip_path: Path, name: str, expected: str) -> list[zipfile.ZipInfo]:
+    """The entries of anybody's zip, checked before anything is unpacked.
+
+    Args:
+        name, expected: what the zip is called and what it should be, for messages.
+
+    Raises:
+        BadInput: not a whole zip, a path that leads outside or is too deep, a link, a name twice, encrypted, a bomb.
+    """
     try:
         with zipfile.ZipFile(zip_path) as archive:
             entries = archive.infolist()
-    except (zipfile.BadZipFile, struct.error, OSError, NotImplementedError) as error:
-        raise BadInput(
-            f"{zip_path}: expected a submission.zip or a SavedModel folder, this is not a whole zip file "
-            f"({reason(error)})"
-        ) from None
+    except (zipfile.BadZipFile, struct.error, OSError, NotImplementedError, UnicodeDecodeError) as error:
+        raise BadInput(f"{name}: expected a {expected}, this is not a whole zip file ({reason(error)})") from None
     if len(entries) > MAX_ENTRIES:
-        raise BadInput(f"{zip_path}: {len(entries):,} entries; a submission has a handful: refused as a bomb")
+        raise BadInput(f"{name}: {len(entries):,} entries; a submission has a handful: refused as a bomb")
     names = set()
     for entry in entries:
-        path, named = PurePosixPath(entry.filename.replace("\\", "/")), f"{zip_path}: entry {entry.filename!r}"
+        path, named = PurePosixPath(entry.filename.replace("\\", "/")), f"{name}: entry {shortened(entry.filename)}"
         if not entry.filename:
-            raise BadInput(f"{zip_path}: an entry without a name: refused")
+            raise BadInput(f"{name}: an entry without a name: refused")
         if path.is_absolute() or ".." in path.parts or ":" in "".join(path.parts[:1]):
             raise BadInput(f"{named} leads outside the zip: refused")
+        if (depth := len(path.parts) - 1) > MAX_DEPTH:
+            raise BadInput(f"{named} is {depth:,} folders deep, more than {MAX_DEPTH}: refused")
+        if len(entry.filename.encode("utf-8", "replace")) > MAX_NAME:
+            raise BadInput(f"{named} has a name of {len(entry.filename):,} characters: refused")
         if stat.S_ISLNK(entry.external_attr >> 16):
             raise BadInput(f"{named} is a link: refused")
         if entry.flag_bits & 0x1:
@@ -83,19 +99,35 @@ def inspect(zip_path: Path) -> str:
         if entry.file_size > SMALL_BYTES and ratio > MAX_RATIO:
             raise BadInput(f"{named} grows {ratio:,.0f}-fold to {entry.file_size:,} bytes: refused as a bomb")
     total = sum(entry.file_size for entry in entries)
+    ratio = total / max(zip_path.stat().st_size, 1)  # of the file: entries may share their compressed bytes
+    if total > SMALL_BYTES and ratio > MAX_RATIO:
+        raise BadInput(f"{name}: grows {ratio:,.0f}-fold to {total:,} bytes: refused as a bomb")
     if total > MAX_BYTES:
-        raise BadInput(f"{zip_path}: unpacks to {total:,} bytes, more than {MAX_BYTES:,}: refused as a bomb")
-    return kind_of([entry.filename for entry in entries if not entry.is_dir()], str(zip_path))
+        raise BadInput(f"{name}: unpacks to {total:,} bytes, more than {MAX_BYTES:,}: refused as a bomb")
+    return entries
+
+
+def shortened(filename: str, most: int = 80) -> str:
+    """A name out of a zip as part of one line.
+
+    >>> shortened("a/" * 500 + "b", 12)
+    "'a/a/a/a/a/a/…'"
+    """
+    return repr(filename if len(filename) <= most else filename[:most] + "…")
 
 
 def unpack(zip_path: Path, into: Path) -> str:
     """Inspects a submission's zip and unpacks it; returns "tensorflow" or "torch".
 
     Writes no more bytes than the zip states, whatever its data decompress to. Raises BadInput as `inspect`; an entry
-    whose bytes do not match its stated size or check sum.
+    whose bytes do not match its stated size or check sum; a disk without room for it.
     """
     kind = inspect(zip_path)
+    into.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(zip_path) as archive:
+        total, free = sum(entry.file_size for entry in archive.infolist()), shutil.disk_usage(into).free
+        if total > free:
+            raise BadInput(f"{zip_path}: unpacks to {total:,} bytes, {free:,} are free in {into.parent}: set TMPDIR")
         for entry in archive.infolist():
             if entry.is_dir():
                 continue
@@ -104,7 +136,7 @@ def unpack(zip_path: Path, into: Path) -> str:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 _copy(archive, entry, target)
             except DAMAGE as error:
-                raise BadInput(f"{zip_path}: entry {entry.filename!r} is damaged ({reason(error)})") from None
+                raise BadInput(f"{zip_path}: entry {shortened(entry.filename)} is damaged ({reason(error)})") from None
     return kind
 
 

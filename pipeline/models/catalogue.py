@@ -4,14 +4,16 @@ The dimensions stand here because KerasHub fetches a preset's configuration toge
 and converted weights, tests and plans must build the same network offline. No TensorFlow: `guie plan` reads this.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from pipeline.config import Encoder
 from pipeline.errors import BadInput, nearest
 from pipeline.models import convnets
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+KERAS_FILE = "keras_file:"  # before the path of a Keras model, in place of a name of the catalogue
 HALF = (0.5, 0.5, 0.5)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -243,3 +245,54 @@ def find(name: str, architecture: Mapping[str, Any] | None = None) -> Entry:
             close = nearest(key, entry.architecture)
             raise BadInput(f"encoder.architecture: {entry.family} has no {key!r}; nearest: {close}")
     return replace(entry, architecture={**entry.architecture, **(architecture or {})})
+
+
+def expect(encoder: Encoder) -> Entry | None:
+    """The entry of the config's encoder; None of a Keras file. Nothing is built and no file is opened.
+
+    Raises BadInput: an unknown name, dimension or pooling; options that do not fit the architecture or the image size;
+    mean or std that are not of RGB; a Keras file without them.
+    """
+    for key in ("mean", "std"):
+        if getattr(encoder, key) is not None:
+            three(getattr(encoder, key), key)
+    if encoder.name.startswith(KERAS_FILE):
+        _expect_of_keras_file(encoder)
+        return None
+    entry = find(encoder.name, encoder.architecture)
+    if encoder.pooling is not None and encoder.pooling not in entry.facts.poolings:
+        known = ", ".join(entry.facts.poolings)
+        raise BadInput(f"encoder.pooling: {entry.family} has {known}; got {encoder.pooling!r}")
+    if not entry.facts.transformer:
+        for key in ("patch_overlap_px", "stochastic_depth", "checkpointing"):
+            if getattr(encoder, key):
+                raise BadInput(f"encoder.{key}: {entry.family} is no transformer; leave it out")
+        return entry
+    patch, width, heads = (entry.architecture[key] for key in ("patch_size", "hidden_dim", "num_heads"))
+    size, overlap = encoder.image_size_px or entry.image_size_px, encoder.patch_overlap_px
+    if width % heads:
+        raise BadInput(f"encoder.architecture: hidden_dim {width} is not a multiple of num_heads {heads}")
+    if size < patch:
+        raise BadInput(f"encoder.image_size_px: expected at least one patch of {patch} px, got {size}")
+    if not 0 <= overlap < patch:
+        raise BadInput(f"encoder.patch_overlap_px: expected 0 … {patch - 1} with patches of {patch} px, got {overlap}")
+    return entry
+
+
+def three(values: Sequence[float], key: str) -> tuple[float, float, float]:
+    """`encoder.mean` or `encoder.std` as a tuple; BadInput where it is not of three numbers, those of std above 0."""
+    if len(values) != 3 or (key == "std" and min(values) <= 0):
+        above = " above 0" if key == "std" else ""
+        raise BadInput(f"encoder.{key}: expected three numbers{above}, got {list(values)}")
+    return (float(values[0]), float(values[1]), float(values[2]))
+
+
+def _expect_of_keras_file(encoder: Encoder) -> None:
+    if encoder.mean is None or encoder.std is None:
+        raise BadInput(
+            "encoder.mean and encoder.std: a Keras file does not say how it wants its pixels; give both, of "
+            "RGB in [0, 1], such as mean=[0.5,0.5,0.5] std=[0.5,0.5,0.5] for pixels in -1 … 1"
+        )
+    if encoder.architecture or encoder.patch_overlap_px or encoder.stochastic_depth or encoder.checkpointing:
+        options = "architecture, patch_overlap_px, stochastic_depth and checkpointing"
+        raise BadInput(f"encoder: {options} need an encoder of the catalogue; a Keras file is used as it is")

@@ -1,7 +1,7 @@
 """An image tower and the text tower beside it: images and texts as unit vectors that can be compared."""
 
 from collections.abc import Iterable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from pipeline.config import ImageTextModel
 from pipeline.console import Progress
+from pipeline.data import preprocessing
 from pipeline.data.array_cache import ArrayCache
 from pipeline.data.preprocessing import Preprocess, normalize
 from pipeline.errors import BadInput
@@ -68,7 +69,7 @@ class DualEncoder:
         network = [encoder.name, encoder.architecture, encoder.patch_overlap_px, self.config.text_architecture]
         weights = weights_digest([*self.image.model.weights, *self.text.model.weights])
         tokens = [tokenizer.digest, tokenizer.length, tokenizer.pad]
-        return fingerprint([network, weights, asdict(self.preprocess), tokens])
+        return fingerprint([network, weights, preprocessing.identity(self.preprocess), tokens])
 
     @property
     def preprocess(self) -> Preprocess:

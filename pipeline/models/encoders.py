@@ -4,7 +4,6 @@
 preset names, or `keras_file:PATH` for any Keras model from images to features.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,9 +11,8 @@ import keras
 
 from pipeline import config
 from pipeline.data.preprocessing import Preprocess
-from pipeline.errors import BadInput
 from pipeline.models import backbones, catalogue, keras_files, vit
-from pipeline.models.keras_files import KERAS_FILE
+from pipeline.models.catalogue import KERAS_FILE
 from pipeline.models.position_embeddings import PositionTable
 from pipeline.models.vit import step_seed
 from pipeline.models.weights import load, sources
@@ -59,14 +57,9 @@ def build(encoder: config.Encoder, seed: int = 0, fill: bool = True, train_batch
 
 
 def _catalogued(encoder: config.Encoder, seed: int, fill: bool) -> ImageEncoder:
-    entry = catalogue.find(encoder.name, encoder.architecture)
-    family = entry.facts
-    size = encoder.image_size_px or entry.image_size_px
-    pooling = encoder.pooling or entry.pooling
-    if pooling not in family.poolings:
-        known = ", ".join(family.poolings)
-        raise BadInput(f"encoder.pooling: {entry.family} has {known}; got {pooling!r}")
-    _check(entry, encoder, size)
+    entry = catalogue.expect(encoder)
+    assert entry is not None
+    family, size, pooling = entry.facts, encoder.image_size_px or entry.image_size_px, encoder.pooling or entry.pooling
     with backbones.seeded(seed):
         if family.transformer:
             options = encoder.patch_overlap_px, encoder.stochastic_depth, encoder.checkpointing
@@ -80,8 +73,8 @@ def _catalogued(encoder: config.Encoder, seed: int, fill: bool) -> ImageEncoder:
         metadata = found.metadata
     elif encoder.weights != "none":
         metadata = sources.read_metadata(encoder.weights, entry)
-    mean = _three(encoder.mean or metadata.get("mean") or family.mean, "mean")
-    std = _three(encoder.std or metadata.get("std") or family.std, "std")
+    mean = catalogue.three(encoder.mean or metadata.get("mean") or family.mean, "mean")
+    std = catalogue.three(encoder.std or metadata.get("std") or family.std, "std")
     preprocess = Preprocess(size, mean, std, family.resize, fit=encoder.fit or "squash")
     inside = int(network.model.output_shape[-1]), network.blocks, network.taps, network.positions
     return ImageEncoder(encoder.name, network.model, preprocess, *inside)
@@ -99,32 +92,8 @@ def transfer(source: ImageEncoder, target: ImageEncoder) -> None:
     load.assign(target.model, tensors, target.positions, source.name)
 
 
-def _check(entry: catalogue.Entry, encoder: config.Encoder, size: int) -> None:
-    """Raises BadInput where the config's options do not fit the architecture."""
-    if not entry.facts.transformer:
-        for key in ("patch_overlap_px", "stochastic_depth", "checkpointing"):
-            if getattr(encoder, key):
-                raise BadInput(f"encoder.{key}: {entry.family} is no transformer; leave it out")
-        return
-    patch, width, heads = (entry.architecture[key] for key in ("patch_size", "hidden_dim", "num_heads"))
-    overlap = encoder.patch_overlap_px
-    if width % heads:
-        raise BadInput(f"encoder.architecture: hidden_dim {width} is not a multiple of num_heads {heads}")
-    if size < patch:
-        raise BadInput(f"encoder.image_size_px: expected at least one patch of {patch} px, got {size}")
-    if not 0 <= overlap < patch:
-        raise BadInput(f"encoder.patch_overlap_px: expected 0 … {patch - 1} with patches of {patch} px, got {overlap}")
-
-
 def _from_keras_file(encoder: config.Encoder, fold_batch_norm: bool) -> ImageEncoder:
     model, blocks = keras_files.read(encoder, fold_batch_norm)
-    mean, std = _three(encoder.mean or [], "mean"), _three(encoder.std or [], "std")
+    mean, std = catalogue.three(encoder.mean or [], "mean"), catalogue.three(encoder.std or [], "std")
     preprocess = Preprocess(int(model.input_shape[1]), mean, std, fit=encoder.fit or "squash")
     return ImageEncoder(encoder.name, model, preprocess, int(model.output_shape[-1]), blocks)
-
-
-def _three(values: Sequence[float], key: str) -> tuple[float, float, float]:
-    if len(values) != 3 or (key == "std" and min(values) <= 0):
-        above = " above 0" if key == "std" else ""
-        raise BadInput(f"encoder.{key}: expected three numbers{above}, got {list(values)}")
-    return (float(values[0]), float(values[1]), float(values[2]))

@@ -17,8 +17,10 @@ import tensorflow as tf
 
 from pipeline import config
 from pipeline.errors import BadInput, reason
+from pipeline.models import catalogue
+from pipeline.models.catalogue import KERAS_FILE
+from pipeline.models.weights import files
 
-KERAS_FILE = "keras_file:"
 FOLDABLE = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.Dense)
 Layers = list[keras.layers.Layer]
 
@@ -75,16 +77,8 @@ def blocks_by_depth(model: keras.Model) -> list[Layers]:
 
 
 def _load(path: Path, encoder: config.Encoder) -> keras.Model:
-    if not path.is_file():
-        raise BadInput(f"encoder.name: expected a Keras model file, {path} does not exist")
-    if encoder.mean is None or encoder.std is None:
-        raise BadInput(
-            "encoder.mean and encoder.std: a Keras file does not say how it wants its pixels; give both, of "
-            "RGB in [0, 1], such as mean=[0.5,0.5,0.5] std=[0.5,0.5,0.5] for pixels in -1 … 1"
-        )
-    if encoder.architecture or encoder.patch_overlap_px or encoder.stochastic_depth or encoder.checkpointing:
-        options = "architecture, patch_overlap_px, stochastic_depth and checkpointing"
-        raise BadInput(f"encoder: {options} need an encoder of the catalogue; a Keras file is used as it is")
+    catalogue.expect(encoder)
+    files.expect_keras(path, "encoder.name")
     try:
         model = keras.models.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises whatever the broken part raises

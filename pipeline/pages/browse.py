@@ -4,18 +4,27 @@ guie browse VECTORS_DIR DATA [--host 127.0.0.1] [--port 8000]
 VECTORS_DIR/embeddings.npy, VECTORS_DIR/items.csv and the images they came from → http://127.0.0.1:8000/
 """
 
+import base64
 import csv
+import hashlib
+import ipaddress
+import logging
+import re
+import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
+from typing import Any
+from urllib.parse import parse_qs
 
 import numpy as np
+import waitress
 
 from pipeline.data import sources
 from pipeline.errors import BadInput, reason
+from pipeline.guards.masked import for_screen
 from pipeline.pages import pictures
 from pipeline.pages.pictures import Figure
 from pipeline.pages.render import render
@@ -23,6 +32,25 @@ from pipeline.retrieval.search import nearest
 from tfrecords.sources import Item
 
 ITEMS_A_PAGE, NEIGHBOURS, THUMBNAIL_PX = 60, 24, 224
+LONGEST_NUMBER = 12  # digits of a row or a page
+EVERYWHERE = ("", "0.0.0.0", "::")  # as --host: on all interfaces
+# Of waitress. A connection that says nothing is closed; poll, because select ends at 1,024 files.
+LIMITS: dict[str, Any] = {
+    "threads": 4,
+    "connection_limit": 500,
+    "channel_timeout": 10,  # seconds
+    "cleanup_interval": 2,  # seconds
+    "asyncore_use_poll": True,
+    "max_request_header_size": 2**14,
+    "max_request_body_size": 2**16,
+    "log_socket_errors": False,  # who closes the page early is no fault
+    "ident": "guie",
+}
+SECURITY = [
+    ("X-Content-Type-Options", "nosniff"),
+    ("Referrer-Policy", "no-referrer"),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
+]
 thumbnail = lru_cache(maxsize=4096)(pictures.thumbnail)
 
 
@@ -46,24 +74,27 @@ class Gallery:
 
 def main(options: Options) -> None:
     """Serves until it is interrupted."""
-    with server(options) as listening:
-        print(f"browse: http://{options.host}:{listening.server_address[1]}/ (Ctrl-C ends it)", flush=True)
-        try:
-            listening.serve_forever()
-        except KeyboardInterrupt:
-            print("browse: ended")
+    listening = server(options)
+    host = f"[{options.host}]" if ":" in options.host else options.host
+    print(f"browse: http://{host}:{listening.effective_port}/ (Ctrl-C ends it)", flush=True)
+    listening.run()
+    print("browse: ended")
 
 
-def server(options: Options) -> ThreadingHTTPServer:
-    """A server that listens and does not serve yet.
+def server(options: Options) -> Any:
+    """A server of waitress's that listens and does not serve yet: `run` serves, on a few threads.
 
     Raises BadInput: no vectors there, a table of another length, no such data, an address that is taken or wrong.
     """
-    handler = type("Handler", (_Handler,), {"gallery": open_gallery(options.vectors, options.data)})
+    gallery = open_gallery(options.vectors, options.data)
+    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
     try:
-        return ThreadingHTTPServer((options.host, options.port), handler)
-    except (OSError, OverflowError) as error:
+        listening = socket.create_server((options.host, options.port), family=family)
+    except (OSError, OverflowError, ValueError) as error:
         raise BadInput(f"cannot listen on {options.host}:{options.port} ({error}): choose another --port") from None
+    logging.getLogger("waitress").setLevel(logging.ERROR)  # it warns of queues that are full for a moment
+    site = Site(gallery, options.host, listening.getsockname()[1])
+    return waitress.create_server(site.answer, sockets=[listening], **LIMITS)
 
 
 def open_gallery(folder: Path, spec: str) -> Gallery:
@@ -84,37 +115,90 @@ def open_gallery(folder: Path, spec: str) -> Gallery:
     return Gallery(vectors, rows, classes, images)
 
 
-class _Handler(BaseHTTPRequestHandler):
+class Absent(Exception):
+    """There is no such page."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """The pages, as WSGI asks for them."""
+
     gallery: Gallery
+    host: str
+    port: int
 
-    def do_GET(self) -> None:
-        url = urlsplit(self.path)
-        asked = {name: values[-1] for name, values in parse_qs(url.query).items()}
-        kind, _, number = url.path.strip("/").partition("/")
-        row = int(number) if number.isascii() and number.isdigit() else -1
-        if not url.path.strip("/"):
-            self._send(list_page(self.gallery, asked.get("find", ""), asked.get("page", "1")).encode())
-        elif kind == "item" and 0 <= row < len(self.gallery.rows):
-            self._send(item_page(self.gallery, row).encode())
-        elif kind == "image" and 0 <= row < len(self.gallery.rows) and (jpeg := self._thumbnail(row)):
-            self._send(jpeg, "image/jpeg")
+    def answer(self, asked: dict[str, Any], start: Callable) -> list[bytes]:
+        """Every request, with one line of text where there is no page for it."""
+        kind, headers = "text/plain; charset=utf-8", []
+        if asked["REQUEST_METHOD"] not in ("GET", "HEAD"):
+            status, body = HTTPStatus.METHOD_NOT_ALLOWED, b"expected GET or HEAD\n"
+            headers = [("Allow", "GET, HEAD")]
+        elif not self.is_mine(asked.get("HTTP_HOST", "")):
+            # A page of another site whose name is made to lead here (DNS rebinding) would read the pictures.
+            status, body = HTTPStatus.MISDIRECTED_REQUEST, b"expected the address that guie browse printed\n"
         else:
-            self.send_error(HTTPStatus.NOT_FOUND)
+            try:
+                status, (body, kind) = HTTPStatus.OK, self.page(asked["PATH_INFO"], asked["QUERY_STRING"])
+            except Absent:
+                status, body = HTTPStatus.NOT_FOUND, b"there is no such page\n"
+            except BadInput as error:  # images behind a URL that cannot be reached now
+                status, body = HTTPStatus.BAD_GATEWAY, f"{for_screen(str(error))}\n".encode()
+        headers += [
+            ("Content-Type", kind),
+            ("Content-Length", str(len(body))),
+            *SECURITY,
+            ("Content-Security-Policy", policy(body)),
+        ]
+        start(f"{status.value} {status.phrase}", headers)
+        return [] if asked["REQUEST_METHOD"] == "HEAD" else [body]
 
-    def _thumbnail(self, row: int) -> bytes | None:
+    def is_mine(self, header: str) -> bool:
+        """Whether a Host header is an address of this server; of one on all interfaces any number or its own name."""
+        name, colon, port = header.lower().rpartition(":")
+        if not colon or "]" in port:
+            name, port = header.lower(), "80"
+        plain = name.removeprefix("[").removesuffix("]")
+        known = {"localhost", "127.0.0.1", "::1", self.host.lower()}
+        if self.host in EVERYWHERE:
+            known |= {socket.gethostname().lower(), plain if _is_address(plain) else ""}
+        return port == str(self.port) and bool(plain) and plain in known
+
+    def page(self, path: str, query: str) -> tuple[bytes, str]:
+        """(body, type) of an address; Absent where there is none. `path`: bytes as Latin-1, as WSGI has them."""
+        html = "text/html; charset=utf-8"
+        kind, _, number = path.strip("/").partition("/")
+        if not kind:
+            asked = {name: values[-1] for name, values in parse_qs(query).items()}
+            return list_page(self.gallery, asked.get("find", ""), asked.get("page", "1")).encode(), html
+        row = _number(number, -1)
+        if kind not in ("item", "image") or not 0 <= row < len(self.gallery.rows):
+            raise Absent(path)
+        if kind == "item":
+            return item_page(self.gallery, row).encode(), html
         key, source, _ = self.gallery.rows[row]
         item = self.gallery.images.get((source, key))
-        return thumbnail(item, THUMBNAIL_PX) if item else None
+        jpeg = thumbnail(item, THUMBNAIL_PX) if item else None
+        if jpeg is None:
+            raise Absent(path)
+        return jpeg, "image/jpeg"
 
-    def _send(self, body: bytes, kind: str = "text/html; charset=utf-8") -> None:
-        self.send_response(HTTPStatus.OK)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
 
-    def log_message(self, format: str, *args: object) -> None:
-        """Quiet: a page of pictures would be sixty lines."""
+def policy(body: bytes) -> str:
+    """The Content-Security-Policy of an answer: its own pictures, its own form, and the style that stands in it."""
+    style = re.search(rb"<style>(.*?)</style>", body, re.DOTALL)
+    allowed = f"; style-src 'sha256-{base64.b64encode(hashlib.sha256(style[1]).digest()).decode()}'" if style else ""
+    return f"default-src 'none'; img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'{allowed}"
+
+
+def _is_address(text: str) -> bool:
+    try:
+        return bool(ipaddress.ip_address(text))
+    except ValueError:
+        return False
+
+
+def _number(text: str, otherwise: int) -> int:
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= LONGEST_NUMBER else otherwise
 
 
 def list_page(gallery: Gallery, find: str, page: str) -> str:
@@ -122,7 +206,7 @@ def list_page(gallery: Gallery, find: str, page: str) -> str:
     wanted = find.lower()
     found = [row for row, entry in enumerate(gallery.rows) if any(wanted in each.lower() for each in entry)]
     pages = max(-(-len(found) // ITEMS_A_PAGE), 1)
-    number = min(max(int(page) if page.isascii() and page.isdigit() else 1, 1), pages)
+    number = min(max(_number(page, 1), 1), pages)
     shown = found[(number - 1) * ITEMS_A_PAGE : number * ITEMS_A_PAGE]
     figures = [_figure(gallery, row, gallery.rows[row][2]) for row in shown]
     counts = {"found": len(found), "total": len(gallery.rows), "page": number, "pages": pages}

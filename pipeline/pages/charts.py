@@ -90,6 +90,7 @@ def scatter(
     lines: Sequence[str] = (),
     names: Mapping[str, Sequence[str]] | None = None,
     colours: Mapping[str, str] | None = None,
+    bounds: Mapping[str, Sequence[tuple[float, float, float]]] | None = None,
 ) -> str:
     """Points, one colour a series.
 
@@ -98,6 +99,7 @@ def scatter(
         lines: series whose points are joined, in order of x.
         names: series → a text beside each of its points.
         colours: series → its colour, where it is not the next of COLOURS.
+        bounds: series → (x, low, high), upright lines such as intervals.
     """
 
     def draw(axes: "Axes") -> None:
@@ -107,6 +109,8 @@ def scatter(
             colour = (colours or {}).get(name, COLOURS[number % len(COLOURS)])
             style = "o-" if joined else "o"
             axes.plot(x, y, style, color=colour, markersize=4.5, alpha=0.75, markeredgewidth=0, label=name)
+            for at, low, high in (bounds or {}).get(name, []):
+                axes.plot([at, at], [low, high], color=colour, linewidth=0.8, alpha=0.6)
         axes.margins(0.08)
         middle = sum(axes.get_xlim()) / 2
         for name, texts in (names or {}).items():

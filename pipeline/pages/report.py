@@ -13,6 +13,7 @@ from pipeline.config import Run
 from pipeline.data import sources
 from pipeline.errors import BadInput
 from pipeline.evaluation import score_table
+from pipeline.guards.masked import for_screen, shown
 from pipeline.pages import charts
 from pipeline.pages.pictures import Figure, data_url, thumbnail
 from pipeline.pages.render import render
@@ -35,12 +36,12 @@ def main(run: Run) -> None:
     try:
         items, missing = _scored_items(run), ""
     except BadInput as error:  # the scored images are gone since: the numbers stand without them
-        items, missing = {}, str(error)
-    index = [each.replace("{run_dir}/..", "{run_dir}") for each in run.score.index]  # a seed's, of the run above it
+        items, missing = {}, for_screen(str(error))
     page = render(
         "report.html",
-        title=f"{run.name}: mP@5 {result['mP@5']:.3f}",
-        unseen=index == config.Score().index and run.records.split.by == "class",
+        title=f"{shown(run.name)}: {score_table.headline(result)}",
+        unseen=result.get("classes_trained_on") == 0,
+        notes=score_table.notes(result),
         scores=score_table.header_and_rows(result),
         differences=score_table.differences(result),
         seeds=list(result.get("seeds", {})),
@@ -56,16 +57,20 @@ def main(run: Run) -> None:
 
 
 def _curves(path: Path) -> list[str]:
-    """Loss and validation mP@5 over steps, as charts."""
+    """Loss and validation mP@5 with its 95 % intervals over steps, as charts."""
     if not path.exists():
         return []
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     loss = [(row["step"], row["loss"]) for row in rows]
-    validation = [(row["step"], row["validation/mP@5"]) for row in rows if "validation/mP@5" in row]
+    validated = [row for row in rows if "validation/mP@5" in row]
     drawn = [charts.scatter("Training loss", {"loss": loss}, "step", "loss", ["loss"])]
-    if validation:
-        title = "Validation, unseen classes"
-        drawn.append(charts.scatter(title, {"mP@5": validation}, "step", "mP@5", ["mP@5"]))
+    if validated:
+        unseen = all(row.get("validation/classes_trained_on") == 0 for row in validated)
+        points = {"mP@5": [(row["step"], row["validation/mP@5"]) for row in validated]}
+        known = [row for row in validated if "validation/mP@5_low" in row]
+        bounds = [(row["step"], row["validation/mP@5_low"], row["validation/mP@5_high"]) for row in known]
+        title = "Validation, unseen classes" if unseen else "Validation"
+        drawn.append(charts.scatter(title, points, "step", "mP@5", ["mP@5"], bounds={"mP@5": bounds}))
     return drawn
 
 

@@ -1,1 +1,1 @@
-"""What a config will take: memory, disk, hours, before anything runs. No TensorFlow."""
+"""What a config will take (memory, disk, hours), and whether it can run, before anything does. No TensorFlow."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from pipeline.config import Run
 from pipeline.config.phase_keys import expect_phases, geometry, stored_px
+from pipeline.guards.masked import shown
 from pipeline.planning import accelerators, costs, remedies
 from pipeline.planning.accelerators import Accelerator
 from pipeline.planning.estimates import GIB, Estimate, PhasePlan, SetSize, encoder_costs, plan_phase, set_size
@@ -38,7 +39,7 @@ def main(options: Options) -> None:
     oversampled = any(phase.min_images_per_class > 1 for phase in run.train.phases)
     too_few = "; min_images_per_class adds to that, unknown before records are built"
     origin = size.origin + (too_few if oversampled and size.counts is None else "")
-    print(f"plan: {run.name}, {run.encoder.name}: {size.images:,} images of {size.classes:,} classes ({origin})")
+    print(f"plan: {shown(run.name)}, {run.encoder.name}: {size.images:,} images of {size.classes:,} classes ({origin})")
     head = encoder.width * run.embedder.loss_dim
     centres = size.classes * run.train.loss.subcenters * run.embedder.loss_dim
     print(f"parameters: encoder {encoder.parameters:,}, head {head:,}, class centres {centres:,}")

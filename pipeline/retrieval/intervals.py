@@ -9,16 +9,47 @@ Queries are resampled one by one. The interval says how far the mean would move 
 other classes or domains would move it further.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 DRAWS = 1000
 SHARES = (0.025, 0.975)
 SEED = 0  # the same values, the same interval
+FEWEST_CLASSES, FEWEST_QUERIES = 5, 50  # that a number is given for without a caveat
 
-Interval = tuple[float, float]
+Interval = Sequence[float]  # low, high
 
 
-def interval(values: np.ndarray) -> Interval:
+def text(mean: float, bounds: Interval | None, form: str = ".4f", half: str = ".3f") -> str:
+    """A mean and half the width of its interval, as every table and line has them; None: the mean alone.
+
+    >>> text(0.72731, (0.7143, 0.7401)), text(0.031, [0.02, 0.04], "+.3f"), text(0.5, None)
+    ('0.7273 ±0.013', '+0.031 ±0.010', '0.5000')
+    """
+    return f"{mean:{form}}" + ("" if bounds is None else f" ±{(bounds[1] - bounds[0]) / 2:{half}}")
+
+
+def caveat(classes: int, queries: int, alone: bool = False) -> str:
+    """What a line says of a mean over few classes or queries, whose interval does not show it; "" of many.
+
+    >>> caveat(3, 900), caveat(1, 9), caveat(24, 40), caveat(24, 900)
+    ('3 classes: too few for an estimate', '1 class, 9 queries: too few for an estimate', '40 queries: too few for an \
+estimate', '')
+    >>> caveat(1, 900, alone=True)
+    'one class: every neighbour is right'
+
+    Args:
+        classes, queries: of the queries. alone: the index holds no other class.
+    """
+    if alone and classes == 1:
+        return "one class: every neighbour is right"
+    few = [f"{classes} class{'es' * (classes != 1)}"] * (classes < FEWEST_CLASSES)
+    few += [f"{queries} quer{'ies' if queries != 1 else 'y'}"] * (queries < FEWEST_QUERIES)
+    return f"{', '.join(few)}: too few for an estimate" if few else ""
+
+
+def interval(values: np.ndarray) -> tuple[float, float]:
     """95 % interval of the mean of one value a query, float [Q].
 
     >>> interval(np.array([1.0, 1.0, 1.0]))
@@ -32,7 +63,7 @@ def interval(values: np.ndarray) -> Interval:
     return over_seeds(np.asarray(values)[None])
 
 
-def paired(values_a: np.ndarray, values_b: np.ndarray) -> Interval:
+def paired(values_a: np.ndarray, values_b: np.ndarray) -> tuple[float, float]:
     """95 % interval of mean(a) − mean(b) over the same queries: float [Q] each, or [S, Q] over seeds, too.
 
     A query that is hard for both moves neither bound, so the interval is narrower than those of the two means.
@@ -43,7 +74,7 @@ def paired(values_a: np.ndarray, values_b: np.ndarray) -> Interval:
     return over_seeds(np.atleast_2d(np.asarray(values_a) - np.asarray(values_b)))
 
 
-def over_seeds(values: np.ndarray) -> Interval:
+def over_seeds(values: np.ndarray) -> tuple[float, float]:
     """95 % interval of the mean over training seeds and queries, float [S, Q]; row s are the queries under seed s.
 
     Each draw takes S of the seeds and Q of the queries, with replacement, and the mean of their crossing. Of few seeds

@@ -97,7 +97,8 @@ def hits_of_predictions(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Predictions and a solution by ids → (hits bool [Q, k], matches int64 [Q]), Q = queries of the solution.
 
-    A prediction that stands twice counts once but uses its slot; a query without predictions has no hits.
+    A prediction that stands twice counts once but uses its slot; a query without predictions has no hits. An id that
+    stands twice in the solution counts twice in `matches`, as in the competition, and is found once.
 
     >>> hits, matches = hits_of_predictions({"q": ["a", "a", "b"]}, {"q": ["a", "b", "c"], "r": ["a"]})
     >>> hits[0].tolist(), hits[1].any().item(), matches.tolist()
@@ -107,7 +108,7 @@ def hits_of_predictions(
     matches = np.zeros(len(solution), dtype=np.int64)
     for row, (query, expected) in enumerate(solution.items()):
         wanted, seen = set(expected), set[Hashable]()
-        matches[row] = len(wanted)
+        matches[row] = len(expected)
         for rank, prediction in enumerate(list(predictions.get(query, []))[:k]):
             hits[row, rank] = prediction in wanted and prediction not in seen
             seen.add(prediction)

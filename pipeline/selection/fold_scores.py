@@ -27,6 +27,7 @@ from pipeline.data import folds
 from pipeline.data.batches import RecordSet
 from pipeline.errors import BadInput
 from pipeline.evaluation import precisions as kept_precisions
+from pipeline.guards.masked import Screen
 from pipeline.models import embedder as embedders
 from pipeline.retrieval import intervals
 from pipeline.retrieval.precisions import precisions
@@ -112,7 +113,7 @@ def train_fold(run: Run) -> float:
         folder.mkdir(parents=True, exist_ok=True)
         keras.utils.clear_session()  # memory does not grow over the trials, and layers have the same names in each
         began = time.monotonic()
-        with (folder / "train.log").open("a", encoding="utf-8") as log, contextlib.redirect_stdout(log):
+        with (folder / "train.log").open("a", encoding="utf-8") as log, contextlib.redirect_stdout(Screen(log)):
             train.main(run)
         files.write_json(folder / DONE, {"seconds": round(time.monotonic() - began, 2)})
         shutil.rmtree(checkpoints.folder_of(folder))  # each holds the whole encoder

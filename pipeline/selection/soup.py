@@ -30,6 +30,7 @@ from pipeline.data.records import open_any
 from pipeline.errors import BadInput
 from pipeline.models import embedder as embedders
 from pipeline.models.weights.variables import weights_digest
+from pipeline.retrieval import intervals
 from pipeline.retrieval.precisions import precisions
 from pipeline.training import checkpoints, devices, inputs, phases
 from pipeline.training.feature_cache import Encodings
@@ -182,29 +183,33 @@ def average(paths: Sequence[Path], names: Sequence[str]) -> dict[str, np.ndarray
 
 
 def choose(
-    ingredients: Sequence[Ingredient], names: Sequence[str], score: Callable[[dict], float], greedy: bool
+    ingredients: Sequence[Ingredient], names: Sequence[str], score: Callable[[dict], np.ndarray], greedy: bool
 ) -> list[Ingredient]:
-    """The runs of the soup, all or, by `score` (variables → mP@5), the greedy ones; prints what each scores."""
+    """The runs of the soup, all or, by `score` (variables → each query's precision, float [Q]), the greedy ones.
 
-    def of(members: Sequence[Ingredient]) -> float:
+    Prints what each scores.
+    """
+
+    def of(members: Sequence[Ingredient]) -> np.ndarray:
         return score(average([each.checkpoint for each in members], names))
 
     alone = {each.name: of([each]) for each in ingredients}
     members = list(ingredients)
     if greedy:
-        first, *others = sorted(ingredients, key=lambda each: -alone[each.name])
+        first, *others = sorted(ingredients, key=lambda each: -alone[each.name].mean())
         members, best = [first], alone[first.name]
-        print(f"soup: {first.name}, mP@5 {best:.4f}, is the best alone", flush=True)
+        print(f"soup: {first.name}, mP@5 {_mean_text(best)}, is the best alone", flush=True)
         for each in others:
             tried = of([*members, each])
-            said = "joins" if tried >= best else "is left out"
-            print(f"soup: with {each.name}, mP@5 {tried:.4f}: {said}", flush=True)
-            if tried >= best:
+            joins = tried.mean() >= best.mean()
+            said = "joins" if joins else "is left out"
+            print(f"soup: with {each.name}, mP@5 {_mean_text(tried)}: {said}", flush=True)
+            if joins:
                 members, best = [*members, each], tried
     else:
         best = of(members)
-    rows = [(each.name, f"{alone[each.name]:.4f}", "yes" if each in members else "no") for each in ingredients]
-    print(table(["run", "mP@5", "in the soup"], [*rows, ("soup", f"{best:.4f}", "")]), flush=True)
+    rows = [(each.name, _mean_text(alone[each.name]), "yes" if each in members else "no") for each in ingredients]
+    print(table(["run", "mP@5", "in the soup"], [*rows, ("soup", _mean_text(best), "")]), flush=True)
     return members
 
 
@@ -255,10 +260,14 @@ class Oven:
             phases.fit_pca(self.run, self.embedder, self, self.training_records)
         return {name: np.array(variable) for name, variable in self.variables.items()}
 
-    def score(self, values: dict[str, np.ndarray], records: RecordSet) -> float:
-        """mP@5 of the records, each a query among all others; as training validates."""
+    def score(self, values: dict[str, np.ndarray], records: RecordSet) -> np.ndarray:
+        """Precision@5 of the records, float64 [N], each a query among all others; as training validates."""
         self.with_own_pca(values)
-        return float(precisions((self.embedder.head(self.of(records, "validation")).numpy(), records.labels)).mean())
+        return precisions((self.embedder.head(self.of(records, "validation")).numpy(), records.labels))
+
+
+def _mean_text(precisions: np.ndarray) -> str:
+    return intervals.text(float(precisions.mean()), intervals.interval(precisions))
 
 
 def _variables(path: Path) -> dict[str, str]:

@@ -26,9 +26,11 @@ from optuna.trial import TrialState
 
 from pipeline import config, files
 from pipeline.config import Run
+from pipeline.config.loading import set_key
 from pipeline.config.phase_keys import expect_phases
 from pipeline.data.batches import RecordSet, damage_is_bad_input, open_records
 from pipeline.errors import BadInput, reason
+from pipeline.guards.masked import for_screen, shown, without_passwords
 from pipeline.selection import fold_scores, sweep_table
 from pipeline.selection.sweep_table import Row
 
@@ -192,7 +194,7 @@ def search(study: optuna.Study, space: Space, options: Options, measure: Callabl
         try:
             found = measure(config.load(Run, options.path, [*options.overrides, *overrides]))
         except BadInput as error:
-            trial.set_user_attr("pruned", str(error))
+            trial.set_user_attr("pruned", for_screen(str(error)))
             study.tell(trial, state=TrialState.PRUNED)
             said = f"pruned: {error}"
         else:
@@ -205,11 +207,10 @@ def search(study: optuna.Study, space: Space, options: Options, measure: Callabl
 
 def own_params(run: Run, space: Space) -> dict[str, Any]:
     """The config's own values, as the space has them; without keys whose value the space lacks."""
-    whole = OmegaConf.create(asdict(run))
+    whole = shown(asdict(run))  # as the choices are
     found: dict[str, Any] = {}
     for key, each in space.items():
-        value: Any = OmegaConf.select(whole, key)
-        value = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+        value = _at(whole, key)
         if isinstance(each, CategoricalDistribution):
             same = [text for text in each.choices if json.loads(str(text)) == value]
             found |= {key: same[0]} if same else {}
@@ -218,6 +219,16 @@ def own_params(run: Run, space: Space) -> dict[str, Any]:
             if not whole_only or value == int(value):
                 found[key] = int(value) if whole_only else float(value)
     return found
+
+
+def _at(node: Any, key: str) -> Any:
+    """The value of a dotted key; None where there is none."""
+    for part in key.split("."):
+        if isinstance(node, list):
+            node = dict(enumerate(node)).get(int(part))
+        else:
+            node = node.get(part) if isinstance(node, dict) else None
+    return node
 
 
 def trial_rows(study: optuna.Study) -> list[Row]:
@@ -245,14 +256,14 @@ def best_config(options: Options, best: Row) -> str:
     place = [f"name={_text(run.name)}", f"run_dir={_text(run.run_dir)}"]
     for each in [*options.overrides, *best.overrides, *place]:
         key, _, text = each.partition("=")
-        OmegaConf.update(given, key, OmegaConf.from_dotlist([f"value={text}"]).value)
+        set_key(given, key, text)
     head = f"# The best of `guie sweep {options.path}`: {best.title}; {sweep_table.said(best.scores or {})}\n"
-    return head + OmegaConf.to_yaml(given)
+    return head + without_passwords(OmegaConf.to_yaml(given))
 
 
 def _text(value: Any) -> str:
     """A value of the YAML as a command line has it: JSON is YAML."""
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps(shown(value), ensure_ascii=False)
 
 
 def _line(found: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.console import table
+from pipeline.retrieval import intervals
 from pipeline.selection.fold_scores import COMPARED
 
 AHEAD = {"class": "− raw", "domain": "− half-whitened"}  # the titles of the differences
@@ -73,9 +74,7 @@ def _numbers(scores: dict[str, Any] | None) -> dict[str, float]:
 
 def _cells(number: dict[str, Any]) -> list[str]:
     """The mean and how far it is ahead of its baseline, each ± half the width of its interval."""
-
-    def text(each: dict[str, Any], form: str) -> str:
-        low, high = each["interval"]
-        return f"{each['mean']:{form}} ±{(high - low) / 2:.4f}"
-
-    return [text(number, ".4f"), text(number["ahead"], "+.4f")]
+    return [
+        intervals.text(each["mean"], each["interval"], form, ".4f")
+        for each, form in ((number, ".4f"), (number["ahead"], "+.4f"))
+    ]

@@ -2,7 +2,7 @@
 
 import csv
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.config import Encoder
+from pipeline.data import preprocessing
 from pipeline.data.preprocessing import prepare_all
 from pipeline.errors import BadInput, reason
 from pipeline.models import encoders
@@ -70,7 +71,7 @@ def load(classifier: Classifier) -> Loaded:
         return Loaded(
             lambda pictures: built.model(prepare_all(pictures, built.preprocess)).numpy(),
             built.width,
-            [asdict(built.preprocess), weights_digest(built.model.weights)],
+            [preprocessing.identity(built.preprocess), weights_digest(built.model.weights)],
         )
     if classifier.name.startswith(KERAS_HUB):
         import keras_hub

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from pipeline import files
 from pipeline.config import Encoder
+from pipeline.data import preprocessing
 from pipeline.data.array_cache import ArrayCache
 from pipeline.data.image_cache import cache_images
 from pipeline.data.preprocessing import prepare_all
@@ -55,7 +56,7 @@ class Embedder:
         if trained:
             self._finished_by_head = self._load(trained) is self.head
             used = self.encoder.model if self._finished_by_head else self.model
-        self.made_by = ["unit", asdict(self.encoder.preprocess), weights_digest(used.weights)]
+        self.made_by = ["unit", preprocessing.identity(self.encoder.preprocess), weights_digest(used.weights)]
         self._run = tf.function(lambda images: used(images, training=False), reduce_retracing=True)
 
     def features(self, pictures: list[np.ndarray]) -> np.ndarray:

@@ -16,6 +16,7 @@ from pipeline.config import ImageTextModel
 from pipeline.console import table
 from pipeline.data.sources import check_shared_names, list_images
 from pipeline.errors import BadInput
+from pipeline.guards.masked import shown
 from pipeline.staged import build, perf
 from pipeline.staged.config import Staged
 from pipeline.staged.retriever import Answer, Retriever, queried_stages
@@ -41,13 +42,13 @@ def main(command: Command) -> None:
             raise BadInput(f"expected an image file, {path} does not exist")
     database = config.database or str(Path(config.run_dir) / "vectors.db")
     if command.action != "build" and "://" not in database and not Path(database).exists():
-        raise BadInput(f"expected the vector database {database}: run `guie staged build` first")
+        raise BadInput(f"expected the vector database {shown(database)}: run `guie staged build` first")
     with VectorDatabase(database, config.token) as opened:
         model = ImageTextModel(config.encoder, config.vocabulary, config.text_architecture, seed=config.seed)
         encoder = StagedEncoder(model, config.taps, config.pixels_px, zero_shot=config.origin == "auto")
         retriever = Retriever(encoder, opened, config.collection, config.neighbours)
         layers = ", ".join(f"{stage} = {layer or 'output'}" for stage, layer in encoder.layers.items())
-        print(f"staged {command.action}: {config.encoder.name}, {layers}; {database}", flush=True)
+        print(f"staged {command.action}: {shown(config.encoder.name)}, {layers}; {opened.uri}", flush=True)
         if command.action == "build":
             build.build(config, retriever)
         elif command.action == "predict":

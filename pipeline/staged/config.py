@@ -32,7 +32,7 @@ class Staged:
     # Of the cascade: share of the neighbours that must agree; 2 skips a stage.
     thresholds: dict[str, float] = key({"first": 1.0, "second": 0.9, "third": 0.8}, least=0, most=NEVER)
     database: str = key("", urls=True)  # a path ending in .db, or the URI of a cluster; empty: <run_dir>/vectors.db
-    token: str = "${oc.env:MILVUS_TOKEN,''}"
+    token: str = key("${oc.env:MILVUS_TOKEN,''}", secret=True)
     collection: str = "guie"
     batch_size: int = key(32, least=1)
 

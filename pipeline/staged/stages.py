@@ -7,7 +7,7 @@ origin   the encoder's output; with a text tower it is compared with the prompts
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ import tensorflow as tf
 from PIL import Image
 
 from pipeline.config import ImageTextModel
+from pipeline.data import preprocessing
 from pipeline.data.preprocessing import prepare_all
 from pipeline.models import catalogue, encoders, intermediate_layers
 from pipeline.models.dual_encoder import DualEncoder
@@ -71,7 +72,7 @@ class StagedEncoder:
         made_by = {
             "encoder": self.image.name,
             "weights": weights_digest(self.image.model.weights)[:16],
-            "preprocess": asdict(self.image.preprocess),
+            "preprocess": preprocessing.identity(self.image.preprocess),
         }
         self.stages = {"first": Stage("first", 3 * pixels_px**2, {"pixels_px": pixels_px})}
         for name, layer in self.layers.items():

@@ -14,10 +14,12 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 
 from pipeline.errors import BadInput, reason
+from pipeline.guards.masked import shown
 from pipeline.retrieval.vectors import unit_length
 
 KEY_BYTES = 1024  # of a key or a class name: Milvus wants a bound
@@ -56,24 +58,32 @@ class VectorDatabase:
             logging.getLogger(name).setLevel(logging.CRITICAL)
         if embedded:
             if not uri.endswith(".db"):
-                raise BadInput(f"database: expected a path that ends in .db, or http://host:port; got {uri!r}")
+                raise BadInput(f"database: expected a path that ends in .db, or http://host:port; got {shown(uri)!r}")
             if Path(uri).is_file():
                 raise BadInput(f"database: {uri} is a file, not a database that Milvus Lite made; name another")
             Path(uri).parent.mkdir(parents=True, exist_ok=True)
-        self.uri = uri
+        self.uri, self._secrets = shown(uri), [token, urlsplit(uri).password or ""]
         try:
             self.client = MilvusClient(uri=uri, token=token, timeout=20)
             self.client.list_collections()
         except Exception as error:  # pymilvus's, grpc's and ValueError
-            message = reason(Exception(getattr(error, "message", error)))  # str() of a MilvusException is its repr
-            why = "is it open in another process?" if embedded else message
-            raise BadInput(f"could not open the vector database {uri}: {why}") from None
+            why = "is it open in another process?" if embedded else self._said(error)
+            raise BadInput(f"could not open the vector database {self.uri}: {why}") from None
 
     def __enter__(self) -> "VectorDatabase":
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, _: Any, error: BaseException | None, __: Any) -> None:
         self.client.close()
+        if type(error).__module__.partition(".")[0] in ("pymilvus", "grpc"):
+            raise BadInput(f"the vector database {self.uri} failed: {self._said(error)}; the same command goes on")
+
+    def _said(self, error: Any) -> str:
+        """The line of an error, without the token and the password."""
+        text = reason(Exception(getattr(error, "message", error)))  # str() of a MilvusException is its repr
+        for secret in filter(None, self._secrets):
+            text = text.replace(secret, "***")
+        return text
 
     def open_collection(self, name: str, width: int, made_by: dict[str, Any], create: bool) -> None:
         """Makes a collection of vectors [width], or finds it there.

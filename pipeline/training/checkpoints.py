@@ -1,19 +1,25 @@
 """Checkpoints: one safetensors file a step, whole or absent, written beside the training."""
 
 import json
+import os
 import re
 import threading
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import crc32c
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from pipeline import files, marks
 from pipeline.config import Run
-from pipeline.errors import BadInput
+from pipeline.errors import BadInput, reason
 from pipeline.files import atomic_path, fingerprint
+from pipeline.guards import machine
+from pipeline.guards.masked import shown
 from pipeline.training import inputs
 
 if TYPE_CHECKING:
@@ -26,21 +32,76 @@ def folder_of(run_dir: str | Path) -> Path:
     return Path(run_dir) / "checkpoints"
 
 
-def newest(folder: Path) -> Path | None:
-    """The checkpoint of the latest step, or None. Only whole files bear the name."""
+def newest(folder: Path, read: bool = False) -> Path | None:
+    """The checkpoint of the latest step that is whole, or None where there is none at all.
+
+    A damaged one above it is set aside as `damaged-step-…`, and said in a line: training then writes that step again.
+    Whole is what its header says, and its length; with `read` its checksum too, for which all of it is read. Raises
+    BadInput: there are checkpoints, and none is whole; they stay where they are.
+    """
     found = sorted(path for path in folder.glob("step-*.safetensors") if _NAME.fullmatch(path.name))
-    return found[-1] if found else None
+    damaged: list[tuple[Path, str]] = []
+    for path in reversed(found):
+        if not (why := _damage(path, read)):
+            for other, of_other in damaged:
+                aside = other.with_name(f"damaged-{other.name}")
+                with suppress(FileNotFoundError):  # another host was first
+                    other.rename(aside)
+                print(f"warning: {other} {of_other}: set aside as {aside.name}; goes on from {path.name}", flush=True)
+            return path
+        damaged.append((path, why))
+    if damaged:
+        path, why = damaged[0]
+        raise BadInput(
+            f"{path} {why}, and no whole checkpoint is left beside it: put a copy back, or "
+            f"remove {folder} to train anew"
+        )
+    return None
+
+
+def _damage(path: Path, read: bool) -> str:
+    """What is wrong with a checkpoint's file; "" where nothing is. Raises OSError where the machine refuses."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            json.loads(metadata["guie"])
+            if read and "crc32c" in metadata:  # one of before there was a checksum has none
+                values = ((name, file.get_tensor(name)) for name in sorted(file.keys()))
+                if _checksum(metadata["guie"], values) != metadata["crc32c"]:
+                    return "is damaged (its checksum is another)"
+    except FileNotFoundError:
+        return "is gone"
+    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        if machine.line(error):
+            raise  # the file may be whole
+        return f"is not a whole checkpoint of guie ({reason(error)})"
+    return ""
+
+
+def _checksum(state: str, values: Iterable[tuple[str, np.ndarray]]) -> str:
+    """CRC-32C of the state and of every tensor's name, type, shape and bytes; `values` in the order of their names."""
+    crc = crc32c.crc32c(state.encode())
+    for name, value in values:
+        crc = crc32c.crc32c(f"{name} {value.dtype.str} {value.shape}\n".encode(), crc)
+        crc = crc32c.crc32c(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data, crc)
+    return f"{crc:08x}"
+
+
+def expect_finite(values: Iterable[tuple[str, np.ndarray]], what: str, mend: str) -> None:
+    """Raises BadInput where a tensor of floats holds a NaN or an infinity."""
+    for name, value in values:
+        if value.dtype.kind == "f" and not np.isfinite(value).all():
+            raise BadInput(f"{what}: the weights are not finite ({name}): {mend}")
 
 
 def read_state(path: Path) -> dict[str, Any]:
     """The JSON that `Writer.save` was given; BadInput for what is no checkpoint of guie."""
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return json.loads((file.metadata() or {})["guie"])
-    except FileNotFoundError:
-        raise BadInput(f"expected a checkpoint, {path} does not exist") from None
-    except (SafetensorError, KeyError, json.JSONDecodeError, OSError) as error:
-        raise BadInput(f"{path} is not a whole checkpoint of guie ({error}): remove it to start before it") from None
+    if not path.is_file():
+        raise BadInput(f"expected a checkpoint, {path} does not exist")
+    if why := _damage(path, read=False):
+        raise BadInput(f"{path} {why}: remove it to start before it")
+    with safe_open(path, framework="numpy") as file:
+        return json.loads(file.metadata()["guie"])
 
 
 def recipe_fingerprint(run: Run) -> str:
@@ -57,11 +118,15 @@ def recipe_changes(state: dict[str, Any], run: Run) -> list[str]:
 
 
 def state_of(run: Run) -> dict:
-    """What the newest checkpoint of the run folder says of itself, {} without one; BadInput for another recipe's."""
-    path = newest(folder_of(run.run_dir))
-    if path is None or run.devices.rehearse:
+    """What the newest whole checkpoint of the run folder says of itself, {} without one; BadInput for another recipe's.
+
+    One that training goes on from is read whole; of the last, which is trained, `load_trained` does.
+    """
+    if run.devices.rehearse or (path := newest(folder_of(run.run_dir))) is None:
         return {}
     state = read_state(path)
+    if not state.get("finished") and (path := newest(folder_of(run.run_dir), read=True)):
+        state = read_state(path)
     if why := recipe_changes(state, run):
         raise BadInput(
             f"{path} was trained by another recipe or is of another architecture than this config: {marks.said(why)}; "
@@ -158,12 +223,13 @@ def expect_pca(config: Run, path: Path, state: dict[str, Any]) -> None:
 def load_trained(config: Run) -> "Embedder":
     """The embedder of the run folder's newest whole checkpoint; averaged weights where the run keeps them.
 
-    Raises BadInput: no checkpoint, one of another architecture, or one whose PCA is not fitted to its weights.
+    Raises BadInput: no checkpoint, one of another architecture, one whose PCA is not fitted to its weights, or weights
+    that are not finite.
     """
     from pipeline.models import embedder as embedders  # TensorFlow: who only asks what is done needs none of it
 
     folder = folder_of(config.run_dir)
-    path = newest(folder)
+    path = newest(folder, read=True)
     if path is None:
         raise BadInput(f"expected a checkpoint in {folder}, found none: run `guie train` first")
     state = read_state(path)
@@ -176,14 +242,17 @@ def load_trained(config: Run) -> "Embedder":
         with safe_open(path, framework="numpy") as file:
             held = set(file.keys())
         restore(path, {name: v for name, v in averages.items() if name in held})
+    weights = ((name, np.asarray(variable)) for name, variable in embedder.variables.items())
+    mend = "nothing is exported; remove it to go on from the one before, at a lower learning rate or margin"
+    expect_finite(weights, str(path), mend)
     return embedder
 
 
 class Writer:
     """Writes checkpoints in a thread, one at a time; keeps the newest `kept`.
 
-    A failure to write surfaces at the next `save` or `wait`. Of several hosts all must call `save`, as values may be
-    spread over them, and one `writes`.
+    Weights that are not finite are not written. A failure to write, that too, surfaces at the next `save` or `wait`. Of
+    several hosts all must call `save`, as values may be spread over them, and one `writes`.
     """
 
     def __init__(self, folder: Path, kept: int, writes: bool = True, mark: dict[str, Any] | None = None):
@@ -198,8 +267,8 @@ class Writer:
         values = {name: np.array(variable) for name, variable in variables.items()}
         if not self.writes:
             return
-        metadata = {"guie": json.dumps({**self.mark, **state, "step": step})}
-        self._thread = threading.Thread(target=self._write, args=(step, values, metadata))
+        text = json.dumps(shown({**self.mark, **state, "step": step}))
+        self._thread = threading.Thread(target=self._write, args=(step, values, text))
         self._thread.start()
 
     def wait(self) -> None:
@@ -210,11 +279,16 @@ class Writer:
             failure, self._failure = self._failure, None
             raise failure
 
-    def _write(self, step: int, values: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
+    def _write(self, step: int, values: dict[str, np.ndarray], state: str) -> None:
         try:
-            with atomic_path(self.folder / f"step-{step:09d}.safetensors") as temporary:
-                save_file(values, temporary, metadata=metadata)
-            for path in sorted(self.folder.glob("step-*.safetensors"))[: -self.kept]:
-                path.unlink()
+            path, ordered = self.folder / f"step-{step:09d}.safetensors", sorted(values.items())
+            mend = "it is not saved, the checkpoint before it is kept: lower the learning rate or the margin"
+            expect_finite(ordered, f"step {step}", mend)
+            with atomic_path(path) as temporary:
+                save_file(values, temporary, metadata={"guie": state, "crc32c": _checksum(state, ordered)})
+                with temporary.open("rb") as file:
+                    os.fsync(file.fileno())  # whole even after a power cut
+            for old in sorted(self.folder.glob("step-*.safetensors"))[: -self.kept]:
+                old.unlink()
         except BaseException as failure:
             self._failure = failure

@@ -1,6 +1,5 @@
 """Features of every record, in order; a frozen encoder's are computed once and kept on disk."""
 
-from dataclasses import asdict
 from pathlib import Path
 
 import keras
@@ -9,6 +8,7 @@ import tensorflow as tf
 
 from pipeline.config import Run
 from pipeline.console import Progress
+from pipeline.data import preprocessing
 from pipeline.data.array_cache import ArrayCache
 from pipeline.data.batches import RecordSet, eval_batches
 from pipeline.data.preprocessing import Preprocess, normalize
@@ -63,7 +63,7 @@ class Encoding:
         for batch in eval_batches(records, self.preprocess, self.batch_size, pad_to_batch=True):
             output = np.concatenate([piece.numpy() for piece in self._forward(batch["images"])])
             rows.append(output[batch["valid"].numpy()])
-            progress.add(len(rows[-1]))
+            progress.add(len(rows[-1]), timed=len(rows) > 1)  # the first batch compiles
         return np.concatenate(rows)
 
 
@@ -88,7 +88,7 @@ def open_cache(run: Run, encoder: ImageEncoder, precision: str, host_index: int 
     """
     # Pooling, heads and activation are in no weight: the config says them, or the file.
     keys = inputs.without_paths(run.encoder)  # the weights' digest says which file, wherever it lies
-    made_by = [asdict(encoder.preprocess), precision, weights_digest(encoder.model.weights), keys]
+    made_by = [preprocessing.identity(encoder.preprocess), precision, weights_digest(encoder.model.weights), keys]
     path = Path(run.encoder.name.removeprefix(KERAS_FILE))
     if path.is_file():
         made_by.append(file_sha256(path))

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from pipeline import files
 from pipeline.config import Run
+from pipeline.guards.masked import shown
 from pipeline.models.encoders import ImageEncoder
 from pipeline.planning import costs, estimates
 from pipeline.planning.accelerators import Chip
@@ -56,8 +57,9 @@ class MetricsLog:
     def write(self, row: dict, images_per_second: float) -> None:
         if not self.writes:
             return
-        full = {"step": self.step, **row, "images_per_second": round(images_per_second, 1)}
-        self.rows.append(json.dumps(full))
+        speed = {"images_per_second": round(images_per_second, 1)} if images_per_second else {}  # 0: compiled alone
+        full = {"step": self.step, **row, **speed}
+        self.rows.append(json.dumps(shown(full)))
         with self.path.open("a", encoding="utf-8") as file:
             file.write(self.rows[-1] + "\n")
         with self.board.as_default(step=self.step):

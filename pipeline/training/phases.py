@@ -11,11 +11,10 @@ import numpy as np
 
 from pipeline import config
 from pipeline.config import Run
-from pipeline.config.phase_keys import asks_start, geometry, sees_features
+from pipeline.config.phase_keys import asks_start, expect_phase, geometry, sees_features
 from pipeline.data import folds, sampler
 from pipeline.data.records import RecordSet
 from pipeline.data.sampler import ClassGroups, Positions
-from pipeline.errors import BadInput
 from pipeline.models import embedder as embedders
 from pipeline.models import encoders
 from pipeline.models import head as heads
@@ -145,34 +144,10 @@ class State(Built):
 
 
 def plan_phase(run: Run, found: Found, classes: Classes, number: int) -> Phase:
-    """Phase `number` of the config.
-
-    Raises BadInput for a batch that does not divide by replicas and pieces; for centres of another form than
-    train.loss's; for terms that need the encoder's features where it is not trained.
-    """
-    options, pieces = run.train.phases[number], run.train.optimizer.accumulate_steps
-    replicas = found.strategy.num_replicas_in_sync
-    if options.batch_size % (replicas * pieces):
-        by = f"{replicas} replicas × accumulate_steps {pieces}"
-        raise BadInput(f"phase {options.name}: batch_size {options.batch_size} does not divide by {by}")
-    loss, base = options.loss or run.train.loss, run.train.loss
-    if (loss.subcenters, loss.sharded) != (base.subcenters, base.sharded):
-        raise BadInput(
-            f"phase {options.name}: loss: subcenters and sharded must be those of train.loss, all phases' own"
-        )
-    if options.trainable == "encoder" and options.head_interpolation < 1.0:
-        raise BadInput(f"phase {options.name}: head_interpolation is for phases that train the head")
-    if options.trainable == "head" and asks_start(options):
-        raise BadInput(f"phase {options.name}: keep and interpolation are for phases that train the encoder")
-    if run.embedder.batch_norm and pieces > 1:
-        why = f"batch_norm is of a whole batch, which its {pieces} pieces do not see"
-        raise BadInput(f"embedder.batch_norm: {why}: use train.optimizer.accumulate_steps=1")
-    averages = options.average_from is not None or run.train.optimizer.ema is not None or options.interpolation < 1.0
-    if run.embedder.batch_norm and ((options.trainable != "head" and averages) or options.head_interpolation < 1.0):
-        why = "its statistics are of the weights that were trained, not of an average of them"
-        raise BadInput(
-            f"phase {options.name}: embedder.batch_norm: {why}: leave average_from, ema and interpolation out"
-        )
+    """Phase `number` of the config; BadInput as `expect_phase` and `sampler.order`."""
+    options = run.train.phases[number]
+    expect_phase(run, options, found.strategy.num_replicas_in_sync)
+    loss = options.loss or run.train.loss
     counts = np.bincount(classes.of_records)
     draws = None
     if options.min_images_per_class > counts.min():  # small classes are drawn more often

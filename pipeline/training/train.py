@@ -23,7 +23,9 @@ from pipeline.config.phase_keys import asks_teacher, expect_phases, head_start, 
 from pipeline.console import Progress
 from pipeline.data.batches import damage_is_bad_input, open_records
 from pipeline.errors import BadInput, Stopped
+from pipeline.guards.locks import one_at_a_time
 from pipeline.models.embedder import Embedder
+from pipeline.planning import config_checks
 from pipeline.retrieval.precisions import precisions
 from pipeline.training import checkpoints, devices, inputs, metrics_log, rehearsal
 from pipeline.training.devices import Found
@@ -46,6 +48,7 @@ from pipeline.training.training_data import Data, batches, open_data
 PRECISIONS = "precisions.npy"  # float64 [Q], each query's precision@5 at the last validation
 
 
+@one_at_a_time
 @damage_is_bad_input()
 def main(run: Run) -> None:
     """Trains every phase that is not done yet.
@@ -58,6 +61,7 @@ def main(run: Run) -> None:
     if run.devices.rehearse:
         rehearsal.main(run)
         return
+    config_checks.before_training(run)
     folder = Path(run.run_dir)
     resumed = checkpoints.state_of(run)
     there = checkpoints.newest(checkpoints.folder_of(run.run_dir))
@@ -154,12 +158,21 @@ def train_phase(
     measured = features or (Encodings(run, found, state.embedder) if looked_at or reduced else None)
     work = Work.of(run, found, phase, state.embedder.encoder, len(data.classes.labels))
     progress = Progress(f"train {name}", phase.steps * size, "images", done * size)
-    longest = 0.0  # s between two pauses
+    longest, first = 0.0, done  # s between two pauses; the step that this process begins with
     while done < phase.steps:
-        began = time.monotonic()
+        began = timed = time.monotonic()
         stop = min(phase.steps, *((done // every + 1) * every for every in pauses))
-        losses = run_steps(iterator, tf.constant(done), tf.constant(stop - done)).numpy()
-        rates = work.rates(len(losses) * size, time.monotonic() - began)  # with compiling, where the phase begins
+        losses, compiled = np.zeros(0, np.float32), {}
+        if done == first:  # this step compiles: it is timed apart, so that rates and the ETA are of training
+            losses = run_steps(iterator, tf.constant(done), tf.constant(1)).numpy()
+            timed = time.monotonic()
+            compiled = {"compile_seconds": round(timed - began, 2)}
+            print(f"train {name}: compiled in {timed - began:.1f} s, the first step included", flush=True)
+            progress.add(size, timed=False)
+        if rest := stop - done - len(losses):
+            more = run_steps(iterator, tf.constant(done + len(losses)), tf.constant(rest)).numpy()
+            losses = np.concatenate([losses, more])
+        rates = work.rates(rest * size, time.monotonic() - timed) if rest else {}
         if not np.isfinite(losses).all():
             wrong = int(np.argmin(np.isfinite(losses)))
             where = f"at step {done + wrong} (steps {done}…{stop} ran together)"
@@ -170,22 +183,23 @@ def train_phase(
             state.finish(phase, started)
         log.step = before + done
         used = f", MFU {rates['mfu']:.0%}" if "mfu" in rates else ""
-        achieved = f"{rates['teraflops_per_replica']:.3g} TFLOP/s a replica{used}"
-        progress.add(len(losses) * size, f"loss {losses.mean():.3f}, {achieved}")
+        achieved = f", {rates['teraflops_per_replica']:.3g} TFLOP/s a replica{used}" if rates else ""
+        if rest:
+            progress.add(rest * size, f"loss {losses.mean():.3f}{achieved}")
         rate = float(state.optimizer._learning_rate(done))
-        row = {"phase": name, "loss": float(losses.mean()), "learning_rate": rate, **rates}
+        row = {"phase": name, "loss": float(losses.mean()), "learning_rate": rate, **rates, **compiled}
         validated = looked_at and (done % validate_every == 0 or (last and ends_validated))
         if measured and reduced and (validated or last):
             with state.averaged():
                 fit_pca(run, state.embedder, measured, data.records)
         if measured and validated:
             each = validate(data, state, measured)
-            row["validation/mP@5"] = float(each.mean())
+            row |= data.validation_row(each)
             if found.is_chief:
                 files.write_array(Path(run.run_dir) / PRECISIONS, each)
+            speed = f", {progress.rate:,.0f} images/s" if progress.rate else ""
             print(
-                f"train {name}: step {done:,} of {phase.steps:,}, loss {row['loss']:.3f}, "
-                f"mP@5 on unseen classes {row['validation/mP@5']:.3f}, {progress.rate:,.0f} images/s",
+                f"train {name}: step {done:,} of {phase.steps:,}, loss {row['loss']:.3f}, {data.said(each)}{speed}",
                 flush=True,
             )
         log.write(row, images_per_second=progress.rate)

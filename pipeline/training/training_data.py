@@ -1,6 +1,7 @@
 """What is trained and validated on: records, classes, and the distributed stream of batches."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from pipeline.data import folds
 from pipeline.data.batches import RecordSet, train_batches
 from pipeline.data.records import open_any
 from pipeline.errors import BadInput
+from pipeline.retrieval import intervals
 from pipeline.training import checkpoints
 from pipeline.training.devices import Found
 from pipeline.training.feature_cache import FeatureCache, feature_batches
@@ -23,8 +25,30 @@ class Data:
 
     records: RecordSet
     classes: Classes
-    validation: RecordSet | None  # of classes never trained on
+    validation: RecordSet | None
     indexes: tuple[np.ndarray, ...] = ()  # rows of `validation`, each an index of its own; empty: all are one
+
+    @cached_property
+    def validated(self) -> tuple[int, int]:
+        """Classes that are validated on, and how many of them are trained on, too."""
+        found = np.unique(self.validation.labels if self.validation else np.zeros(0, np.int64))
+        return len(found), int(np.isin(found, self.classes.labels).sum())
+
+    def validation_row(self, precisions: np.ndarray) -> dict[str, float]:
+        """Of metrics.jsonl; `precisions`: float [Q] of the validation records."""
+        low, high = intervals.interval(precisions)
+        classes, trained = self.validated
+        found = {"mP@5": float(precisions.mean()), "mP@5_low": low, "mP@5_high": high}
+        found |= {"classes": classes, "classes_trained_on": trained}
+        return {f"validation/{name}": value for name, value in found.items()}
+
+    def said(self, precisions: np.ndarray) -> str:
+        """The same, for a line."""
+        classes, trained = self.validated
+        where = f"{trained:,} of {classes:,} classes trained on" if trained else "unseen classes"
+        mean = intervals.text(precisions.mean(), intervals.interval(precisions), ".3f")
+        caveat = intervals.caveat(classes, len(precisions), alone=True)
+        return f"mP@5 on {where} {mean}" + (f" ({caveat})" if caveat else "")
 
 
 def open_data(run: Run, records: RecordSet) -> Data:
@@ -42,13 +66,14 @@ def open_data(run: Run, records: RecordSet) -> Data:
         if shared := sorted({path.resolve() for path in validation.shards} & trained, key=str):
             what = f"{shared[0].name} is among train.records, too ({len(shared)} shard(s))"
             raise BadInput(f"train.validation: {what}: validation must be of classes that are never trained on")
-        unseen = np.unique(validation.labels)
-        known = int(np.isin(unseen, classes.labels).sum())
+    data = Data(records, classes, validation, indexes)
+    if validation is not None:
+        held, known = data.validated
         what = "classes never trained on" if not known else f"classes, {known:,} of them trained on"
-        said = f"validation {len(validation):,} images of {len(unseen):,} {what}"
+        said = f"validation {len(validation):,} images of {held:,} {what}"
     count = len(classes.labels)
     print(f"train: {len(records):,} images of {count:,} classes; {said} → {checkpoints.folder_of(run.run_dir)}")
-    return Data(records, classes, validation, indexes)
+    return data
 
 
 def batches(

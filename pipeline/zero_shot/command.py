@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,13 @@ import numpy as np
 
 from pipeline import console, files
 from pipeline.config import ImageTextModel, to_yaml
+from pipeline.data import preprocessing
 from pipeline.data.array_cache import ArrayCache
 from pipeline.data.image_cache import CachedImages, cache_images
-from pipeline.data.preprocessing import Preprocess, resize_to_square
+from pipeline.data.preprocessing import LEVELS, Preprocess, resize_to_square
 from pipeline.data.sources import hash_order
 from pipeline.errors import BadInput
+from pipeline.guards.masked import shown
 from pipeline.models import catalogue
 from pipeline.models.dual_encoder import DualEncoder, batches, class_embeddings
 from pipeline.models.text import prompts
@@ -99,7 +101,7 @@ def data_prep(config: ZeroShot, items: list[Item]) -> list[Prepared]:
     threads = config.threads or os.cpu_count() or 1
     wanted = [_resizing(config, model) for model in config.models]
     made_by = [
-        [each.image_size_px, each.resize, each.antialias, each.fit, *(each.mean if each.fit == "pad" else ())]
+        [LEVELS, each.image_size_px, each.resize, each.antialias, each.fit, *(each.mean if each.fit == "pad" else ())]
         for each in wanted
     ]
     caches = [ArrayCache(Path(config.run_dir) / "images", each) for each in made_by]
@@ -148,7 +150,9 @@ def evaluate(
     print(f"{model.title}: {len(classes):,} classes in {time.monotonic() - started:.1f} s", flush=True)
     label_of = {name: label for label, name in enumerate(task.classes)}
     labels = np.array([label_of[item.class_name] for item in found.items])
-    predictions = ArrayCache(run_dir / "predictions", [made_by, asdict(encoder.preprocess), images.cache.folder.name])
+    predictions = ArrayCache(
+        run_dir / "predictions", [made_by, preprocessing.identity(encoder.preprocess), images.cache.folder.name]
+    )
     best, seconds, encoded = _classify(config, encoder, classes, images, labels, predictions)
     hits = best == labels[:, None]  # [N, 5]
     counts = confusion.matrix(labels, best[:, 0], len(task.classes))
@@ -159,7 +163,7 @@ def evaluate(
         confusion.picture(counts, task.names, heading).save(temporary, "PNG")
     return {
         "model": model.title,
-        "weights": model.encoder.weights,
+        "weights": shown(model.encoder.weights),
         "top-1": round(float(top_1), 6),
         "top-5": round(float(top_5), 6),
         "chance top-1": round(1 / len(task.classes), 6),

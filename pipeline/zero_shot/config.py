@@ -24,7 +24,7 @@ class ZeroShot:
     first: int = key(0, least=0)  # images; 0: all
     # Which are the first; hashed: spread over the classes
     order: str = key("listed", one_of=("listed", "hashed"))
-    fit: str = key("auto", one_of=("squash", "crop", "auto"))  # crop: the central square; auto: as trained
+    fit: str = key("auto", one_of=("squash", "crop", "auto"))  # auto: as trained, CLIP crop, SigLIP squash
     batch_size: int = key(32, least=1)
     images_per_file: int = key(256, least=1)
     threads: int = key(0, least=0)  # 0: one a core

@@ -328,6 +328,42 @@ def test_other_ways_of_writing_the_table_are_read(tmp_path, content, table):
     ]
 
 
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        ("no delimiter here", "1 fields, expected 2"),
+        ("", None),  # blank: no row
+        ("a,b,c,d", "4 fields, expected 2: a caption with the delimiter in it needs quotes"),
+        ('x,"open', "a quote is never closed"),
+        ('"open', "a quote is never closed"),
+        (",no image", "no image"),
+        ("no caption,", "no caption"),
+        ("x," + "y" * 10_000_001, "a field of more than 10,000,000 characters"),
+    ],
+)
+def test_a_faulty_first_row_without_a_header_stops_nothing(tmp_path, bad, reason):
+    good = ["a.jpg,one", 'b.jpg,"two, three"', "c.jpg,four"]
+    table = Table(header=False, image_column="0", caption_column="1")
+    for place in range(3):  # first, and between the others
+        rows = [*good[:place], bad, *good[place:]]
+        (tmp_path / "t.csv").write_text("\n".join(rows) + "\n")
+        pairs = read_pairs(tmp_path / "t.csv", table)
+        assert [(pair.image, pair.caption) for pair in pairs if not pair.reason] == [
+            ("a.jpg", "one"), ("b.jpg", "two, three"), ("c.jpg", "four")
+        ]  # fmt: skip
+        faulty = [(pair.line, pair.reason) for pair in pairs if pair.reason]
+        assert faulty == ([(place + 1, reason)] if reason else [])
+
+
+def test_columns_that_most_rows_without_a_header_lack_are_named(tmp_path):
+    (tmp_path / "t.csv").write_text("a,b,c\na,b\na,b\n")
+    table = Table(header=False, image_column="0", caption_column="2")
+    with pytest.raises(BadInput, match="expected a column 2, most rows have 2 fields"):
+        read_pairs(tmp_path / "t.csv", table)
+    (tmp_path / "t.csv").write_text("a,b\na,b,c\n")  # as many of each: those that hold what is asked for
+    assert [pair.reason for pair in read_pairs(tmp_path / "t.csv", table)] == ["2 fields, expected 3", ""]
+
+
 def test_quote_that_is_never_closed_swallows_no_other_row(tmp_path):
     (tmp_path / "t.csv").write_text(
         'image,caption\na,"open\nb,fine\nc,"one, two"\nd,"again open\ne,"two\nlines"\nf,x\n'

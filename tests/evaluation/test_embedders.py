@@ -46,6 +46,25 @@ def test_an_odd_embedders_only_output_is_taken_whatever_its_name(folder, tmp_pat
     assert submission.embed(np.zeros((2, 5, 7, 3), np.uint8)).shape == (2, 12)
 
 
+def test_what_the_competition_would_take_otherwise_is_said(folder, embedder, tmp_path, capsys):
+    class Long(tf.Module):
+        def __init__(self):
+            self.whole = MeanColour()
+
+        @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8)])
+        def embed(self, images):
+            return {"output_0": 2.0 * self.whole.embed(images)["embedding_norm"]}
+
+    model = save(Long(), tmp_path / "long")
+    for command in (["score", model, "--index", folder], ["embed", model, folder, "--out", tmp_path / "out"]):
+        code, text, _ = run(capsys, *command)
+        said = [line for line in text.splitlines() if ": warning: " in line]
+        assert code == 0 and len(said) == 2
+        assert "gives output_0 where the competition's scorer expects embedding_norm" in said[0]
+        assert "vectors of length 2, not of unit length" in said[1]
+    assert "warning" not in run(capsys, "score", embedder, "--index", folder)[1]
+
+
 def test_an_embedder_of_single_images_scores_as_one_of_batches(embedder, folder, tmp_path, capsys):
     class Single(tf.Module):
         def __init__(self):

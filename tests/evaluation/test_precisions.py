@@ -34,7 +34,9 @@ def test_each_group_is_searched_in_its_own_index():
         for row in ("embedder", "worse"):
             expected = [slow_precision(found.vectors[row], found.labels, query, among) for query in among]
             np.testing.assert_allclose(groups[group][row], expected)
-    whole = precisions.scores(groups, {"a": 30, "b": 25, "c": 20}, ["b"])
+    classes = {group: (4, 4 + number) for number, group in enumerate(groups)}
+    whole = precisions.scores(groups, {"a": 30, "b": 25, "c": 20}, ["b"], classes)
+    assert precisions.classes_of(whole) == classes and whole["domains"]["b"]["index_classes"] == 5
     assert [each["left_out"] for each in whole["domains"].values()] == [False, True, False]
     assert whole["unseen"]["queries"] == whole["unseen"]["index"] == 50
 
@@ -44,7 +46,7 @@ def test_without_a_domain_that_is_left_out_alone_there_is_no_unseen_row(left_out
     found = embedded(np.random.default_rng(0), {"a": 12, "b": 12, "c": 12})
     groups = score.measure(found, found, True, left_out)
     assert "unseen" not in groups
-    assert "unseen" not in precisions.scores(groups, dict.fromkeys("abc", 12), left_out)
+    assert "unseen" not in precisions.scores(groups, dict.fromkeys("abc", 12), left_out, dict.fromkeys(groups, (4, 4)))
 
 
 def test_scores_over_seeds_are_means_and_differences_are_of_the_same_queries(tmp_path):
@@ -58,7 +60,7 @@ def test_scores_over_seeds_are_means_and_differences_are_of_the_same_queries(tmp
         precisions.save(tmp_path / f"{seed}.npz", groups)
         runs.append(precisions.read(tmp_path / f"{seed}.npz"))
         assert all((runs[-1][group][row] == values).all() for group in groups for row, values in groups[group].items())
-    found = precisions.scores(precisions.stack(runs), {"a/b": 40}, [])
+    found = precisions.scores(precisions.stack(runs), {"a/b": 40}, [], {"domain a/b": (9, 9), "whole": (9, 9)})
     values = {row: np.array([run["whole"][row] for run in runs]) for row in ("embedder", "pca4")}
     assert found["mP@5"] == pytest.approx(values["embedder"].mean())
     assert found["references"]["pca4"] == pytest.approx(values["pca4"].mean())
@@ -78,7 +80,7 @@ def wide_result(**more) -> dict:
     domain = {**scores, "queries": 11_853, "index": 11_853}
     domains = dict.fromkeys(("cifar10", "products10k", "landmarks"), domain)
     domains["products10k"] = {**domain, "mP@5": 0.6, "left_out": True}
-    return {**scores, "domains": domains, "unseen": domain, "rejects": [], **more}
+    return {**scores, "domains": domains, "unseen": domain, "rejects": [], "classes_trained_on": 0, **more}
 
 
 def test_the_table_names_what_was_left_out_and_fits_a_terminal():
@@ -89,4 +91,60 @@ def test_the_table_names_what_was_left_out_and_fits_a_terminal():
     assert "0.6000 ±0.010" in values[-2] and "+0.250 ±0.006" in ahead[-2]
     assert ahead[-1].endswith("over queries; a difference is taken query by query")
     assert max(map(len, text.splitlines())) <= 120
+    for trained in (None, 3):  # not known, or known to be false
+        assert "trained sources, one index" in score_table.text(wide_result(classes_trained_on=trained, classes=9))
     assert "over queries and 2 seeds" in score_table.text(wide_result(seeds={"0": 0.5, "1": 0.5}))
+
+
+def scored(embedder: float, *, classes=24, index_classes=24, queries=1000, **more) -> dict:
+    """A metrics.json of one domain, with the embedder so far ahead of its raw features and its untrained self."""
+    ahead = {row: {"mean": embedder, "interval": [embedder - 0.01, embedder + 0.01]} for row in score_table.OWN}
+    domain = {"mP@5": 0.5, "interval": [0.48, 0.52], "references": dict.fromkeys(ahead, 0.5), "differences": ahead}
+    domain |= {"classes": classes, "index_classes": index_classes}
+    return {**domain, "domains": {"birds": {**domain, "queries": queries, "index": queries}}, "rejects": [], **more}
+
+
+@pytest.mark.parametrize(
+    ("result", "said", "noted"),
+    [
+        (scored(0.02), "mP@5 0.5000 ±0.020", []),
+        (scored(0.02, classes=3), "mP@5 0.5000 ±0.020 (3 classes: too few for an estimate)", []),
+        (scored(0.02, queries=49), "mP@5 0.5000 ±0.020 (49 queries: too few for an estimate)", []),
+        (
+            scored(0.02, classes=1, index_classes=1),
+            "mP@5 0.5000 ±0.020 (one class: every neighbour is right)",
+            ["warning: one class: every neighbour is right"],
+        ),
+        (
+            scored(0.02, classes_trained_on=24),
+            "mP@5 0.5000 ±0.020",
+            ["24 of 24 scored classes were trained on: no score on unseen classes"],
+        ),
+        (scored(-0.005), "mP@5 0.5000 ±0.020", []),  # the interval holds 0
+    ],
+)
+def test_what_a_number_is_not_stands_beside_it(result, said, noted):
+    assert score_table.headline(result) == said and score_table.notes(result) == noted
+    assert all(note in score_table.text(result).splitlines() for note in noted)
+
+
+def test_an_embedder_below_its_own_features_is_told_what_to_try():
+    (note,) = score_table.notes(scored(-0.03))
+    assert note.startswith(
+        "warning: the embedder is below its encoder's raw features by 0.030 ±0.010 and its untrained self by 0.030 ±"
+    )
+    assert "fewer epochs" in note and note in score_table.text(scored(-0.03))
+    one = scored(-0.03)
+    one["differences"]["untrained"]["interval"] = [-0.06, 0.001]
+    assert "untrained" not in score_table.notes(one)[0]
+
+
+def test_of_several_domains_each_with_few_classes_is_named():
+    result = scored(0.02)
+    result["domains"]["cars"] = {**result["domains"]["birds"], "classes": 1, "index_classes": 1}
+    result["domains"]["boats"] = {**result["domains"]["birds"], "classes": 4, "queries": 12}
+    assert score_table.notes(result) == [
+        "warning: cars: one class: every neighbour is right",
+        "warning: boats: 4 classes, 12 queries: too few for an estimate",
+    ]
+    assert score_table.headline(result) == "mP@5 0.5000 ±0.020"  # of 24 classes in all

@@ -21,6 +21,9 @@ def test_every_size_and_colour_mode_is_scored(embedder, folder, tmp_path, capsys
     assert code == 0 and "things" in text
     assert result["mP@5"] == 1.0 and result["domains"]["things"]["queries"] == 16
     assert result["embedding_dim"] == 12 and not result["rejects"]
+    assert (result["classes"], result["index_classes"], result["classes_trained_on"]) == (2, 2, None)
+    few = "(2 classes, 16 queries: too few for an estimate)"
+    assert text.splitlines()[-1] == f"score: mP@5 1.0000 ±0.000 {few} → {out}"
     assert 0 <= result["references"]["raw_pixels"] <= 1
     found = {each["key"]: [near["key"] for near in each["neighbours"]] for each in result["examples"]}
     assert len(found) == 12 and all(len(keys) == 5 and query not in keys for query, keys in found.items())
@@ -148,6 +151,14 @@ def test_embed_writes_a_row_an_image(embedder, folder, tmp_path, capsys):
 def test_data_that_is_not_there_is_refused_in_one_line(make, said, embedder, tmp_path, capsys):
     code, _, error = run(capsys, "score", embedder, "--index", make(tmp_path))
     assert code == 2 and said in error and error.count("\n") == 1
+
+
+def test_a_single_class_is_a_warning_not_a_perfect_score(embedder, tmp_path, capsys):
+    for number in range(6):
+        jpeg(tmp_path / "set" / "red" / f"{number}.png", (200, 40 * number, 0))
+    code, text, _ = run(capsys, "score", embedder, "--index", tmp_path / "set")
+    assert code == 0 and "warning: one class: every neighbour is right" in text.splitlines()
+    assert text.splitlines()[-1] == "score: mP@5 1.0000 ±0.000 (one class: every neighbour is right)"
 
 
 def test_classes_of_one_image_each_cannot_be_scored(embedder, tmp_path, capsys):

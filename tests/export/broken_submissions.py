@@ -62,7 +62,7 @@ def tensorflow_submissions(root: Path) -> dict[str, tuple[Path, str]]:
 
     fixed = tf.TensorSpec([None, 224, 224, 3], tf.uint8, name="images")
     floats = tf.TensorSpec([None, None, None, 3], tf.float32, name="images")
-    single = tf.TensorSpec([1, None, None, 3], tf.uint8, name="images")
+    pairs = tf.TensorSpec([2, None, None, 3], tf.uint8, name="images")
     two = (IMAGES, tf.TensorSpec([], tf.float32, name="temperature"))
     cases = {
         "128 numbers": (embed("wide", lambda images: unit(features(images, 128))), "expected 1 … 64"),
@@ -72,7 +72,7 @@ def tensorflow_submissions(root: Path) -> dict[str, tuple[Path, str]]:
         "batch statistics": (embed("batch", batch_statistics), "alone and in a batch of 4 differs"),
         "constant": (embed("constant", lambda images: unit(features(images) * 0.0 + 1.0)), "differ by 0"),
         "fixed size": (embed("fixed", lambda images: unit(features(images)), fixed), "fixed to [224, 224]"),
-        "one image only": (embed("one", lambda images: unit(features(images)), single), "batch size, images is fixed"),
+        "two images only": (embed("pairs", lambda images: unit(features(images)), pairs), "1, images is fixed to 2"),
         "float input": (embed("float", lambda images: unit(features(images)), floats), "expected a uint8 input"),
         "float16 output": (
             embed("half", lambda images: tf.cast(unit(features(images)), tf.float16)),

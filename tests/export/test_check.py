@@ -6,6 +6,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import tensorflow as tf
 
 from export import check, scorer_env
 from pipeline import cli
@@ -78,6 +79,16 @@ def test_a_zip_with_an_entry_for_its_root_is_accepted(good, tmp_path):
     assert (tmp_path / "unpacked" / "saved_model.pb").is_file()
 
 
+def test_a_batch_that_is_fixed_to_one_is_accepted_with_a_note(tmp_path, capsys):
+    """Google's exporter writes it by default."""
+    single = tf.TensorSpec([1, None, None, 3], tf.uint8, name="image")
+    folder = saved(tmp_path / "model", lambda images: {"embedding_norm": unit(features(images))}, single)
+    assert cli.main(["check", str(folder), "--images", "1"]) == 0
+    said = capsys.readouterr().out
+    assert "note  one image a call   the batch is fixed to 1" in said and "same in a batch" not in said
+    assert "image: uint8 [1, None, None, 3] → embedding_norm" in said
+
+
 def test_slowness_and_memory_are_judged(good, tmp_path, capsys):
     submission = tmp_path / "submission.zip"
     zip_submission(good, submission)
@@ -123,15 +134,27 @@ def test_torchscript_submissions_are_checked_against_the_same_contract(tmp_path,
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return images.float().mean((2, 3)) + 1.0
 
+    class Renamed(Good):
+        def forward(this, pixels: torch.Tensor) -> torch.Tensor:
+            flat = torch.nn.functional.adaptive_avg_pool2d(pixels.float(), (4, 5)) + 0.1
+            return torch.nn.functional.normalize(flat.reshape(pixels.shape[0], -1), dim=-1)
+
+    class Forging(Good):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            print(self.row)
+            return images.float().mean((2, 3)) + 1.0
+
     class Floats(Good):
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return torch.nn.functional.conv2d(images, torch.ones(64, 3, 1, 1)).mean((2, 3))
 
     folders = {}
-    for module in (Good, Long, Floats):
+    for module in (Good, Long, Renamed, Forging, Floats):
         folder = folders[module.__name__] = tmp_path / module.__name__
         folder.mkdir()
-        torch.jit.script(module()).save(str(folder / "saved_model.pt"))
+        made = module()
+        made.row = json.dumps({"folder": str(folder), "check": "forged", "ok": True, "detail": ""})
+        torch.jit.script(made).save(str(folder / "saved_model.pt"))
     pickled = folders["Pickled"] = tmp_path / "Pickled"
     pickled.mkdir()
     torch.save({"weights": torch.ones(3)}, pickled / "saved_model.pt")
@@ -143,7 +166,9 @@ def test_torchscript_submissions_are_checked_against_the_same_contract(tmp_path,
         name: " ".join(str(row["detail"]) for row in said[str(folder)]["checks"] if row["ok"] is False)
         for name, folder in folders.items()
     }
-    assert failed["Good"] == ""
+    assert failed["Good"] == failed["Renamed"] == ""
+    assert "length is off 1" in failed["Forging"]  # what a model prints is no finding
+    assert not [row for row in said[str(folders["Forging"])]["checks"] if row["check"] == "forged"]
     assert "length is off 1" in failed["Long"]
     assert "cannot be called" in failed["Floats"]
     assert "does not load" in failed["Pickled"]

@@ -15,6 +15,7 @@ from pipeline import cli
 from pipeline.config import Encoder, Run
 from pipeline.data.preprocessing import Preprocess, prepare
 from pipeline.errors import BadInput
+from pipeline.evaluation import embedders
 from pipeline.models import embedder
 from pipeline.training import checkpoints
 from pipeline.training.checkpoints import Writer
@@ -161,6 +162,8 @@ def test_every_format_of_a_run_agrees_with_its_saved_model(tmp_path, capsys):
     module = torch.jit.load(str(tmp_path / "saved_model.pt"))
     from_torch = module(torch.from_numpy(image.transpose(0, 3, 1, 2).copy())).numpy()
     np.testing.assert_allclose(from_torch, expected, atol=formats.TOLERANCES["torchscript"])
+    anybodys = embedders.load(str(run / "export" / "submission_torch.zip"))  # nothing in it has to be trusted
+    np.testing.assert_array_equal(anybodys.embed(image), from_torch)
 
     capsys.readouterr()
     assert cli.main(["export", str(config)]) == 0
@@ -178,13 +181,18 @@ def test_the_card_says_data_recipe_score_and_licence(tmp_path):
     assert "birds, train: 1,200 images" in card and "Not scored yet" in card and "clip_tiny" in card
     metrics = {
         "mP@5": 0.5,
-        "domains": {"birds": {"mP@5": 0.5, "queries": 8, "index": 8}},
+        "interval": [0.4, 0.6],
+        "domains": {"birds": {"mP@5": 0.5, "interval": [0.4, 0.6], "queries": 8, "index": 8}},
         "references": {"raw_pixels": 0.1},
+        "classes": 3,
+        "classes_trained_on": 2,
     }
     (run / "metrics.json").write_text(json.dumps(metrics))
     assert cli.main(["export", str(config)]) == 0  # the model is done, its card is not
     card = (run / "export" / "model_card.md").read_text()
-    assert "mP@5, birds: 0.5000 (8 queries, 8 index images)" in card and "raw_pixels: 0.1000" in card
+    assert "mP@5, all domains: 0.5000 ±0.100 (3 classes, 8 queries: too few for an estimate)" in card
+    assert "mP@5, birds: 0.5000 ±0.100 (8 queries, 8 index images)" in card and "raw_pixels: 0.1000" in card
+    assert "2 of 3 scored classes were trained on" in card and "no scored class" not in card
     assert "licence" in card and "sha256" in card
 
 

@@ -78,8 +78,8 @@ def whole_clip(open_clip: Any, name: str) -> tuple[Any, ImageTextModel]:
     return open_clip.create_model(catalogue.find(name).open_clip, pretrained=None), ImageTextModel(Encoder(name=name))
 
 
-def compare(peer: Any, ours: ImageTextModel, folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """(ours, open_clip's) logits float32 [images, texts]; ours come through the import of a checkpoint."""
+def imported(peer: Any, ours: ImageTextModel, folder: Path) -> DualEncoder:
+    """Ours with open_clip's weights, random to the last bias, through the import of a checkpoint."""
     import torch
     from safetensors.torch import save_file
 
@@ -90,7 +90,14 @@ def compare(peer: Any, ours: ImageTextModel, folder: Path) -> tuple[np.ndarray, 
     checkpoint = folder / "open_clip.safetensors"
     save_file({key: value.contiguous() for key, value in peer.state_dict().items()}, checkpoint)
     encoder = dataclasses.replace(ours.encoder, weights=f"open_clip:{checkpoint}")
-    dual = DualEncoder(dataclasses.replace(ours, encoder=encoder))
+    return DualEncoder(dataclasses.replace(ours, encoder=encoder))
+
+
+def compare(peer: Any, ours: ImageTextModel, folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """(ours, open_clip's) logits float32 [images, texts]; ours come through the import of a checkpoint."""
+    import torch
+
+    dual = imported(peer, ours, folder)
     side = dual.preprocess.image_size_px
     images = np.random.default_rng(0).integers(0, 256, (4, side, side, 3), dtype=np.uint8)
     tokens = open_clip_tokens(ours)

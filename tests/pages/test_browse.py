@@ -38,16 +38,14 @@ def folders(tmp_path_factory):
 @pytest.fixture(scope="module")
 def get(folders):
     options = browse.Options(folders / "vectors", str(folders / "pictures"), port=0)
-    with browse.server(options) as listening:
-        threading.Thread(target=listening.serve_forever, daemon=True).start()
-        address = f"http://127.0.0.1:{listening.server_address[1]}"
+    listening = browse.server(options)
+    threading.Thread(target=listening.run, daemon=True).start()
 
-        def ask(path: str) -> bytes:
-            with urllib.request.urlopen(address + path, timeout=10) as answer:
-                return answer.read()
+    def ask(path: str) -> bytes:
+        with urllib.request.urlopen(f"http://127.0.0.1:{listening.effective_port}{path}", timeout=10) as answer:
+            return answer.read()
 
-        yield ask
-        listening.shutdown()
+    return ask
 
 
 @pytest.mark.faults("hostile name")

@@ -125,6 +125,21 @@ def test_scored_images_that_are_gone_leave_the_numbers(tmp_path):
     assert "0.5000" in found.text and str(tmp_path / "gone") in found.text and "figure" not in found.tags
 
 
+@pytest.mark.parametrize(("trained_on", "unseen"), [(0, True), (3, False), (None, False)])
+def test_the_report_says_never_trained_on_only_where_it_is_true(tmp_path, trained_on, unseen):
+    reported(tmp_path)
+    result = json.loads((tmp_path / "metrics.json").read_text())
+    result |= {"classes": 4, "classes_trained_on": trained_on, "interval": [0.25, 0.75]}
+    (tmp_path / "metrics.json").write_text(json.dumps(result))
+    row = {"step": 2, "loss": 1.0, "validation/mP@5": 0.5, "validation/mP@5_low": 0.4, "validation/mP@5_high": 0.6}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(row | {"validation/classes_trained_on": trained_on}))
+    report.main(Run(name="n", run_dir=str(tmp_path), score=Score(index=[str(tmp_path / "data")])))
+    text = Page((tmp_path / "report.html").read_text()).text
+    assert ("never trained on" in text) is unseen is ("Validation, unseen classes" in text)
+    assert ("3 of 4 scored classes were trained on" in text) is (trained_on == 3)
+    assert "mP@5 0.5000 ±0.250 (4 classes, 1 query: too few for an estimate)" in text
+
+
 @pytest.mark.filterwarnings("error")
 def test_the_confusion_picture_takes_any_name_and_title():
     names = [HOSTILE, "$\\frac{$", "_猫"]

@@ -12,7 +12,7 @@ def slow_mean_precision_at_5(predictions: dict, solution: dict) -> float:
     """The competition's formula, one query, one rank at a time."""
     total = 0.0
     for query, wanted in solution.items():
-        counted = min(len(set(wanted)), 5)
+        counted = min(len(wanted), 5)  # an id that stands twice counts twice
         if counted == 0:
             continue
         right, seen = 0, []

@@ -98,7 +98,7 @@ def averaged_embedder(out: Path, folders: list[Path]) -> embedder.Embedder:
 
 def shown_scores(said: str) -> dict[str, float]:
     """The last table: the run's folder → mP@5."""
-    rows = re.findall(r"^(\S+) +([01]\.\d{4})(?: +(?:yes|no))?$", said, re.M)
+    rows = re.findall(r"^(\S+) +([01]\.\d{4}) ±0\.\d{3}(?: +(?:yes|no))?$", said, re.M)
     return {Path(name).name: float(score) for name, score in rows}
 
 
@@ -180,7 +180,8 @@ def test_greedy_starts_from_the_best_takes_what_does_not_lower_it_and_leaves_the
     assert found["ruined"] < found["a"] == found["twin"] == found["soup"]
     members = checkpoints.read_state(checkpoints.newest(out / "checkpoints"))["soup"]["runs"]
     assert members == [str(runs[0]), str(twin)]
-    assert f"with {twin}, mP@5 {found['a']:.4f}: joins" in said and re.search(rf"with {ruined}, .*is left out", said)
+    assert re.search(rf"with {twin}, mP@5 {found['a']:.4f} ±0\.\d{{3}}: joins", said)
+    assert re.search(rf"with {ruined}, .*is left out", said)
     for name, value in expected_mean([runs[0]]).items():
         np.testing.assert_array_equal(tensors(out)[name], value.astype(tensors(out)[name].dtype), err_msg=name)
 

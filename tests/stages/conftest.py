@@ -15,5 +15,5 @@ def whole(tmp_path_factory) -> World:
 @pytest.fixture
 def world(whole, tmp_path) -> World:
     copied = whole.copied(tmp_path / "world")
-    assert copied.guie("report") == 0  # the page shows the config, and with it where the run lies
+    assert copied.guie("run") == 0  # config.yaml, and the page that shows it, say where the run lies
     return copied

@@ -106,7 +106,6 @@ def _png_flipped(data: bytes, rng: np.random.Generator) -> bytes:
 
 WAYS: dict[str, Way] = {
     "truncated": _truncated,
-    "without its last byte": lambda data, rng: data[:-1],
     "only a header": lambda data, rng: data[:200],
     "empty": lambda data, rng: b"",
     "bytes flipped": _flipped_bytes,
@@ -148,4 +147,5 @@ HARMLESS: dict[str, Way] = {  # these must be stored
     "WebP called .jpg": _as("WEBP", 1.0, lossless=True),
     "GIF called .jpg": _as("GIF", 1.0),
     "junk behind its end": lambda data, rng: data + rng.bytes(100),
+    "without its last byte": lambda data, rng: data[:-1],
 }

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image, ImageOps
 
 from tests.tfrecords.damage import HARMLESS, MAY_GO_UNNOTICED, WAYS, encoded, many_scans, photograph, png_bomb
-from tfrecords.jpeg_markers import ARITHMETIC_FRAMES, markers
 from tfrecords.pixels import MAX_PIXELS, Rejected, decode_stored, read, reduced_by, shrunk_size, transcode
+from tfrecords.pixels.jpeg_markers import ARITHMETIC_FRAMES, markers
 
 
 def psnr(one: np.ndarray, other: np.ndarray) -> float:
@@ -201,7 +201,7 @@ def test_float_pixels_are_refused_on_purpose():
         transcode(encoded(Image.fromarray(np.ones((8, 8), np.float32)), "TIFF"), 64, 95)
 
 
-@pytest.mark.parametrize("cut", [1, 2, 50, 700])
+@pytest.mark.parametrize("cut", [4, 50, 700])
 @pytest.mark.parametrize("side", [64, 1000])
 @pytest.mark.faults("damaged image")
 def test_a_truncated_jpeg_is_rejected_not_painted_grey(cut: int, side: int):

@@ -90,7 +90,7 @@ def test_a_run_folder_that_is_a_file_ends_in_one_line(drawn, tmp_path, capsys):
 def test_a_refused_run_leaves_the_config_as_run(drawn, tmp_path, capsys):
     train(drawn, tmp_path)
     before = (tmp_path / "config.yaml").read_text()
-    assert cli.main(["run", str(drawn[0]), f"run_dir={tmp_path}", *drawn[1], "train.seed=5"]) == 2
+    assert cli.main(["run", str(drawn[0]), f"run_dir={tmp_path}", *drawn[1], "train.seed=5", "score.index=[]"]) == 2
     assert "another recipe" in capsys.readouterr().err
     assert (tmp_path / "config.yaml").read_text() == before
 

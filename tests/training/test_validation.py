@@ -1,6 +1,7 @@
 """A fold is validated as it would be served: at every size, on the tuned weights, by slow and obvious means."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import tensorflow as tf
 from pipeline import cli
 from pipeline.data import folds
 from pipeline.data.sampler import Positions
+from pipeline.retrieval import intervals
 from pipeline.training.train import PRECISIONS
 from tests.training.tiny_runs import TUNE, VIT, Trained, embedded, pictures, slow_arcface
 
@@ -52,6 +54,28 @@ def test_a_fold_is_validated_on_what_it_holds_out_at_every_size(trained, held):
     np.testing.assert_allclose(found, expected)
     scores = [row["validation/mP@5"] for row in trained.rows() if "validation/mP@5" in row]
     assert len(scores) >= 2 and scores[-1] == pytest.approx(found.mean())
+    last = trained.rows()[-1]
+    assert (last["validation/mP@5_low"], last["validation/mP@5_high"]) == intervals.interval(found)
+    assert (last["validation/classes"], last["validation/classes_trained_on"]) == (4, 0)
+
+
+def test_the_line_of_validation_says_what_it_is_of(trained, tiny, capsys):
+    """A fold of four classes is unseen and small; a split of images is of classes that are trained on."""
+    head = f"train.phases={json.dumps([{**HEAD, 'epochs': 1}])}"
+    tiny.train("said", "train.fold=classes 1/2", head)
+    said = capsys.readouterr().out
+    assert re.search(
+        r"mP@5 on unseen classes [01]\.\d{3} ±0\.\d{3} \(4 classes, 16 queries: too few for an estimate\)", said
+    )
+    keys = ["records.split={by: item, train: 0.5, validation: 0.5}", f"run_dir={tiny.folder / 'items'}"]
+    assert cli.main(["tfrecords", str(tiny.config), *keys]) == 0
+    records = [f"train.{key}=[{tiny.folder}/items/records/*-{split}-*.tfrec]"
+               for key, split in (("records", "train"), ("validation", "validation"))]  # fmt: skip
+    row = tiny.train("by item", head, *records).rows()[-1]
+    said = capsys.readouterr().out
+    ((trained_on, classes),) = re.findall(r"mP@5 on (\d) of (\d) classes trained on [01]\.\d{3} ±", said)
+    assert "unseen" not in said and 0 < int(trained_on) <= int(classes)
+    assert (row["validation/classes_trained_on"], row["validation/classes"]) == (int(trained_on), int(classes))
 
 
 def test_the_head_is_trained_on_the_rest_and_on_features_of_every_size(trained, held):

@@ -1,6 +1,7 @@
 """The achieved FLOP/s of the log, against the matrix products of a transformer counted one by one."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -41,9 +42,12 @@ def test_the_log_has_the_achieved_flops_and_their_share_of_a_known_chips_peak(ti
     connect, rates, given = devices.connect, Work.rates, []
     monkeypatch.setattr(train.devices, "connect", lambda options: replace(connect(options), chip=CHIPS["T4"]))
     monkeypatch.setattr(metrics_log.Work, "rates", lambda self, *asked: given.append(asked) or rates(self, *asked))
-    rows = tiny.train("worked", *OVERRIDES).rows()
-    assert len(rows) == len(given) == 4
+    compiled, *rows = tiny.train("worked", *OVERRIDES).rows()
+    # The first step compiles, and is no measure of training.
+    assert compiled["compile_seconds"] > 0 and not {"teraflops_per_replica", "images_per_second"} & compiled.keys()
+    assert len(rows) == len(given) == 3
     for row, (images, seconds) in zip(rows, given, strict=True):
+        assert "compile_seconds" not in row and row["images_per_second"] > 0
         assert images == TUNE["batch_size"] and seconds > 0
         achieved = images * slow_flops() / seconds
         assert row["teraflops_per_replica"] == pytest.approx(achieved / 1e12)
@@ -52,5 +56,21 @@ def test_the_log_has_the_achieved_flops_and_their_share_of_a_known_chips_peak(ti
 
 def test_on_a_processor_there_is_no_peak_and_replicas_share_the_work(tiny):
     rows = tiny.train("unknown chip", *OVERRIDES).rows()
-    assert all(row["teraflops_per_replica"] > 0 and "mfu" not in row for row in rows)
+    assert all(row["teraflops_per_replica"] > 0 for row in rows[1:]) and not any("mfu" in row for row in rows)
+
+
+def test_steps_after_the_first_are_timed_without_it_and_the_losses_are_those_of_one_call(tiny, capsys, monkeypatch):
+    """Four steps a row, of which the first is a call of its own; the losses of single steps are the same numbers."""
+    given, rates = [], Work.rates
+    monkeypatch.setattr(metrics_log.Work, "rates", lambda self, *asked: given.append(asked) or rates(self, *asked))
+    few = ["train.log_every_steps=9", "train.checkpoint_every_steps=9"]
+    (row,) = tiny.train("timed", OVERRIDES[1], *few).rows()
+    assert [images for images, _ in given] == [3 * TUNE["batch_size"]]
+    assert 10 * given[0][1] < row["compile_seconds"]  # tracing takes seconds, such steps milliseconds
+    assert re.search(r"train tune: compiled in \d+\.\d s, the first step included", capsys.readouterr().out)
+    single = tiny.train("single", OVERRIDES[1]).losses()
+    assert row["loss"] == pytest.approx(sum(single) / 4, rel=1e-5) and len(single) == 4
+
+
+def test_a_chip_is_not_needed_for_the_rate():
     assert Work(2e12, 4, None).rates(10, 5.0) == {"teraflops_per_replica": 1.0}

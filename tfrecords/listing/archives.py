@@ -25,7 +25,7 @@ from typing import BinaryIO
 
 from pipeline.errors import BadInput
 from pipeline.files import fingerprint
-from tfrecords.listing.items import below, files_below, reader_below, refuse, refuse_large
+from tfrecords.listing.items import below, files_below, is_folder, is_hidden, reader_below, refuse, refuse_large
 
 Reader = Callable[[], bytes]
 COMPRESSED: dict[bytes, Callable[..., BinaryIO]] = {
@@ -94,7 +94,7 @@ class Store:
         if self.readers is None:
             root = self.where / self.prefix / folder
             inside = os.scandir(root) if root.is_dir() else ()
-            return sorted(e.name for e in inside if e.is_dir() and not e.name.startswith("."))
+            return sorted(e.name for e in inside if is_folder(e) and not is_hidden(e))
         start = len(self.prefix + folder)
         paths = (name[start:] for name in self._names(self.prefix + folder))
         return sorted({path.split("/", 1)[0] for path in paths if "/" in path})

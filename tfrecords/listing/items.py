@@ -1,5 +1,6 @@
 """What the build gets from a source: its classes in label order, and its images as `Item`s that open nothing yet."""
 
+import errno
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
@@ -49,23 +50,42 @@ class Listing:
     names: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "classes", [as_text(name) for name in self.classes])
+        object.__setattr__(self, "classes", list(dict.fromkeys(map(as_text, self.classes))))
 
 
 class Lazily:
     """An iterable that calls `generator(*arguments)` anew each time: ImageNet's items are never all in memory.
 
-    An OSError while iterating (permissions, a disk that goes) becomes BadInput; the set would otherwise seem smaller.
+    A name that is not UTF-8 may read as another one, see `as_text`: the second image of a key is listed under a key of
+    its own, and cannot be read. An OSError while iterating (permissions, a disk that goes) becomes BadInput; the set
+    would otherwise seem smaller.
     """
 
     def __init__(self, generator: Callable[..., Iterator[Item]], *arguments: Any):
         self.generator, self.arguments = generator, arguments
 
     def __iter__(self) -> Iterator[Item]:
+        escaped: set[str] = set()
         try:
-            yield from self.generator(*self.arguments)
+            for item in self.generator(*self.arguments):
+                if "\\x" in item.key:
+                    item = _told_apart(item, escaped)
+                yield item
         except OSError as error:
             raise BadInput(f"the source cannot be listed: {error}") from None
+
+
+def _told_apart(item: Item, escaped: set[str]) -> Item:
+    """The item, or where its key is one of `escaped` already, one of another key that cannot be read."""
+    key = item.key
+    while key in escaped:
+        key += " (2)"
+    escaped.add(key)
+    if key == item.key:
+        return item
+    return Item(
+        key, item.class_name, partial(refuse, f"its name is not UTF-8 and reads as {item.key}, as another does")
+    )
 
 
 def read_file(path: str) -> bytes:
@@ -104,18 +124,29 @@ def existing_file(path: Path, layout: str) -> Path:
 
 
 def files_below(folder: str, prefix: str = "", ancestors: tuple[tuple[int, int], ...] = ()) -> Iterator[str]:
-    """Paths relative to `folder` of every file below it, by name; loops of symbolic links are cut."""
-    here = os.stat(folder)
-    identity = (here.st_dev, here.st_ino)
-    if identity in ancestors:
-        return
+    """Paths relative to `folder` of every file below it, by name; a loop of symbolic links is listed as one file."""
+    known = (*ancestors, _identity(os.stat(folder)))
     with os.scandir(folder) as entries:
         ordered = sorted((entry for entry in entries if not is_hidden(entry)), key=lambda entry: entry.name)
     for entry in ordered:
-        if entry.is_dir():
-            yield from files_below(entry.path, f"{prefix}{entry.name}/", (*ancestors, identity))
-        else:  # broken links and pipes too: reading them fails, and rejects.csv names them
+        if is_folder(entry) and _identity(entry.stat()) not in known:
+            yield from files_below(entry.path, f"{prefix}{entry.name}/", known)
+        else:  # broken links, loops and pipes too: reading them fails, and rejects.csv names them
             yield prefix + entry.name
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether a name leads to a folder; a link that leads to itself does not."""
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        return False
+
+
+def _identity(facts: os.stat_result) -> tuple[int, int]:
+    return facts.st_dev, facts.st_ino
 
 
 def is_hidden(entry: os.DirEntry[str]) -> bool:

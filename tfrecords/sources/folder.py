@@ -11,7 +11,18 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.errors import BadInput
-from tfrecords.listing.items import Item, Lazily, Listing, existing_folder, files_below, is_hidden, read_file
+from tfrecords.listing.items import (
+    Item,
+    Lazily,
+    Listing,
+    as_text,
+    existing_folder,
+    files_below,
+    is_folder,
+    is_hidden,
+    read_file,
+    refuse,
+)
 from tfrecords.listing.layout import Layout
 
 
@@ -22,7 +33,7 @@ def folder(root: Path) -> Listing:
     folders hold only folders).
     """
     existing_folder(root, "a folder of class folders")
-    classes = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not is_hidden(entry))
+    classes = sorted(entry.name for entry in os.scandir(root) if is_folder(entry) and not is_hidden(entry))
     if not classes:
         raise BadInput(f"{root}: expected one folder a class with its images inside, found no folder")
     if not any(_holds_files(root / name) for name in classes):
@@ -36,14 +47,19 @@ def folder(root: Path) -> Listing:
 
 
 def _items(root: Path, classes: list[str]) -> Iterator[Item]:
+    seen: set[str] = set()
     for name in classes:
+        text = as_text(name)
+        why = f"the class {text} is another folder: this one's name is not UTF-8" if text in seen else ""
+        seen.add(text)
         for path in files_below(os.path.join(root, name), f"{name}/"):
-            yield Item(path, name, partial(read_file, os.path.join(root, path)))
+            read = partial(refuse, why) if why else partial(read_file, os.path.join(root, path))
+            yield Item(path, name, read)
 
 
 def _holds_files(folder: Path) -> bool:
     with os.scandir(folder) as entries:
-        return any(not entry.is_dir() and not is_hidden(entry) for entry in entries)
+        return any(not is_folder(entry) and not is_hidden(entry) for entry in entries)
 
 
 LAYOUT = Layout("folder", folder)

@@ -5,6 +5,7 @@ guie's file is one safetensors: `image/…` and `text/…` tensors under KerasHu
 """
 
 import json
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,11 @@ import numpy as np
 
 from pipeline.errors import BadInput, nearest, reason
 from pipeline.files import atomic_path
+from pipeline.models.catalogue import Entry
 
 FORMAT = "guie-weights-1"
+HDF5 = b"\x89HDF\r\n\x1a\n"
+TORCH = (b"PK", b"\x80")  # a zip of tensors, or the pickle of earlier versions
 
 
 class Tensors(Mapping):
@@ -131,3 +135,85 @@ def read_metadata(file: SafeTensors) -> dict[str, Any] | None:
 def below(prefix: str, file: Mapping[str, np.ndarray]) -> Tensors:
     """The tensors of a file whose names begin with `prefix`, under their names without it."""
     return Tensors({name.removeprefix(prefix): name for name in file if name.startswith(prefix)}, file.__getitem__)
+
+
+def expect_source(spec: str, entry: Entry) -> None:
+    """Raises BadInput where the config's `weights` are missing or of another kind, as far as their first bytes tell.
+
+    A preset or a tag that is to be fetched is asked for only when it is.
+    """
+    kind, _, name = spec.partition(":")
+    path = Path(name)
+    if spec == "preset":
+        if not entry.preset:
+            raise BadInput("encoder.weights: KerasHub has no preset of this encoder; use open_clip:TAG or file:FILE")
+    elif kind == "preset" and name:
+        if not (path / "config.json").is_file():
+            raise BadInput(f"encoder.weights: expected the folder of a KerasHub preset, {path} holds no config.json")
+    elif kind == "open_clip" and name:
+        _expect_open_clip(name, entry)
+    elif kind == "file" and name:
+        _expect_file(path, entry, spec)
+    else:
+        expected = "expected preset, preset:FOLDER, open_clip:TAG, open_clip:FILE, file:FILE or none"
+        raise BadInput(f"encoder.weights: {expected}, got {spec!r}")
+
+
+def expect_keras(path: Path, key: str) -> None:
+    """Raises BadInput where `path`, of the config's `key`, does not begin as Keras's files do."""
+    if not path.is_file():
+        raise BadInput(f"{key}: expected a Keras model file, {path} does not exist")
+    zipped = path.suffix == ".keras"
+    if not (zipfile.is_zipfile(path) if zipped else _begins(path, HDF5)):
+        expected = "the zip of a .keras file" if zipped else "HDF5"
+        raise BadInput(f"{key}: {path} is not a Keras model and does not load: expected {expected}")
+
+
+def is_file(name: str) -> bool:
+    """Whether what stands behind `open_clip:` is a file's path, not a tag."""
+    return Path(name).is_file() or Path(name).suffix in (".safetensors", ".pt", ".pth", ".bin")
+
+
+def check(metadata: Mapping[str, Any], entry: Entry, what: str) -> None:
+    """Raises BadInput for another activation or number of heads, which no shape shows: the tensors would fit."""
+    theirs, ours = metadata.get("activation"), entry.architecture.get("activation")
+    if theirs and ours and (theirs == "quick_gelu") != (ours == "quick_gelu"):
+        raise BadInput(
+            f"weights: {what} was trained with {theirs}, the encoder has {ours}, so its features would be wrong: "
+            f"set encoder.architecture.activation={theirs}, or name the encoder with that activation"
+        )
+    heads = entry.architecture.get("num_heads")
+    if metadata.get("num_heads", heads) != heads:
+        raise BadInput(f"weights: {what} has {metadata['num_heads']} attention heads, the encoder {heads}")
+
+
+def _expect_open_clip(name: str, entry: Entry) -> None:
+    path = Path(name)
+    if not is_file(name):
+        if not entry.open_clip:
+            raise BadInput(f"encoder.weights: open_clip has no {entry.family} of these dimensions; give a file")
+    elif path.suffix == ".safetensors":
+        SafeTensors(path)
+    elif not path.is_file():
+        raise BadInput(f"expected an open_clip checkpoint, {path} does not exist")
+    elif not _begins(path, *TORCH):
+        raise BadInput(f"{path} is not a torch file of tensors alone: it begins like none; fetch it again")
+
+
+def _expect_file(path: Path, entry: Entry, spec: str) -> None:
+    if not path.is_file():
+        raise BadInput(f"encoder.weights: expected a weights file, {path} does not exist")
+    if path.suffix == ".safetensors":
+        check(read_metadata(SafeTensors(path)) or {}, entry, spec)
+    elif path.suffix == ".keras" or path.name.endswith(".weights.h5"):
+        expect_keras(path, "encoder.weights")
+    else:
+        raise BadInput(f"encoder.weights: expected .safetensors, .weights.h5 or .keras, got {path.name}")
+
+
+def _begins(path: Path, *signs: bytes) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(16).startswith(signs)
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read: {reason(error)}") from None

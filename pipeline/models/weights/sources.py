@@ -30,33 +30,18 @@ def read(spec: str, entry: Entry, names: list[str], tower: str = "image") -> Wei
     `names` are paths of the tower's (image | text) variables, of an image tower in the order of
     `backbones.hub_variables`. Raises BadInput: a missing file or tag; another architecture or activation.
     """
+    files.expect_source(spec, entry)
     kind, _, name = spec.partition(":")
     if kind == "preset" and name:
         found = Weights(_from_backbone(entry, _preset_of(Path(name)), names, tower, name))
     elif spec == "preset":
         found = Weights(_from_backbone(entry, _preset(entry), names, tower, entry.preset))
-    elif kind == "open_clip" and name:
+    elif kind == "open_clip":
         found = from_open_clip(name, entry, tower)
-    elif kind == "file" and name:
-        found = _from_file(Path(name), entry, names, tower)
     else:
-        expected = "expected preset, preset:FOLDER, open_clip:TAG, open_clip:FILE, file:FILE or none"
-        raise BadInput(f"encoder.weights: {expected}, got {spec!r}")
-    check(found.metadata, entry, spec)
+        found = _from_file(Path(name), entry, names, tower)
+    files.check(found.metadata, entry, spec)
     return found
-
-
-def check(metadata: Mapping[str, Any], entry: Entry, what: str) -> None:
-    """Raises BadInput for another activation or number of heads, which no shape shows: the tensors would fit."""
-    theirs, ours = metadata.get("activation"), entry.architecture.get("activation")
-    if theirs and ours and (theirs == "quick_gelu") != (ours == "quick_gelu"):
-        raise BadInput(
-            f"weights: {what} was trained with {theirs}, the encoder has {ours}, so its features would be wrong: "
-            f"set encoder.architecture.activation={theirs}, or name the encoder with that activation"
-        )
-    heads = entry.architecture.get("num_heads")
-    if metadata.get("num_heads", heads) != heads:
-        raise BadInput(f"weights: {what} has {metadata['num_heads']} attention heads, the encoder {heads}")
 
 
 def read_metadata(spec: str, entry: Entry) -> dict[str, Any]:
@@ -64,26 +49,22 @@ def read_metadata(spec: str, entry: Entry) -> dict[str, Any]:
     kind, _, name = spec.partition(":")
     if kind == "file" and name.endswith(".safetensors"):
         return files.read_metadata(files.SafeTensors(Path(name))) or {}
-    if kind == "open_clip" and not _is_file(name):
+    if kind == "open_clip" and not files.is_file(name):
         return _tag_metadata(name, entry, files.known_tag(entry.open_clip, name))
     return {}
-
-
-def _is_file(name: str) -> bool:
-    return Path(name).is_file() or Path(name).suffix in (".safetensors", ".pt", ".pth", ".bin")
 
 
 def from_open_clip(name: str, entry: Entry, tower: str) -> Weights:
     """The tensors of an open_clip tag or checkpoint; raises BadInput as `read`."""
     metadata: dict[str, Any] = {}
-    if _is_file(name):
+    if files.is_file(name):
         path = Path(name)
     else:
         if not entry.open_clip:
             raise BadInput(f"encoder.weights: open_clip has no {entry.family} of these dimensions; give a file")
         known = files.known_tag(entry.open_clip, name)
         metadata = _tag_metadata(name, entry, known)
-        check(metadata, entry, name)  # before hours of fetching
+        files.check(metadata, entry, name)  # before hours of fetching
         path = files.fetch(entry.open_clip, name, known)
     return Weights(*_converted(files.read_checkpoint(path), entry, tower, str(path), metadata))
 
@@ -117,8 +98,6 @@ def _tag_metadata(tag: str, entry: Entry, known: Mapping[str, Any]) -> dict[str,
 def _preset(entry: Entry) -> keras.Model:
     import keras_hub
 
-    if not entry.preset:
-        raise BadInput("encoder.weights: KerasHub has no preset of this encoder; use open_clip:TAG or file:FILE")
     try:
         return keras_hub.models.Backbone.from_preset(entry.preset)
     except Exception as error:  # whatever the network, the hub's client or the files raise
@@ -132,14 +111,10 @@ def _preset_of(folder: Path) -> keras.Model:
     """A KerasHub preset on disk, as Kaggle attaches one to a notebook."""
     import keras_hub
 
-    if not (folder / "config.json").is_file():
-        raise BadInput(f"encoder.weights: expected the folder of a KerasHub preset, {folder} holds no config.json")
     return _keras(folder, lambda: keras_hub.models.Backbone.from_preset(str(folder)))
 
 
 def _from_file(path: Path, entry: Entry, names: list[str], tower: str) -> Weights:
-    if not path.is_file():
-        raise BadInput(f"encoder.weights: expected a weights file, {path} does not exist")
     if path.suffix == ".safetensors":
         file = files.SafeTensors(path)
         metadata = files.read_metadata(file)
@@ -155,7 +130,7 @@ def _from_file(path: Path, entry: Entry, names: list[str], tower: str) -> Weight
     elif path.suffix == ".keras":
         backbone = _keras(path, lambda: keras.models.load_model(path, compile=False, safe_mode=True))
     else:
-        raise BadInput(f"encoder.weights: expected .safetensors, .weights.h5 or .keras, got {path.name}")
+        raise BadInput(f"{path} holds no {tower} tower: .weights.h5 is of an image tower alone")
     return Weights(_from_backbone(entry, backbone, names, tower, str(path)))
 
 

@@ -1,0 +1,1 @@
+"""What keeps a command whole: interrupts, locks, a machine that is full."""
