@@ -27,7 +27,13 @@ NAMED = 3  # reasons that a line names
 
 
 class Input(Protocol):
-    """What a stage depends on. `quick` and `content` are digests, "" where it is not known or not there."""
+    """What a stage depends on. `quick` and `content` are digests, "" where it is not known or not there.
+
+    `may_go`: what is gone since cannot be compared, is not needed for what was made of it, and is no change.
+    """
+
+    @property
+    def may_go(self) -> bool: ...
 
     def quick(self) -> str: ...
 
@@ -39,6 +45,7 @@ class Digest:
     """What is known by its content already."""
 
     digest: str
+    may_go: bool = False
 
     def quick(self) -> str:
         return self.digest
@@ -54,14 +61,15 @@ class Files:
     named: Sequence[tuple[str, File]]
     whole: bool = True  # False: of large files pieces alone, see `files.identity`
     beside: str = ""  # what else counts, such as the order in which images are listed
+    may_go: bool = False
 
     @classmethod
-    def below(cls, path: Path, whole: bool = True) -> "Files":
+    def below(cls, path: Path, whole: bool = True, may_go: bool = False) -> "Files":
         """A file, or every file of a folder; a file's own name does not count."""
         if not path.is_dir():
-            return cls([("", path)], whole)
+            return cls([("", path)], whole, may_go=may_go)
         found = sorted(each for each in path.rglob("*") if each.is_file())
-        return cls([(each.relative_to(path).as_posix(), each) for each in found], whole)
+        return cls([(each.relative_to(path).as_posix(), each) for each in found], whole, may_go=may_go)
 
     def quick(self) -> str:
         """ "" where a file is behind a URL: only its bytes tell."""
@@ -133,8 +141,9 @@ def same(then: dict[str, str], now: Input) -> bool:
     quick = now.quick()
     if quick and quick == then.get("quick"):
         return True
-    if now.content() != then.get("content"):
-        return False
+    content = now.content()
+    if content != then.get("content"):
+        return now.may_go and not content
     then["quick"] = quick
     return True
 

@@ -19,6 +19,7 @@ class Counted:
 
     files: Files
     asked: int = 0
+    may_go: bool = False
 
     def quick(self) -> str:
         return self.files.quick()
@@ -147,6 +148,16 @@ def test_what_is_not_made_any_more_is_removed_also_after_a_kill(work):
     assert sorted(path.name for path in work.folder.rglob("*") if path.is_file()) == ["copy", "copy.json", "in", "mine"]
     work.stage()[0].drop()
     assert sorted(path.name for path in work.folder.rglob("*") if path.is_file()) == ["in", "mine"]
+
+
+def test_what_may_go_is_no_change_where_it_is_gone_and_one_where_it_is_another(tmp_path):
+    (tmp_path / "weights").write_text("a")
+    held = marks.known(Files.below(tmp_path / "weights"))
+    (tmp_path / "weights").unlink()
+    now = [Files.below(tmp_path / "weights", may_go=each) for each in (True, False)]
+    assert [marks.same(held, each) for each in now] == [True, False]
+    (tmp_path / "weights").write_text("b")
+    assert not marks.same(held, now[0])
 
 
 def test_files_of_a_folder_are_known_by_names_below_it(tmp_path):

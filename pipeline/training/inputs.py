@@ -39,7 +39,7 @@ def of_weights(run: Run) -> dict[str, Input]:
     named = {f"encoder.{key}": path for key, path in _paths(run.encoder).items()}
     if run.train.init_from:
         named["train.init_from"] = run.train.init_from
-    return {key: marks.Files.below(Path(path), whole=False) for key, path in named.items()}
+    return {key: marks.Files.below(Path(path), whole=False, may_go=True) for key, path in named.items()}
 
 
 def of(run: Run, records: RecordSet | None = None) -> dict[str, Input]:
@@ -61,6 +61,7 @@ class Shards:
 
     patterns: tuple[str, ...]
     opened: RecordSet | None = None
+    may_go: bool = True
 
     @cached_property
     def _files(self) -> list[Any]:
@@ -85,7 +86,7 @@ def changed(state: dict, run: Run, records: RecordSet | None = None) -> list[str
     return [
         key
         for key, now in of(run, records).items()
-        if (held := then.get(key)) and held["content"] and not marks.same(held, now) and now.content()
+        if (held := then.get(key)) and held["content"] and not marks.same(held, now)
     ]
 
 
