@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import Run, to_yaml
+from pipeline.errors import BadInput
 from pipeline.evaluation import score_table
 from pipeline.files import read_json, write_text
 from pipeline.guards.masked import shown
@@ -21,7 +22,7 @@ def write(config: Run) -> None:
 
 
 def text(config: Run, run_dir: Path) -> str:
-    """The card as Markdown; a file that is missing in `run_dir` leaves its section short."""
+    """The card as Markdown; a file that is missing or damaged in `run_dir` leaves its section short."""
     mark = _read(run_dir / "export" / "fingerprint.json")
     manifest = _read(run_dir / "records" / "manifest.json")
     metrics = _read(run_dir / "metrics.json")
@@ -78,4 +79,7 @@ def _score(metrics: dict[str, Any]) -> list[str]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.is_file() else {}
+    try:
+        return read_json(path)
+    except BadInput:  # the stage that writes it comes later, and makes it anew
+        return {}

@@ -74,8 +74,8 @@ OF_IMAGES = {
 }  # fmt: skip
 
 OF_RECORDS = {
-    "records rebuilt from another config": Kind(rebuilt, "records"),
     "records removed": Kind(removes("run/records")),
+    "records rebuilt from another config": Kind(rebuilt, "records"),
     "a training shard deleted": Kind(removes(TRAIN)),
     "a test shard deleted": Kind(removes(TEST)),
     "a training shard cut off": Kind(rewrites(TRAIN, cut)),

@@ -23,7 +23,9 @@ from tests.faults.world import VIT
 
 PHASE = {"name": "all", "trainable": "all", "epochs": 1, "batch_size": 8}
 TWO = {"train.phases": [{"name": "head", "trainable": "head", "epochs": 1, "batch_size": 8}, PHASE]}
-ENCODER = {"name": "clip_vit_b_32", "image_size_px": 16, "architecture": VIT, "weights": "file:{world}/tiny.weights.h5"}
+ENCODER = {"name": "clip_vit_b_32", "image_size_px": 16, "pooling": "class_token", "architecture": VIT}
+ENCODER["weights"] = "file:{world}/tiny.weights.h5"
+FLOAT32 = {"encoder": ENCODER, "devices.precision": "float32"}
 SHARDS = {"train.records": ["{world}/shards/*-train-*.tfrec"], "train.validation": []}
 STARTED = {"train.init_from": "{world}/start.safetensors"}
 FOLDERS = {"score.index": ["{world}/scored/index"], "score.queries": ["{world}/scored/queries"]}
@@ -71,7 +73,7 @@ OF_TRAINING = {
     "train.records replaced, their times kept": Kind(copies("other/shards", "shards", True), "weights", SHARDS),
     "train.records: a shard less": Kind(removes("shards/own-train-01-*.tfrec"), "weights", SHARDS),
     "train.validation: none": Kind(sets("train.validation", []), "losses"),
-    "devices.precision": Kind(sets("devices.precision", "mixed_bfloat16"), "weights", {"devices.precision": "float32"}),
+    "devices.precision": Kind(sets("devices.precision", "mixed_bfloat16"), "weights", FLOAT32),
     "checkpoints deleted": Kind(removes("run/checkpoints")),
     "the newest checkpoint deleted": Kind(removes("run/checkpoints/step-*4.safetensors")),
     "the newest checkpoint cut off": Kind(rewrites("run/checkpoints/step-*4.safetensors", cut)),

@@ -4,16 +4,25 @@ import hashlib
 import os
 import random
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tests.faults.edits import Kind
 from tests.faults.world import Ended, Found, World, differing, digest, results, shown
 
 SEED = os.environ.get("GUIE_SEED", "7")
+WRITTEN = ("config.yaml", "model_card.md")  # by every run
 KEPT = ".safetensors"  # no byte of a checkpoint changes where a rerun is refused
 COSTLY = ("records/*.tfrec", "checkpoints/*.safetensors", "export/saved_model/**/*", "submission.zip")
+
+
+def quarter(kinds: Iterable[str]) -> list:
+    """All kinds as parameters; three of four for `make faults` and `make test-all` alone."""
+    return [pytest.param(name, marks=[pytest.mark.slow] if number % 4 else []) for number, name in enumerate(kinds)]
 
 
 @dataclass
@@ -119,9 +128,9 @@ def without(found: Found, parts: set[str]) -> Found:
 
 
 def contents(world: World) -> dict[str, str]:
-    """Every file's digest; without configs, marks and other hidden files."""
+    """Every file's digest; without marks, other hidden files, and what each run writes."""
     paths = [path.relative_to(world.folder) for path in world.folder.rglob("*") if path.is_file()]
-    shown = [path for path in paths if path.name != "config.yaml" and not any(part[0] == "." for part in path.parts)]
+    shown = [path for path in paths if path.name not in WRITTEN and not any(part[0] == "." for part in path.parts)]
     return {path.as_posix(): digest(world.folder / path) for path in shown}
 
 

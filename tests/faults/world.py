@@ -160,7 +160,7 @@ def save_vit(path: Path, seed: int) -> None:
     """Weights of `VIT` as KerasHub names them."""
     keras.utils.set_random_seed(seed)
     entry = catalogue.find("clip_vit_b_32", VIT)
-    backbone = backbones.make(entry, 16)
+    backbone = backbones.make(entry, entry.image_size_px)
     backbones.hub_variables(entry, backbone)  # sets the ids of positions
     backbone.save_weights(path)
 
@@ -178,7 +178,7 @@ def results(world: World) -> Found:
 
     records = {path.name: digest(path) for path in run.glob("records/*") if path.is_file()}
     metrics = json.loads((run / "metrics.json").read_text())
-    card = [line for line in text(run / "export/model_card.md") if not line.startswith("- s")]
+    cards = {name: text(run / name) for name in named(run, "export/model_card.md")}
     return {
         "records": records,
         "weights": weights(run),
@@ -187,47 +187,53 @@ def results(world: World) -> Found:
         "score": {key: value for key, value in metrics.items() if key not in ("asked", "embedder")},
         "sheet": {"contact_sheet.jpg": digest(run / "contact_sheet.jpg")},
         "config": {"config.yaml": text(run / "config.yaml")},
-        "report": {"report.html": text(run / "report.html"), "model_card.md": card},
+        "report": {
+            "report.html": text(run / "report.html"),
+            **{name: [line for line in card if not line.startswith("- s")] for name, card in cards.items()},  # digests
+        },
     }
+
+
+def named(run: Path, name: str) -> list[str]:
+    """A file of the run and those of its seeds, where they are."""
+    return sorted(path.relative_to(run).as_posix() for path in [*run.glob(name), *run.glob(f"seed-*/{name}")])
 
 
 def weights(run: Path) -> dict[str, str]:
     """The newest checkpoints' tensors, of the run and of its seeds."""
     found = {}
-    for folder in sorted([*run.glob("checkpoints"), *run.glob("seed-*/checkpoints")]):
-        newest = checkpoints.newest(folder)
-        found[str(folder.relative_to(run))] = newest and newest.name
+    for name in named(run, "checkpoints"):
+        newest = checkpoints.newest(run / name)
+        found[name] = newest and newest.name
         if newest is None:
             continue
         with safe_open(newest, framework="numpy") as file:
-            for name in file.keys():  # noqa: SIM118, it is no dict
-                content = file.get_tensor(name)
-                found[f"{folder.relative_to(run)} {name}"] = hashlib.sha256(content.tobytes()).hexdigest()[:16]
+            for tensor in file.keys():  # noqa: SIM118, it is no dict
+                content = file.get_tensor(tensor)
+                found[f"{name} {tensor}"] = hashlib.sha256(content.tobytes()).hexdigest()[:16]
     return found
 
 
 def losses(run: Path) -> list[tuple]:
-    paths = sorted([*run.glob("metrics.jsonl"), *run.glob("seed-*/metrics.jsonl")])
-    rows = [json.loads(line) for path in paths for line in path.read_text().splitlines()]
+    lines = [line for name in named(run, "metrics.jsonl") for line in (run / name).read_text().splitlines()]
+    rows = [json.loads(line) for line in lines]
     return [(row["phase"], row["step"], row["loss"], row.get("validation/mP@5")) for row in rows]
 
 
 def exported(run: Path) -> dict[str, Any]:
     """Which files there are, and what they hold that does not differ from one export to the next."""
     found: dict[str, Any] = {}
-    for folder in sorted([run, *run.glob("seed-*")]):
-        if not (folder / "export").is_dir():
-            continue
-        saved = folder / "export/saved_model"
+    for name in named(run, "export"):
+        folder, saved = (run / name).parent, run / name / "saved_model"
         held = {path.relative_to(saved).as_posix(): path.read_bytes() for path in saved.rglob("*") if path.is_file()}
         with zipfile.ZipFile(folder / "submission.zip") as archive:
             zipped = {each.filename: archive.read(each) for each in archive.infolist() if not each.is_dir()}
         facts = json.loads((folder / "export/fingerprint.json").read_text())
         visible = [path.relative_to(folder).as_posix() for path in folder.glob("export/**/*") if path.is_file()]
-        found[folder.relative_to(run).as_posix()] = {
-            "files": sorted(name for name in visible if "/." not in name),
+        found[name] = {
+            "files": sorted(each for each in visible if "/." not in each),
             "the zip is the folder": zipped == held,
-            "variables": {name: hashlib.sha256(held[name]).hexdigest() for name in held if name.startswith("v")},
+            "variables": {each: hashlib.sha256(held[each]).hexdigest() for each in held if each.startswith("v")},
             "ops": ops(held.get("saved_model.pb", b"")),
             "facts": {key: facts.get(key) for key in ("weights_sha256", "embedding_dim", "preprocess", "formats")},
         }
