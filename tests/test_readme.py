@@ -37,6 +37,7 @@ RUN = {
     ),
     "guie embed runs/demo/submission.zip FOLDER --out vectors": "embed runs/demo/submission.zip FOLDER --out vectors",
     "guie browse vectors FOLDER": "browse vectors FOLDER --port 0",
+    "guie status runs/demo": "status runs/demo",
     "guie tfrecords configs/real_images.yaml": f"tfrecords configs/real_images.yaml {FEW_BIRDS}",
     "guie verify runs/real_images/records": "verify runs/real_images/records",
     "guie tfrecords CONFIG records.cap_per_class=50 records.near_duplicates=true": (
@@ -69,6 +70,7 @@ RUN = {
 }
 BEAM = "records.runner=beam records.beam_options='[--runner=FlinkRunner,--flink_master=HOST:PORT]'"
 NOT_RUN = {  # why
+    "guie run CONFIG --redo": "tests/faults/test_edits_of_records.py runs it after every edit that is refused",
     "guie train configs/vit_h14_arcface_tpu.yaml devices.rehearse=8": "tests/test_configs.py rehearses it narrowed",
     "guie import-weights open_clip_model.safetensors --encoder clip_vit_h_14 --out vit_h14.safetensors": (
         "tests/models/test_weights_open_clip.py imports a narrow model; the file has 4 GB"
