@@ -108,7 +108,7 @@ def stat_digest(paths: Iterable[str]) -> str:
 
 
 def flat(section: Any, prefix: str) -> dict[str, Any]:
-    """Dotted key → value of a dataclass, a list of them or a mapping; as JSON gives it back."""
+    """Dotted key → value of a dataclass, a list of them or a mapping; secrets as they may be written."""
     if dataclasses.is_dataclass(section) and not isinstance(section, type):
         section = dataclasses.asdict(section)
     rows: Iterable[tuple[Any, Any]] = ()

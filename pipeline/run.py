@@ -12,6 +12,7 @@ from pathlib import Path
 from pipeline import config, files, marks
 from pipeline.config import Run
 from pipeline.config.phase_keys import expect_phases
+from pipeline.errors import BadInput
 from pipeline.evaluation import precisions, score_table, trained_classes
 from pipeline.guards.locks import one_at_a_time
 from pipeline.planning import config_checks
@@ -64,13 +65,14 @@ def main(run: Run, redo: bool = False) -> None:
 
 
 def remove_stale(run: Run) -> None:
-    """Removes checkpoints of another recipe or of files that changed since, or the one that is damaged."""
-    if why := checkpoints.stale(run):
+    """Removes checkpoints of another recipe or of files that changed since, and those of which none is whole."""
+    try:
+        why = checkpoints.stale(run)
+    except BadInput as error:
+        why = [str(error)]
+    if why:
         print(f"train: {marks.said(why)}: its checkpoints are removed, it is trained anew", flush=True)
         checkpoints.remove(run)
-    elif (why := checkpoints.damage(run)) and (path := checkpoints.newest(checkpoints.folder_of(run.run_dir))):
-        print(f"train: {marks.said(why)}: it is removed, the training goes on from the one before", flush=True)
-        path.unlink()
 
 
 def draw_sheet(run: Run) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import marks
+from pipeline.guards.masked import Masked
 from pipeline.marks import NEVER, Files, Stage
 
 pytestmark = pytest.mark.faults("stale results")
@@ -178,6 +179,14 @@ def test_keys_are_flat_and_survive_json():
     names = {"records.sources.0.name": "a", "records.sources.1.name": "b", "records.sources.1.options.split": "x"}
     assert found == names | {"records.shares": [1, 0.5]}
     assert marks.changed_keys(json.loads(json.dumps(found)), found) == []
+
+
+def test_a_secret_is_in_no_mark(tmp_path):
+    token = Masked("hunter2hunter2", "${oc.env:TOKEN}")
+    keys = marks.flat({"index": [token], "url": "https://me:hunter2hunter2@host/x", "token": token}, "score")
+    stage = Stage("secret", tmp_path, keys)
+    stage.finish(stage.begin([]))
+    assert "hunter2" not in stage.path.read_text() and stage.reasons() == []
 
 
 def test_a_line_names_three_reasons_and_counts_the_others():

@@ -35,28 +35,38 @@ def folder_of(run_dir: str | Path) -> Path:
 def newest(folder: Path, read: bool = False) -> Path | None:
     """The checkpoint of the latest step that is whole, or None where there is none at all.
 
-    A damaged one above it is set aside as `damaged-step-…`, and said in a line: training then writes that step again.
     Whole is what its header says, and its length; with `read` its checksum too, for which all of it is read. Raises
-    BadInput: there are checkpoints, and none is whole; they stay where they are.
+    BadInput: there are checkpoints, and none is whole.
     """
-    found = sorted(path for path in folder.glob("step-*.safetensors") if _NAME.fullmatch(path.name))
+    return _found(folder, read)[0]
+
+
+def newest_mended(folder: Path) -> Path | None:
+    """As `newest` with `read`; sets damaged ones above it aside, as `damaged-step-…`: their steps are trained again."""
+    path, damaged = _found(folder, read=True)
+    for other, why in damaged:
+        aside = other.with_name(f"damaged-{other.name}")
+        with suppress(FileNotFoundError):  # another host was first
+            other.rename(aside)
+        print(f"warning: {other} {why}: set aside as {aside.name}; goes on from {path and path.name}", flush=True)
+    return path
+
+
+def _found(folder: Path, read: bool) -> tuple[Path | None, list[tuple[Path, str]]]:
+    """The newest whole checkpoint; the damaged ones above it, and what is wrong with each."""
+    paths = sorted(path for path in folder.glob("step-*.safetensors") if _NAME.fullmatch(path.name))
     damaged: list[tuple[Path, str]] = []
-    for path in reversed(found):
+    for path in reversed(paths):
         if not (why := _damage(path, read)):
-            for other, of_other in damaged:
-                aside = other.with_name(f"damaged-{other.name}")
-                with suppress(FileNotFoundError):  # another host was first
-                    other.rename(aside)
-                print(f"warning: {other} {of_other}: set aside as {aside.name}; goes on from {path.name}", flush=True)
-            return path
+            return path, damaged
         damaged.append((path, why))
     if damaged:
         path, why = damaged[0]
         raise BadInput(
-            f"{path} {why}, and no whole checkpoint is left beside it: put a copy back, or "
-            f"remove {folder} to train anew"
+            f"{path} {why}, and no whole checkpoint is left beside it: put a copy back, or remove {folder} to train "
+            "anew"
         )
-    return None
+    return None, []
 
 
 def _damage(path: Path, read: bool) -> str:
@@ -120,13 +130,15 @@ def recipe_changes(state: dict[str, Any], run: Run) -> list[str]:
 def state_of(run: Run) -> dict:
     """What the newest whole checkpoint of the run folder says of itself, {} without one; BadInput for another recipe's.
 
-    One that training goes on from is read whole; of the last, which is trained, `load_trained` does.
+    It is read whole, but for the last one whose bytes are known to be those that were saved; see `newest_mended`.
     """
-    if run.devices.rehearse or (path := newest(folder_of(run.run_dir))) is None:
+    folder = folder_of(run.run_dir)
+    if run.devices.rehearse or (path := newest(folder)) is None:
         return {}
+    if not _is_known(run, path):
+        path = newest_mended(folder)
+        assert path is not None  # or `newest` had found none
     state = read_state(path)
-    if not state.get("finished") and (path := newest(folder_of(run.run_dir), read=True)):
-        state = read_state(path)
     if why := recipe_changes(state, run):
         raise BadInput(
             f"{path} was trained by another recipe or is of another architecture than this config: {marks.said(why)}; "
@@ -149,21 +161,17 @@ def reasons(run: Run) -> list[str]:
     path = newest(folder_of(run.run_dir))
     if path is None:
         return [marks.NEVER]
-    if why := stale(run) or damage(run):
+    if why := stale(run):
         return why
-    return [] if read_state(path).get("finished") else [f"not finished: {path.name} is within the training"]
-
-
-def expect_whole(run: Run) -> None:
-    """Raises BadInput where the checkpoint that ended the training is not what was saved."""
-    if why := damage(run):
-        raise BadInput(f"{run.run_dir}: {marks.said(why)} since it was saved; {marks.MEND}")
+    if not read_state(path).get("finished"):
+        return [f"not finished: {path.name} is within the training"]
+    return [] if _is_known(run, path) else [f"{path.name} is not what was saved, or was not marked"]
 
 
 def mark_whole(run: Run) -> None:
-    """Marks the checkpoint that ended the training: its bytes are known from now on."""
+    """Marks the checkpoint that ended the training: its bytes are known from now on, and are not read to be sure."""
     path = newest(folder_of(run.run_dir))
-    if path is not None:
+    if path is not None and not _is_known(run, path):
         stage = _stage(run)
         stage.finish(stage.begun([path.relative_to(run.run_dir).as_posix()]))
 
@@ -173,12 +181,10 @@ def _stage(run: Run) -> marks.Stage:
     return marks.Stage("train", Path(run.run_dir))
 
 
-def damage(run: Run) -> list[str]:
-    """What is wrong with the bytes of the checkpoint that ended the training; of any other nothing is known."""
-    path, mark = newest(folder_of(run.run_dir)), _stage(run).read()
-    if path is None or not mark or path.relative_to(run.run_dir).as_posix() not in mark.get("made", ()):
-        return []
-    return _stage(run).reasons()
+def _is_known(run: Run, path: Path) -> bool:
+    """Whether the mark says that this checkpoint was saved so."""
+    then = _stage(run).read() or {}
+    return path.relative_to(run.run_dir).as_posix() in then.get("made", ()) and not _stage(run).reasons()
 
 
 def remove(run: Run) -> None:
@@ -229,7 +235,7 @@ def load_trained(config: Run) -> "Embedder":
     from pipeline.models import embedder as embedders  # TensorFlow: who only asks what is done needs none of it
 
     folder = folder_of(config.run_dir)
-    path = newest(folder, read=True)
+    path = newest_mended(folder)
     if path is None:
         raise BadInput(f"expected a checkpoint in {folder}, found none: run `guie train` first")
     state = read_state(path)

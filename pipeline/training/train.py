@@ -66,7 +66,6 @@ def main(run: Run) -> None:
     resumed = checkpoints.state_of(run)
     there = checkpoints.newest(checkpoints.folder_of(run.run_dir))
     if resumed.get("finished") and not any(map(files.matching, run.in_run_dir(run.train.records))):
-        checkpoints.expect_whole(run)
         print(f"train: done already, {there}; its records are gone")
         return
     if not resumed.get("finished"):
@@ -76,7 +75,7 @@ def main(run: Run) -> None:
     if there and resumed:
         inputs.expect_same(run, there, resumed, records)
     if resumed.get("finished"):
-        checkpoints.expect_whole(run)
+        checkpoints.mark_whole(run)
         if rows := resumed.get("metrics"):  # a soup has none
             metrics_log.restore(folder, rows)
         print(f"train: done already, {there}")

@@ -51,7 +51,8 @@ DAMAGES = [cut, longer, flipped_header, flipped_values, flipped_state, lambda _:
 def test_a_damaged_one_falls_back_to_the_one_before_it_and_says_so_once(tmp_path, capsys, damage):
     first, second = written(tmp_path)
     second.write_bytes(damage(second.read_bytes()))
-    assert checkpoints.newest(tmp_path, read=True) == first
+    assert checkpoints.newest(tmp_path, read=True) == first and second.exists(), "who only asks moves nothing"
+    assert checkpoints.newest_mended(tmp_path) == first
     said = capsys.readouterr().out
     assert said.count("\n") == 1 and str(second) in said and f"goes on from {first.name}" in said
     assert checkpoints.newest(tmp_path) == first and not capsys.readouterr().out
