@@ -1,5 +1,8 @@
 """The world that edits start from, once a process."""
 
+import gc
+from collections.abc import Iterator
+
 import pytest
 
 from tests.faults.reruns import Reruns
@@ -7,8 +10,8 @@ from tests.faults.world import made
 
 
 @pytest.fixture(scope="package")
-def reruns(tmp_path_factory) -> Reruns:
-    folder = tmp_path_factory.mktemp("edits")
+def reruns(tmp_path_factory) -> Iterator[Reruns]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TF_DETERMINISTIC_OPS", "1")
-        return Reruns(made(folder / "world"))
+        yield Reruns(made(tmp_path_factory.mktemp("edits") / "world"))
+    gc.unfreeze()  # what `World.guie` froze

@@ -142,7 +142,7 @@ def test_an_image_that_cannot_be_opened_for_want_of_files_is_no_reject(birds, tm
 
 
 class Scarce:
-    key, class_name = "a", "crow"
+    key, class_name, file = "a", "crow", ""
 
     def __init__(self, read):
         self.read = lambda: read("a.jpg")
