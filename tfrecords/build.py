@@ -274,7 +274,7 @@ def _marked(folder: Path) -> set[str]:
 
 def _of_images(changed: dict[str, list[str]]) -> str:
     keys = [key for found in changed.values() for key in found]
-    return f"{len(keys):,} images changed since the records were built, the first: {keys[0]}"
+    return f"{len(keys):,} images changed since the records were built, the first: {min(keys)}"
 
 
 def _workers(config: Run, todo: list[Chunk]) -> int:
