@@ -9,10 +9,13 @@ from pipeline.evaluation import score_table
 from pipeline.files import read_json, write_text
 from pipeline.guards.masked import shown
 from pipeline.retrieval import intervals
+from pipeline.stages import depends
 
 LICENCES = """The code is under Apache-2.0. Two other licences bind whoever passes these weights on: that of
 the encoder's starting weights (`encoder` below), and those of the images of the sources named above; several
 public sets (landmarks, products, birds) allow research only. Name both when you publish."""
+
+OUTDATED = "Not scored yet: the last score is of an earlier model or of other data; `guie run` scores again."
 
 
 def write(config: Run) -> None:
@@ -26,6 +29,7 @@ def text(config: Run, run_dir: Path) -> str:
     mark = _read(run_dir / "export" / "fingerprint.json")
     manifest = _read(run_dir / "records" / "manifest.json")
     metrics = _read(run_dir / "metrics.json")
+    outdated = bool(metrics) and bool(depends.outdated_score(config))
     dim = mark.get("embedding_dim", config.embedder.embedding_dim)
     lines = [
         f"# {shown(config.name)}: an image embedder",
@@ -37,7 +41,7 @@ def text(config: Run, run_dir: Path) -> str:
         *_data(config, manifest),
         "",
         "## Score",
-        *_score(metrics),
+        *([OUTDATED] if outdated else _score(metrics)),
         "",
         "## Fingerprint",
         *[f"- {key}: `{mark[key]}`" for key in sorted(mark) if key != "preprocess"],

@@ -7,11 +7,13 @@ With `seeds: [0, 1, …]` the records are built once, each seed is trained, expo
 <run_dir>/metrics.json holds the means over the seeds, with intervals over seeds and queries.
 """
 
+import contextlib
 from pathlib import Path
 
 from pipeline import config, files, marks
 from pipeline.config import Run
 from pipeline.config.phase_keys import expect_phases
+from pipeline.data import sources
 from pipeline.errors import BadInput
 from pipeline.evaluation import precisions, score_table, trained_classes
 from pipeline.guards.locks import one_at_a_time
@@ -52,6 +54,8 @@ def main(run: Run, redo: bool = False) -> None:
             score(each)
             import_quietly("export.card").write(each)  # again: now it has a score
             import_quietly("pipeline.pages.report").main(each)
+    if run.seeds:
+        remove_export(run)
     if not run.score.index:
         for each in {each.run_dir: each for each in [*runs, run]}.values():  # what was scored before is of no use
             depends.score(each).drop()
@@ -75,6 +79,15 @@ def remove_stale(run: Run) -> None:
         checkpoints.remove(run)
 
 
+def remove_export(run: Run) -> None:
+    """Removes what a run without seeds exported: each seed has its own. Its checkpoints stay: they cost more."""
+    folder = Path(run.run_dir) / "export"
+    depends.export(run).drop()
+    files.remove(folder / "model_card.md")
+    with contextlib.suppress(OSError):  # files that are not guie's
+        folder.rmdir()
+
+
 def draw_sheet(run: Run) -> None:
     """`<run_dir>/contact_sheet.jpg`, of the records."""
     stage, folder = depends.contact_sheet(run), Path(run.run_dir)
@@ -91,6 +104,8 @@ def score(run: Run) -> None:
     if stage.is_done():
         print(f"score: done already, {path}")
         return
+    for spec in run.in_run_dir([*run.score.index, *run.score.queries]):
+        sources.expect_data(spec)  # before the score that is there is given up
     mark = stage.begin(["metrics.json", "precisions.npz"])
     modules = [import_quietly(f"pipeline.evaluation.{name}") for name in ("embedders", "score", "references")]
     embedders, scoring, references = modules

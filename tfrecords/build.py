@@ -114,7 +114,10 @@ def main(config: Run, redo: bool = False) -> None:
 
 
 def reasons(config: Run) -> list[str]:
-    """Why the records are not what a build would make now; empty where they are. Raises BadInput as `main`."""
+    """Why the records are not what a build would make now; empty where they are. Writes nothing.
+
+    Raises BadInput as `main`.
+    """
     folder, listings = Path(config.run_dir) / "records", selection.list_sources(config)
     selected = selection.select(config.records, listings)
     stage = _stage(config, selected)
@@ -126,7 +129,7 @@ def reasons(config: Run) -> list[str]:
     todo, made = selected.chunks, list(selected.chunks)
     done: dict[str, dict[str, Any]] = {}
     while todo:
-        found, changed = examine(config, folder, todo)
+        found, changed = examine(config, folder, todo, renew=False)
         if changed:
             return [_of_images(changed)]
         if missing := [chunk.stem for chunk in todo if chunk.stem not in found]:
@@ -177,20 +180,25 @@ def build_chunks(config: Run, folder: Path, todo: list[Chunk], redo: bool = Fals
     return done
 
 
-def examine(config: Run, folder: Path, todo: list[Chunk]) -> tuple[dict[str, dict[str, Any]], dict[str, list[str]]]:
+def examine(
+    config: Run, folder: Path, todo: list[Chunk], renew: bool = True
+) -> tuple[dict[str, dict[str, Any]], dict[str, list[str]]]:
     """Stem → mark of the chunks whose shard is whole; stem → keys of images that changed since it was made.
 
-    Of chunks whose images have other stats the images are read, in parallel.
+    Of chunks whose images have other stats the images are read, in parallel. With `renew` marks get the new stats,
+    and a line is printed.
     """
     found = {chunk.stem: chunks.mark_of(folder, chunk) for chunk in todo}
     other = [chunk for chunk in todo if (mark := found[chunk.stem]) and mark["quick"] != chunks.quick(chunk)]
     changed: dict[str, list[str]] = {}
     if other:
-        print(f"tfrecords: files of {len(other)} shards have other times: comparing their images", flush=True)
-        work = in_processes(partial(chunks.changed_images, folder), other, _workers(config, other))
+        if renew:
+            print(f"tfrecords: files of {len(other)} shards have other times: comparing their images", flush=True)
+        work = in_processes(partial(chunks.changed_images, folder, renew=renew), other, _workers(config, other))
         changed = {chunk.stem: keys for chunk, keys in work if keys}
         found |= {chunk.stem: chunks.mark_of(folder, chunk) for chunk in other}  # with the new stats
-    return {stem: mark for stem, mark in found.items() if mark and chunks.is_whole(folder, stem, mark)}, changed
+    whole = {stem: mark for stem, mark in found.items() if mark and chunks.is_whole(folder, stem, mark, renew)}
+    return whole, changed
 
 
 def find_duplicates(config: Run, folder: Path, made: list[Chunk], done: list[dict[str, Any]]) -> list[Pair]:

@@ -47,12 +47,12 @@ def read_mark(folder: Path, chunk: Chunk) -> dict[str, Any] | None:
     return mark if mark is not None and is_whole(folder, chunk.stem, mark) else None
 
 
-def is_whole(folder: Path, stem: str, mark: dict[str, Any]) -> bool:
+def is_whole(folder: Path, stem: str, mark: dict[str, Any], renew: bool = True) -> bool:
     """Whether a chunk's shard and index are those that its mark describes, see `marks.same`."""
     before = json.dumps(mark["made"])
     if not all(marks.same(held, marks.Files([(name, folder / name)])) for name, held in mark["made"].items()):
         return False
-    if json.dumps(mark["made"]) != before:
+    if renew and json.dumps(mark["made"]) != before:
         write_json(mark_path(folder, stem), mark)
     return True
 
@@ -73,10 +73,10 @@ def quick(chunk: Chunk) -> str:
     return marks.stat_digest(item.file for item, _ in chunk.items())
 
 
-def changed_images(folder: Path, chunk: Chunk) -> list[str]:
+def changed_images(folder: Path, chunk: Chunk, renew: bool = True) -> list[str]:
     """Keys of the images whose bytes are not those that the finished chunk was made of.
 
-    Where there is none the mark is renewed: the files behind the images have other stats alone.
+    Where there is none the mark is renewed (`renew`): the files behind the images have other stats alone.
     """
     mark = mark_of(folder, chunk)
     if mark is None:
@@ -93,7 +93,7 @@ def changed_images(folder: Path, chunk: Chunk) -> list[str]:
             digest = ""
         if digest != before:
             changed.append(item.key)
-    if not changed:
+    if renew and not changed:
         write_json(mark_path(folder, chunk.stem), {**mark, "quick": now})
     return changed
 

@@ -47,7 +47,6 @@ def open_data(spec: str) -> list[ImageSet]:
     if given:
         sets = open_data(rest)
         return [replace(each, name=given if len(sets) == 1 else f"{given}/{each.name}") for each in sets]
-    folder = Path(spec)
     layout, colon, root = spec.partition(":")
     if colon and layout in LAYOUTS:
         expect_local(layout, root)
@@ -55,10 +54,19 @@ def open_data(spec: str) -> list[ImageSet]:
     if _is_shards(spec):
         return _from_shards(spec)
     _expect_folder(spec)
-    name = folder.resolve().name
-    if name.lower() in SPLIT_NAMES:
-        name = folder.resolve().parent.name
-    return [_listed(name, "folder", folder)]
+    return [_listed(name_of(spec), "folder", Path(spec))]
+
+
+def name_of(spec: str) -> str:
+    """The name that `open_data(spec)` gives its set; "" where shards name their own. Opens nothing."""
+    given, spec = _named(spec)
+    layout, colon, _ = spec.partition(":")
+    if given or (colon and layout in LAYOUTS):
+        return given or layout
+    if _is_shards(spec):
+        return ""
+    folder = Path(spec).resolve()
+    return folder.parent.name if folder.name.lower() in SPLIT_NAMES else folder.name
 
 
 def files_of(spec: str) -> marks.Files:

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipeline import config, files
+from pipeline import config, files, marks
 from pipeline.config import Run
 from pipeline.data import sources
 from pipeline.errors import BadInput
@@ -21,6 +21,7 @@ from pipeline.stages import depends
 from tfrecords.sources import Item
 
 THUMBNAIL_PX = 160
+OUTDATED = "These scores are of an earlier model or of other data"
 
 
 def main(run: Run) -> None:
@@ -33,6 +34,9 @@ def main(run: Run) -> None:
         print(f"report: done already, {folder / 'report.html'}")
         return
     mark = stage.begin(["report.html"])
+    notes = score_table.notes(result)
+    if why := depends.outdated_score(run):
+        notes = [*notes, f"{OUTDATED} ({for_screen(marks.said(why))}): `guie run` scores again, see `guie status`."]
     try:
         items, missing = _scored_items(run), ""
     except BadInput as error:  # the scored images are gone since: the numbers stand without them
@@ -41,11 +45,11 @@ def main(run: Run) -> None:
         "report.html",
         title=f"{shown(run.name)}: {score_table.headline(result)}",
         unseen=result.get("classes_trained_on") == 0,
-        notes=score_table.notes(result),
+        notes=notes,
         scores=score_table.header_and_rows(result),
         differences=score_table.differences(result),
         seeds=list(result.get("seeds", {})),
-        curves=_curves(folder / "metrics.jsonl"),
+        curves=[] if run.seeds else _curves(folder / "metrics.jsonl"),  # each seed has its own
         missing=missing,
         examples=[] if missing else [_example(items, each) for each in result.get("examples", [])],
         contact_sheet=data_url(sheet.read_bytes() if sheet.exists() else None),

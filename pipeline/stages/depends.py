@@ -3,17 +3,19 @@
 Records and checkpoints cost more: `tfrecords.build` and `training.checkpoints` say what they depend on.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
 from pipeline.attached import tensorflow_build
-from pipeline.config import Run, to_yaml
+from pipeline.config import Run, seeds_of, to_yaml
 from pipeline.data import sources
+from pipeline.errors import BadInput
 from pipeline.files import fingerprint
-from pipeline.marks import Digest, Files, Input, Stage, flat
+from pipeline.marks import NEVER, Digest, Files, Input, Stage, flat
 from pipeline.training import checkpoints, inputs
 
 PACKAGES = ("pipeline", "tfrecords", "export")
@@ -37,13 +39,23 @@ def export(run: Run) -> Stage:
     return Stage("export", Path(run.run_dir), keys, {**_code(), **trained, **inputs.of_weights(run)})
 
 
-def score(run: Run) -> Stage:
-    """Its references start where the training starts, and are fitted on what it is trained on."""
+def score(run: Run, scored: Mapping[str, Input] | None = None) -> Stage:
+    """Its references start where the training starts, and are fitted on what it is trained on.
+
+    `scored`: of `_scored`, where the images are listed already. They count by what they hold and what their set is
+    called, wherever they lie.
+    """
     folder = Path(run.run_dir)
     keys = {**inputs.recipe(run), **flat(run.score, "score"), "records.split.left_out": run.records.split.left_out}
+    for key, given in (("score.index", run.score.index), ("score.queries", run.score.queries)):
+        keys[key] = [sources.name_of(spec) for spec in run.in_run_dir(given)]
     if "pml_arcface" in run.score.references:  # a row that had to be left out is computed once it can be
         keys["pytorch-metric-learning is installed"] = find_spec("pytorch_metric_learning") is not None
-    read = {"submission.zip": Files.below(folder / "submission.zip"), **inputs.of(run), **_scored(run)}
+    read = {
+        "submission.zip": Files.below(folder / "submission.zip"),
+        **inputs.of(run),
+        **(_scored(run) if scored is None else scored),
+    }
     return Stage("score", folder, keys, {**_code(), **read})
 
 
@@ -56,19 +68,37 @@ def score_of_seeds(run: Run, runs: Sequence[Run]) -> Stage:
     return Stage("score", Path(run.run_dir), keys, {**_code(), **read})
 
 
+def outdated_score(run: Run, scored: Mapping[str, Input] | None = None) -> list[str]:
+    """Why the scores in the run folder are not of the model and the data that are there now; marks stay as they are.
+
+    Empty where they are, and where `guie run` did not score: nothing tells what such scores are of. `scored`: as in
+    `score`.
+    """
+    runs = seeds_of(run)
+    scored = _scored(run) if scored is None else scored
+    stages = [score(each, scored) for each in runs] + ([score_of_seeds(run, runs)] if run.seeds else [])
+    try:
+        why = [each for stage in stages for each in stage.reasons(renew=False)]
+    except BadInput as error:  # what it was scored with is damaged
+        return [str(error)]
+    return [each for each in why if each != NEVER]
+
+
 def report(run: Run) -> Stage:
-    folder = Path(run.run_dir)
-    shown: dict[str, Input] = {name: Files.below(folder / name) for name in REPORTED}
-    return Stage(
-        "report", folder, {}, {**_code(), "the config": Digest(fingerprint(to_yaml(run))), **shown, **_scored(run)}
-    )
+    folder, scored = Path(run.run_dir), _scored(run)
+    of_files: dict[str, Input] = {name: Files.below(folder / name) for name in REPORTED}
+    of_config = {
+        "the config": Digest(fingerprint(to_yaml(run))),
+        "what the scores are of": Digest("; ".join(outdated_score(run, scored))),
+    }
+    return Stage("report", folder, {}, {**_code(), **of_config, **of_files, **scored})
 
 
 def _scored(run: Run) -> dict[str, Input]:
-    """Key of the config → the images that are scored."""
+    """Key of the config → the images that are scored; they may go once they are."""
     specs = {"score.index": run.in_run_dir(run.score.index), "score.queries": run.in_run_dir(run.score.queries)}
     return {
-        key if len(given) == 1 else f"{key}.{number}": sources.files_of(spec)
+        key if len(given) == 1 else f"{key}.{number}": replace(sources.files_of(spec), may_go=True)
         for key, given in specs.items()
         for number, spec in enumerate(given)
     }

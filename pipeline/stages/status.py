@@ -38,22 +38,27 @@ def main(run: Run) -> None:
 def table_rows(run: Run) -> list[Row]:
     """A row a stage, in the order in which `guie run` takes them; a seed's stages after its name."""
     rows: list[Row] = []
-    if run.records.sources:
+    if run.records.sources and not of_another_run(run):
         rows.append(row("records", lambda: import_quietly("tfrecords.build").reasons(run)))
-        rows.append(row("contact sheet", lambda: depends.contact_sheet(run).reasons(), rows[-1:]))
+        rows.append(row("contact sheet", lambda: depends.contact_sheet(run).reasons(renew=False), rows[-1:]))
     records, ends = rows[:1], []
     for each in seeds_of(run):
         of = f"{Path(each.run_dir).name} " if run.seeds else ""
         rows.append(row(f"{of}train", lambda: checkpoints.reasons(each), records))  # noqa: B023, called here
-        rows.append(row(f"{of}export", lambda: depends.export(each).reasons(), rows[-1:]))  # noqa: B023
+        rows.append(row(f"{of}export", lambda: depends.export(each).reasons(renew=False), rows[-1:]))  # noqa: B023
         if run.score.index:
-            rows.append(row(f"{of}score", lambda: depends.score(each).reasons(), rows[-1:]))  # noqa: B023
+            rows.append(row(f"{of}score", lambda: depends.score(each).reasons(renew=False), rows[-1:]))  # noqa: B023
             ends.append(rows[-1])
-            rows.append(row(f"{of}report", lambda: depends.report(each).reasons(), rows[-1:]))  # noqa: B023
+            rows.append(row(f"{of}report", lambda: depends.report(each).reasons(renew=False), rows[-1:]))  # noqa: B023
     if run.score.index and run.seeds:
-        rows.append(row("score", lambda: depends.score_of_seeds(run, seeds_of(run)).reasons(), ends))
-        rows.append(row("report", lambda: depends.report(run).reasons(), rows[-1:]))
+        rows.append(row("score", lambda: depends.score_of_seeds(run, seeds_of(run)).reasons(renew=False), ends))
+        rows.append(row("report", lambda: depends.report(run).reasons(renew=False), rows[-1:]))
     return rows
+
+
+def of_another_run(run: Run) -> bool:
+    """Whether the training's records lead out of the run folder, as a seed's: the folder above builds them."""
+    return any(pattern.startswith("{run_dir}/..") for pattern in run.train.records)
 
 
 def row(stage: str, reasons: Callable[[], list[str]], before: list[Row] | None = None) -> Row:

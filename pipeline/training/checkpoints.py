@@ -157,7 +157,7 @@ def stale(run: Run) -> list[str]:
 
 
 def reasons(run: Run) -> list[str]:
-    """Why the training is not done; empty where the newest checkpoint ends it and is not stale."""
+    """Why the training is not done; empty where the newest checkpoint ends it and is not stale. Writes nothing."""
     path = newest(folder_of(run.run_dir))
     if path is None:
         return [marks.NEVER]
@@ -165,7 +165,7 @@ def reasons(run: Run) -> list[str]:
         return why
     if not read_state(path).get("finished"):
         return [f"not finished: {path.name} is within the training"]
-    return [] if _is_known(run, path) else [f"{path.name} is not what was saved, or was not marked"]
+    return [] if _is_known(run, path, renew=False) else [f"{path.name} is not what was saved, or was not marked"]
 
 
 def mark_whole(run: Run) -> None:
@@ -181,10 +181,10 @@ def _stage(run: Run) -> marks.Stage:
     return marks.Stage("train", Path(run.run_dir))
 
 
-def _is_known(run: Run, path: Path) -> bool:
+def _is_known(run: Run, path: Path, renew: bool = True) -> bool:
     """Whether the mark says that this checkpoint was saved so."""
     then = _stage(run).read() or {}
-    return path.relative_to(run.run_dir).as_posix() in then.get("made", ()) and not _stage(run).reasons()
+    return path.relative_to(run.run_dir).as_posix() in then.get("made", ()) and not _stage(run).reasons(renew)
 
 
 def remove(run: Run) -> None:

@@ -30,6 +30,7 @@ SHARDS = {"train.records": ["{world}/shards/*-train-*.tfrec"], "train.validation
 STARTED = {"train.init_from": "{world}/start.safetensors"}
 FOLDERS = {"score.index": ["{world}/scored/index"], "score.queries": ["{world}/scored/queries"]}
 FORMATS = {"export.formats": ["saved_model", "onnx"]}
+KEPT = ("weights", "losses", "export", "report")  # the seeds' folders stay
 INDEXED, QUERY = "scored/index/*/*.jpg", "scored/queries/*/*.jpg"
 SAVED = "run/export/saved_model"
 
@@ -56,6 +57,8 @@ OF_TRAINING = {
     "a phase removed": Kind(lambda world, _: world.values["train"]["phases"].pop(), "weights", TWO),
     "seed": Kind(sets("train.seed", 1), "weights"),
     "seeds": Kind(sets("seeds", [0, 1]), "weights", {"seeds": [0]}),
+    "seeds instead of one run": Kind(sets("seeds", [0, 1]), "weights", apart=("weights", "losses")),
+    "one run instead of seeds": Kind(sets("seeds", []), "weights", {"seeds": [0, 1]}, apart=KEPT),
     "loss": Kind(sets("train.loss", {"name": "cosface"}), "weights"),
     "optimizer": Kind(sets("train.optimizer", {"name": "sgd"}), "weights"),
     "fold": Kind(sets("train.fold", "domain more"), "weights"),

@@ -129,6 +129,38 @@ def test_without_anything_to_score_the_old_scores_go(world):
     assert "Not scored yet" in (world.run / "export/model_card.md").read_text()
 
 
+def test_an_export_alone_shows_no_score_of_the_model_before_it(world):
+    card, page = world.run / "export/model_card.md", world.run / "report.html"
+    note = "These scores are of an earlier model or of other data"
+    assert "Not scored yet" not in card.read_text() and note not in page.read_text()
+    assert world.guie("export", "export.flip_average=true") == 0
+    assert world.guie("report", "export.flip_average=true") == 0
+    assert "Not scored yet" in card.read_text() and "mP@5, all domains" not in card.read_text()
+    assert f"{note} (submission.zip changed)" in page.read_text()
+    assert world.guie("run", "export.flip_average=true") == 0
+    assert "mP@5, all domains" in card.read_text() and note not in page.read_text()
+
+
+def test_scored_images_may_lie_elsewhere_and_may_go(world, capsys, tmp_path):
+    there, elsewhere = tmp_path / "one/photos", tmp_path / "two/photos"
+    shutil.copytree(world.folder / "images", there)
+    assert world.guie("run", f"score.index=[{there}]") == 0
+    score, page = (world.run / "metrics.json").read_bytes(), world.run / "report.html"
+    there.parent.rename(elsewhere.parent)
+    capsys.readouterr()
+    assert world.guie("run", f"score.index=[{elsewhere}]") == 0
+    assert "score: done already" in capsys.readouterr().out
+    before = page.read_bytes()
+    shutil.rmtree(elsewhere)
+    for command in ("run", "report"):
+        assert world.guie(command, f"score.index=[{elsewhere}]") == 0
+    said = capsys.readouterr().out
+    assert "score: done already" in said and said.count("report: done already") == 2 and page.read_bytes() == before
+    assert world.guie("run", f"score.index=[{elsewhere}]", "score.references=[]") == 2  # it cannot be scored again
+    assert (world.run / "metrics.json").read_bytes() == score and page.read_bytes() == before
+    assert world.guie("run", f"score.index=[{elsewhere}]") == 0
+
+
 def test_a_shard_that_guie_did_not_make_is_refused_not_removed(world, capsys):
     strange = world.run / "records/mine-train-00-5.tfrec"
     strange.write_bytes(next(world.run.glob("records/*.tfrec")).read_bytes())
