@@ -1,7 +1,7 @@
 """Done-marks: how a stage knows that what it made is what it would make now, and says what changed if it is not.
 
 A mark is a JSON file: `keys` (config key → value), `inputs` (name → what was read), `made` (name → what was written).
-Files are known by `quick`, a digest of their sizes, times and inodes, and by `content`, a digest of their bytes. Equal
+Files are known by `quick`, a digest of their sizes and times, and by `content`, a digest of their bytes. Equal
 `quick` is taken as equal; else the bytes are compared, and where they are equal the mark gets the new `quick`.
 """
 
@@ -12,7 +12,6 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -59,17 +58,16 @@ class Files:
     """Files under names that are the same wherever they lie."""
 
     named: Sequence[tuple[str, File]]
-    whole: bool = True  # False: of large files pieces alone, see `files.identity`
     beside: str = ""  # what else counts, such as the order in which images are listed
     may_go: bool = False
 
     @classmethod
-    def below(cls, path: Path, whole: bool = True, may_go: bool = False) -> "Files":
+    def below(cls, path: Path, may_go: bool = False) -> "Files":
         """A file, or every file of a folder; a file's own name does not count."""
         if not path.is_dir():
-            return cls([("", path)], whole, may_go=may_go)
+            return cls([("", path)], may_go=may_go)
         found = sorted(each for each in path.rglob("*") if each.is_file())
-        return cls([(each.relative_to(path).as_posix(), each) for each in found], whole, may_go=may_go)
+        return cls([(each.relative_to(path).as_posix(), each) for each in found], may_go=may_go)
 
     def quick(self) -> str:
         """ "" where a file is behind a URL: only its bytes tell."""
@@ -81,7 +79,7 @@ class Files:
     def content(self) -> str:
         paths = [path for _, path in self.named]
         piece = 1 + len(paths) // (4 * READS)  # a task of its own for each of 200,000 images took 8 s and 300 MB
-        found = side_by_side(partial(_content, self.whole), paths, piece)
+        found = side_by_side(_content, paths, piece)
         if not any(found):
             return ""
         return of_contents(zip((name for name, _ in self.named), found, strict=True), self.beside)
@@ -93,14 +91,17 @@ def of_contents(named: Iterable[tuple[str, str]], beside: str = "") -> str:
 
 
 def stat_digest(paths: Iterable[str]) -> str:
-    """16 hex digits of the files' sizes, times and inodes, in order; each path is looked at once."""
+    """16 hex digits of the files' sizes and times, in order; each path is looked at once.
+
+    The time of the last change to the inode tells of a file that was written and given its old time again.
+    """
     found: dict[str, bytes] = {}
     hasher = hashlib.sha256()
     for path in paths:
         if path not in found:
             try:
                 facts = os.stat(path)
-                numbers: tuple[int, ...] = (facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino)
+                numbers: tuple[int, ...] = (facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
             except (OSError, ValueError):  # ValueError: a zero byte in a name of a table
                 numbers = ()
             found[path] = repr(numbers).encode()
@@ -192,10 +193,10 @@ class Stage:
         return self.folder / self.place / f"{self.name}.json"
 
     def read(self) -> dict[str, Any] | None:
-        """The mark; {} where it is damaged, None where there is none."""
+        """The mark; {} where it is damaged, or names what is not in this folder; None where there is none."""
         try:
             found = json.loads(self.path.read_text(encoding="utf-8"))
-            return found if isinstance(found, dict) else {}
+            return found if _is_mark(found) else {}
         except FileNotFoundError:
             return None
         except (OSError, ValueError):
@@ -267,9 +268,20 @@ class Stage:
         self.path.unlink(missing_ok=True)
 
 
-def _content(whole: bool, path: File) -> str:
+def _is_mark(found: Any) -> bool:
+    """A run folder may be somebody else's: what a mark says was made is removed, so it must lie within."""
+    if not isinstance(found, dict) or not isinstance(found.get("keys"), dict):
+        return False
+    parts = [found.get("inputs"), found.get("made")]
+    if not all(isinstance(part, dict) and all(isinstance(held, dict) for held in part.values()) for part in parts):
+        return False
+    paths = [Path(name) for name in found["made"]]
+    return not any(path.is_absolute() or ".." in path.parts or path == Path() for path in paths)
+
+
+def _content(path: File) -> str:
     """ "" where the file is not there."""
-    if not whole or not isinstance(path, Path):
+    if not isinstance(path, Path):
         return files.identity(path)
     try:
         with path.open("rb") as file:

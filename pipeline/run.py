@@ -12,7 +12,6 @@ from pathlib import Path
 
 from pipeline import config, files, marks
 from pipeline.config import Run
-from pipeline.config.phase_keys import expect_phases
 from pipeline.data import sources
 from pipeline.errors import BadInput
 from pipeline.evaluation import precisions, score_table, trained_classes
@@ -31,11 +30,10 @@ def main(run: Run, redo: bool = False) -> None:
     `redo`: records and checkpoints that are of another config, or of files that changed, are removed and made anew.
     Without it they are refused: raises BadInput, also for a seed that stands twice.
     """
-    config_checks.before_run(run)
+    config_checks.before_run(run, redo)
     folder = Path(run.run_dir)
     runs = config.seeds_of(run)
     for each in runs:
-        expect_phases(each)
         if not redo:
             checkpoints.state_of(each)  # refuses another recipe before anything is written
     if run.records.sources:

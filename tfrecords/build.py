@@ -59,7 +59,7 @@ def main(config: Run, redo: bool = False) -> None:
     stage = _stage(config, selected)
     _claim(stage, redo)
     was_whole = not stage.reasons()
-    begun = stage.begin(MADE)
+    begun = None if was_whole else stage.begin(MADE)  # nothing is written where all is there
     made = list(selected.chunks)
     done = build_chunks(config, folder, made, redo)
     while new := selection.select_replacements(records, listings, selected, _kept(selected.space, done), made):
@@ -93,11 +93,12 @@ def main(config: Run, redo: bool = False) -> None:
         "near_duplicates": records.near_duplicates,
         "shards": shards,
     }
-    if not (was_whole and read_json(folder / "manifest.json") == manifest):
+    path = folder / "manifest.json"
+    if begun or not path.exists() or read_json(path) != manifest:
         rows = duplicates.rows(find_duplicates(config, folder, made, ordered))
         write_csv(folder / "duplicates.csv", duplicates.COLUMNS, rows)
-        write_json(folder / "manifest.json", manifest)  # after all that it tells of
-    stage.finish(begun)
+        write_json(path, manifest)  # after all that it tells of
+        stage.finish(begun or stage.begun(MADE))
     print(table(space, ordered))
     short = [class_id for class_id in space.classes if sum(space.counts[class_id]) < max(records.min_per_class, 1)]
     if short:
@@ -256,8 +257,7 @@ def _claim(stage: marks.Stage, redo: bool) -> None:
     if why:
         print(f"tfrecords: {marks.said(why)}: {folder} is removed and built anew", flush=True)
         (folder / "manifest.json").unlink(missing_ok=True)
-        found = (chunks.OF_CHUNK.fullmatch(path.name) for path in folder.iterdir())
-        chunks.remove_shards(folder, {each["stem"] for each in found if each} | _marked(folder))
+        chunks.remove_shards(folder, _marked(folder))
         stage.drop()
     _remove_partial(folder)
 

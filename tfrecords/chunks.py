@@ -89,7 +89,9 @@ def changed_images(folder: Path, chunk: Chunk, renew: bool = True) -> list[str]:
         before = rejected[item.key] if item.key in rejected else next(kept, "")
         try:
             digest = _digest(item.read())
-        except (OSError, ValueError):
+        except (OSError, ValueError) as error:
+            if machine.refuses(error):
+                raise  # the image may be unchanged
             digest = ""
         if digest != before:
             changed.append(item.key)

@@ -48,6 +48,7 @@ def in_processes(
     idle = [Connection(ours.detach()) for ours, _ in pairs]
     everyone, busy = list(idle), dict[Any, Task]()
     end: Any = object()
+    failure: BaseException | None = None
     try:
         forking = _start([theirs for _, theirs in pairs], work)
         try:
@@ -63,11 +64,14 @@ def in_processes(
                 for connection in ready:
                     good, found = connection.recv()
                     if not good:
+                        failure = found
                         raise found
                     task = busy.pop(connection)
                     idle.append(connection)
                     yield task, found
-        except (EOFError, BrokenPipeError, ConnectionResetError):
+        except (EOFError, BrokenPipeError, ConnectionResetError) as error:
+            if error is failure:
+                raise  # the work's own
             raise BadInput(
                 "a worker process was killed (out of memory?): the same command goes on from here; fewer workers "
                 "(records.workers, --workers) need less"

@@ -13,8 +13,11 @@ from pipeline.reading import File
 def count(run: Run) -> int | None:
     """Classes of both `train.records` and `score.index`; None where the records do not tell.
 
-    Labels of two folders need not be of the same classes, and folders of images have none.
+    Labels of two folders need not be of the same classes, folders of images have none, and what the run of
+    `train.init_from` was trained on is not known.
     """
+    if run.train.init_from:
+        return None
     trained, scored = (run.in_run_dir(patterns) for patterns in (run.train.records, run.score.index))
     try:
         if not (trained and scored) or len({*_folders(trained), *_folders(scored)}) != 1:

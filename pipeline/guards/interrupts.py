@@ -39,7 +39,8 @@ def handled() -> Iterator[None]:
 
     A signal that the parent ignores (`nohup guie … &`) stays ignored.
     """
-    with suppress(OSError, RuntimeError):  # no file or thread can be opened any more: the command itself will say so
+    # No file or thread can be opened any more: the command itself will say so. ValueError: not the main thread.
+    with suppress(OSError, RuntimeError, ValueError):
         _listen()
     try:
         yield

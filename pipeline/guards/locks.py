@@ -31,13 +31,19 @@ def locked(folder: Path) -> Iterator[None]:
     Raises BadInput: another process holds it; names its id, host and start.
     """
     whole = folder.absolute().resolve()
-    if fcntl is None or whole in _held or (whole.is_dir() and _is_read_only(whole)):
+    there = whole.is_dir()
+    if fcntl is None or whole in _held or (there and not _can_be_written(whole)):
         yield
         return
     file = _opened(whole / NAME)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    except OSError as error:
+        if not isinstance(error, BlockingIOError):  # ENOSYS of Lustre without `flock`, ENOLCK
+            print(f"warning: {folder} cannot be locked ({error.strerror}): see that no other run is in it", flush=True)
+            with file:
+                yield
+            return
         with file:
             raise BadInput(
                 f"{folder} is in use by {_said(file)}: wait for it, end it, or choose another run_dir"
@@ -55,8 +61,9 @@ def locked(folder: Path) -> Iterator[None]:
         finally:
             _held.discard(whole)
             (whole / NAME).unlink(missing_ok=True)
-            with suppress(OSError):
-                whole.rmdir()  # where the command was refused before it wrote anything
+            if not there:
+                with suppress(OSError):
+                    whole.rmdir()  # the command was refused before it wrote anything
 
 
 def one_at_a_time(main: Callable[..., Any]) -> Callable[..., Any]:
@@ -96,5 +103,7 @@ def _said(file: TextIO) -> str:
     return "another process"
 
 
-def _is_read_only(folder: Path) -> bool:
-    return hasattr(os, "statvfs") and bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
+def _can_be_written(folder: Path) -> bool:
+    return os.access(folder, os.W_OK) and not (
+        hasattr(os, "statvfs") and bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
+    )

@@ -6,11 +6,12 @@ it. A file that is there is opened for its first bytes alone. No TensorFlow.
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
-from pipeline.config import Phase, Run, resolve_data_path
+from pipeline.config import Phase, Run, resolve_data_path, seeds_of
 from pipeline.config.phase_keys import expect_phase, expect_phases, geometry, head_start, trained_blocks
 from pipeline.data import folds
 from pipeline.data.sources import expect_data
@@ -29,11 +30,19 @@ UNKNOWN_BLOCKS = 10**6  # of an encoder that must be built to be known: `last N 
 OWN_SHARDS = re.compile(rf"{{run_dir}}/records/(?P<source>.+)-(?P<split>{'|'.join(SPLITS)})-[^/]+")
 
 Check = Callable[[Run], None]
+_anew: ContextVar[bool] = ContextVar("anew", default=False)  # what was begun counts for nothing: it may be removed
 
 
-def before_run(run: Run) -> None:
-    """For `guie run`, which does everything. Raises BadInput, one line of all that is wrong."""
-    _expect(run, expect_sources, expect_encoder, expect_training, expect_own_shards, expect_scored, expect_formats)
+def before_run(run: Run, redo: bool = False) -> None:
+    """For `guie run`, which does everything. Raises BadInput, one line of all that is wrong.
+
+    What a run that has begun needs no more may be gone; with `redo` it is needed again.
+    """
+    token = _anew.set(redo)
+    try:
+        _expect(run, expect_sources, expect_encoder, expect_training, expect_own_shards, expect_scored, expect_formats)
+    finally:
+        _anew.reset(token)
 
 
 def before_training(run: Run) -> None:
@@ -52,7 +61,7 @@ def expect_sources(run: Run) -> None:
     if unknown := sorted(set(run.records.split.left_out) - set(names)):
         known = ", ".join(names) or "none"
         raise BadInput(f"records.split.left_out: no source {unknown[0]!r}; records.sources has {known}")
-    built = (Path(run.run_dir) / "records" / "manifest.json").exists()
+    built = not _anew.get() and (Path(run.run_dir) / "records" / "manifest.json").exists()
     for source in run.records.sources:
         layout = find_layout(source.layout)
         layout.options(source.options)
@@ -240,10 +249,10 @@ def _replicas(run: Run) -> int:
 
 
 def _scored(run: Run) -> bool:
-    return (Path(run.run_dir) / "metrics.json").exists()
+    return not _anew.get() and (Path(run.run_dir) / "metrics.json").exists()
 
 
 def _begun(run: Run) -> bool:
-    """Whether training has begun: what it began with is in the checkpoint, and may be gone since."""
-    folder = Path(run.run_dir)
-    return any(next(folder.glob(f"{below}checkpoints/step-*"), None) for below in ("", "seed-*/"))
+    """Whether training has begun, of each seed: what it began with is in the checkpoint, and may be gone since."""
+    folders = [Path(each.run_dir) / "checkpoints" for each in seeds_of(run)]
+    return not _anew.get() and all(next(folder.glob("step-*"), None) for folder in folders)

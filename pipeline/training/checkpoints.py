@@ -52,11 +52,15 @@ def newest_mended(folder: Path) -> Path | None:
     return path
 
 
+def _saved(folder: Path) -> list[Path]:
+    """All checkpoints, damaged ones too, by step; a file of another name is somebody's own."""
+    return sorted(path for path in folder.glob("step-*.safetensors") if _NAME.fullmatch(path.name))
+
+
 def _found(folder: Path, read: bool) -> tuple[Path | None, list[tuple[Path, str]]]:
     """The newest whole checkpoint; the damaged ones above it, and what is wrong with each."""
-    paths = sorted(path for path in folder.glob("step-*.safetensors") if _NAME.fullmatch(path.name))
     damaged: list[tuple[Path, str]] = []
-    for path in reversed(paths):
+    for path in reversed(_saved(folder)):
         if not (why := _damage(path, read)):
             return path, damaged
         damaged.append((path, why))
@@ -81,9 +85,9 @@ def _damage(path: Path, read: bool) -> str:
                     return "is damaged (its checksum is another)"
     except FileNotFoundError:
         return "is gone"
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
+    except (SafetensorError, KeyError, ValueError) as error:  # an OSError is the machine's: the file may be whole
         if machine.line(error):
-            raise  # the file may be whole
+            raise
         return f"is not a whole checkpoint of guie ({reason(error)})"
     return ""
 
@@ -190,7 +194,7 @@ def _is_known(run: Run, path: Path, renew: bool = True) -> bool:
 def remove(run: Run) -> None:
     """Removes what a training left in the run folder. Each checkpoint holds its own mark: any order is safe."""
     folder = Path(run.run_dir)
-    for path in sorted(folder_of(run.run_dir).glob("step-*.safetensors")):
+    for path in _saved(folder_of(run.run_dir)):
         path.unlink()
     for name in ("metrics.jsonl", "precisions.npy", "tensorboard"):
         files.remove(folder / name)
@@ -294,7 +298,7 @@ class Writer:
                 save_file(values, temporary, metadata={"guie": state, "crc32c": _checksum(state, ordered)})
                 with temporary.open("rb") as file:
                     os.fsync(file.fileno())  # whole even after a power cut
-            for old in sorted(self.folder.glob("step-*.safetensors"))[: -self.kept]:
+            for old in _saved(self.folder)[: -self.kept]:
                 old.unlink()
         except BaseException as failure:
             self._failure = failure

@@ -39,7 +39,7 @@ def of_weights(run: Run) -> dict[str, Input]:
     named = {f"encoder.{key}": path for key, path in _paths(run.encoder).items()}
     if run.train.init_from:
         named["train.init_from"] = run.train.init_from
-    return {key: marks.Files.below(Path(path), whole=False, may_go=True) for key, path in named.items()}
+    return {key: marks.Files.below(Path(path), may_go=True) for key, path in named.items()}
 
 
 def of(run: Run, records: RecordSet | None = None) -> dict[str, Input]:
@@ -50,9 +50,10 @@ def of(run: Run, records: RecordSet | None = None) -> dict[str, Input]:
     return found
 
 
-def held(run: Run, records: RecordSet) -> dict[str, dict[str, str]]:
-    """What a checkpoint's header holds of `of`, see `marks.known`."""
-    return {key: marks.known(now) for key, now in of(run, records).items()}
+def held(run: Run, records: RecordSet, before: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
+    """What a checkpoint's header holds of `of`, see `marks.known`; of what is gone now, what an earlier one held."""
+    found = {key: marks.known(now) for key, now in of(run, records).items()}
+    return {key: known if known["content"] else before.get(key, known) for key, known in found.items()}
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,7 @@ def main(run: Run) -> None:
     if len(set(steps)) > 1:
         mend = "run_dir must be one folder that all hosts see, or hold the same checkpoint everywhere"
         raise BadInput(f"the hosts' newest checkpoints are of different steps ({', '.join(map(str, steps))}): {mend}")
-    mark = {"recipe": inputs.recipe(run), "inputs": inputs.held(run, records)}
+    mark = {"recipe": inputs.recipe(run), "inputs": inputs.held(run, records, resumed.get("inputs", {}))}
     data = open_data(run, records)
     # All of them before the first is trained: what cannot be is said at once.
     phases = [plan_phase(run, found, data.classes, number) for number in range(len(run.train.phases))]

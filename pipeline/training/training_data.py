@@ -26,6 +26,7 @@ class Data:
     records: RecordSet
     classes: Classes
     validation: RecordSet | None
+    seen_before: bool = False  # whether train.init_from may have been trained on the classes that are validated on
     indexes: tuple[np.ndarray, ...] = ()  # rows of `validation`, each an index of its own; empty: all are one
 
     @cached_property
@@ -45,7 +46,8 @@ class Data:
     def said(self, precisions: np.ndarray) -> str:
         """The same, for a line."""
         classes, trained = self.validated
-        where = f"{trained:,} of {classes:,} classes trained on" if trained else "unseen classes"
+        unseen = "classes that train.init_from may know" if self.seen_before else "unseen classes"
+        where = f"{trained:,} of {classes:,} classes trained on" if trained else unseen
         mean = intervals.text(precisions.mean(), intervals.interval(precisions), ".3f")
         caveat = intervals.caveat(classes, len(precisions), alone=True)
         return f"mP@5 on {where} {mean}" + (f" ({caveat})" if caveat else "")
@@ -66,10 +68,11 @@ def open_data(run: Run, records: RecordSet) -> Data:
         if shared := sorted({path.resolve() for path in validation.shards} & trained, key=str):
             what = f"{shared[0].name} is among train.records, too ({len(shared)} shard(s))"
             raise BadInput(f"train.validation: {what}: validation must be of classes that are never trained on")
-    data = Data(records, classes, validation, indexes)
+    data = Data(records, classes, validation, bool(run.train.init_from), indexes)
     if validation is not None:
         held, known = data.validated
-        what = "classes never trained on" if not known else f"classes, {known:,} of them trained on"
+        never = "classes that train.init_from may know" if data.seen_before else "classes never trained on"
+        what = f"classes, {known:,} of them trained on" if known else never
         said = f"validation {len(validation):,} images of {held:,} {what}"
     count = len(classes.labels)
     print(f"train: {len(records):,} images of {count:,} classes; {said} → {checkpoints.folder_of(run.run_dir)}")
