@@ -78,7 +78,7 @@ class Files:
 
     def content(self) -> str:
         paths = [path for _, path in self.named]
-        piece = 1 + len(paths) // (4 * READS)  # a task of its own for each of 200,000 images took 8 s and 300 MB
+        piece = 1 + len(paths) // (4 * READS)  # a task for each of many small files costs time and memory
         found = side_by_side(_content, paths, piece)
         if not any(found):
             return ""
