@@ -64,7 +64,11 @@ def _data(config: Run, manifest: dict[str, Any]) -> list[str]:
         key = (shard["source"], shard["split"])
         counts[key] = counts.get(key, 0) + int(shard["count"])
     if counts:
-        return [f"- {source}, {split}: {count:,} images" for (source, split), count in sorted(counts.items())]
+        names = {source.name: shown(source.name) for source in config.records.sources}
+        return [
+            f"- {names.get(source, source)}, {split}: {count:,} images"
+            for (source, split), count in sorted(counts.items())
+        ]
     return [f"- {shown(source.name)} (layout {source.layout})" for source in config.records.sources] or ["- none named"]
 
 

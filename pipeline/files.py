@@ -16,7 +16,7 @@ from typing import Any
 from pipeline import reading
 from pipeline.errors import BadInput
 from pipeline.guards import machine
-from pipeline.guards.masked import without_passwords
+from pipeline.guards.masked import shown
 from pipeline.reading import File, RemoteFile, file_of, is_url
 
 
@@ -52,8 +52,8 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """A password in a URL is left out."""
-    write_text(path, without_passwords(json.dumps(value, indent=2, ensure_ascii=False)) + "\n")
+    """As JSON; of what the environment gave the reference, see `masked.shown`."""
+    write_text(path, json.dumps(shown(value), indent=2, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> Any:

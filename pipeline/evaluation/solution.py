@@ -25,13 +25,13 @@ UNREADABLE = (
 def score(embeddings_path: str, solution_path: str) -> dict[str, Any]:
     """mP@5 of all queries and of each Usage (Public, Private); prints the table.
 
-    The competition scores its two halves apart, so a query that stands in both counts in both; the mP@5 of all is the
-    mean over the halves' queries. An id that is no query of the solution is an index image. Raises BadInput: a file
+    The competition scores its two usages apart, so a query that stands in both counts in both; the mP@5 of all is the
+    mean over the usages' queries. An id that is no query of the solution is an index image. Raises BadInput: a file
     of another format; embeddings without a query or without an index image.
     """
     ids, vectors = read_embeddings(Path(embeddings_path))
-    halves = read_solution(Path(solution_path))
-    queries = set().union(*halves.values())
+    usages = read_solution(Path(solution_path))
+    queries = set().union(*usages.values())
     is_query = np.array([each in queries for each in ids])
     if not is_query.any() or is_query.all():
         raise BadInput(
@@ -45,7 +45,7 @@ def score(embeddings_path: str, solution_path: str) -> dict[str, Any]:
         query: [index_ids[neighbour] for neighbour in row if neighbour >= 0]
         for query, row in zip(query_ids, neighbours, strict=True)
     }
-    parts = {usage: precision_at_5(*hits_of_predictions(predictions, solution)) for usage, solution in halves.items()}
+    parts = {usage: precision_at_5(*hits_of_predictions(predictions, solution)) for usage, solution in usages.items()}
     missing = len(queries - set(query_ids))
     result: dict[str, Any] = {
         **_mean(np.concatenate(list(parts.values()))),
@@ -124,9 +124,11 @@ def read_solution(path: Path) -> dict[str, dict[str, list[str]]]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise BadInput(f"{path}: expected the competition's solution CSV ({reason(error)})") from None
     header = rows[0][1] if rows else []
-    if len(rows) < 2 or len(header) not in (2, 3) or header[0].strip().lower() != "id":
+    if len(header) not in (2, 3):
         raise BadInput(f"{path}: expected the columns id, index ids, Usage; got {header or 'an empty file'}")
-    halves: dict[str, dict[str, list[str]]] = {}
+    if len(rows) < 2:
+        raise BadInput(f"{path}: expected a row a query below the header {header}, found none")
+    usages: dict[str, dict[str, list[str]]] = {}
     for line, row in rows[1:]:
         wrong = f"{path}, line {line}: expected"
         if len(row) != len(header):
@@ -138,5 +140,5 @@ def read_solution(path: Path) -> dict[str, dict[str, list[str]]]:
             raise BadInput(f"{wrong} the index ids that match {query!r}, got none: leave a query without a match out")
         if any(not each or each.strip() != each for each in index_ids):
             raise BadInput(f"{wrong} index ids one space apart, got {row[1][:60]!r}")
-        halves.setdefault(usage, {})[query] = index_ids
-    return halves
+        usages.setdefault(usage, {})[query] = index_ids
+    return usages

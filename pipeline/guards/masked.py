@@ -12,7 +12,8 @@ from typing import Any, TextIO
 SHORTEST = 8  # characters: a shorter one might stand in a message by chance
 # Of variables whose values are kept off the screen: MILVUS_TOKEN, KAGGLE_KEY, AWS_SECRET_ACCESS_KEY, DB_PASSWORD …
 _SECRET_NAME = re.compile(r"(?i)token|secret|passw|passphrase|credential|apikey|(^|_)key($|_)|_(pw|pwd|pass)$")
-_URL_PASSWORD = re.compile(r"(?<=://)([^/?#\s:@]*):([^/?#\s@]+)@")
+# The user may be a reference, `${oc.env:NAME}`; the last @ ends the password.
+_URL_PASSWORD = re.compile(r"(?<=://)((?:\$\{[^}]*\}|[^/?#\s:@{])*):([^/?#\s]+)@")
 
 
 class Masked(str):
@@ -60,8 +61,14 @@ def without_passwords(text: str) -> str:
     """
     >>> without_passwords("http://me:pw@host:19530/a, gs://bucket/b@c")
     'http://me:***@host:19530/a, gs://bucket/b@c'
+    >>> without_passwords("http://me:${oc.env:PW}@host, http://${oc.env:TOKEN}@host, db://me:p@ss@host")
+    'http://me:${oc.env:PW}@host, http://${oc.env:TOKEN}@host, db://me:***@host'
     """
-    return _URL_PASSWORD.sub(r"\1:***@", text) if "://" in text else text
+
+    def masked(found: re.Match) -> str:
+        return found[0] if "${" in found[2] else f"{found[1]}:***@"
+
+    return _URL_PASSWORD.sub(masked, text) if "://" in text else text
 
 
 def for_screen(text: str) -> str:
