@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import cli
-from pipeline.config import Run, load
+from pipeline.config import Run, load, seeds_of
 from pipeline.evaluation import trained_classes
 
 CONFIG = """
@@ -64,9 +64,7 @@ def test_where_the_records_do_not_tell_nothing_is_claimed(split, tmp_path):
 
 
 def test_a_seeds_run_is_counted_on_the_records_of_the_run_above_it(split):
-    from pipeline.run import of_seed
-
     run = split("item")
-    seed = of_seed(run, 3)
+    (seed,) = seeds_of(replace(run, seeds=[3]))
     Path(seed.run_dir).mkdir(exist_ok=True)
     assert trained_classes.count(seed) == trained_classes.count(run)

@@ -60,7 +60,7 @@ def test_images_to_score_are_those_of_the_local_files(tiny, bucket):
 
 def test_a_bucket_without_records_is_refused_in_one_line(tiny, bucket, capsys):
     assert tiny.refused("none", PHASES, "train.records=[gs://photos/other/*.tfrec]")
-    assert "none match gs://photos/other/*.tfrec" in capsys.readouterr().err
+    assert "train.records: no shard matches gs://photos/other/*.tfrec" in capsys.readouterr().err
 
 
 def test_a_shard_that_vanishes_ends_in_one_line_that_names_it(tiny, bucket, capsys):
