@@ -21,7 +21,16 @@ from pipeline.evaluation.submission_zip import zip_submission
 from pipeline.evaluation.untrusted import saved_model, tensorflow_ops, torchscript
 from tests.evaluation.tiny import jpeg, run
 from tests.export.broken_submissions import features, unit
-from tests.faults.hostile_models import READING, Model, first_version, save, tensorflow_models
+from tests.faults.hostile_models import (
+    READING,
+    Model,
+    edited,
+    first_version,
+    first_version_of_two_savers_and_a_table,
+    hidden_in_the_saver,
+    save,
+    tensorflow_models,
+)
 
 SECRET = "a text of 21 letters\n"
 
@@ -44,7 +53,8 @@ def target(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory, target) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("hostile")
-    return {**tensorflow_models(root, target), "WriteFile of version 1": first_version(root / "v1", target)}
+    models = {**tensorflow_models(root, target), **hidden_in_the_saver(root, target)}
+    return {**models, "WriteFile of version 1": first_version(root / "v1", target)}
 
 
 def place(target: Path) -> None:
@@ -81,6 +91,7 @@ def test_a_saved_model_that_reaches_out_is_refused_before_it_is_loaded(hostile, 
     for name, path in hostile.items():
         found = [each.split()[0] for each in saved_model.reaching(str(path), "model")[0]]
         others = {"TensorSliceDataset", "FlatMapDataset", "ReduceDataset"} if "Dataset" in name else set()
+        others |= {"SaveV2"} if "Relu6" in name else set()
         assert set(found) == {name.split()[0]} | others, (name, found)
         named[name] = path
     zipped = tmp_path / "submission.zip"
@@ -97,6 +108,52 @@ def test_with_trust_it_is_scored_and_does_what_it_does(name, hostile, images, ta
     code, text, _ = run(capsys, "score", hostile[name], "--index", images, "--trust")
     assert code == 0 and "mP@5" in text
     assert target.read_text() == "here"  # the tests above would have seen it
+
+
+@pytest.mark.faults("hostile SavedModel")
+@pytest.mark.parametrize(
+    "name",
+    [
+        "SaveV2 in the restore op",
+        "SaveV2 in a table's initializer",
+        "Relu6 in place of an op",
+        "SaveV2 in what implements the same",
+    ],
+)
+def test_what_is_hidden_in_the_saver_would_have_written(name, hostile, target):
+    embedders.load(str(hostile[name]), trust=True).embed(np.zeros((1, 40, 40, 3), np.uint8))
+    written = [path for path in target.parent.iterdir() if path.name.startswith(f"{target.name}.")]
+    for path in written:
+        path.unlink()
+    assert {path.suffix for path in written} == {".index", ".data-00000-of-00001"}
+
+
+@pytest.mark.faults("hostile SavedModel")
+def test_what_is_written_or_read_by_another_name_than_the_savers_is_refused(tmp_path):
+    """The function and the call look like the saver's: the file's name is the graph's own."""
+
+    def by_constant(graph) -> None:
+        for function in graph.graph_def.library.function:
+            for node in function.node_def:
+                if node.op in ("SaveV2", "RestoreV2"):
+                    node.input[0] = "elsewhere:output:0"
+            function.node_def.add(name="elsewhere", op="Const")
+
+    def called_by_constant(graph) -> None:
+        graph.graph_def.node.add(name="elsewhere", op="Const")
+        for node in graph.graph_def.node:
+            if "saver_filename" in node.input:
+                node.input[0] = "elsewhere"
+
+    def of_a_sparse_output(graph) -> None:
+        output = graph.signature_def["serving_default"].outputs["sparse"]
+        output.coo_sparse.values_tensor_name = graph.saver_def.save_tensor_name
+
+    saver = {"SaveV2", "MergeV2Checkpoints", "ShardedFilename"}
+    cases = {by_constant: {"SaveV2", "RestoreV2"}, called_by_constant: saver | {"RestoreV2"}, of_a_sparse_output: saver}
+    for edit, ops in cases.items():
+        folder = edited(save(Model(), tmp_path / edit.__name__), edit)
+        assert {each.split()[0] for each in saved_model.reaching(str(folder), "model")[0]} == ops, edit.__name__
 
 
 @pytest.mark.faults("hostile SavedModel")
@@ -149,6 +206,32 @@ def test_a_table_of_the_models_own_assets_is_allowed_and_of_another_file_is_not(
     path.write_bytes(path.read_bytes().replace(b"words.txt", b"../../a.x"))
     found, _ = saved_model.reaching(str(folder), "model")
     assert len(found) == 1 and found[0].startswith("InitializeTableFromTextFileV2 (__inference__initializer")
+
+
+@pytest.mark.faults("hostile SavedModel")
+def test_a_table_of_version_1_is_read_from_its_assets_where_the_initializer_alone_reads_it(tmp_path):
+    words = tmp_path / "words.txt"
+    words.write_text("a\nb\n")
+    folder = first_version_of_two_savers_and_a_table(tmp_path / "model", words)
+    content = (folder / "saved_model.pb").read_bytes()
+    assert saved_model.reaching(str(folder), "model")[0] == []
+    assert embedders.load(str(folder)).embedding_dim == 64
+
+    def called(graph) -> None:  # only the initializer is handed the asset's path
+        table = next(node for node in graph.graph_def.node if node.op == tensorflow_ops.TEXT_TABLE)
+        next(node for node in graph.graph_def.node if node.name == "l2_normalize").input.append(f"^{table.name}")
+
+    def another_list(graph) -> None:  # TensorFlow then reads the collection no more
+        graph.asset_file_def.add(filename="words.txt").tensor_info.name = "images:0"
+
+    def outside(graph) -> None:
+        packed = graph.collection_def["saved_model_assets"].any_list.value[0]
+        packed.value = packed.value.replace(b"words.txt", b"../../a.x")
+
+    for edit in (called, another_list, outside):
+        (folder / "saved_model.pb").write_bytes(content)
+        found, _ = saved_model.reaching(str(edited(folder, edit)), "model")
+        assert [each.split()[0] for each in found] == [tensorflow_ops.TEXT_TABLE], edit.__name__
 
 
 @pytest.mark.faults("hostile SavedModel")
@@ -232,6 +315,10 @@ def test_a_zip_that_two_readers_could_read_differently_is_refused(tmp_path):
     assert content[-42:-38] == b"PK\x06\x07"  # PyTorch writes the 64-bit directory, too: it counts
     at = len(content) - 22 - 20 - 8
     stated = struct.unpack("<Q", content[at : at + 8])[0]
+    for entry in ("model.json", "CODE/other.txt", "other/x"):
+        path = hostile_torchscript.with_entry(tmp_path / entry.replace("/", "-"), whole, entry)
+        with pytest.raises(BadInput, match=f"holds '{entry.lower()}', which no TorchScript file"):
+            torchscript.reaching(path / "saved_model.pt", "model")
     broken = [
         b"PTMF" + content,  # the start of PyTorch's other format
         content[:-2] + b"\x04\x00more",  # a comment, which may hold another directory

@@ -17,6 +17,7 @@ from pipeline.errors import BadInput, reason
 from pipeline.evaluation.untrusted import file_names, tensorflow_ops
 
 FILE = "saved_model.pb"
+ASSETS = "saved_model_assets"  # a collection
 INIT_SIGNATURE = "__saved_model_init_op"
 CALLS = ("PartitionedCall", "StatefulPartitionedCall")  # hand their inputs over in order
 RESTORING = ("RestoreV2", "ShardedFilename")  # of the saver's ops, those that write nothing
@@ -166,7 +167,13 @@ class _Graph:
     def _asset_tensors(self) -> frozenset[str]:
         """The main graph's tensors that the initializer is handed, each the path of one of the model's own assets."""
         outside, inside = set[str](), set[str]()
-        for each in self.meta_graph.asset_file_def:
+        files = list(self.meta_graph.asset_file_def)
+        if not files and ASSETS in self.meta_graph.collection_def:  # as TensorFlow 1 writes them
+            for content in self.meta_graph.collection_def[ASSETS].any_list.value:
+                files.append(meta_graph_pb2.AssetFileDef())
+                if not content.Unpack(files[-1]):
+                    return frozenset()
+        for each in files:
             (inside if _is_inside(each.filename) else outside).update(file_names.of_tensor(each.tensor_info.name))
         return frozenset(inside - outside)
 
