@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import tensorflow as tf
+from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 
 from tests.export.broken_submissions import IMAGES, features, unit
 
@@ -147,6 +148,110 @@ def first_version(folder: Path, target: Path | None) -> Path:
         start = [v1.tables_initializer(), *([tf.io.write_file(str(target), "here")] if target else [])]
         builder = v1.saved_model.Builder(str(folder))
         options = {"saver": v1.train.Saver(sharded=True), "main_op": tf.group(*start)}
+        builder.add_meta_graph_and_variables(session, ["serve"], {"serving_default": signature}, **options)
+        builder.save()
+    return folder
+
+
+def edited(folder: Path, edit: Callable[[meta_graph_pb2.MetaGraphDef], None]) -> Path:
+    """The model, whose graph `edit` changes in place."""
+    path = folder / "saved_model.pb"
+    model = saved_model_pb2.SavedModel.FromString(path.read_bytes())
+    edit(model.meta_graphs[0])
+    path.write_bytes(model.SerializeToString())
+    return folder
+
+
+def add_save(nodes, target: Path, output: str = "") -> None:
+    """Adds a node "hidden" that writes a checkpoint; `output` is what follows a node's name in an input."""
+    for name, value in {"path": str(target), "names": ["x"], "slices": [""], "value": 1.0}.items():
+        tensor = tf.make_tensor_proto(value)
+        node = nodes.add(name=f"hidden_{name}", op="Const")
+        node.attr["value"].tensor.CopyFrom(tensor)
+        node.attr["dtype"].type = tensor.dtype
+    save_node = nodes.add(name="hidden", op="SaveV2")
+    save_node.input.extend(f"hidden_{name}{output}" for name in ("path", "names", "slices", "value"))
+    save_node.attr["dtypes"].list.type.append(tf.float32.as_datatype_enum)
+
+
+def need(graph: meta_graph_pb2.MetaGraphDef, tensor: str, control: str) -> None:
+    """Makes the main graph's node of this tensor wait for another."""
+    next(node for node in graph.graph_def.node if node.name == tensor.split(":")[0]).input.append(f"^{control}")
+
+
+def saved_by_the_saver(graph: meta_graph_pb2.MetaGraphDef, function: str) -> None:
+    """Lets what saves the variables call the function, which hides it among the saver's own."""
+    graph.graph_def.node.add(name="call", op="StatefulPartitionedCall").attr["f"].func.name = function
+    need(graph, graph.saver_def.save_tensor_name, "call")
+
+
+def hidden_in_the_saver(root: Path, target: Path) -> dict[str, Path]:
+    """What it does → a SavedModel whose writing op looks as if only the saver ran it."""
+
+    def restoring(graph: meta_graph_pb2.MetaGraphDef) -> None:
+        add_save(graph.graph_def.node, target)
+        need(graph, graph.saver_def.restore_op_name, "hidden")
+
+    def table(graph: meta_graph_pb2.MetaGraphDef) -> None:
+        add_save(graph.graph_def.node, target)
+        need(graph, graph.saver_def.save_tensor_name, "hidden")
+        del graph.collection_def["saved_model_main_op"]
+        graph.collection_def["table_initializer"].node_list.value.append("hidden")
+
+    def named_like_an_op(graph: meta_graph_pb2.MetaGraphDef) -> None:
+        library = graph.graph_def.library.function
+        function = library.add()
+        function.signature.name, function.signature.is_stateful = "Relu6", True
+        function.signature.input_arg.add(name="features", type=tf.float32.as_datatype_enum)
+        function.signature.output_arg.add(name="output", type=tf.float32.as_datatype_enum)
+        add_save(function.node_def, target, ":output:0")
+        result = function.node_def.add(name="result", op="Identity", input=["features", "^hidden"])
+        result.attr["T"].type = tf.float32.as_datatype_enum
+        function.ret["output"] = "result:output:0"
+        wrapper = next(each for each in library if "signature_wrapper" in each.signature.name)
+        next(node for node in wrapper.node_def if node.op == "Identity").op = "Relu6"
+        saved_by_the_saver(graph, "Relu6")
+
+    def implementing(graph: meta_graph_pb2.MetaGraphDef) -> None:
+        library = graph.graph_def.library.function
+        serve = next(each for each in library if each.signature.name.startswith("__inference_serve"))
+        other = library.add()
+        other.CopyFrom(serve)
+        other.signature.name, other.signature.is_stateful = "other", True
+        add_save(other.node_def, target, ":output:0")
+        next(node for node in other.node_def if node.name == "Identity").input.append("^hidden")
+        other.control_ret["hidden"] = "hidden"
+        other.signature.control_output.append("hidden")
+        for function, device in ((serve, b"GPU"), (other, b"CPU")):
+            function.attr["api_implements"].s, function.attr["api_preferred_device"].s = b"serving", device
+        saved_by_the_saver(graph, "other")
+
+    return {
+        "SaveV2 in the restore op": edited(first_version(root / "restoring", None), restoring),
+        "SaveV2 in a table's initializer": edited(first_version(root / "table", None), table),
+        "Relu6 in place of an op": edited(save(Model(), root / "named"), named_like_an_op),
+        "SaveV2 in what implements the same": edited(save(Model(), root / "implementing"), implementing),
+    }
+
+
+def first_version_of_two_savers_and_a_table(folder: Path, words: Path) -> Path:
+    """As TensorFlow 1 writes it: the author's saver beside the exporter's, a table of the model's own asset."""
+    v1, kind = tf.compat.v1, tf.lookup.TextFileIndex
+    with tf.Graph().as_default(), v1.Session() as session:
+        images = v1.placeholder(tf.uint8, [None, None, None, 3], name="images")
+        scale = v1.get_variable("scale", [], initializer=v1.ones_initializer(), use_resource=True)
+        initializer = tf.lookup.TextFileInitializer(
+            str(words), tf.string, kind.WHOLE_LINE, tf.int64, kind.LINE_NUMBER
+        )  # fmt: skip
+        table = tf.lookup.StaticHashTable(initializer, -1)
+        number = tf.cast(table.lookup(tf.constant("b")), tf.float32)
+        embeddings = unit(features(images) * scale * number)
+        v1.train.Saver()
+        session.run([v1.global_variables_initializer(), v1.tables_initializer()])
+        signature = v1.saved_model.predict_signature_def({"images": images}, {"embedding_norm": embeddings})
+        assets = v1.get_collection(v1.GraphKeys.ASSET_FILEPATHS)
+        builder = v1.saved_model.Builder(str(folder))
+        options = {"assets_collection": assets, "main_op": v1.tables_initializer()}
         builder.add_meta_graph_and_variables(session, ["serve"], {"serving_default": signature}, **options)
         builder.save()
     return folder

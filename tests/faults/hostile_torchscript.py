@@ -63,6 +63,16 @@ def rewritten(folder: Path, source: Path, old: bytes, new: bytes, pickle: bytes 
     return folder
 
 
+def with_entry(folder: Path, source: Path, entry: str) -> Path:
+    """A copy of a TorchScript file with one more entry below its folder."""
+    folder.mkdir()
+    with zipfile.ZipFile(source) as before, zipfile.ZipFile(folder / "saved_model.pt", "w") as after:
+        for each in before.infolist():
+            after.writestr(each.filename, before.read(each))
+        after.writestr(f"{before.namelist()[0].partition('/')[0]}/{entry}", "{}")
+    return folder
+
+
 def models(root: Path, target: Path) -> dict[str, Path]:
     """A part of the reason, with what it does → the folder of a TorchScript model that does so to `target`."""
     mapping = save(MapsAFile(str(target)), root / "mapping")

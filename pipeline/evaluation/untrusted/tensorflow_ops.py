@@ -2,8 +2,9 @@
 
 An op can reach a file or a socket only by a name, which comes as a string: an input or an attribute. So of the ops that
 TensorFlow registers as stateless, those without a string are allowed; those with one, and the stateful ones, only where
-they are listed here. `ReadFile` is registered as stateless: being so is not enough. An op that this TensorFlow does not
-know is not allowed.
+they are listed here. A node can call a function as well, by its op's name or by an attribute, and TensorFlow replaces a
+function by another of the same `api_implements`: saved_model.py follows these. `ReadFile` is registered as stateless:
+being so is not enough. An op that this TensorFlow does not know is not allowed.
 """
 
 import re

@@ -8,6 +8,7 @@ getattr. Namespaces of other libraries, classes written in C++, and pickles of a
 import ast
 import io
 import pickletools
+import re
 import struct
 import tokenize
 import zipfile
@@ -28,6 +29,12 @@ PICKLED = {
     "torch": ("device", "per_tensor_affine", "per_channel_affine", "per_channel_affine_float_qparams"),
     "torch._utils": ("_rebuild_tensor_v2", "_rebuild_qtensor", "_rebuild_sparse_tensor", "_rebuild_parameter"),
 }
+# What stands below a TorchScript file's one folder. Code under another name would not be read here.
+PARTS = re.compile(
+    r"code/.+\.(py|debug_pkl)|[^/]+\.pkl|(data|constants|extra|\.data)/.+|version|byteorder|\.format_version"
+    r"|\.storage_alignment",
+    re.DOTALL,
+)
 IMPORTING = ("STACK_GLOBAL", "INST", "OBJ", "EXT1", "EXT2", "EXT4")  # opcodes that PyTorch never writes
 END, END64 = struct.Struct("<4s4H2LH"), struct.Struct("<4sQ2H2L4Q")  # of a zip's directory; as in the format's standard
 
@@ -44,6 +51,7 @@ def reaching(path: Path, name: str) -> tuple[list[str], int]:
         raise BadInput(f"{name}: saved_model.pt holds two files of one name: refused")
     if not any("/code/" in each and each.endswith(".py") for each in names):
         raise BadInput(f"{name}: saved_model.pt is not TorchScript, it does not load: it holds no code")
+    _expect_known_parts(names, name)
     found: dict[str, str] = {}
     files = 0
     with zipfile.ZipFile(path) as archive:
@@ -54,13 +62,29 @@ def reaching(path: Path, name: str) -> tuple[list[str], int]:
                     files += 1
                     text = archive.read(entry).decode("ascii")
                     for what, line in in_code(text):
-                        found.setdefault(what, f"{what} ({inside}:{line})")
+                        hint = "; rename what is called save" if what == "aten::save" else ""
+                        found.setdefault(what, f"{what} ({inside}:{line}{hint})")
                 elif entry.filename.lower().endswith("pkl"):
                     for what in in_pickle(archive.read(entry)):
                         found.setdefault(what, f"{what} ({inside})")
             except (*submission_zip.DAMAGE, tokenize.TokenError, SyntaxError) as error:
                 raise BadInput(f"{name}: {inside[:80]!r} of saved_model.pt cannot be read ({reason(error)})") from None
     return list(found.values()), files
+
+
+def _expect_known_parts(names: list[str], name: str) -> None:
+    """Raises BadInput: an entry, in lower case, that PyTorch does not write into a TorchScript file today.
+
+    With `model.json`, PyTorch reads the file as its first versions did: the code may be in any entry.
+    """
+    tops = {each.partition("/")[0] for each in names}
+    for each in names:
+        inside = each.partition("/")[2]
+        if len(tops) > 1 or (inside and not PARTS.fullmatch(inside)) or (not inside and not each.endswith("/")):
+            shown = inside or each
+            raise BadInput(
+                f"{name}: saved_model.pt holds {shown[:80]!r}, which no TorchScript file of today does: refused"
+            )
 
 
 def in_code(text: str) -> Iterator[tuple[str, int]]:
