@@ -69,7 +69,7 @@ def main(run: Run, redo: bool = False) -> None:
 def remove_stale(run: Run) -> None:
     """Removes checkpoints of another recipe or of files that changed since, and those of which none is whole."""
     try:
-        why = checkpoints.stale(run)
+        why = checkpoints.stale(run) if checkpoints.whole(run) else []
     except BadInput as error:
         why = [str(error)]
     if why:

@@ -101,13 +101,13 @@ def changed_images(folder: Path, chunk: Chunk, renew: bool = True) -> list[str]:
 
 
 def remove_shards(folder: Path, stems: Container[str]) -> None:
-    """The chunks' marks, then their shards: killed in between, they are chunks that were not made yet."""
-    for path in folder.glob(".build/*.json"):
-        if path.stem in stems:
-            path.unlink()
+    """The chunks' shards, then their marks, which say that guie made them: killed in between, they are made again."""
     for path in folder.iterdir():
         found = OF_CHUNK.fullmatch(path.name)
         if found and found["stem"] in stems:
+            path.unlink()
+    for path in folder.glob(".build/*.json"):
+        if path.stem in stems:
             path.unlink()
 
 

@@ -131,17 +131,20 @@ def recipe_changes(state: dict[str, Any], run: Run) -> list[str]:
     return marks.changed_keys(held, inputs.recipe(run))
 
 
+def whole(run: Run) -> Path | None:
+    """As `newest_mended`, but the last checkpoint is not read where its bytes are known to be those that were saved."""
+    folder = folder_of(run.run_dir)
+    path = newest(folder)
+    return path if path is None or _is_known(run, path) else newest_mended(folder)
+
+
 def state_of(run: Run) -> dict:
     """What the newest whole checkpoint of the run folder says of itself, {} without one; BadInput for another recipe's.
 
-    It is read whole, but for the last one whose bytes are known to be those that were saved; see `newest_mended`.
+    Damaged ones are set aside, see `whole`.
     """
-    folder = folder_of(run.run_dir)
-    if run.devices.rehearse or (path := newest(folder)) is None:
+    if run.devices.rehearse or (path := whole(run)) is None:
         return {}
-    if not _is_known(run, path):
-        path = newest_mended(folder)
-        assert path is not None  # or `newest` had found none
     state = read_state(path)
     if why := recipe_changes(state, run):
         raise BadInput(

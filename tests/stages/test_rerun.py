@@ -122,12 +122,14 @@ def test_a_damaged_shard_and_lost_rows_of_metrics_come_back_as_they_were(world, 
     assert "train: done already" in capsys.readouterr().out
 
 
-def test_a_bit_of_the_last_checkpoint_has_it_trained_again_from_the_one_before(world, capsys):
+def test_a_bit_of_the_only_checkpoint_is_refused_and_redo_trains_it_again(world, capsys):
     path = checkpoints.newest(world.run / "checkpoints")
     before = load_file(path)
     checkpoint_damaged(world)
-    assert world.guie("run") == 0
-    assert f"set aside as damaged-{path.name}; goes on from" in capsys.readouterr().out
+    assert world.guie("run") == 2 and path.exists()
+    error = capsys.readouterr().err
+    assert "its checksum is another" in error and "no whole checkpoint is left" in error and error.count("\n") == 1
+    assert world.guie("run", "--redo") == 0
     again = load_file(path)
     assert again.keys() == before.keys() and all((again[name] == before[name]).all() for name in before)
 
