@@ -9,6 +9,7 @@ in a separate environment, and compares the embeddings of the two versions.
 """
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -104,12 +105,14 @@ def probe(python: Path | str, folders: list[str], images: int, timeout_seconds: 
     rows: dict[str, list[Row]] = {folder: [] for folder in folders}
     # -I: neither this folder nor PYTHONPATH is on the path, so the model cannot use guie.
     command = [str(python), "-I", str(PROBE), *folders, "--images", str(images)]
+    # Without oneDNN, which commands turn on (`import_quietly`): TensorFlow 2.6.4 dies of SIGFPE with it.
+    env = {name: value for name, value in os.environ.items() if name != "TF_ENABLE_ONEDNN_OPTS"}
     with tempfile.TemporaryDirectory() as elsewhere:
         out, chatter = Path(elsewhere) / "out", Path(elsewhere) / "chatter"
         with out.open("w") as stdout, chatter.open("w") as stderr:
             try:
                 code = subprocess.run(
-                    command, stdout=stdout, stderr=stderr, cwd=elsewhere, timeout=timeout_seconds
+                    command, stdout=stdout, stderr=stderr, cwd=elsewhere, env=env, timeout=timeout_seconds
                 ).returncode
                 why = "the process was killed: most likely out of memory" if code == -9 else ""
             except subprocess.TimeoutExpired:

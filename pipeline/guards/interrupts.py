@@ -87,9 +87,9 @@ def _watch(reading: int) -> None:
 
 
 def _on_signal(number: int, _frame: FrameType | None) -> None:
+    first, _Ending.raised = not _Ending.raised, True  # a second signal may come while `_begin` says the line
     _begin(number)
-    if not _Ending.raised:
-        _Ending.raised = True
+    if first:
         raise KeyboardInterrupt
 
 

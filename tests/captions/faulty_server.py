@@ -20,7 +20,7 @@ class Faulty(BaseHTTPRequestHandler):
         server.asked_at.setdefault(self.path, time.monotonic())
         kind, _, name = self.path[1:].partition("/")
         try:
-            getattr(self, f"_{kind}", self._missing)(name)
+            getattr(self, f"_{kind.partition('?')[0]}", self._missing)(name)  # `/slow?1`, `/slow?2` differ as addresses
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True  # the client left, as it should
 

@@ -122,6 +122,20 @@ def test_a_check_that_hangs_or_dies_is_a_refusal(tmp_path, monkeypatch):
     assert "out of memory" in rows["a"][0]["detail"]
 
 
+def test_the_scorer_has_none_of_the_settings_of_commands(tmp_path, monkeypatch):
+    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "1")  # with which TensorFlow 2.6.4 dies
+    told = tmp_path / "probe.py"
+    told.write_text(
+        "import json, os\n"
+        "found = os.environ.get('TF_ENABLE_ONEDNN_OPTS')\n"
+        "print(json.dumps({'folder': 'a', 'check': 'oneDNN', 'ok': found is None, 'detail': 'PATH' in os.environ}))\n"
+    )
+    monkeypatch.setattr(check, "PROBE", told)
+    assert check.probe("python3", ["a"], 1, timeout_seconds=30.0)["a"] == [
+        {"check": "oneDNN", "ok": True, "detail": True}
+    ]
+
+
 def test_torchscript_submissions_are_checked_against_the_same_contract(tmp_path, capsys):
     torch = pytest.importorskip("torch")
 

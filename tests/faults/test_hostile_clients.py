@@ -58,6 +58,7 @@ def served(tmp_path_factory) -> Iterator[Served]:
         process = subprocess.Popen(
             [sys.executable, "-m", "pipeline.cli", "browse", str(root), str(root / "pictures"), "--port", "0"],
             cwd=Path(__file__).resolve().parents[2], stdout=console, stderr=subprocess.STDOUT,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
         )  # fmt: skip
         for _ in range(600):
             if found := re.search(r":(\d+)/", (root / "console").read_text()):
