@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import cli
+from pipeline.config import references
 from pipeline.errors import BadInput
 from pipeline.staged.vector_database import VectorDatabase
 
@@ -18,6 +19,7 @@ pytestmark = pytest.mark.faults("secrets in files and on the screen")
 def test_no_file_and_no_line_of_staged_holds_the_token(config: str, monkeypatch, capfd):
     token, written = secrets.token_hex(12), secrets.token_hex(12)
     monkeypatch.setenv("MILVUS_TOKEN", token)
+    references._warn.cache_clear()  # it warns once a process
     for more in (["build", config], ["perf", config, "--num", "1"], ["build", config, f"token=root:{written}"]):
         assert cli.main(["staged", *more]) == 0
     printed = "".join(capfd.readouterr())

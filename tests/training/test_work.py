@@ -68,7 +68,7 @@ def test_steps_after_the_first_are_timed_without_it_and_the_losses_are_those_of_
     assert [images for images, _ in given] == [3 * TUNE["batch_size"]]
     assert row["compile_seconds"] > 0
     assert re.search(r"train tune: compiled in \d+\.\d s, the first step included", capsys.readouterr().out)
-    single = tiny.train("single", OVERRIDES[1]).losses()
+    single = tiny.train("timed-step-by-step", OVERRIDES[1]).losses()
     assert row["loss"] == pytest.approx(sum(single) / 4, rel=1e-5) and len(single) == 4
 
 
