@@ -63,7 +63,7 @@ def interrupted(process: subprocess.Popen, *signals: tuple[float, int]) -> tuple
 
 @pytest.mark.slow
 @pytest.mark.faults("Ctrl-C")
-def test_a_build_interrupted_at_random_moments_ends_in_one_line_and_goes_on_to_the_same_bytes(tmp_path: Path):
+def test_a_build_interrupted_at_random_moments_ends_in_one_line_and_goes_on_to_the_same_bytes(tmp_path: Path, tried):
     root = class_folders(tmp_path / "set", {"crow": 30, "owl": 30, "tit": 30}, side=160)
     for number in range(6):
         (root / f"owl/{number:03d}.jpg").write_bytes(b"spoilt")  # so that a second round replaces some
@@ -74,28 +74,29 @@ def test_a_build_interrupted_at_random_moments_ends_in_one_line_and_goes_on_to_t
     assert whole.wait() == 0
     whole.stderr.close()
     duration, expected = time.monotonic() - began, tree(tmp_path / "run/records")
-    rng, tried, slowest = random.Random(11), 0, 0.0
-    while tried < MOMENTS:
-        run_dir = tmp_path / f"run-{tried}"
+    rng, pressed, slowest = random.Random(11), 0, 0.0
+    while pressed < MOMENTS:
+        run_dir = tmp_path / f"run-{pressed}"
         process = started("tfrecords", str(config), f"run_dir={run_dir}")
-        number = signal.SIGTERM if tried % 5 == 4 else signal.SIGINT
+        number = signal.SIGTERM if pressed % 5 == 4 else signal.SIGINT
         moments = [(rng.uniform(0, duration), number)]
-        if tried % 2:
+        if pressed % 2:
             moments.append((rng.uniform(0, 0.3), number))
         code, lines, seconds = interrupted(process, *moments)
         if code == 0 and not lines:
             duration *= 0.95  # it was done: the machine is quicker now
             assert duration > 0.1, "no signal came in time"
             continue
-        tried, slowest = tried + 1, max(slowest, seconds)
+        pressed, slowest = pressed + 1, max(slowest, seconds)
         word = "interrupted" if number == signal.SIGINT else "terminated"
-        where = f"moment {tried}: {moments}"
+        where = f"moment {pressed}: {moments}"
         assert lines == [f"guie tfrecords: {word}; the same command goes on from here"], where
         assert code == 128 + number and seconds < MOST_SECONDS, where
         assert not list(run_dir.rglob(".partial-*")), where
         assert build(config, f"run_dir={run_dir}") == 0, where
         assert tree(run_dir / "records") == expected, where
-    print(f"Ctrl-C at {tried} moments of a build of {duration:.1f} s: the slowest end took {slowest:.2f} s")
+    tried(pressed)
+    print(f"Ctrl-C at {pressed} moments of a build of {duration:.1f} s: the slowest end took {slowest:.2f} s")
 
 
 CONFIG = """
