@@ -8,7 +8,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from pipeline.training import checkpoints
-from tests.stages.tiny_world import World, draw, save_network
+from tests.faults.world import draw, save_network
+from tests.stages.tiny_world import World
 
 pytestmark = pytest.mark.faults("stale results")
 COSTLY = ("records/*.tfrec", "checkpoints/*")

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from pipeline import cli
-from tests.stages.tiny_world import World, draw
+from tests.faults.world import draw
+from tests.stages.tiny_world import World
 
 STAGES = ["records", "contact sheet", "train", "export", "score", "report"]
 
