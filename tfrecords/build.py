@@ -13,6 +13,7 @@ is full or used up: a class stays below its cap only where it has no more whole 
 
 import csv
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import asdict, replace
 from functools import partial
@@ -22,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from pipeline import console, marks
-from pipeline.config import Run
+from pipeline.config import Records, Run
 from pipeline.errors import BadInput
 from pipeline.files import fingerprint, read_json, write_csv, write_json
 from pipeline.guards.locks import one_at_a_time
@@ -32,6 +33,7 @@ from tfrecords.duplicates import Pair
 from tfrecords.labels import SPLITS, ClassId, LabelSpace
 from tfrecords.processes import cores, in_processes
 from tfrecords.selection import Chunk
+from tfrecords.sources import Listing
 
 # Of the records: raise it with any change of pixels or order, so that old and new shards never mix.
 FORMAT = 2
@@ -60,10 +62,11 @@ def main(config: Run, redo: bool = False) -> None:
     _claim(stage, redo)
     was_whole = not stage.reasons()
     begun = None if was_whole else stage.begin(MADE)  # nothing is written where all is there
-    made = list(selected.chunks)
-    done = build_chunks(config, folder, made, redo)
-    while new := selection.select_replacements(records, listings, selected, _kept(selected.space, done), made):
-        print(f"tfrecords: {sum(chunk.count for chunk in new):,} more images replace rejected ones", flush=True)
+    made: list[Chunk] = []
+    done: dict[str, dict[str, Any]] = {}
+    for new in _rounds(records, listings, selected, done):
+        if made:
+            print(f"tfrecords: {sum(chunk.count for chunk in new):,} more images replace rejected ones", flush=True)
         made += new
         done |= build_chunks(config, folder, new, redo)
     ordered = [done[chunk.stem] for chunk in made]
@@ -127,9 +130,8 @@ def reasons(config: Run) -> list[str]:
         return [marks.NEVER]
     if why := marks.differences(then, stage.keys, stage.inputs):
         return why
-    todo, made = selected.chunks, list(selected.chunks)
     done: dict[str, dict[str, Any]] = {}
-    while todo:
+    for todo in _rounds(config.records, listings, selected, done):
         found, changed = examine(config, folder, todo, renew=False)
         if changed:
             return [_of_images(changed)]
@@ -137,8 +139,6 @@ def reasons(config: Run) -> list[str]:
             damaged = f"{len(missing)} of {len(todo)} shards are missing or damaged, the first: {missing[0]}"
             return [damaged] if then.get("finished") else [UNFINISHED]
         done |= found
-        todo = selection.select_replacements(config.records, listings, selected, _kept(selected.space, done), made)
-        made += todo
     return stage.damaged(then)
 
 
@@ -241,6 +241,17 @@ def _stage(config: Run, selected: selection.Selection) -> marks.Stage:
     if config.records.merge_classes:
         inputs["records.merge_classes"] = marks.Files.below(Path(config.records.merge_classes))
     return marks.Stage("records", Path(config.run_dir) / "records", _keys(config), inputs, place=".build")
+
+
+def _rounds(
+    records: Records, listings: Mapping[str, Listing], selected: selection.Selection, done: dict[str, dict[str, Any]]
+) -> Iterator[list[Chunk]]:
+    """The selected chunks, then those that replace rejected images; the caller adds their marks to `done` (by stem)."""
+    made = list(selected.chunks)
+    yield selected.chunks
+    while new := selection.select_replacements(records, listings, selected, _kept(selected.space, done), made):
+        made += new
+        yield new
 
 
 def _claim(stage: marks.Stage, redo: bool) -> None:
