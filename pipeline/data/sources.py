@@ -47,8 +47,8 @@ def open_data(spec: str) -> list[ImageSet]:
     if given:
         sets = open_data(rest)
         return [replace(each, name=given if len(sets) == 1 else f"{given}/{each.name}") for each in sets]
-    layout, colon, root = spec.partition(":")
-    if colon and layout in LAYOUTS:
+    layout, root = _of_layout(spec)
+    if layout:
         expect_local(layout, root)
         return [_listed(layout, layout, Path(root))]
     if _is_shards(spec):
@@ -60,9 +60,8 @@ def open_data(spec: str) -> list[ImageSet]:
 def name_of(spec: str) -> str:
     """The name that `open_data(spec)` gives its set; "" where shards name their own. Opens nothing."""
     given, spec = _named(spec)
-    layout, colon, _ = spec.partition(":")
-    if given or (colon and layout in LAYOUTS):
-        return given or layout
+    if name := given or _of_layout(spec)[0]:
+        return name
     if _is_shards(spec):
         return ""
     folder = Path(spec).resolve()
@@ -72,15 +71,14 @@ def name_of(spec: str) -> str:
 def files_of(spec: str) -> marks.Files:
     """The files behind `open_data(spec)`, to be known by; none where they are gone. Opens no image."""
     spec = _named(spec)[1]
-    layout, colon, root = spec.partition(":")
-    of_layout = bool(colon) and layout in LAYOUTS
-    layout, folder = (layout, Path(root)) if of_layout else ("folder", Path(spec))
+    layout, root = _of_layout(spec)
+    folder = Path(root)
     try:
-        if not of_layout and (_is_shards(spec) or not folder.is_dir()):
+        if not layout and (_is_shards(spec) or not folder.is_dir()):
             found = matching(spec)
             tables = sorted({path.parent / "labels.json" for path in found}, key=str)
             return marks.Files([(path.name, path) for path in [*found, *(each for each in tables if each.is_file())]])
-        items = list(list_source(layout, folder).items)
+        items = list(list_source(layout or "folder", folder).items)
     except BadInput:
         return marks.Files([])
     paths = dict.fromkeys([str(folder)] * folder.is_file() + [item.file for item in items if item.file])
@@ -91,8 +89,8 @@ def files_of(spec: str) -> marks.Files:
 def expect_data(spec: str) -> None:
     """Raises BadInput where nothing is at `spec`, or its layout is unknown; as `open_data`, but nothing is listed."""
     spec = _named(spec)[1]
-    layout, colon, root = spec.partition(":")
-    if colon and layout in LAYOUTS:
+    layout, root = _of_layout(spec)
+    if layout:
         expect_local(layout, root)
         if LAYOUTS[layout].rooted and not Path(root).exists():
             raise BadInput(f"{spec}: {root} does not exist")
@@ -108,6 +106,12 @@ def _named(spec: str) -> tuple[str, str]:
     """`NAME=SPEC` → (NAME, SPEC); "" where there is no name."""
     given, equals, rest = spec.partition("=")
     return (given, rest) if equals and not Path(spec).exists() and "/" not in given else ("", spec)
+
+
+def _of_layout(spec: str) -> tuple[str, str]:
+    """`LAYOUT:ROOT` → (LAYOUT, ROOT); ("", spec) where it names no layout that is known."""
+    layout, colon, root = spec.partition(":")
+    return (layout, root) if colon and layout in LAYOUTS else ("", spec)
 
 
 def _is_shards(spec: str) -> bool:
