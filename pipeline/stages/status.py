@@ -5,8 +5,9 @@ guie status RUN [KEY=VALUE …]
 """
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pipeline import marks
 from pipeline.config import Run, seeds_of
@@ -40,25 +41,30 @@ def table_rows(run: Run) -> list[Row]:
     rows: list[Row] = []
     if run.records.sources and not of_another_run(run):
         rows.append(row("records", lambda: import_quietly("tfrecords.build").reasons(run)))
-        rows.append(row("contact sheet", lambda: depends.contact_sheet(run).reasons(renew=False), rows[-1:]))
+        rows.append(row("contact sheet", of(depends.contact_sheet, run), rows[-1:]))
     records, ends = rows[:1], []
     for each in seeds_of(run):
-        of = f"{Path(each.run_dir).name} " if run.seeds else ""
-        rows.append(row(f"{of}train", lambda: checkpoints.reasons(each), records))  # noqa: B023, called here
-        rows.append(row(f"{of}export", lambda: depends.export(each).reasons(renew=False), rows[-1:]))  # noqa: B023
+        seed = f"{Path(each.run_dir).name} " if run.seeds else ""
+        rows.append(row(f"{seed}train", partial(checkpoints.reasons, each), records))
+        rows.append(row(f"{seed}export", of(depends.export, each), rows[-1:]))
         if run.score.index:
-            rows.append(row(f"{of}score", lambda: depends.score(each).reasons(renew=False), rows[-1:]))  # noqa: B023
+            rows.append(row(f"{seed}score", of(depends.score, each), rows[-1:]))
             ends.append(rows[-1])
-            rows.append(row(f"{of}report", lambda: depends.report(each).reasons(renew=False), rows[-1:]))  # noqa: B023
+            rows.append(row(f"{seed}report", of(depends.report, each), rows[-1:]))
     if run.score.index and run.seeds:
-        rows.append(row("score", lambda: depends.score_of_seeds(run, seeds_of(run)).reasons(renew=False), ends))
-        rows.append(row("report", lambda: depends.report(run).reasons(renew=False), rows[-1:]))
+        rows.append(row("score", of(depends.score_of_seeds, run, seeds_of(run)), ends))
+        rows.append(row("report", of(depends.report, run), rows[-1:]))
     return rows
 
 
 def of_another_run(run: Run) -> bool:
     """Whether the training's records lead out of the run folder, as a seed's: the folder above builds them."""
     return any(pattern.startswith("{run_dir}/..") for pattern in run.train.records)
+
+
+def of(stage: Callable[..., marks.Stage], *given: Any) -> Callable[[], list[str]]:
+    """Why the stage that `stage(*given)` describes is not done; nothing is written."""
+    return lambda: stage(*given).reasons(renew=False)
 
 
 def row(stage: str, reasons: Callable[[], list[str]], before: list[Row] | None = None) -> Row:
