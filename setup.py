@@ -13,6 +13,7 @@ EXTRAS = {
     "remote": ["fsspec", "gcsfs"],  # shards behind URLs: gs://; another scheme needs its own package of fsspec's
     "parquet": ["pyarrow"],  # Hugging Face's shards of ImageNet
     "notebooks": ["jupytext", "nbclient", "ipykernel"],
+    "umap": ["umap-learn>=0.5.7"],  # the map of pages by UMAP instead of PCA
     "onnx": ["onnxruntime", "tf2onnx"],
     "dev": [
         *("pytest", "pytest-xdist", "hypothesis", "scikit-learn", "psutil"),
