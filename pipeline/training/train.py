@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from pipeline import config, files
+from pipeline import config, files, stage_log
 from pipeline.config import Run
 from pipeline.config.phase_keys import asks_teacher, expect_phases, head_start, holds_start
 from pipeline.console import Progress
@@ -99,14 +99,17 @@ def main(run: Run) -> None:
         built = prepare(run, found, phases[first - 1], len(data.classes.labels), None, start).built
         resumed = {}
         gc.collect()  # the optimizer that was restored with it
-    for phase in phases[first:]:
-        state = prepare(run, found, phase, len(data.classes.labels), built, start if resumed else None)
-        built = None  # where the embedder is of another size now, the one before goes
-        gc.collect()  # models and graphs hold themselves in rings
-        run_phase(run, found, data, phase, state, resumed, log, writer, stopping)
-        built, resumed = state.built, {}
-        del state
-        gc.collect()  # before the next optimizer is built
+    with stage_log.logged(folder if found.is_chief else None, "train") as work:
+        work.device = found.description
+        for phase in phases[first:]:
+            state = prepare(run, found, phase, len(data.classes.labels), built, start if resumed else None)
+            built = None  # where the embedder is of another size now, the one before goes
+            gc.collect()  # models and graphs hold themselves in rings
+            run_phase(run, found, data, phase, state, resumed, log, writer, stopping)
+            work.images += (phase.steps - resumed.get("phase_step", 0)) * phase.options.batch_size
+            built, resumed = state.built, {}
+            del state
+            gc.collect()  # before the next optimizer is built
     writer.wait()
     if found.is_chief:
         checkpoints.mark_whole(run)
