@@ -20,12 +20,12 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from export import card, formats
 from export.contract_probe import KEY
-from pipeline import stage_log
 from pipeline.config import Run
 from pipeline.data.preprocessing import Preprocess, normalize, resize
 from pipeline.evaluation import halves
 from pipeline.evaluation.submission_zip import zip_submission
 from pipeline.files import atomic_path, file_sha256, write_json
+from pipeline.guards import stage_log
 from pipeline.guards.locks import one_at_a_time
 from pipeline.models.embedder import Embedder, average_features
 from pipeline.models.weights.variables import weights_digest

@@ -10,11 +10,12 @@ With `seeds: [0, 1, …]` the records are built once, each seed is trained, expo
 import contextlib
 from pathlib import Path
 
-from pipeline import config, files, marks, stage_log
+from pipeline import config, files, marks
 from pipeline.config import Run
 from pipeline.data import sources
 from pipeline.errors import BadInput
 from pipeline.evaluation import precisions, score_table, scored, trained_classes
+from pipeline.guards import stage_log
 from pipeline.guards.locks import one_at_a_time
 from pipeline.planning import config_checks
 from pipeline.quiet import import_quietly

@@ -22,10 +22,11 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import console, marks, stage_log
+from pipeline import console, marks
 from pipeline.config import Records, Run
 from pipeline.errors import BadInput
 from pipeline.files import fingerprint, read_json, write_csv, write_json
+from pipeline.guards import stage_log
 from pipeline.guards.locks import one_at_a_time
 from tfrecords import beam, chunks, duplicates, selection
 from tfrecords.chunks import JpegSettings

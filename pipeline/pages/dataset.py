@@ -5,9 +5,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline import files, stage_log
+from pipeline import files
 from pipeline.errors import BadInput
 from pipeline.evaluation.score_table import Table
+from pipeline.guards import stage_log
 from pipeline.pages.render import count, duration, megabytes
 from tfrecords import labels
 from tfrecords.labels import SPLITS, LabelSpace

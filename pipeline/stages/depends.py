@@ -10,12 +10,12 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
-from pipeline import stage_log
 from pipeline.attached import tensorflow_build
 from pipeline.config import Run, seeds_of, to_yaml
 from pipeline.data import sources
 from pipeline.errors import BadInput
 from pipeline.files import fingerprint
+from pipeline.guards import stage_log
 from pipeline.marks import NEVER, Digest, Files, Input, Stage, flat
 from pipeline.training import checkpoints, inputs
 

@@ -17,12 +17,13 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from pipeline import config, files, stage_log
+from pipeline import config, files
 from pipeline.config import Run
 from pipeline.config.phase_keys import asks_teacher, expect_phases, head_start, holds_start
 from pipeline.console import Progress
 from pipeline.data.batches import damage_is_bad_input, open_records
 from pipeline.errors import BadInput, Stopped
+from pipeline.guards import stage_log
 from pipeline.guards.locks import one_at_a_time
 from pipeline.models.embedder import Embedder
 from pipeline.planning import config_checks

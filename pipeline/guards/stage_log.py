@@ -11,14 +11,13 @@ import resource
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from pipeline import files
 from pipeline.errors import Stopped
 from pipeline.guards.masked import for_screen, is_secret
 
@@ -67,11 +66,15 @@ def logged(folder: Path | None, stage: str, of_children: bool = False) -> Iterat
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
-    """The lines, oldest first; none where there is no log, or where it is damaged."""
+    """The lines, oldest first, without damaged ones; none where there is no log."""
     try:
-        rows = [json.loads(line) for line in (folder / NAME).read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError):
+        lines = (folder / NAME).read_bytes().splitlines()
+    except OSError:
         return []
+    rows = []
+    for line in lines:
+        with suppress(ValueError):
+            rows.append(json.loads(line))
     return [row for row in rows if isinstance(row, dict) and {"stage", "seconds"} <= row.keys()]
 
 
@@ -88,8 +91,15 @@ def _append(folder: Path, stage: str, work: Work, seconds: float, of_children: b
         "versions": versions(),
         "command": command(sys.argv),
     }
-    before = path.read_text(encoding="utf-8") if path.exists() else ""
-    files.write_text(path, before + json.dumps(row, ensure_ascii=False) + "\n")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab", buffering=0) as file:  # one write: whole, but for a machine that stops within it
+        file.write(b"\n" * _is_cut(path) + json.dumps(row, ensure_ascii=False).encode() + b"\n")
+
+
+def _is_cut(path: Path) -> bool:
+    """Whether the last line has no end."""
+    content = path.read_bytes()
+    return bool(content) and not content.endswith(b"\n")
 
 
 def command(words: Sequence[str]) -> str:
