@@ -25,6 +25,7 @@ EXTRAS = {
     # The last TensorFlow with wheels for a TPU, and the libtpu of its time, Kaggle's as well (docker-python, tpu/). The
     # stock wheel writes the same folder: `make train-tpu` makes an environment of its own and takes it out.
     "tpu": ["tensorflow-tpu==2.20.0", "tensorflow==2.20.0", "libtpu==0.0.17"],
+    "docs": ["mkdocs-material==9.8.*"],  # docs/ as a site, `make docs`
     "bench": ["img2dataset", "scikit-learn", "pytorch-metric-learning"],  # the last for the row pml_arcface, too
 }
 # What `make test` installs: nothing is skipped for want of a package.

@@ -50,7 +50,8 @@ FILES = (
 )  # all that import by name
 COMMANDS = [
     *("demo", "configs", "new", "config"),
-    *("run", "tfrecords", "verify", "contact-sheet", "train", "plan", "soup", "sweep", "status", "import-weights"),
+    *("run", "tfrecords", "verify", "contact-sheet", "fit", "train", "plan", "soup", "sweep", "status"),
+    "import-weights",
     *("export", "check", "submit", "score", "embed", "zero-shot", "staged", "similar", "captions", "browse", "report"),
 ]
 YAML = {

@@ -57,8 +57,9 @@ class Head:
 
     @property
     def command(self) -> str:
-        """The command that takes the config: run, zero-shot, …"""
-        return next((words[1] for each in self.commands if len(words := each.split()) > 1), "run")
+        """The command that takes the config, run or train before one stage of them: run, zero-shot, …"""
+        found = [words[1] for each in self.commands if len(words := each.split()) > 1]
+        return next((name for name in ("run", "train", *found) if name in found), "run")
 
 
 def head(text: str) -> Head:

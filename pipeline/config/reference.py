@@ -99,7 +99,7 @@ def _rows_of(schema: Any, each: dataclasses.Field, values: Any, prefix: str) -> 
         yield Row(name, "section", "", "", comment, section=inner.__name__)
         yield from rows(inner, given, f"{name}.")
         return
-    count = None if given is None else f"{len(given)} entries"
+    count = None if given is None else f"{len(given)} {'entry' if len(given) == 1 else 'entries'}"
     yield Row(name, "list of sections", _yaml(default), "", comment, count, inner.__name__)
     for number, entry in enumerate(given) if given else [("N", None)]:
         yield from rows(inner, entry, f"{name}.{number}.")

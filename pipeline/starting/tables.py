@@ -22,7 +22,7 @@ def packaged_configs() -> str:
     for name in packaged.names():
         text = (packaged.folder("configs") / f"{name}.yaml").read_text(encoding="utf-8")
         head = packaged.head(text)
-        rows.append([name, f"guie {head.command}", *needs(text), head.title])
+        rows.append([name, f"guie {head.command}", *needs(text), head.title.split(". ")[0].rstrip(".")])
     lines = table(["config", "command", "data", "weights", "hardware", "what it is"], rows, left=6, width=_width())
     example = "guie run demo; guie config show NAME lists a config's keys, guie new MINE --from NAME copies it"
     return f"{lines}\n\nA config is named where a command takes one: {example}."
