@@ -113,6 +113,7 @@ def _unsigned(folder):
     return folder
 
 
+@pytest.mark.slow
 def test_somebody_elses_saved_model_is_scored_and_embedded_without_the_encoders_libraries(embedder, folder, tmp_path):
     """They take seconds and a tenth of a GB to import."""
     model, images, out = map(str, (embedder, folder, tmp_path / "out"))
