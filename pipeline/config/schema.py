@@ -146,8 +146,9 @@ class Score:
 @dataclass(frozen=True)
 class Submit:
     competition: str = "google-universal-image-embedding"
-    dataset: str = ""  # owner/slug
-    kernel: str = ""  # owner/slug
+    user: str = ""  # your name on Kaggle; empty: KAGGLE_USERNAME, else who the kaggle client signs in as
+    dataset: str = ""  # owner/slug; empty: <user>/guie-<run's name>-data
+    kernel: str = ""  # owner/slug; empty: <user>/guie-<run's name>-submit
     message: str = key("", urls=True)
     encoder_model: str = ""  # owner/model/framework/variation/version: attach it and upload the head alone
     records_datasets: list[str] = field(default_factory=list)  # owner/slug of shards, for the training notebook
