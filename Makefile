@@ -11,11 +11,13 @@ TOUCH_TENSORFLOW := $(addprefix tests/,data models planning training selection e
 
 .PHONY: demo test test-all faults test-tf220 test-kaggle tfrecords train train-tpu score submission bench ablation lint docs clean
 
-# One stamp an extra: an environment grows, and is made anew when setup.py changes.
+# One stamp an extra: an environment grows, and is made anew when setup.py changes. Of open_clip_torch the base takes
+# the vocabulary of CLIP's texts alone (zero-shot, captions, staged): no torch.
 .venv/base.stamp: setup.py
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable .
+	$(BIN)/python -m pip install --quiet --no-deps open_clip_torch==3.3.0
 	touch $@
 
 # The CPU build of torch where the index has one: open_clip asks for torch and would take the CUDA build.

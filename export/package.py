@@ -21,7 +21,7 @@ import click
 from export import card, head, kaggle_wheels
 from pipeline.command_line import SETTINGS, Command, run, takes_config
 from pipeline.config import Run, to_yaml
-from pipeline.errors import BadInput
+from pipeline.errors import BadInput, missing
 from pipeline.files import atomic_path, file_sha256, fingerprint, read_json, write_json, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -107,7 +107,7 @@ def write_notebook(script: Path, path: Path) -> None:
     try:
         import jupytext
     except ImportError:
-        raise BadInput("notebooks need jupytext: pip install 'guie[notebooks]'") from None
+        raise missing("notebooks need", "jupytext", "notebooks") from None
     notebook = jupytext.read(script)
     for number, cell in enumerate(notebook.cells):
         cell["id"] = f"cell-{number}"  # nbformat's own are random

@@ -15,6 +15,32 @@ RUN = "pipeline.config:Run"
 
 
 @click.command(cls=Command)
+@click.argument("place", metavar="FOLDER|images.csv", type=PATH)
+@click.option(
+    "--encoder", metavar="NAME|FILE.keras", default="", help="Of the catalogue, or a Keras model of your own."
+)
+@click.option("--out", metavar="DIR", type=PATH, default="", help="Run folder to write; by default runs/<its name>.")
+@click.option("--minutes", type=float, help="What the whole may take; without it about a quarter of an hour.")
+@click.option("--redo", is_flag=True, help="Choose anew; remove records and checkpoints that are stale.")
+def fit(**options: Any) -> None:
+    """Makes an embedder of your own images: no config to write.
+
+    Splits the images so that whole classes are left to test on, chooses a recipe for the encoder and the time, writes
+    it as a config and runs it: records → training → export → score → report. The last line says whether its numbers
+    beat the encoder's raw features. The same command goes on where it was stopped.
+
+    A Keras file's mean and std stand in a JSON file of its name beside it, or are found out.
+
+    \b
+    Reads    FOLDER of class folders, also below train/, test/ or one folder a domain; or a CSV with path,label
+    Writes   DIR/: fit.yaml, which guie run goes on from, and all that guie run writes
+    Example  guie fit photos --encoder mobilenet.keras --minutes 5
+    """
+    module = import_quietly("pipeline.fitting.command")
+    module.main(module.Options(**options))
+
+
+@click.command(cls=Command)
 @takes_config(RUN)
 def train(config: Any) -> None:
     """Trains the embedder on shards.
@@ -114,4 +140,4 @@ def status(path: str, overrides: tuple[str, ...]) -> None:
     import_quietly("pipeline.stages.status").main(config)
 
 
-COMMANDS = (train, plan, soup, sweep, status)
+COMMANDS = (fit, train, plan, soup, sweep, status)

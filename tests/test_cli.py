@@ -42,7 +42,19 @@ sys.exit(cli.main(["verify", "a"]))
 """
 FILES = ("commands.py", "commands_older.py", "commands_training.py", "run.py")  # all that import by name
 COMMANDS = [
-    *("run", "tfrecords", "verify", "contact-sheet", "train", "plan", "soup", "sweep", "status", "import-weights"),
+    *(
+        "run",
+        "tfrecords",
+        "verify",
+        "contact-sheet",
+        "fit",
+        "train",
+        "plan",
+        "soup",
+        "sweep",
+        "status",
+        "import-weights",
+    ),
     *("export", "check", "submit", "score", "embed", "zero-shot", "staged", "similar", "captions", "browse", "report"),
 ]
 YAML = {

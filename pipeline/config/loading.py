@@ -15,6 +15,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.config.keys import check
 from pipeline.config.references import with_references, without_values
+from pipeline.config.schema import Encoder
+from pipeline.config.sidecar import completed
 from pipeline.errors import BadInput, reason
 from pipeline.guards.masked import shown
 
@@ -57,6 +59,8 @@ def load(schema: type[Schema], path: str | Path, overrides: list[str] | None = N
             said = f"the environment variable {unset[1]} is not set: set it, or write ${{oc.env:{unset[1]},DEFAULT}}"
         raise BadInput(f"{path}: {f'key {where}: ' if where else ''}{said}") from None
     check(config, str(path))
+    if isinstance(getattr(config, "encoder", None), Encoder):
+        config = dataclasses.replace(config, encoder=completed(config.encoder))
     return typing.cast(Schema, config)
 
 

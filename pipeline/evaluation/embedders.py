@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from pipeline.errors import BadInput, reason
+from pipeline.errors import BadInput, missing, reason
 from pipeline.evaluation import halves, submission_zip, untrusted
 from pipeline.evaluation.halves import Halves
 from pipeline.evaluation.untrusted import saved_model as saved_model_ops
@@ -122,7 +122,7 @@ def _torchscript(path: Path, handle: str) -> Embed:
     try:
         import torch
     except ImportError:
-        raise BadInput(f"{handle} is a TorchScript submission: pip install 'guie[clip]' to score it") from None
+        raise missing(f"{handle} is a TorchScript submission: it needs", "torch", "clip") from None
     try:
         model = torch.jit.load(str(path), map_location="cpu").eval()
     except Exception as error:
