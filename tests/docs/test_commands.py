@@ -62,12 +62,6 @@ RUN = {
     "guie captions configs/captions.yaml": (
         f"captions configs/captions.yaml model.encoder.{TINY_CLIP} model.{TINY_TEXT} model.encoder.image_size_px=32"
     ),
-    "guie staged build configs/staged_cifar10.yaml": "staged build configs/staged_cifar10.yaml index.0.cap_per_class=5",
-    "guie staged predict IMAGE --stage all": "staged predict IMAGE --stage all",
-    "guie staged perf --stage all --time": "staged perf --stage all --time queries.0.cap_per_class=2",
-    "guie staged perf --stage third --num 2 --batch-size 3 --display-freq 1 --time": (
-        "staged perf --stage third --num 2 --batch-size 3 --display-freq 1 --time"
-    ),
     "guie similar train configs/similar_cub200.yaml": f"similar train configs/similar_cub200.yaml {FEW_TRIPLETS}",
     "guie similar search configs/similar_cub200.yaml method=embedder": (
         f"similar search configs/similar_cub200.yaml method=embedder {FEW_TRIPLETS}"
@@ -89,6 +83,10 @@ ELSEWHERE = {
     "guie check SUBMISSION": "tests/export/test_check.py",
     "guie submit configs/demo.yaml --dry-run": "tests/export/test_submit.py",
     "guie score vectors --solution solution.csv": "tests/evaluation/test_solution.py",
+    "guie staged build configs/staged_cifar10.yaml": "tests/staged/test_staged.py",
+    "guie staged predict IMAGE --stage all": "tests/staged/test_staged.py",
+    "guie staged perf --stage all --time": "tests/staged/test_perf.py",
+    "guie staged perf --stage third --num 2 --batch-size 3 --display-freq 1 --time": "tests/staged/test_perf.py",
     "guie staged build configs/staged_cifar10.yaml index.0.cap_per_class=200": "tests/staged/test_staged.py",
     "guie staged perf --stage all --time queries.0.cap_per_class=50": "tests/staged/test_perf.py",
 }
@@ -128,7 +126,8 @@ def idle(tmp_path, monkeypatch):
     (tmp_path / "guie").symlink_to(ROOT)
     for run in ("demo", "photos", "b", "photos-1"):
         (tmp_path / "runs" / run).mkdir(parents=True)
-        (tmp_path / "runs" / run / "config.yaml").write_bytes((ROOT / "configs/demo.yaml").read_bytes())
+        for name in ("config.yaml", "fit.yaml"):
+            (tmp_path / "runs" / run / name).write_bytes((ROOT / "configs/demo.yaml").read_bytes())
     monkeypatch.chdir(tmp_path)
 
 
