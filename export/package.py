@@ -20,14 +20,17 @@ import click
 
 from export import card, head, kaggle_wheels
 from pipeline.command_line import SETTINGS, Command, run, takes_config
-from pipeline.config import Run, to_yaml
+from pipeline.config import Run, packaged, to_yaml
 from pipeline.errors import BadInput, missing
 from pipeline.files import atomic_path, file_sha256, fingerprint, read_json, write_json, write_text
 
-ROOT = Path(__file__).resolve().parents[1]
-KAGGLE = ROOT / "kaggle"
+ROOT = packaged.ROOT
+KAGGLE = packaged.folder("kaggle")
 DATASET_METADATA, KERNEL_METADATA = "dataset-metadata.json", "kernel-metadata.json"
-WHEEL_SOURCES = ("pipeline", "tfrecords", "export", "setup.py", "pyproject.toml", "README.md", "LICENSE")
+WHEEL_SOURCES = (
+    *("pipeline", "tfrecords", "export", "configs", "kaggle"),
+    *("setup.py", "pyproject.toml", "README.md", "LICENSE"),
+)
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class Package:
 def build(config: Run) -> Package:
     """Writes the submission's dataset and kernel; the same run gives the same bytes.
 
-    Raises BadInput: no submission.zip yet, names that Kaggle would refuse, no checkout, a wheel that cannot be built.
+    Raises BadInput: no submission.zip yet, names that Kaggle would refuse, a wheel that cannot be built.
     """
     dataset_name = checked_name(config.submit.dataset, "dataset")
     kernel_name = checked_name(config.submit.kernel, "kernel")
@@ -83,7 +86,7 @@ def _write_project(config: Run, folder: Path, name: str, images: Sequence[str]) 
     """The wheels for the images that the notebook runs in, the config and the dataset's metadata."""
     public = dataclasses.replace(config, run_dir="", data_root="")  # no path of this machine is published
     write_text(folder / "config.yaml", to_yaml(public))
-    build_wheel(folder)  # refuses what is no checkout
+    build_wheel(folder)
     kaggle_wheels.collect(images, config.submit.images, config.submit.extra_wheels, folder)
     template = read_json(KAGGLE / DATASET_METADATA)
     write_json(folder / DATASET_METADATA, {**template, "id": name, "title": _title(name)})
@@ -118,10 +121,11 @@ def write_notebook(script: Path, path: Path) -> None:
 def build_wheel(folder: Path) -> None:
     """Writes the project's wheel into `folder`; the same project gives the same bytes.
 
-    Raises BadInput: guie does not run from a checkout, or pip cannot build the wheel.
+    Without a checkout it is made of the installed files. Raises BadInput: neither, or pip cannot build the wheel.
     """
-    if not (ROOT / "setup.py").is_file() or not KAGGLE.is_dir():
-        raise BadInput(f"packing the project needs its checkout; {ROOT} is none")
+    if not packaged.is_checkout():
+        kaggle_wheels.repack(folder)
+        return
     with tempfile.TemporaryDirectory() as temporary:
         source = Path(temporary) / "source"
         source.mkdir()

@@ -13,7 +13,7 @@ import re
 import sys
 import tokenize
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -44,6 +44,10 @@ class Row:
     value: str | None = None  # what a config sets; None: it leaves the default
     section: str = ""  # name of the dataclass whose keys stand below; "" of a key
 
+    @property
+    def said(self) -> str:
+        return f"{self.comment} ({self.allowed})" if self.allowed else self.comment
+
 
 def schema_of(name: str) -> Any:
     """The dataclass of one of SCHEMAS."""
@@ -60,6 +64,21 @@ def rows(schema: Any, values: Any = None, prefix: str = "") -> list[Row]:
     hints = typing.get_type_hints(schema)
     fields = sorted(dataclasses.fields(schema), key=lambda each: _section(hints[each.name])[1] is not None)
     return [row for each in fields for row in _rows_of(schema, each, values, prefix)]
+
+
+def kind_of(given: Any) -> str:
+    """The kind of config, a name in SCHEMAS, that knows most of the keys at a config's top."""
+
+    def unknown(name: str) -> int:
+        return len(set(given) - {each.name for each in dataclasses.fields(schema_of(name))})
+
+    return min(SCHEMAS, key=unknown)
+
+
+def selected(found: list[Row], names: Sequence[str]) -> list[Row]:
+    """The rows of some keys, in the order of `names`; SECTION. stands for the keys right below a section."""
+    keys = [row for row in found if not row.section]
+    return [row for name in names for row in keys if name in (row.key, row.key.rpartition(".")[0] + ".")]
 
 
 def _rows_of(schema: Any, each: dataclasses.Field, values: Any, prefix: str) -> Iterator[Row]:
@@ -80,7 +99,7 @@ def _rows_of(schema: Any, each: dataclasses.Field, values: Any, prefix: str) -> 
         yield Row(name, "section", "", "", comment, section=inner.__name__)
         yield from rows(inner, given, f"{name}.")
         return
-    count = None if given is None else f"{len(given)} entries"
+    count = None if given is None else f"{len(given)} {'entry' if len(given) == 1 else 'entries'}"
     yield Row(name, "list of sections", _yaml(default), "", comment, count, inner.__name__)
     for number, entry in enumerate(given) if given else [("N", None)]:
         yield from rows(inner, entry, f"{name}.{number}.")
