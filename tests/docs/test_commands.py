@@ -38,7 +38,7 @@ FEW_BIRDS = (
 )
 # What a page says → what is run: overrides that make it short. `.ci/run` runs the demo as it stands.
 RUN = {
-    "guie demo": f"run configs/demo.yaml {SMALL}",
+    "guie demo": f"demo {SMALL}",
     "guie status runs/demo": "status runs/demo",
     "guie score runs/demo/submission.zip --index photos": "score runs/demo/submission.zip --index photos",
     "guie score runs/demo/submission.zip --index cups=photos --index birds=more_photos": (
@@ -46,7 +46,7 @@ RUN = {
     ),
     "guie embed runs/demo/submission.zip photos --out vectors": "embed runs/demo/submission.zip photos --out vectors",
     "guie browse vectors photos": "browse vectors photos --port 0",
-    "guie export configs/demo.yaml": f"export configs/demo.yaml {SMALL}",
+    "guie export demo": f"export demo {SMALL}",
     "guie check runs/demo/submission.zip": "check runs/demo/submission.zip --images 2",
     "guie tfrecords configs/real_images.yaml": f"tfrecords configs/real_images.yaml {FEW_BIRDS}",
     "guie verify runs/real_images/records": "verify runs/real_images/records",
@@ -81,7 +81,7 @@ ELSEWHERE = {
     "guie sweep configs/real_images_head.yaml": "tests/selection/test_sweep.py",
     "guie export CONFIG": "tests/export/test_export.py",
     "guie check SUBMISSION": "tests/export/test_check.py",
-    "guie submit configs/demo.yaml --dry-run": "tests/export/test_submit.py",
+    "guie submit demo submit.user=you --dry-run": "tests/export/test_submit.py",
     "guie score vectors --solution solution.csv": "tests/evaluation/test_solution.py",
     "guie staged build configs/staged_cifar10.yaml": "tests/staged/test_staged.py",
     "guie staged predict IMAGE --stage all": "tests/staged/test_staged.py",
@@ -128,6 +128,7 @@ def idle(tmp_path, monkeypatch):
         (tmp_path / "runs" / run).mkdir(parents=True)
         for name in ("config.yaml", "fit.yaml"):
             (tmp_path / "runs" / run / name).write_bytes((ROOT / "configs/demo.yaml").read_bytes())
+    (tmp_path / "photos" / "mug").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
 
 
