@@ -67,7 +67,7 @@ def map_of(images: Scored, listed: Images, most: int = MOST_POINTS) -> dict[str,
         "classes": classes,
         "names": [*names, *[OTHERS] * (len(labels) > len(names))],
         "captions": [
-            f"{short(images.classes[row], CAPTION)} · {images.domains[row]} {short(images.keys[row], CAPTION)}"
+            f"{short(images.classes[row], CAPTION)} · {images.domains[row]} {short(images.keys[row], CAPTION, from_end=True)}"
             for row in rows.tolist()
         ],
         "atlas": _tiled([found.get(row) for row in rows.tolist()], columns) if found else "",
