@@ -59,8 +59,8 @@ def test_the_map_shows_an_image_by_the_keyboard_and_its_class(page, written):
     page.wait_for_timeout(100)
     said = page.locator("[aria-live=polite]").text_content()
     assert "photos" in said and ".jpg" in said
-    shown = page.locator("#map-here div", has_text=".jpg").locator("div").first
-    assert "data:image/jpeg" in shown.evaluate("node => node.style.backgroundImage")
+    shown = "[...document.querySelectorAll('#map-here div')].map((each) => each.style.backgroundImage).join('')"
+    assert page.evaluate(shown).startswith('url("data:image/jpeg')
 
 
 def test_on_paper_the_config_is_whole_and_the_contents_are_left_out(page, written):
