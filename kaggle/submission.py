@@ -30,9 +30,8 @@
 # All that one changes. The rest runs as it is.
 
 # %%
-IMAGES: list[
-    str
-] = []  # yours to look at: folders of class folders, or shards (*.tfrec); empty: attached shards, else drawn
+# Yours to look at: folders of class folders, or shards (*.tfrec). Empty: attached shards, else drawn images.
+IMAGES: list[str] = []
 CLASSES, IMAGES_PER_CLASS = 12, 6  # of them
 TIMED_IMAGES = 5  # that the check of the contract times
 
@@ -118,18 +117,9 @@ print(f"{submission}: {submission.stat().st_size / 1e6:,.1f} MB")
 
 # %%
 report = Path(tempfile.mkdtemp()) / "check.json"
+command = [sys.executable, "-m", "pipeline.cli", "check", str(submission)]
 checking = subprocess.run(
-    [
-        sys.executable,
-        "-m",
-        "pipeline.cli",
-        "check",
-        str(submission),
-        "--out",
-        str(report),
-        "--images",
-        str(TIMED_IMAGES),
-    ],
+    [*command, "--out", str(report), "--images", str(TIMED_IMAGES)],
     env={**os.environ, "PYTHONPATH": packages},
     capture_output=True,
     text=True,
@@ -154,20 +144,15 @@ assert checks["passed"], checking.stderr
 # %%
 from IPython.display import HTML
 
-from pipeline.evaluation import embedders
-from pipeline.pages import samples
+from pipeline.quiet import import_quietly
 
+embedders, samples = import_quietly("pipeline.evaluation.embedders"), import_quietly("pipeline.pages.samples")
 attached = sorted({f"{path.parent}/*-test-*.tfrec" for path in INPUT.rglob("*-test-*.tfrec")})
 sample = samples.take(IMAGES or attached, CLASSES, IMAGES_PER_CLASS)
 vectors = samples.embedded(sample, embedders.load(str(submission)))
-shown = (
-    "your images"
-    if IMAGES
-    else "the attached shards' images"
-    if attached
-    else "drawn images, for want of attached ones"
-)
-display(Markdown(f"{samples.line(sample, vectors)}: {shown}"), HTML(samples.neighbour_rows(sample, vectors)))
+of = "attached shards" if attached else "drawn images, for want of attached ones"
+of = ", ".join(IMAGES) or of
+display(Markdown(f"{samples.line(sample, vectors)}: {of}"), HTML(samples.neighbour_rows(sample, vectors)))
 
 # %% [markdown]
 # ## 5. The model

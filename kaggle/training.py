@@ -103,8 +103,9 @@ print("\n".join(overrides))
 # %%
 from IPython.display import HTML, SVG, Markdown, display
 
-from pipeline.pages import samples
+from pipeline.quiet import import_quietly
 
+samples = import_quietly("pipeline.pages.samples")
 for folder in folders:
     shard = next(iter(sorted(folder.glob("*-train-*.tfrec")) or sorted(folder.glob("*.tfrec"))))
     display(HTML(samples.row_of(samples.take([str(shard)], classes=6, images_per_class=1))))
@@ -157,8 +158,8 @@ points = " ".join(
 )
 display(
     SVG(
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 600 220" width="600" font-family="sans-serif" '
-        f'font-size="12"><rect width="600" height="220" fill="white"/>'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 600 220" style="width:100%;max-width:600px" '
+        f'font-family="sans-serif" font-size="12"><rect width="600" height="220" fill="white"/>'
         f'<polyline points="{points}" fill="none" stroke="#1f5fa8" stroke-width="2"/>'
         f'<text x="4" y="24">{high:.2f}</text><text x="4" y="184">{low:.2f}</text>'
         f'<text x="300" y="210" text-anchor="middle">loss over {len(losses)} logged steps</text></svg>'

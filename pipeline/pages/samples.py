@@ -2,14 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from pipeline.data.sources import ImageSet, open_data
 from pipeline.errors import BadInput
 from pipeline.evaluation.embedders import Submission
-from pipeline.pages.pictures import Tile, as_jpeg, data_url, neighbour_picture
+from pipeline.pages import charts
+from pipeline.pages.pictures import as_jpeg, data_url
 from pipeline.retrieval import intervals
 from pipeline.retrieval.precisions import precisions
 from pipeline.retrieval.search import nearest
@@ -17,7 +20,9 @@ from tfrecords import pixels
 from tfrecords.sources import Item, list_source
 
 DRAWN_SEED = 7  # of images that no demo is trained on
-NEIGHBOURS = 5
+NEIGHBOURS, TILE_PX = 5, 160
+# Styles stand in the tags: a notebook has no sheet of ours. Six tiles to a row, three on a telephone.
+FIGURE = f"width:{TILE_PX}px;max-width:29%;margin:0;font:12px sans-serif;overflow-wrap:anywhere"
 
 
 @dataclass(frozen=True)
@@ -63,8 +68,7 @@ def _drawn(classes: int, images_per_class: int) -> ImageSet:
 def row_of(sample: Sample, most: int = 6) -> str:
     """HTML: the first image of as many classes side by side."""
     first = np.unique(sample.labels, return_index=True)[1][:most]
-    tiles = [Tile(sample.images[row], f"class {sample.names[row]}") for row in first]
-    return _picture(tiles, f"an image of each of {len(tiles)} classes")
+    return _row([_tile(sample.images[row], f"class {sample.names[row]}") for row in first])
 
 
 def embedded(sample: Sample, embedder: Submission) -> np.ndarray:
@@ -73,22 +77,21 @@ def embedded(sample: Sample, embedder: Submission) -> np.ndarray:
 
 
 def neighbour_rows(sample: Sample, vectors: np.ndarray, queries: int = 5) -> str:
-    """HTML: images of different classes at the left, their five nearest among the others beside each."""
+    """HTML: images of different classes, the five nearest among the others beside each, right or wrong in words."""
     first = np.unique(sample.labels, return_index=True)[1]
     rows = first[np.unique(np.linspace(0, len(first) - 1, queries).astype(int))]
     found, distances = nearest(vectors, vectors, NEIGHBOURS, leave_one_out=True)
-    pictures = []
+    shown = []
     for row in rows:
         near = [(i, distance) for i, distance in zip(found[row], distances[row], strict=True) if i >= 0]
-        tiles = [Tile(sample.images[row], f"{sample.names[row]}\nis searched")]
-        for i, distance in near:
-            right = bool(sample.labels[i] == sample.labels[row])
-            tiles.append(
-                Tile(sample.images[i], f"{sample.names[i]}\n{'same' if right else 'other'} {distance:.2f}", right)
-            )
-        same = sum(sample.labels[i] == sample.labels[row] for i, _ in near)
-        pictures.append(_picture(tiles, f"class {sample.names[row]}: {same} of {len(near)} nearest are of it"))
-    return "\n".join(pictures)
+        right = [bool(sample.labels[i] == sample.labels[row]) for i, _ in near]
+        searched = f"class {sample.names[row]}: {sum(right)} of {len(near)} right"
+        tiles = [_tile(sample.images[row], searched)]
+        for (i, distance), same in zip(near, right, strict=True):
+            sign, colour = ("✓ same", charts.RIGHT) if same else (f"✗ {sample.names[i]}", charts.WRONG)
+            tiles.append(_tile(sample.images[i], f"{sign}, {distance:.2f}", colour))
+        shown.append(_row(tiles))
+    return "\n".join(shown)
 
 
 def line(sample: Sample, vectors: np.ndarray) -> str:
@@ -100,6 +103,15 @@ def line(sample: Sample, vectors: np.ndarray) -> str:
     return f"**mP@5 {mean}** of {len(values)} images of {count} classes, each searched among the others ({note})"
 
 
-def _picture(tiles: list[Tile], said: str) -> str:
-    source = data_url(as_jpeg(neighbour_picture(tiles[0], tiles[1:])))
-    return f'<img src="{source}" alt="{said}" style="max-width:100%;height:auto;display:block">'
+def _tile(image: np.ndarray, caption: str, colour: str = "transparent") -> str:
+    picture = Image.fromarray(image)
+    picture.thumbnail((TILE_PX, TILE_PX))
+    source, said = data_url(as_jpeg(picture)), escape(caption)
+    style = f"width:100%;aspect-ratio:1;object-fit:contain;border:3px solid {colour};box-sizing:border-box"
+    return (
+        f'<figure style="{FIGURE}"><img src="{source}" alt="" style="{style}"><figcaption>{said}</figcaption></figure>'
+    )
+
+
+def _row(tiles: list[str]) -> str:
+    return f'<div style="display:flex;flex-wrap:wrap;gap:8px;margin:0 0 16px">{"".join(tiles)}</div>'

@@ -51,8 +51,9 @@ def test_the_pictures_say_in_words_what_they_show(folder):
     sample = samples.take([folder], classes=4)
     vectors = samples.embedded(sample, Submission("mean colour", mean_colour, 3, "0"))
     rows = samples.neighbour_rows(sample, vectors, queries=3)
-    assert rows.count('<img src="data:image/jpeg;base64,') == 3 and "class a: 4 of 5 nearest are of it" in rows
-    assert "an image of each of 4 classes" in samples.row_of(sample)
+    assert rows.count("<figure") == 18 and "class a: 4 of 5 right" in rows
+    assert rows.count("✓ same") == 12 and rows.count("✗ ") == 3
+    assert samples.row_of(sample).count("<figcaption>class ") == 4
 
 
 def test_without_data_images_are_drawn_and_shards_or_classes_that_are_missing_are_named(tmp_path):
