@@ -3,6 +3,7 @@
 The recipe is that of configs/real_images.yaml: what each part of it is worth stands in docs/ablation.md.
 """
 
+import math
 from collections import Counter
 from dataclasses import dataclass
 
@@ -244,8 +245,8 @@ def _tuning(parts: Parts, measured: Measured, left: float, cost: float) -> tuple
     again = FEATURE_COST * parts.train * cost / measured.images_per_second  # features once more, of the tuned encoder
     epochs = min(EPOCHS, (left - again) / (image * parts.train))
     if epochs < LEAST_EPOCHS:
-        wanted = (again + LEAST_EPOCHS * image * parts.train - left) / 60
-        return [], f"the encoder stays frozen: tuning it would take {wanted:.0f} minutes more (--minutes)"
+        wanted = math.ceil((again + LEAST_EPOCHS * image * parts.train - left) / 60)
+        return [], f"the encoder stays frozen: tuning it would take --minutes {wanted} more"
     epochs = round(epochs, 1)
     phase = Phase(
         name="encoder",
