@@ -14,7 +14,7 @@ from pipeline import config, files, marks
 from pipeline.config import Run
 from pipeline.data import sources
 from pipeline.errors import BadInput
-from pipeline.evaluation import precisions, score_table, trained_classes
+from pipeline.evaluation import precisions, score_table, scored, trained_classes
 from pipeline.guards.locks import one_at_a_time
 from pipeline.planning import config_checks
 from pipeline.quiet import import_quietly
@@ -96,7 +96,7 @@ def draw_sheet(run: Run) -> None:
 
 
 def score(run: Run) -> None:
-    """Scores the exported submission beside the references; `<run_dir>/metrics.json`, precisions.npz."""
+    """Scores the exported submission beside the references; `<run_dir>/metrics.json`, precisions.npz, scored/."""
     folder = Path(run.run_dir)
     path, stage = folder / "metrics.json", depends.score(run)
     if stage.is_done():
@@ -104,11 +104,11 @@ def score(run: Run) -> None:
         return
     for spec in run.in_run_dir([*run.score.index, *run.score.queries]):
         sources.expect_data(spec)  # before the score that is there is given up
-    mark = stage.begin(["metrics.json", "precisions.npz"])
+    mark = stage.begin(["metrics.json", "precisions.npz", scored.FOLDER])
     modules = [import_quietly(f"pipeline.evaluation.{name}") for name in ("embedders", "score", "references")]
     embedders, scoring, references = modules
     index, queries = run.in_run_dir(run.score.index), run.in_run_dir(run.score.queries)
-    result, found = scoring.score(
+    result, found, images = scoring.score(
         *(
             embedders.load(str(folder / "submission.zip")),
             index,
@@ -120,6 +120,7 @@ def score(run: Run) -> None:
         classes_trained_on=trained_classes.count(run),
     )
     precisions.save(folder / "precisions.npz", found)
+    scored.write(folder / scored.FOLDER, images)
     files.write_json(path, result)
     stage.finish(mark)
     print(f"score: {score_table.headline(result)} → {path}")

@@ -42,7 +42,7 @@ embedder: {embedding_dim: 16, dropout: 0.2}
 """
 KILLS = int(os.environ.get("GUIE_KILLS", "2"))
 LISTED = ("config.yaml", "records", "checkpoints", "metrics.jsonl", "export/saved_model/saved_model.pb")
-LISTED += ("submission.zip", "metrics.json", "report.html", "contact_sheet.jpg", "tensorboard")
+LISTED += ("submission.zip", "metrics.json", "scored/items.csv", "report.html", "contact_sheet.jpg", "tensorboard")
 
 
 def start(config: Path, run_dir: Path, *more: str) -> subprocess.Popen:

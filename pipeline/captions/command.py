@@ -57,7 +57,7 @@ def main(config: Captions) -> None:
     files.write_csv(run_dir / "captions.csv", HEADER, rows)
     groups = {"own image": similarity.tolist(), "another image": others.tolist()}
     title = f"{config.model.title}: similarity of captions"
-    colours = [charts.RED, charts.BLUE]
+    colours = [charts.RIGHT, charts.WRONG]
     files.write_text(run_dir / "histogram.svg", charts.histogram(title, groups, colours, "cosine"))
     files.write_json(run_dir / "summary.json", summary)
     print_summary(summary, meter)

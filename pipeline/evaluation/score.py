@@ -9,18 +9,17 @@ the embedder is ahead of each reference, with the interval over the same queries
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from pipeline import files
-from pipeline.data import sources
-from pipeline.data.sources import ImageSet
 from pipeline.errors import BadInput
 from pipeline.evaluation import embedders, precisions, score_table, solution
 from pipeline.evaluation.embed import Embedded, embed_sets
 from pipeline.evaluation.precisions import EMBEDDER, Precisions
+from pipeline.evaluation.scored import BOTH, INDEX, QUERY, Scored, open_sets
 from pipeline.retrieval.precisions import precisions as query_precisions
 from pipeline.retrieval.search import nearest
 
@@ -48,7 +47,7 @@ def main(options: Options) -> None:
         for warning in submission.warnings:
             print(f"score: warning: {options.embedder} {warning}")
         print(f"score: {options.embedder} ({submission.embedding_dim} dimensions) on {', '.join(options.index)}")
-        result, _ = score(submission, options.index, options.queries, options.batch_size)
+        result, _, _ = score(submission, options.index, options.queries, options.batch_size)
     if options.out:
         files.write_json(Path(options.out), result)
     print(f"score: {score_table.headline(result)}" + (f" → {options.out}" if options.out else ""))
@@ -62,7 +61,7 @@ def score(
     references=None,
     left_out: Sequence[str] = (),
     classes_trained_on: int | None = None,
-) -> tuple[dict, Precisions]:
+) -> tuple[dict, Precisions, Scored]:
     """The whole of `guie score`: embeds, searches, prints the table.
 
     Args:
@@ -72,14 +71,13 @@ def score(
         classes_trained_on: how many of the scored classes were; None: not known.
 
     Returns:
-        What metrics.json holds; the precisions that it was computed from.
+        What metrics.json holds; the precisions that it was computed from; the images and their vectors.
 
     Raises:
         BadInput: as `data.sources.open_data`; a --queries without its --index; no image that has a match.
     """
     leave_one_out = not queries
-    index_sets = _unique_names([each for spec in index for each in sources.open_data(spec)])
-    query_sets = _paired([each for spec in queries for each in sources.open_data(spec)], index_sets)
+    index_sets, query_sets = open_sets(index, queries)
     labels: dict[tuple[str, str], int] = {}
     indexed = embed_sets(submission, index_sets, batch_size, "score: index", labels, references)
     queried = indexed
@@ -105,7 +103,8 @@ def score(
         "rejects": [dict(zip(("domain", "key", "reason"), reject, strict=True)) for reject in rejects],
     }
     print(score_table.text(result))
-    return result, found
+    parts = [(indexed, BOTH)] if leave_one_out else [(indexed, INDEX), (queried, QUERY)]
+    return result, found, _scored(parts, [name for _, name in labels])
 
 
 def measure(queried: Embedded, indexed: Embedded, leave_one_out: bool, left_out: Sequence[str]) -> Precisions:
@@ -142,6 +141,19 @@ def _classes(queried: Embedded, indexed: Embedded, domains: list[int]) -> tuple[
     return of_queries, of_index
 
 
+def _scored(parts: list[tuple[Embedded, str]], class_names: list[str]) -> Scored:
+    """The images of the embedded sets, each with its role. `class_names`: by label."""
+    labels = np.concatenate([each.labels for each, _ in parts])
+    return Scored(
+        np.concatenate([each.vectors[EMBEDDER] for each, _ in parts]),
+        [key for each, _ in parts for key in each.keys],
+        [class_names[label] for label in labels.tolist()],
+        [each.names[domain] for each, _ in parts for domain in each.domains.tolist()],
+        [role for each, role in parts for _ in each.keys],
+        labels,
+    )
+
+
 def _examples(queried: Embedded, indexed: Embedded, leave_one_out: bool) -> list[dict]:
     """A few queries with their five neighbours in the merged index, for people to look at."""
     rows = np.unique(np.linspace(0, len(queried.labels) - 1, EXAMPLES).astype(int))
@@ -163,24 +175,3 @@ def _examples(queried: Embedded, indexed: Embedded, leave_one_out: bool) -> list
         domain = queried.names[queried.domains[row]]
         examples.append({"domain": domain, "key": queried.keys[row], "neighbours": neighbours[:5]})
     return examples
-
-
-def _unique_names(sets: list[ImageSet]) -> list[ImageSet]:
-    """Gives the second set of a name the name with -2."""
-    seen: dict[str, int] = {}
-    named = []
-    for each in sets:
-        seen[each.name] = seen.get(each.name, 0) + 1
-        named.append(each if seen[each.name] == 1 else replace(each, name=f"{each.name}-{seen[each.name]}"))
-    return named
-
-
-def _paired(query_sets: list[ImageSet], index_sets: list[ImageSet]) -> list[ImageSet]:
-    """The query sets in the index sets' order, with their names and label spaces: paired by name, else by order."""
-    by_name = {each.name: each.items for each in query_sets}
-    if len(by_name) == len(query_sets) and set(by_name) <= {each.name for each in index_sets}:
-        return [replace(each, items=by_name.get(each.name, [])) for each in index_sets]
-    if len(query_sets) != len(index_sets):
-        names = [[each.name for each in sets] for sets in (query_sets, index_sets)]
-        raise BadInput(f"expected one --queries for every --index, got {names[0]} for {names[1]}")
-    return [replace(index, items=query.items) for query, index in zip(query_sets, index_sets, strict=True)]

@@ -214,13 +214,13 @@ def list_page(gallery: Gallery, find: str, page: str) -> str:
 
 
 def item_page(gallery: Gallery, row: int) -> str:
-    """One image and its nearest by Euclidean distance; a green frame is its class, a red one another."""
+    """One image and its nearest by Euclidean distance; marked where they are of its class."""
     key, source, name = gallery.rows[row]
     ids, distances = nearest(gallery.vectors[row][None], gallery.vectors, NEIGHBOURS + 1)
     near = [(i, d) for i, d in zip(ids[0].tolist(), distances[0].tolist(), strict=True) if i not in (row, -1)]
     neighbours = []
     for other, distance in near[:NEIGHBOURS]:
-        kind = "hit" if gallery.classes[other] == gallery.classes[row] else "miss"
+        kind = "right" if gallery.classes[other] == gallery.classes[row] else "wrong"
         neighbours.append(_figure(gallery, other, f"{distance:.3f} {gallery.rows[other][2]}", kind))
     title = f"{name} · {source} · {key}"
     return render("browse_item.html", title=title, query=_figure(gallery, row, name), neighbours=neighbours)

@@ -14,8 +14,15 @@ from markupsafe import Markup
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-BLUE, ORANGE, GREEN, PURPLE, RED, GREY = "#2f6db5", "#e08a1e", "#3a9a5b", "#8e5bb5", "#c0392b", "#6b7280"
-COLOURS = (BLUE, ORANGE, GREEN, PURPLE, RED, GREY)
+# The palette of style.css in the light. A page has it in the dark, too: see `themed`.
+RIGHT, WRONG = "#1766b5", "#b95400"
+TEAL, VIOLET, OCHRE, GREY = "#0b7d72", "#6a51b0", "#8a6a12", "#6b7280"
+INK, FAINT, LINE, PAPER = "#1b2430", "#566170", "#d5dae0", "#ffffff"
+COLOURS = (RIGHT, WRONG, TEAL, VIOLET, OCHRE, GREY)
+NAMES = {"right": RIGHT, "wrong": WRONG, "teal": TEAL, "violet": VIOLET, "ochre": OCHRE, "grey": GREY}
+NAMES |= {"ink": INK, "faint": FAINT, "line": LINE, "paper": PAPER}
+# Beside its colour a series has a form of its own.
+MARKERS, HATCHES = "o^sDvP", ("", "///", "...", "xxx", "---", "+++")
 SIZE_INCHES = (4.5, 3.0)
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text
@@ -23,22 +30,24 @@ STYLE: dict[Any, Any] = {
     "font.sans-serif": ["DejaVu Sans", "Verdana"],
     "text.parse_math": False,  # a $ in a name is a $
     "axes.formatter.useoffset": False,
+    "hatch.linewidth": 0.6,
+    "text.color": INK,
     "axes.titlesize": 11,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
     "axes.spines.left": False,
     "axes.spines.right": False,
     "axes.spines.top": False,
-    "axes.edgecolor": "#555555",
-    "axes.labelcolor": "#444444",
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": FAINT,
     "axes.axisbelow": True,
     "axes.grid": True,
     "axes.grid.axis": "y",
-    "grid.color": "#e3e6ea",
+    "grid.color": LINE,
     "xtick.bottom": False,
     "ytick.left": False,
-    "xtick.labelcolor": "#444444",
-    "ytick.labelcolor": "#444444",
+    "xtick.labelcolor": FAINT,
+    "ytick.labelcolor": FAINT,
     "legend.frameon": False,
 }
 
@@ -46,16 +55,20 @@ STYLE: dict[Any, Any] = {
 def histogram(
     title: str, groups: Mapping[str, Sequence[float]], colours: Sequence[str], x_label: str, bins: int = 30
 ) -> str:
-    """Overlaid histograms of several groups, all in the same bins. Infinite values are counted, not drawn."""
+    """Overlaid histograms of several groups, all in the same bins, the first filled, the others as outlines.
+
+    Infinite values are counted, not drawn.
+    """
 
     def draw(axes: "Axes") -> None:
         finite = [np.array([value for value in values if np.isfinite(value)]) for values in groups.values()]
         everything = np.concatenate([*finite, np.zeros(0)])
         low, high = (everything.min(), everything.max()) if len(everything) else (0.0, 1.0)
         edges = np.linspace(low, max(high, low + 1e-3), bins + 1)
-        for (name, values), drawn, colour in zip(groups.items(), finite, colours, strict=True):
+        for number, ((name, values), drawn, colour) in enumerate(zip(groups.items(), finite, colours, strict=True)):
             counts, _ = np.histogram(drawn, edges)
-            axes.stairs(counts, edges, fill=True, color=colour, alpha=0.55, label=f"{name} ({len(values):,})")
+            form = {"linewidth": 2} if number else {"fill": True, "alpha": 0.55}
+            axes.stairs(counts, edges, color=colour, label=f"{name} ({len(values):,})", **form)
         axes.set_ylim(0, None if len(everything) else 1)
         axes.locator_params(axis="x", nbins=6)
         axes.locator_params(axis="y", integer=True)
@@ -63,18 +76,18 @@ def histogram(
     return _chart(title, x_label, "images", draw)
 
 
-def bars(title: str, rows: Mapping[str, Mapping[str, float]], y_label: str) -> str:
-    """Stacked bars: {bar: {part: value}}, values 0 or more; the sum stands above each bar."""
+def bars(title: str, rows: Mapping[str, Mapping[str, float]], y_label: str, form: str = ",.1f") -> str:
+    """Stacked bars: {bar: {part: value}}, values 0 or more; the sum stands above each bar, written by `form`."""
 
     def draw(axes: "Axes") -> None:
         heights = np.zeros(len(rows))
         for number, part in enumerate(dict.fromkeys(part for row in rows.values() for part in row)):
             values = np.array([row.get(part, 0.0) for row in rows.values()])
-            colour = COLOURS[number % len(COLOURS)]
-            axes.bar(range(len(rows)), values, 0.6, heights, color=colour, label=part)
+            colour, hatch = COLOURS[number % len(COLOURS)], HATCHES[number % len(HATCHES)]
+            axes.bar(range(len(rows)), values, 0.6, heights, color=colour, hatch=hatch, edgecolor=PAPER, label=part)
             heights += values
         for position, height in enumerate(heights):
-            axes.annotate(f"{height:.3g}", (position, height), (0, 3), textcoords="offset points", ha="center")
+            axes.annotate(f"{height:{form}}", (position, height), (0, 3), textcoords="offset points", ha="center")
         axes.set_xticks(range(len(rows)), [textwrap.fill(name, 16) for name in rows])
         axes.margins(y=0.12)
         axes.set_ylim(0, None if heights.any() else 1)
@@ -91,8 +104,9 @@ def scatter(
     names: Mapping[str, Sequence[str]] | None = None,
     colours: Mapping[str, str] | None = None,
     bounds: Mapping[str, Sequence[tuple[float, float, float]]] | None = None,
+    y_within: tuple[float, float] | None = None,
 ) -> str:
-    """Points, one colour a series.
+    """Points, one colour and one form a series.
 
     Args:
         series: name → (x, y) points.
@@ -100,6 +114,7 @@ def scatter(
         names: series → a text beside each of its points.
         colours: series → its colour, where it is not the next of COLOURS.
         bounds: series → (x, low, high), upright lines such as intervals.
+        y_within: the axis ends there at the latest: a share's beyond 0 and 1 would show what cannot be.
     """
 
     def draw(axes: "Axes") -> None:
@@ -107,11 +122,14 @@ def scatter(
             joined = name in lines
             x, y = np.array(sorted(points) if joined else points, float).reshape(-1, 2).T
             colour = (colours or {}).get(name, COLOURS[number % len(COLOURS)])
-            style = "o-" if joined else "o"
+            style = MARKERS[number % len(MARKERS)] + ("-" if joined else "")
             axes.plot(x, y, style, color=colour, markersize=4.5, alpha=0.75, markeredgewidth=0, label=name)
             for at, low, high in (bounds or {}).get(name, []):
                 axes.plot([at, at], [low, high], color=colour, linewidth=0.8, alpha=0.6)
         axes.margins(0.08)
+        if y_within:
+            low, high = axes.get_ylim()
+            axes.set_ylim(max(low, y_within[0]), min(high, y_within[1]))
         middle = sum(axes.get_xlim()) / 2
         for name, texts in (names or {}).items():
             for point, text in zip(series[name], texts, strict=True):
@@ -121,6 +139,20 @@ def scatter(
         axes.locator_params(axis="x", nbins=6, integer=whole)
 
     return _chart(title, x_label, y_label, draw)
+
+
+def themed(svg: str) -> Markup:
+    """A chart for a page, whose own palette is then that of the page: light, dark or on paper.
+
+    >>> themed('<svg><path style="fill: #ffffff"/></svg>')
+    Markup('<svg><path style="fill: var(--paper)"/></svg>')
+    """
+    names = {colour: name for name, colour in NAMES.items()}
+
+    def named(found: re.Match) -> str:
+        return f"{found[1]}var(--{names[found[2]]})" if found[2] in names else found[0]
+
+    return Markup(re.sub(r"""(: |=")(#[0-9a-f]{6})\b""", named, svg))
 
 
 @contextmanager

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from pipeline.pages import charts
 from tfrecords import pixels
 from tfrecords.sources import Item
 
 TILE_PX, CAPTION_PX, GAP_PX = 176, 44, 8  # of `neighbour_picture`
-FRAMES = {True: "#2e9e4f", False: "#d43c2c", None: "#8a8f98"}
-BOX = "#f5c518"
+FRAMES = {True: charts.RIGHT, False: charts.WRONG, None: charts.GREY}
+BOX = "#f5c518"  # upon a photograph, which has no palette
+SIGN_PX = 26
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class Figure:
     source: str  # address or data URL; empty where there is no picture: the name stands there
     name: str  # the image's source and key
     caption: str
-    kind: str = ""  # "hit" (green frame), "miss" (red), "" (grey)
+    kind: str = ""  # "right" (✓, blue frame), "wrong" (✗, orange), ""
     link: str = ""  # where a click leads
 
 
@@ -33,7 +35,7 @@ class Tile:
 
     image: np.ndarray  # uint8 [H, W, 3]
     caption: str  # two lines at most
-    right: bool | None = None  # True green frame, False red, None grey
+    right: bool | None = None  # True blue frame and ✓, False orange and ✗, None grey
     box: tuple[int, int, int, int] | None = None  # left, top, right, bottom in px of `image`; drawn upon it
 
 
@@ -54,9 +56,23 @@ def neighbour_picture(query: Tile, neighbours: Sequence[Tile]) -> Image.Image:
             draw.rectangle(at, outline=BOX, width=2)
         frame = [left - 2, GAP_PX - 2, left + TILE_PX + 1, GAP_PX + TILE_PX + 1]
         draw.rectangle(frame, outline=FRAMES[tile.right], width=3)
+        if tile.right is not None:
+            _draw_sign(draw, left + TILE_PX - SIGN_PX, GAP_PX, tile.right)
         for line, text in enumerate(tile.caption.split("\n")[:2]):
             draw.text((left, GAP_PX + TILE_PX + 6 + 18 * line), _shortened(text, font), "black", font)
     return canvas
+
+
+def _draw_sign(draw: ImageDraw.ImageDraw, left: int, top: int, right: bool) -> None:
+    """✓ or ✗ in a corner: drawn, as not every font has them."""
+    draw.rectangle((left, top, left + SIGN_PX, top + SIGN_PX), fill=FRAMES[right])
+    strokes = (
+        [[(0.2, 0.55), (0.42, 0.78), (0.8, 0.25)]]
+        if right
+        else [[(0.25, 0.25), (0.75, 0.75)], [(0.75, 0.25), (0.25, 0.75)]]
+    )
+    for stroke in strokes:
+        draw.line([(left + SIGN_PX * x, top + SIGN_PX * y) for x, y in stroke], fill="white", width=4, joint="curve")
 
 
 def thumbnail(item: Item, side_px: int) -> bytes | None:

@@ -74,7 +74,7 @@ def _curves(path: Path) -> list[str]:
         known = [row for row in validated if "validation/mP@5_low" in row]
         bounds = [(row["step"], row["validation/mP@5_low"], row["validation/mP@5_high"]) for row in known]
         title = "Validation, unseen classes" if unseen else "Validation"
-        drawn.append(charts.scatter(title, points, "step", "mP@5", ["mP@5"], bounds={"mP@5": bounds}))
+        drawn.append(charts.scatter(title, points, "step", "mP@5", ["mP@5"], bounds={"mP@5": bounds}, y_within=(0, 1)))
     return drawn
 
 
@@ -87,7 +87,7 @@ def _scored_items(run: Run) -> dict[tuple[str, str], Item]:
 
 def _example(items: dict[tuple[str, str], Item], example: dict[str, Any]) -> list[Figure]:
     neighbours = [
-        _figure(items, each, f"{each['distance']:.3f}", "hit" if each["match"] else "miss")
+        _figure(items, each, f"{each['distance']:.3f}", "right" if each["match"] else "wrong")
         for each in example["neighbours"]
     ]
     return [_figure(items, example, "query"), *neighbours]

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LABELS = {"class": "mP@5, unseen classes", "domain": "mP@5, domains left out whole"}
-# kind → colour, name in the legend
+# kind → colour, form, name in the legend
 SERIES = {
-    "trial": (charts.BLUE, "trials"),
-    "own": (charts.ORANGE, "the config as it is"),
-    "baseline": (charts.GREY, "without training"),
+    "trial": (charts.TEAL, "o", "trials"),
+    "own": (charts.VIOLET, "D", "the config as it is"),
+    "baseline": (charts.GREY, "s", "without training"),
 }
 SIZE_INCHES, DPI = (7.0, 5.0), 150
 
@@ -45,12 +45,12 @@ def picture(rows: list[dict[str, str]]) -> "Figure":
     across, *up = [kind for kind in LABELS if kind in rows[0]]
     best = next(row for row in rows if row["kind"] != "baseline")
     for rank, row in enumerate(rows, 1):
-        colour, name = SERIES[row["kind"]]
+        colour, form, name = SERIES[row["kind"]]
         x, x_error = _place(row, across) if up else (rank, None)
         y, y_error = _place(row, (up or [across])[0])
-        axes.plot(x, y, "o", color=colour, markersize=5, label=name)
+        axes.plot(x, y, form, color=colour, markersize=5, label=name)
         if row is best:
-            axes.plot(x, y, "o", markersize=11, markerfacecolor="none", color=charts.RED, label="the best")
+            axes.plot(x, y, "o", markersize=11, markerfacecolor="none", color=charts.INK, label="the best")
         if row is best or row["kind"] == "own":
             axes.errorbar(x, y, y_error, x_error, color=colour, elinewidth=0.7, alpha=0.6, zorder=1)
         if row["kind"] == "baseline":

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 
 from pipeline.pages import charts
-from pipeline.pages.render import render
+from pipeline.pages.render import count, milliseconds, render, share
 from pipeline.staged import cascade
 from pipeline.staged.config import NEVER, STAGES
 from pipeline.staged.retriever import Answer, Tested
 
-COLOURS = {"correct": charts.RED, "incorrect": charts.BLUE}
+COLOURS = {"correct": charts.RIGHT, "incorrect": charts.WRONG}
 
 
 def report(tested: Sequence[Tested], result: dict, points: Sequence[cascade.Point]) -> str:
@@ -24,7 +24,7 @@ def report(tested: Sequence[Tested], result: dict, points: Sequence[cascade.Poin
         neighbours=result["neighbours"],
         stages=_stage_table(rows),
         bars=[
-            charts.bars("Accuracy", accuracy, "%"),
+            charts.bars("Accuracy", accuracy, "%", ".1f"),
             charts.bars("Time of an image: what the stage adds", milliseconds, "ms"),
         ],
         distances=[_histogram(stage, groups) for stage, groups in answers.items()],
@@ -43,6 +43,7 @@ def curve_chart(rows: Sequence[dict], points: Sequence[cascade.Point]) -> str:
         "ms an image",
         "accuracy %",
         lines=["cascade"],
+        y_within=(0, 100),
         names={"one stage alone": [row["stage"] for row in rows]},
     )
 
@@ -66,26 +67,26 @@ def _spread(stage: str, groups: dict[str, list[Answer]]) -> str:
     points = {
         name: [(answer.distance, answer.agreement) for answer in groups[name]] for name in ("incorrect", "correct")
     }
-    return charts.scatter(stage, points, "distance of the nearest", "agreement", colours=COLOURS)
+    return charts.scatter(stage, points, "distance of the nearest", "agreement", colours=COLOURS, y_within=(0, 1.02))
 
 
 def _stage_table(rows: Sequence[dict]) -> tuple[list[str], list[list[str]]]:
-    header = ["stage", "images", "accuracy %", "encode ms", "query ms", "alone ms"]
-    numbers = [[100 * row["accuracy"], row["encode_ms"], row["query_ms"], row["alone_ms"]] for row in rows]
+    header = ["stage", "images", "accuracy", "encode ms", "query ms", "alone ms"]
+    times = ("encode_ms", "query_ms", "alone_ms")
     return header, [
-        [row["stage"], f"{row['images']:,}", *(f"{number:.2f}" for number in each)]
-        for row, each in zip(rows, numbers, strict=True)
+        [row["stage"], count(row["images"]), share(row["accuracy"]), *(milliseconds(row[name]) for name in times)]
+        for row in rows
     ]
 
 
 def _cascade_table(points: Sequence[cascade.Point]) -> tuple[list[str], list[list[str]]]:
-    header = [*(f"{stage} answers from" for stage in STAGES[:-1]), "accuracy %", "ms"]
-    return [*header, *(f"by {stage} %" for stage in STAGES)], [
+    header = [*(f"{stage} answers from" for stage in STAGES[:-1]), "accuracy", "ms"]
+    return [*header, *(f"by {stage}" for stage in STAGES)], [
         [
             *("skipped" if value >= NEVER else f"{value:g}" for value in point.thresholds),
-            f"{100 * point.accuracy:.2f}",
-            f"{point.milliseconds:.2f}",
-            *(f"{100 * share:.1f}" for share in point.answered),
+            share(point.accuracy),
+            milliseconds(point.milliseconds),
+            *map(share, point.answered),
         ]
         for point in points
     ]

@@ -11,7 +11,7 @@ from pipeline.pages import charts
 MOST_NAMED = 60  # classes whose names fit beside the picture
 PICTURE_PX = 720  # side of the matrix, about
 MARGIN_PX, DPI = 16, 100
-COLOURS = ("#ffffff", "#10346e")  # of the shares 0 and 1
+COLOURS = (charts.PAPER, charts.RIGHT, charts.INK)  # of the shares 0, a half and 1
 
 
 def matrix(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
@@ -32,7 +32,7 @@ def most_confused(counts: np.ndarray) -> list[int | None]:
 
 
 def picture(counts: np.ndarray, names: list[str], title: str) -> Image.Image:
-    """The matrix as shares of each true class's images, white 0 to dark blue 1.
+    """The matrix as shares of each true class's images, white 0 over blue to dark 1.
 
     Class names stand beside rows and columns where there are at most MOST_NAMED. `counts`: int [C, C], see `matrix`.
     """
@@ -53,7 +53,7 @@ def picture(counts: np.ndarray, names: list[str], title: str) -> Image.Image:
         # Above the frame, whose inner half would cover the cells' edges.
         image = axes.imshow(shares, colours, norm, interpolation="nearest", zorder=3)
         axes.grid(False)
-        axes.spines[:].set(visible=True, color="#888888")
+        axes.spines[:].set(visible=True, color=charts.GREY)
         axes.set(xlabel="predicted class", ylabel="true class")
         axes.set_title(textwrap.fill(title, 80), pad=14)
         shown = names if classes <= MOST_NAMED else []

@@ -125,6 +125,8 @@ OF_SCORE = {
     "metrics.json edited": Kind(rewrites("run/metrics.json", reworded("mP@5", 0.99))),
     "metrics.json cut off": Kind(rewrites("run/metrics.json", cut)),
     "precisions.npz deleted": Kind(removes("run/precisions.npz")),
+    "scored vectors cut off": Kind(rewrites("run/scored/embeddings.npy", cut)),
+    "scored table deleted": Kind(removes("run/scored/items.csv")),
     "report.html deleted": Kind(removes("run/report.html")),
     "report.html edited": Kind(rewrites("run/report.html", cut)),
     "contact_sheet.jpg deleted": Kind(removes("run/contact_sheet.jpg")),

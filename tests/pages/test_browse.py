@@ -65,7 +65,7 @@ def test_an_item_shows_its_nearest_in_order_and_whose_class_they_are(get):
     page = get("/item/0").decode()
     order = [page.index(f'"/item/{row}"') for row in (0, 1, 2, 3)]
     assert order == sorted(order)
-    assert page.count('class="hit"') == 2 and page.count('class="miss"') == 4
+    assert page.count('<figure class="right"') == 2 and page.count('<figure class="wrong"') == 4
 
 
 def test_a_class_of_the_same_name_matches_within_its_label_space_alone(tmp_path, monkeypatch):
@@ -79,10 +79,12 @@ def test_a_class_of_the_same_name_matches_within_its_label_space_alone(tmp_path,
 
     def kinds(row):
         page = browse.item_page(gallery, row).split("<h2>")[1]
-        return dict(zip(re.findall(r"/item/(\d)", page), re.findall(r'class="(hit|miss)"', page), strict=True))
+        return dict(
+            zip(re.findall(r"/item/(\d)", page), re.findall(r'<figure class="(right|wrong)"', page), strict=True)
+        )
 
-    assert kinds(0) == {"1": "hit", "2": "miss", "3": "miss", "4": "miss", "5": "miss"}
-    assert kinds(3) == {"5": "hit", "0": "miss", "1": "miss", "2": "miss", "4": "miss"}
+    assert kinds(0) == {"1": "right", "2": "wrong", "3": "wrong", "4": "wrong", "5": "wrong"}
+    assert kinds(3) == {"5": "right", "0": "wrong", "1": "wrong", "2": "wrong", "4": "wrong"}
 
 
 def test_pictures_are_small_jpegs_of_the_item(get):

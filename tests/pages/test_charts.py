@@ -2,6 +2,7 @@
 
 import re
 import xml.etree.ElementTree as ET
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,8 +14,15 @@ FIRST, SECOND = "#ff0000", "#0000ff"
 
 
 def drawn(svg: str, tag: str, colour: str) -> list[ET.Element]:
-    """The shapes of a colour, without the legend's, which come last."""
-    return [each for each in ET.fromstring(svg).iter(SVG + tag) if f"fill: {colour}" in each.get("style", "")]
+    """The shapes that are filled with a colour, hatched on it or drawn as its outline; the legend's come last."""
+    root = ET.fromstring(svg)
+    painted = [f"fill: {colour}", f"fill: none; stroke: {colour}"]
+    for pattern in root.iter(SVG + "pattern"):
+        if any(each.get("fill") == colour for each in pattern):
+            painted.append(f"fill: url(#{pattern.get('id')})")
+    hidden = {id(each) for pattern in root.iter(SVG + "pattern") for each in pattern}
+    shapes = [each for each in root.iter(SVG + tag) if id(each) not in hidden]
+    return [each for each in shapes if any(each.get("style", "").startswith(start) for start in painted)]
 
 
 def corners(path: ET.Element) -> np.ndarray:
@@ -104,6 +112,26 @@ def test_a_chart_is_the_same_each_time_and_no_id_stands_twice_for_different_thin
 
     here, there = marks(one), marks(other)
     assert there and all(here[name] == there[name] for name in here.keys() & there.keys())
+
+
+def test_a_page_s_chart_has_the_page_s_palette_and_no_other_colour():
+    svg = charts.bars("t", {"a": {"x": 1.0, "y": 2.0}}, "y")
+    themed = charts.themed(svg + charts.histogram("u", {"a": [1.0], "b": [2.0]}, [charts.RIGHT, charts.WRONG], "x"))
+    assert not re.findall("#[0-9a-f]{6}\\b", themed) and {"var(--right)", "var(--paper)"} <= set(
+        re.findall(r"var\(--\w+\)", themed)
+    )
+    style = (Path(charts.__file__).parent / "templates/style.css").read_text()
+    for name, colour in charts.NAMES.items():  # the page in the light is the chart alone
+        assert f"--{name}: {colour};" in style
+
+
+def test_an_axis_of_shares_ends_where_shares_do():
+    def highest(**options):
+        found = texts(charts.scatter("t", {"a": [(0.1, 1.0), (0.2, 0.2)]}, "x", "y", ["a"], **options))
+        return max(float(text) for text in found if re.fullmatch(r"[0-9.]+", text))
+
+    bounds = {"a": [(0.1, 0.5, 1.4)]}
+    assert highest(bounds=bounds) > 1 >= highest(bounds=bounds, y_within=(0, 1))
 
 
 def test_the_users_own_matplotlib_settings_change_nothing():

@@ -4,9 +4,9 @@ import base64
 import io
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageColor
 
-from pipeline.pages import pictures
+from pipeline.pages import charts, pictures
 from pipeline.pages.pictures import Tile
 from tfrecords.sources import Item
 
@@ -24,8 +24,23 @@ def test_neighbour_picture_shows_each_image_in_its_order_with_its_frame():
     lefts = [8, 16 + STEP, 16 + 2 * STEP]
     for left, colour in zip(lefts, colours, strict=True):
         assert tuple(picture[middle, left + 88]) == colour
-    assert tuple(picture[middle, lefts[1] - 1]) == (0x2E, 0x9E, 0x4F)
-    assert tuple(picture[middle, lefts[2] - 1]) == (0xD4, 0x3C, 0x2C)
+    right, wrong = (ImageColor.getrgb(colour) for colour in (charts.RIGHT, charts.WRONG))
+    assert tuple(picture[middle, lefts[1] - 1]) == right
+    assert tuple(picture[middle, lefts[2] - 1]) == wrong
+
+
+def test_right_and_wrong_differ_without_their_colours():
+    """The signs in the corner, as a printer without colours would have them."""
+    tiles = [Tile(np.full((40, 40, 3), 90, np.uint8), "", right) for right in (None, True, False)]
+    picture = np.asarray(pictures.neighbour_picture(tiles[0], tiles[1:]))
+    lefts = [8, 16 + STEP, 16 + 2 * STEP]
+    corners = [
+        picture[pictures.GAP_PX : pictures.GAP_PX + 26, left + pictures.TILE_PX - 26 : left + pictures.TILE_PX]
+        for left in lefts
+    ]
+    white = [(corner == 255).all(axis=2) for corner in corners]
+    assert not white[0].any() and white[1].sum() > 40 and white[2].sum() > 40
+    assert (white[1] != white[2]).sum() > 40
 
 
 def test_a_long_caption_stays_below_its_tile():

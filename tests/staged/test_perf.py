@@ -102,7 +102,7 @@ def test_perf_accuracies_equal_a_brute_force_vote_on_the_same_features(built: st
         assert row["accuracy"] == pytest.approx(right / 9), row["stage"]
         assert row["alone_ms"] >= row["encode_ms"] > 0 and row["query_ms"] > 0
     page = (Path(built).parent / "run" / "perf-all.html").read_text()
-    assert page.count("<svg") >= 10 and "#c0392b" in page and "#2f6db5" in page
+    assert page.count("<svg") >= 10 and "var(--right)" in page and "var(--wrong)" in page
 
 
 def test_perf_of_one_stage_takes_num_batches_of_batch_size(built: str, run):

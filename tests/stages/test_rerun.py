@@ -96,6 +96,9 @@ MENDED = {
         'score: score.references was ["raw_pixels"], is ["raw_pixels", "pca"]',
     ),
     "metrics.json edited": (lambda run: (run / "metrics.json").write_text("{}"), [], "score: metrics.json changed"),
+    "a scored vector edited": (
+        lambda run: np.save(run / "scored/embeddings.npy", np.zeros((2, 8), "f")), [], "score: scored changed"
+    ),
     "report.html gone": (lambda run: (run / "report.html").unlink(), [], "report: report.html is missing"),
 }  # fmt: skip
 
@@ -138,7 +141,7 @@ def test_a_bit_of_the_only_checkpoint_is_refused_and_redo_trains_it_again(world,
 def test_without_anything_to_score_the_old_scores_go(world):
     assert world.guie("run", "score.index=[]") == 0
     left = [path.name for path in world.run.iterdir()]
-    assert not {"metrics.json", "precisions.npz", "report.html"} & {*left} and "submission.zip" in left
+    assert not {"metrics.json", "precisions.npz", "scored", "report.html"} & {*left} and "submission.zip" in left
     assert "Not scored yet" in (world.run / "export/model_card.md").read_text()
 
 
