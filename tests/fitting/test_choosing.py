@@ -52,10 +52,10 @@ def test_few_classes_are_split_by_image_and_it_says_that_they_are_seen():
 
 def test_time_decides_whether_the_encoder_is_tuned_and_for_how_long():
     given = found(40, 60)
-    full, short, none = (choose(given, minutes=minutes) for minutes in (30, 3, 2))
+    full, short, none = (choose(given, minutes=minutes) for minutes in (30, 3.5, 2.5))
     assert names(full[0]) == names(short[0]) == ["encoder", "head"] and full[0].train.phases[0].epochs == 4
     assert 1 <= short[0].train.phases[0].epochs < 4
-    assert names(none[0]) == ["head"] and "it would take --minutes 1 more" in none[1]
+    assert names(none[0]) == ["head"] and "to tune it give --minutes 4" in none[1]
 
 
 def test_a_class_has_fewer_images_where_the_time_allows_no_more_and_more_of_few_classes():
