@@ -24,13 +24,21 @@ SMALL = (
     "records.sources.0.options.classes=12 records.sources.0.options.images_per_class=6 train.compile=false "
     "train.phases.0.epochs=0.5 train.phases.1.epochs=0.5 train.phases.1.warmup_epochs=0"
 )
+TINY = "hidden_dim: 32, num_layers: 1, num_heads: 2, intermediate_dim: 64, projection_dim: 16"
+TINY_CLIP, TINY_TEXT = f"architecture={{patch_size: 16, {TINY}}}", f"text_architecture={{{TINY}}}"
+FEW_TRIPLETS = " ".join(
+    [
+        "index.0.cap_per_class=4 queries.0.cap_per_class=2 pictures=3 triplets.sets.0.epochs=1",
+        "triplets.sets.0.train.0.cap_per_class=4 triplets.sets.0.validation.0.cap_per_class=2",
+    ]
+)
 FEW_BIRDS = (
     "records.sources=[{layout: cub200, name: cub200, root: CUB_200_2011}] records.cap_per_class=4 "
     "records.split.left_out=[] train.phases.0.epochs=1 train.phases.1.epochs=1 train.validate_every_epochs=1"
 )
 # What a page says → what is run: overrides that make it short. `.ci/run` runs the demo as it stands.
 RUN = {
-    "guie demo": f"run configs/demo.yaml {SMALL}",
+    "guie demo": f"demo {SMALL}",
     "guie status runs/demo": "status runs/demo",
     "guie score runs/demo/submission.zip --index photos": "score runs/demo/submission.zip --index photos",
     "guie score runs/demo/submission.zip --index cups=photos --index birds=more_photos": (
@@ -38,7 +46,7 @@ RUN = {
     ),
     "guie embed runs/demo/submission.zip photos --out vectors": "embed runs/demo/submission.zip photos --out vectors",
     "guie browse vectors photos": "browse vectors photos --port 0",
-    "guie export configs/demo.yaml": f"export configs/demo.yaml {SMALL}",
+    "guie export demo": f"export demo {SMALL}",
     "guie check runs/demo/submission.zip": "check runs/demo/submission.zip --images 2",
     "guie tfrecords configs/real_images.yaml": f"tfrecords configs/real_images.yaml {FEW_BIRDS}",
     "guie verify runs/real_images/records": "verify runs/real_images/records",
@@ -47,13 +55,40 @@ RUN = {
         "records.sources.0.options.classes=6 records.sources.0.options.images_per_class=4"
     ),
     "guie plan configs/vit_h14_arcface_tpu.yaml": "plan configs/vit_h14_arcface_tpu.yaml",
+    "guie zero-shot configs/zero_shot_cub200.yaml first=200": (
+        f"zero-shot configs/zero_shot_cub200.yaml first=20 templates=one models.0.encoder.{TINY_CLIP} "
+        f"models.0.{TINY_TEXT} models.0.encoder.image_size_px=32"
+    ),
+    "guie captions configs/captions.yaml": (
+        f"captions configs/captions.yaml model.encoder.{TINY_CLIP} model.{TINY_TEXT} model.encoder.image_size_px=32"
+    ),
+    "guie similar train configs/similar_cub200.yaml": f"similar train configs/similar_cub200.yaml {FEW_TRIPLETS}",
+    "guie similar search configs/similar_cub200.yaml method=embedder": (
+        f"similar search configs/similar_cub200.yaml method=embedder {FEW_TRIPLETS}"
+    ),
     "guie similar search configs/similar_products10k.yaml IMAGE": (
         "similar search configs/similar_products10k.yaml IMAGE index.0.cap_per_class=2"
     ),
 }
 # What a page says → the test that runs it.
 ELSEWHERE = {
-    "guie run configs/real_images.yaml": "tests/test_config_runs.py",
+    "guie run configs/real_images.yaml": "tests/evaluation/test_trained_classes.py",
+    "guie run CONFIG train.seed=1 run_dir=runs/b": "tests/test_run.py",
+    "guie run CONFIG --redo": "tests/faults/test_edits_of_records.py",
+    "guie train configs/real_images.yaml train.seed=1": "tests/test_configs.py",
+    "guie train configs/vit_h14_arcface_tpu.yaml devices.rehearse=8": "tests/test_configs.py",
+    "guie soup runs/a runs/b --out runs/soup --greedy": "tests/selection/test_soup.py",
+    "guie sweep configs/real_images_head.yaml": "tests/selection/test_sweep.py",
+    "guie export CONFIG": "tests/export/test_export.py",
+    "guie check SUBMISSION": "tests/export/test_check.py",
+    "guie submit demo submit.user=you --dry-run": "tests/export/test_submit.py",
+    "guie score vectors --solution solution.csv": "tests/evaluation/test_solution.py",
+    "guie staged build configs/staged_cifar10.yaml": "tests/staged/test_staged.py",
+    "guie staged predict IMAGE --stage all": "tests/staged/test_staged.py",
+    "guie staged perf --stage all --time": "tests/staged/test_perf.py",
+    "guie staged perf --stage third --num 2 --batch-size 3 --display-freq 1 --time": "tests/staged/test_perf.py",
+    "guie staged build configs/staged_cifar10.yaml index.0.cap_per_class=200": "tests/staged/test_staged.py",
+    "guie staged perf --stage all --time queries.0.cap_per_class=50": "tests/staged/test_perf.py",
 }
 PLACEHOLDERS = {"CONFIG": "configs/demo.yaml", "KEYS": "", "$KEYS": ""}
 
@@ -91,7 +126,9 @@ def idle(tmp_path, monkeypatch):
     (tmp_path / "guie").symlink_to(ROOT)
     for run in ("demo", "photos", "b", "photos-1"):
         (tmp_path / "runs" / run).mkdir(parents=True)
-        (tmp_path / "runs" / run / "config.yaml").write_bytes((ROOT / "configs/demo.yaml").read_bytes())
+        for name in ("config.yaml", "fit.yaml"):
+            (tmp_path / "runs" / run / name).write_bytes((ROOT / "configs/demo.yaml").read_bytes())
+    (tmp_path / "photos" / "mug").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
 
 
