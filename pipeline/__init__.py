@@ -6,7 +6,8 @@ retrieval    metrics, exact search, vectors
 models       encoders, their weights, text towers, the embedder
 training     the loop, losses, class centres, checkpoints, `guie plan`
 evaluation   scores, embeddings, anybody's submission
-pages        reports, charts, the browser
+pages        reports, charts
+browsing     guie browse
 zero_shot, captions, staged, similar   the four older systems
 run, cli     the whole way, and every command
 """

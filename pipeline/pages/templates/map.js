@@ -34,7 +34,7 @@ function guieMap(element, options) {
   Object.assign(bar.style, {display: "flex", flexWrap: "wrap", gap: ".4rem", margin: "0 0 .4rem", alignItems: "center"});
   Object.assign(frame.style, {position: "relative"});
   Object.assign(canvas.style, {display: "block", width: "100%", touchAction: "none", cursor: "crosshair",
-    border: "1px solid var(--line)", boxSizing: "border-box", height: "min(72vh, 44rem)", background: "var(--paper)"});
+    border: "1px solid var(--line)", boxSizing: "border-box", height: "min(72vh, 44rem, 115vw)", background: "var(--paper)"});
   Object.assign(tip.style, {position: "absolute", pointerEvents: "none", padding: "4px", maxWidth: "15rem", zIndex: 2,
     background: "var(--paper)", color: "var(--ink)", border: "1px solid var(--line)", fontSize: "12px"});
   Object.assign(spoken.style, {position: "absolute", width: "1px", height: "1px", overflow: "hidden", margin: 0,
