@@ -31,12 +31,21 @@
   if (size) {
     size.value = side;
     size.addEventListener("input", () => root.style.setProperty("--side", `${size.value}px`));
-    size.addEventListener("change", () => {
+    let settled = 0;
+    size.addEventListener("change", () => { // by keys one a step: the page is asked for again when it rests
       try { localStorage.setItem("side", size.value); } catch { /* then it is of this page alone */ }
-      const before = known;
-      keep(fit());
-      if (String(fit()) !== before) location.replace(location.href);
+      clearTimeout(settled);
+      settled = setTimeout(() => {
+        keep(fit());
+        if (String(fit()) === known) return;
+        try { sessionStorage.setItem("sizing", "1"); } catch { /* then the focus is lost */ }
+        location.replace(location.href);
+      }, 500);
     });
+    try {
+      if (sessionStorage.getItem("sizing")) size.focus();
+      sessionStorage.removeItem("sizing");
+    } catch { /* as above */ }
     addEventListener("resize", () => keep(fit()));
   }
 
