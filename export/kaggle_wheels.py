@@ -3,27 +3,34 @@
 kaggle/images/<image>.txt is what is published of an image; kaggle/wheels/<image>.txt what guie needs beside that.
 """
 
+import base64
+import hashlib
 import os
 import shutil
 import sys
 import tempfile
+import zipfile
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 
 from packaging.tags import Tag, compatible_tags, cpython_tags
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
 from export import subprocesses
+from pipeline.config import packaged
 from pipeline.errors import BadInput
-from pipeline.files import write_text
+from pipeline.files import atomic_path, write_text
 
-LISTS = Path(__file__).resolve().parents[1] / "kaggle" / "wheels"
+LISTS = packaged.folder("kaggle") / "wheels"
 IMAGES = ("tpu", "gpu")  # the second is also the CPU's
 PYTHON = (3, 12)
 # Ubuntu 22.04 has glibc 2.35, the older of the two images.
 NAMED = ("manylinux2014_x86_64", "manylinux2010_x86_64", "manylinux1_x86_64", "linux_x86_64")
 PLATFORMS = [f"manylinux_2_{minor}_x86_64" for minor in range(35, 4, -1)] + [*NAMED]
 FROM_SOURCE = ("tfrecord",)  # pure Python, of which no wheel is published
+BY_PIP = ("INSTALLER", "REQUESTED", "RECORD", "direct_url.json")  # written into *.dist-info by the installer
+ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # a zip's earliest
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
 
 
@@ -104,3 +111,36 @@ def build(requirement: str, folder: Path, *how: str) -> None:
         f"the wheel of {Path(requirement).name} cannot be built",
         {**os.environ, "SOURCE_DATE_EPOCH": "315532800"},  # a zip's earliest date: always the same bytes
     )
+
+
+def repack(folder: Path, name: str = "guie") -> Path:
+    """Makes the wheel of an installation again, where no checkout is; the same installation gives the same bytes.
+
+    Raises BadInput: it is not installed, or its list of files is gone.
+    """
+    try:
+        found = metadata.distribution(name)
+    except metadata.PackageNotFoundError:
+        found = None
+    files = [each for each in (found.files or [] if found else []) if _travels(each)]
+    if found is None or not any(each.suffix == ".py" for each in files):
+        raise BadInput(f"packing the project needs its checkout or its wheel installed: pip install {name}'s wheel")
+    (info,) = {each.parts[0] for each in files if each.parts[0].endswith(".dist-info")}
+    path = folder / f"{name}-{found.version}-py3-none-any.whl"
+    record = ""
+    with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+        for each in sorted(files, key=str):
+            data = Path(str(each.locate())).read_bytes()
+            digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
+            record += f"{each.as_posix()},sha256={digest},{len(data)}\n"
+            archive.writestr(zipfile.ZipInfo(each.as_posix(), ZIP_DATE), data, zipfile.ZIP_DEFLATED)
+        record += f"{info}/RECORD,,\n"
+        archive.writestr(zipfile.ZipInfo(f"{info}/RECORD", ZIP_DATE), record, zipfile.ZIP_DEFLATED)
+    return path
+
+
+def _travels(path: metadata.PackagePath) -> bool:
+    """Whether an installed file came from the wheel: no script, no bytecode, nothing of the installer's."""
+    if path.parts[0] == ".." or path.parts[0] == "bin" or path.suffix == ".pyc":
+        return False
+    return not (path.parts[0].endswith(".dist-info") and path.name in BY_PIP)

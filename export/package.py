@@ -9,6 +9,7 @@ The notebooks are py:percent scripts in kaggle/; jupytext converts them to .ipyn
 
 import dataclasses
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -19,15 +20,20 @@ from pathlib import Path
 import click
 
 from export import card, head, kaggle_wheels
+from export.kaggle_client import signed_in_user
 from pipeline.command_line import SETTINGS, Command, run, takes_config
-from pipeline.config import Run, to_yaml
-from pipeline.errors import BadInput
+from pipeline.config import Run, packaged, to_yaml
+from pipeline.errors import BadInput, missing
 from pipeline.files import atomic_path, file_sha256, fingerprint, read_json, write_json, write_text
 
-ROOT = Path(__file__).resolve().parents[1]
-KAGGLE = ROOT / "kaggle"
+ROOT = packaged.ROOT
+KAGGLE = packaged.folder("kaggle")
+LONGEST_NAME = 29  # of a run in a slug: 50 letters hold guie-NAME-submit-training
 DATASET_METADATA, KERNEL_METADATA = "dataset-metadata.json", "kernel-metadata.json"
-WHEEL_SOURCES = ("pipeline", "tfrecords", "export", "setup.py", "pyproject.toml", "README.md", "LICENSE")
+WHEEL_SOURCES = (
+    *("pipeline", "tfrecords", "export", "configs", "kaggle"),
+    *("setup.py", "pyproject.toml", "README.md", "LICENSE"),
+)
 
 
 @dataclass(frozen=True)
@@ -40,10 +46,29 @@ class Package:
     kernel_fingerprint: str
 
 
+def with_names(config: Run) -> Run:
+    """The run with submit.dataset and submit.kernel; where they are not given, of its user's name and its own.
+
+    Raises BadInput: no user name is given, nor does the Kaggle client know one, or it cannot be one.
+    """
+    submit = config.submit
+    if submit.dataset and submit.kernel:
+        return config
+    user = submit.user or os.environ.get("KAGGLE_USERNAME") or signed_in_user()
+    if not _plain(user):
+        raise BadInput(f"submit.user: expected a name of letters, digits, - and _, got {user!r}")
+    name = re.sub("[^a-z0-9]+", "-", config.name.lower())[:LONGEST_NAME].strip("-")
+    names = {what: f"{user}/guie-{name}-{what}".replace("--", "-") for what in ("data", "submit")}
+    named = dataclasses.replace(
+        submit, dataset=submit.dataset or names["data"], kernel=submit.kernel or names["submit"]
+    )
+    return dataclasses.replace(config, submit=named)
+
+
 def build(config: Run) -> Package:
     """Writes the submission's dataset and kernel; the same run gives the same bytes.
 
-    Raises BadInput: no submission.zip yet, names that Kaggle would refuse, no checkout, a wheel that cannot be built.
+    Raises BadInput: no submission.zip yet, names that Kaggle would refuse, a wheel that cannot be built.
     """
     dataset_name = checked_name(config.submit.dataset, "dataset")
     kernel_name = checked_name(config.submit.kernel, "kernel")
@@ -83,7 +108,7 @@ def _write_project(config: Run, folder: Path, name: str, images: Sequence[str]) 
     """The wheels for the images that the notebook runs in, the config and the dataset's metadata."""
     public = dataclasses.replace(config, run_dir="", data_root="")  # no path of this machine is published
     write_text(folder / "config.yaml", to_yaml(public))
-    build_wheel(folder)  # refuses what is no checkout
+    build_wheel(folder)
     kaggle_wheels.collect(images, config.submit.images, config.submit.extra_wheels, folder)
     template = read_json(KAGGLE / DATASET_METADATA)
     write_json(folder / DATASET_METADATA, {**template, "id": name, "title": _title(name)})
@@ -107,7 +132,7 @@ def write_notebook(script: Path, path: Path) -> None:
     try:
         import jupytext
     except ImportError:
-        raise BadInput("notebooks need jupytext: pip install 'guie[notebooks]'") from None
+        raise missing("notebooks need", "jupytext", "notebooks") from None
     notebook = jupytext.read(script)
     for number, cell in enumerate(notebook.cells):
         cell["id"] = f"cell-{number}"  # nbformat's own are random
@@ -118,10 +143,11 @@ def write_notebook(script: Path, path: Path) -> None:
 def build_wheel(folder: Path) -> None:
     """Writes the project's wheel into `folder`; the same project gives the same bytes.
 
-    Raises BadInput: guie does not run from a checkout, or pip cannot build the wheel.
+    Without a checkout it is made of the installed files. Raises BadInput: neither, or pip cannot build the wheel.
     """
-    if not (ROOT / "setup.py").is_file() or not KAGGLE.is_dir():
-        raise BadInput(f"packing the project needs its checkout; {ROOT} is none")
+    if not packaged.is_checkout():
+        kaggle_wheels.repack(folder)
+        return
     with tempfile.TemporaryDirectory() as temporary:
         source = Path(temporary) / "source"
         source.mkdir()
@@ -142,10 +168,15 @@ def content_fingerprint(folder: Path) -> str:
 def checked_name(name: str, key: str) -> str:
     """Returns `name`; raises BadInput where it is not OWNER/SLUG as Kaggle requires."""
     owner, slash, slug = name.partition("/")
-    plain = owner.replace("-", "").replace("_", "").isalnum() and slug.replace("-", "").isalnum()
-    if not (slash and plain and slug == slug.lower() and 6 <= len(slug) <= 50):
+    if not (
+        slash and _plain(owner) and slug.replace("-", "").isalnum() and slug == slug.lower() and 6 <= len(slug) <= 50
+    ):
         raise BadInput(f"submit.{key}: expected OWNER/SLUG with a slug of 6 … 50 letters, digits, -; got {name!r}")
     return name
+
+
+def _plain(owner: str) -> bool:
+    return owner.replace("-", "").replace("_", "").isalnum()
 
 
 def _title(name: str) -> str:
@@ -163,6 +194,7 @@ def _link(source: Path, target: Path) -> None:
 
 def main(config: Run) -> None:
     """Packs what is pushed to Kaggle: datasets and kernels below <run_dir>/submit/."""
+    config = with_names(config)
     for folder in build_training(config):
         print(f"package: {folder}")
     if not (Path(config.run_dir) / "submission.zip").is_file():

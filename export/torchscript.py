@@ -13,7 +13,7 @@ import zipfile
 from pathlib import Path
 
 from export import subprocesses
-from pipeline.errors import BadInput
+from pipeline.errors import BadInput, missing
 from pipeline.evaluation.submission_zip import ZIP_DATE
 
 TOLERANCE = 1e-4  # largest difference from the SavedModel: torch rounds differently when it resizes
@@ -36,7 +36,7 @@ def write(config_yaml: str, out: str) -> None:
     try:
         import torch
     except ImportError:
-        raise BadInput("it needs torch: pip install 'guie[clip]'") from None
+        raise missing("it needs", "torch", "clip") from None
     import keras
 
     from pipeline.config import Run, load

@@ -7,10 +7,11 @@ import itertools
 import os
 import pkgutil
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from pipeline.errors import BadInput, Stopped
 from pipeline.guards import machine
@@ -18,7 +19,10 @@ from pipeline.guards.masked import kept_off_screen
 from pipeline.reading import expect_local
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 110}
-CONFIG_HELP = "CONFIG is a YAML file; KEY=VALUE replaces one of its keys, dotted as in train.seed=1."
+CONFIG_HELP = (
+    "CONFIG is a YAML file or the name of a packaged one (guie configs); KEY=VALUE replaces one of its keys, dotted as "
+    "in train.seed=1."
+)
 
 
 class Place(click.Path):
@@ -35,11 +39,28 @@ class Place(click.Path):
         return super().convert(value, param, ctx)
 
 
+class Config(Place):
+    """A config's file, or the name of a packaged one, which the shell completes."""
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        from pipeline.config import packaged  # with OmegaConf, see `read_config`
+
+        found = packaged.names() if incomplete else []
+        names = [CompletionItem(name) for name in found if name.startswith(incomplete)]
+        return names or super().shell_complete(ctx, param, incomplete)
+
+
 PATH, PATH_OR_URL, WORD = Place(), Place(urls=True), Place(overrides=True)
 
 
+CONFIG = Config()
+
+
 class Command(click.Command):
-    """A command that refuses an option's name as the value of the option before it (`--out --index DATA`)."""
+    """A command that refuses an option's name as the value of the option before it (`--out --index DATA`).
+
+    The help of one that takes a config lists its most-used keys, see `shows_keys`.
+    """
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         options = [each for each in self.params if isinstance(each, click.Option)]
@@ -50,11 +71,71 @@ class Command(click.Command):
                 raise click.UsageError(f"Option {name!r} requires an argument, got {value!r}.", ctx)
         return super().parse_args(ctx, args)
 
+    @property
+    def config_keys(self) -> tuple[str, str]:
+        """The "module:dataclass" that the command's config is loaded into, and the keys that --help lists; else ""."""
+        return getattr(self.callback, "config_keys", ("", ""))
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        super().format_epilog(ctx, formatter)
+        schema, shown = self.config_keys
+        if schema:
+            _write_keys(schema, shown, ctx, formatter)
+
+
+def _write_keys(schema: str, shown: str, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    from pipeline.config import reference
+
+    found = reference.selected(reference.rows(pkgutil.resolve_name(schema)), shown.split())
+    of = "" if schema == reference.SCHEMAS["run"] else f" {ctx.info_name}"
+    with formatter.section("Keys, with their defaults"):
+        formatter.write_dl([(f"{row.key}={row.default}", row.said) for row in found], col_max=50)
+        formatter.write_paragraph()
+        formatter.write_text(f"N counts the entries of a list, from 0. All keys: guie config show{of}")
+
+
+def shows_keys(schema: str, shown: str) -> Callable[[Callable], Callable]:
+    """Gives a command's --help some of its config's keys: names, or SECTION. for all keys of a section."""
+
+    def decorate(command: Callable) -> Callable:
+        command.config_keys = (schema, shown)  # type: ignore[attr-defined]
+        return command
+
+    return decorate
+
+
+def complete_keys(schema: str) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
+    """What completes KEY=VALUE: the keys of a schema that begin so; a list's first entry stands for all."""
+
+    def complete(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        from pipeline.config import reference
+
+        rows = reference.rows(pkgutil.resolve_name(schema)) if incomplete else []
+        keys = [row.key.replace(".N.", ".0.") for row in rows if not row.section]
+        return [CompletionItem(f"{key}=") for key in keys if key.startswith(incomplete)]
+
+    return complete
+
 
 class Group(click.Group):
-    """Commands in the order in which they are declared; an unknown one is answered with the nearest."""
+    """Commands in titled sections, see `commands.SECTIONS`; an unknown command is answered with the nearest."""
 
     command_class = Command
+
+    def __init__(self, *args: Any, sections: Mapping[str, Sequence[str]] | None = None, **options: Any):
+        super().__init__(*args, **options)
+        self.sections = sections or {}
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        listed = {name for names in self.sections.values() for name in names}
+        titled = {**self.sections, "Commands": [name for name in self.commands if name not in listed]}
+        width = max(map(len, self.commands), default=0)
+        for title, names in titled.items():
+            found = {name: self.commands[name] for name in names if name in self.commands}
+            said = [each.get_short_help_str(formatter.width - width - 6) for each in found.values()]
+            if found:
+                with formatter.section(title):
+                    formatter.write_dl([(name.ljust(width), text) for name, text in zip(found, said, strict=True)])
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
@@ -85,12 +166,16 @@ def read_config(schema: str, path: str, overrides: Sequence[str]) -> Any:
     return load(pkgutil.resolve_name(schema), path, list(overrides))
 
 
-def takes_config(schema: str) -> Callable[[Callable], Callable]:
-    """Gives a command the words `CONFIG [KEY=VALUE …]`, and calls it with the config, see `read_config`."""
+def takes_config(schema: str, shown: str = "") -> Callable[[Callable], Callable]:
+    """Gives a command the words `CONFIG [KEY=VALUE …]`, and calls it with the config, see `read_config`.
+
+    `shown`: the keys that its --help lists, see `shows_keys`.
+    """
 
     def decorate(command: Callable) -> Callable:
-        @click.argument("path", metavar="CONFIG", type=PATH)
-        @click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
+        @shows_keys(schema, shown)
+        @click.argument("path", metavar="CONFIG", type=CONFIG)
+        @click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1, shell_complete=complete_keys(schema))
         @functools.wraps(command)
         def loading(path: str, overrides: tuple[str, ...], **options: Any) -> Any:
             return command(config=read_config(schema, path, overrides), **options)

@@ -14,10 +14,19 @@ from pipeline.command_line import PATH, PATH_OR_URL, SETTINGS, Group, OneOf, tak
 from pipeline.errors import BadInput
 from pipeline.guards import interrupts
 from pipeline.quiet import import_quietly
+from pipeline.starting import commands as starting
 
 RUN = "pipeline.config:Run"
+SECTIONS = {  # of guie --help; a command in none of them stands under Commands
+    "Start here": ("demo", "fit", "score", "embed", "browse", "compare"),
+    "Configs": ("configs", "new", "config"),
+    "A run and its stages": ("run", "tfrecords", "train", "export", "report", "status", "verify", "contact-sheet"),
+    "Before and after training": ("plan", "sweep", "soup", "import-weights"),
+    "The competition": ("check", "submit"),
+    "Older systems": ("zero-shot", "staged", "similar", "captions"),
+}
 EPILOG = """\b
-Completion of commands, options and files in the shell:
+Completion of commands, options, packaged configs, keys and files in the shell:
   bash  eval "$(_GUIE_COMPLETE=bash_source guie)"
   zsh   eval "$(_GUIE_COMPLETE=zsh_source guie)"
   fish  _GUIE_COMPLETE=fish_source guie | source
@@ -38,14 +47,22 @@ def _version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
     ctx.exit()
 
 
-@click.group(cls=Group, context_settings=SETTINGS, epilog=EPILOG)
+@click.group(cls=Group, sections=SECTIONS, context_settings=SETTINGS, epilog=EPILOG)
 @click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")
 def guie() -> None:
     """Universal image embeddings: images on disk → a trained, scored, submitted embedder."""
 
 
+for each in starting.COMMANDS:
+    guie.add_command(each)
+
+
 @guie.command("run")
-@takes_config(RUN)
+@takes_config(
+    RUN,
+    "run_dir data_root encoder.name encoder.weights train.phases.N.epochs train.phases.N.learning_rate train.loss.name "
+    "train.seed seeds score.references devices.kind",
+)
 @click.option("--redo", is_flag=True, help="Remove records and checkpoints that are stale, and make them anew.")
 def run_all(config: Any, redo: bool) -> None:
     """Runs tfrecords → train → export → score in one folder.
@@ -56,20 +73,24 @@ def run_all(config: Any, redo: bool) -> None:
     \b
     Reads    the images of records.sources
     Writes   <run_dir>/: records/, checkpoints/, export/, submission.zip, metrics.json, report.html
-    Example  guie run configs/demo.yaml train.seed=1 run_dir=runs/b
+    Example  guie run demo train.seed=1 run_dir=runs/b
     """
     import_quietly("pipeline.run").main(config, redo=redo)
 
 
 @guie.command()
-@takes_config(RUN)
+@takes_config(
+    RUN,
+    "records.sources.N.layout records.sources.N.root records.split. records.cap_per_class records.min_per_class "
+    "records.image_size_px records.near_duplicates records.workers",
+)
 def tfrecords(config: Any) -> None:
     """Turns images on disk into capped, verified shards.
 
     \b
     Reads    the images of records.sources
     Writes   <run_dir>/records/: *.tfrec with indexes, labels.json, rejects.csv, duplicates.csv, manifest.json
-    Example  guie tfrecords configs/real_images.yaml records.cap_per_class=50
+    Example  guie tfrecords real_images records.cap_per_class=50
     """
     import_quietly("pipeline.planning.config_checks").before_records(config)
     import_quietly("tfrecords.build").main(config)
@@ -135,14 +156,14 @@ def import_weights(words: tuple[str, ...], encoder: str, out: str, parity: bool)
 
 
 @guie.command()
-@takes_config(RUN)
+@takes_config(RUN, "run_dir export.")
 def export(config: Any) -> None:
     """Exports a checkpoint as SavedModel and submission.zip.
 
     \b
     Reads    <run_dir>/checkpoints/
     Writes   <run_dir>/export/saved_model/ and the other export.formats, submission.zip, model_card.md
-    Example  guie export configs/demo.yaml export.flip_average=true
+    Example  guie export demo export.flip_average=true
     """
     import_quietly("export.saved_model").main(config)
 
@@ -183,7 +204,7 @@ def check(**options: Any) -> None:
 
 
 @guie.command()
-@takes_config(RUN)
+@takes_config(RUN, "run_dir submit.")
 @click.option("--dry-run", is_flag=True, help="Show every call, make none.")
 @SCORER
 def submit(config: Any, dry_run: bool, scorer: str) -> None:
@@ -194,7 +215,7 @@ def submit(config: Any, dry_run: bool, scorer: str) -> None:
     \b
     Reads    <run_dir>/submission.zip
     Writes   <run_dir>/submit/; on Kaggle versions of submit.dataset and submit.kernel, and a submission
-    Example  guie submit configs/demo.yaml submit.dataset=ME/guie-data submit.kernel=ME/guie-submit --dry-run
+    Example  guie submit demo submit.user=ME --dry-run
     """
     module = import_quietly("export.submit")
     module.main(module.SubmitConfig(config, dry_run, scorer))
@@ -276,13 +297,13 @@ def browse(vectors: str, **options: Any) -> None:
 
 
 @guie.command()
-@takes_config(RUN)
+@takes_config(RUN, "name run_dir")
 def report(config: Any) -> None:
     """Writes a run folder as one HTML page.
 
     \b
     Reads    <run_dir>/metrics.json, metrics.jsonl, contact_sheet.jpg
     Writes   <run_dir>/report.html, which needs no other file
-    Example  guie report configs/demo.yaml
+    Example  guie report demo
     """
     import_quietly("pipeline.pages.report").main(config)

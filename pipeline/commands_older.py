@@ -1,29 +1,42 @@
 """The commands of the four older systems, see `pipeline.commands`."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
 
-from pipeline.command_line import PATH, WORD, Command, OneOf, read_config, takes_config
+from pipeline.command_line import CONFIG, WORD, Command, OneOf, complete_keys, read_config, shows_keys, takes_config
 from pipeline.errors import BadInput
 from pipeline.quiet import import_quietly
 
 STEPS = ("data-prep", "evaluate")  # of zero-shot
 STAGES = ("first", "second", "third", "origin", "all", "cascade")  # of staged
-STAGED_CONFIG = "configs/staged_cifar10.yaml"
+STAGED_CONFIG = "staged_cifar10"
+ZERO_SHOT, STAGED = "pipeline.zero_shot.config:ZeroShot", "pipeline.staged.config:Staged"
+SIMILAR = "pipeline.similar.config:Similar"
 
 
-def _complete(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """The steps that begin so, else files."""
-    steps = [CompletionItem(step) for step in STEPS if incomplete and step.startswith(incomplete)]
-    return steps or [CompletionItem(incomplete, type="file")]
+def _complete(schema: str, *first: str) -> Callable[..., list[CompletionItem]]:
+    """The words `first` that begin so, else the schema's keys, else packaged configs, else files."""
+    keys = complete_keys(schema)
+
+    def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        words = [CompletionItem(word) for word in first if incomplete and word.startswith(incomplete)]
+        return words or keys(ctx, param, incomplete) or CONFIG.shell_complete(ctx, param, incomplete)
+
+    return complete
 
 
 @click.command("zero-shot", cls=Command)
-@click.argument("words", metavar="[data-prep|evaluate] CONFIG [KEY=VALUE]...", nargs=-1, shell_complete=_complete)
+@shows_keys(
+    ZERO_SHOT,
+    "run_dir data_root source.layout source.root models.N.encoder.name models.N.encoder.weights templates first",
+)
+@click.argument(
+    "words", metavar="[data-prep|evaluate] CONFIG [KEY=VALUE]...", nargs=-1, shell_complete=_complete(ZERO_SHOT, *STEPS)
+)
 def zero_shot(words: tuple[str, ...]) -> None:
     """Classifies images by class prompts, with CLIP or SigLIP.
 
@@ -32,20 +45,23 @@ def zero_shot(words: tuple[str, ...]) -> None:
     \b
     Reads    images in a public layout, class names, prompt templates
     Writes   <run_dir>/zero_shot.json; for each model a CSV, a row a class, and a picture of the confusions
-    Example  guie zero-shot evaluate configs/zero_shot_cub200.yaml first=200
+    Example  guie zero-shot evaluate zero_shot_cub200 first=200
     """
     step, words = (words[:1], words[1:]) if words and words[0] in STEPS else ((), words)
     if not words:
         raise click.UsageError("Missing argument 'CONFIG'.")
     overrides = [*words[1:], *(f"step={each}" for each in step)]
-    loaded = read_config("pipeline.zero_shot.config:ZeroShot", words[0], overrides)
+    loaded = read_config(ZERO_SHOT, words[0], overrides)
     import_quietly("pipeline.zero_shot.command").main(loaded)
 
 
 @click.command(cls=Command)
 @click.argument("action", type=OneOf(("build", "predict", "perf")))
-@click.argument("words", metavar="[CONFIG] [IMAGE]... [KEY=VALUE]...", nargs=-1, type=WORD)
-@click.option("--config", metavar="CONFIG", type=PATH, help=f"The YAML file (default {STAGED_CONFIG}).")
+@shows_keys(STAGED, "run_dir data_root encoder.name encoder.weights neighbours thresholds database batch_size")
+@click.argument(
+    "words", metavar="[CONFIG] [IMAGE]... [KEY=VALUE]...", nargs=-1, type=WORD, shell_complete=_complete(STAGED)
+)
+@click.option("--config", metavar="CONFIG", type=CONFIG, help=f"As the word CONFIG (default {STAGED_CONFIG}).")
 @click.option("--stage", type=OneOf(STAGES), default="all", help="Depth; cascade stops where neighbours agree.")
 @click.option("--num", type=click.IntRange(min=0), default=0, help="perf: batches to test; 0: the whole set.")
 @click.option("--batch-size", type=click.IntRange(min=0), default=0, help="perf: images a batch; 0: the config's.")
@@ -60,11 +76,13 @@ def staged(
     set. Stages: first is pixels alone, second half the encoder, third nearly all of it, origin the whole.
 
     \b
-    Reads    CONFIG (a word that ends in .yaml or .yml), its labelled images, the IMAGE files of predict
+    Reads    CONFIG (ends in .yaml or .yml, or is a packaged one's name), its labelled images, the IMAGE files
     Writes   <run_dir>/vectors.db (build), perf-<stage>.json, .csv and .html (perf)
     Example  guie staged predict IMAGE --stage all
     """
-    configs = [word for word in words if word.endswith((".yaml", ".yml"))]
+    from pipeline.config import packaged  # with OmegaConf, see `read_config`
+
+    configs = [word for word in words if packaged.is_config(word)]
     overrides, images = _split(word for word in words if word not in configs)
     configs += [config] if config else []
     if len(configs) > 1:
@@ -73,7 +91,7 @@ def staged(
         raise BadInput(f"{action} takes a CONFIG and KEY=VALUE, got {images[0]!r}")
     if not images and action == "predict":
         raise BadInput("predict: expected the path of an image")
-    loaded = read_config("pipeline.staged.config:Staged", (configs or [STAGED_CONFIG])[0], overrides)
+    loaded = read_config(STAGED, (configs or [STAGED_CONFIG])[0], overrides)
     options |= {"stage": stage, "batch_size": batch_size or loaded.batch_size}
     tested = import_quietly("pipeline.staged.perf").Options(**options)
     module = import_quietly("pipeline.staged.command")
@@ -82,7 +100,12 @@ def staged(
 
 @click.command(cls=Command)
 @click.argument("action", type=OneOf(("train", "search")))
-@click.argument("words", metavar="CONFIG [IMAGE]... [KEY=VALUE]...", nargs=-1, type=WORD)
+@shows_keys(
+    SIMILAR, "run_dir data_root encoder.name encoder.weights method neighbours classifier.name crop.detector pictures"
+)
+@click.argument(
+    "words", metavar="CONFIG [IMAGE]... [KEY=VALUE]...", nargs=-1, type=WORD, shell_complete=_complete(SIMILAR)
+)
 def similar(action: str, words: tuple[str, ...]) -> None:
     """Finds the images most similar to one.
 
@@ -92,27 +115,33 @@ def similar(action: str, words: tuple[str, ...]) -> None:
     \b
     Reads    CONFIG, its images, the IMAGE files of search
     Writes   <run_dir>/embedder.npz (train); similar.html, pictures, neighbours.csv, metrics.json (search)
-    Example  guie similar search configs/similar_products10k.yaml IMAGE method=features
+    Example  guie similar search similar_products10k IMAGE method=features
     """
-    if not words or not words[0].endswith((".yaml", ".yml")):
-        raise BadInput("expected a CONFIG, a YAML file such as configs/similar_cub200.yaml")
+    from pipeline.config import packaged
+
+    if not words or not packaged.is_config(words[0]):
+        raise BadInput("expected a CONFIG first, a YAML file or a packaged one such as similar_cub200")
     overrides, images = _split(words[1:])
     if images and action == "train":
         raise BadInput(f"train takes a CONFIG and KEY=VALUE, got {images[0]!r}")
-    loaded = read_config("pipeline.similar.config:Similar", words[0], overrides)
+    loaded = read_config(SIMILAR, words[0], overrides)
     module = import_quietly("pipeline.similar.command")
     module.main(module.Command(action, loaded, images))
 
 
 @click.command(cls=Command)
-@takes_config("pipeline.captions.config:Captions")
+@takes_config(
+    "pipeline.captions.config:Captions",
+    "run_dir table images format.image_column format.caption_column model.encoder.name model.encoder.weights "
+    "fetch.concurrency",
+)
 def captions(config: Any) -> None:
     """Measures how well images and captions fit.
 
     \b
     Reads    a CSV of images (paths or URLs) and captions
     Writes   <run_dir>/captions.csv (with similarity, or why there is none), summary.json, histogram.svg
-    Example  guie captions configs/captions.yaml table=pairs.csv
+    Example  guie captions captions table=pairs.csv
     """
     import_quietly("pipeline.captions.command").main(config)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from pipeline.command_line import PATH, Command, read_config, takes_config
+from pipeline.command_line import CONFIG, PATH, Command, complete_keys, read_config, takes_config
 from pipeline.errors import BadInput
 from pipeline.guards.locks import locked
 from pipeline.quiet import import_quietly
@@ -15,7 +15,38 @@ RUN = "pipeline.config:Run"
 
 
 @click.command(cls=Command)
-@takes_config(RUN)
+@click.argument("place", metavar="FOLDER|images.csv", type=PATH)
+@click.option(
+    "--encoder", metavar="NAME|FILE.keras", default="", help="Of the catalogue, or a Keras model of your own."
+)
+@click.option("--out", metavar="DIR", type=PATH, default="", help="Run folder to write; by default runs/<its name>.")
+@click.option("--minutes", type=float, help="What the whole may take; without it about a quarter of an hour.")
+@click.option("--redo", is_flag=True, help="Choose anew; remove records and checkpoints that are stale.")
+def fit(**options: Any) -> None:
+    """Makes an embedder of your own images: no config to write.
+
+    Splits the images so that whole classes are left to test on, chooses a recipe for the encoder and the time, writes
+    it as a config and runs it: records → training → export → score → report. The last line says whether its numbers
+    beat the encoder's raw features. The same command goes on where it was stopped.
+
+    A Keras file's mean and std stand in a JSON file of its name beside it, or are found out.
+
+    \b
+    Reads    FOLDER of class folders, also below train/, test/ or one folder a domain; or a CSV with path,label
+    Writes   DIR/: fit.yaml, which guie run goes on from, and all that guie run writes
+    Example  guie fit photos --encoder mobilenet.keras --minutes 5
+    """
+    module = import_quietly("pipeline.fitting.command")
+    module.main(module.Options(**options))
+
+
+@click.command(cls=Command)
+@takes_config(
+    RUN,
+    "run_dir train.phases.N.trainable train.phases.N.epochs train.phases.N.batch_size train.phases.N.learning_rate "
+    "train.loss.name train.loss.scale train.loss.margin_radians train.optimizer.name train.seed train.hours "
+    "train.init_from devices.kind devices.precision",
+)
 def train(config: Any) -> None:
     """Trains the embedder on shards.
 
@@ -24,13 +55,17 @@ def train(config: Any) -> None:
     \b
     Reads    <run_dir>/records/*.tfrec
     Writes   <run_dir>/checkpoints/step-*.safetensors, metrics.jsonl, tensorboard/
-    Example  guie train configs/demo.yaml train.seed=1
+    Example  guie train demo train.seed=1
     """
     import_quietly("pipeline.training.train").main(config)
 
 
 @click.command(cls=Command)
-@takes_config(RUN)
+@takes_config(
+    RUN,
+    "encoder.name encoder.image_size_px train.phases.N.trainable train.phases.N.epochs train.phases.N.batch_size "
+    "train.optimizer.accumulate_steps devices.kind devices.precision",
+)
 @click.option("--on", metavar="NAME", multiple=True, help="Accelerator: v5e-8, A100, 8xH100 …; may be repeated.")
 @click.option("--share", type=float, default=0.35, help="Share of the peak FLOP/s that a step reaches.")
 @click.option("--images", type=click.IntRange(min=1), help="Training images, where records are not built.")
@@ -43,7 +78,7 @@ def plan(config: Any, on: tuple[str, ...], share: float, images: int | None, cla
     \b
     Reads    CONFIG, and <run_dir>/records/labels.json where it is built
     Writes   nothing; prints a table for every phase
-    Example  guie plan configs/vit_h14_arcface_tpu.yaml --share 0.3
+    Example  guie plan vit_h14_arcface_tpu --share 0.3
     """
     if not 0 < share <= 1:  # click.FloatRange lets nan through
         raise BadInput(f"--share: expected a share of the peak, 0 … 1, got {share}")
@@ -71,7 +106,7 @@ def soup(runs: tuple[str, ...], out: str, greedy: bool) -> None:
 
 
 @click.command(cls=Command)
-@takes_config(RUN)
+@takes_config(RUN, "sweep.")
 @click.pass_context
 def sweep(context: click.Context, config: Any) -> None:
     """Searches for the recipe that scores best on folds.
@@ -82,7 +117,7 @@ def sweep(context: click.Context, config: Any) -> None:
     \b
     Reads    <run_dir>/records/*-train-*.tfrec
     Writes   <run_dir>/sweep/: table.csv, sweep.png, best.yaml for guie run, study.db, trials/, baselines/
-    Example  guie sweep configs/real_images.yaml sweep.trials=1 train.loss.margin_radians=0.2
+    Example  guie sweep real_images sweep.trials=1 train.loss.margin_radians=0.2
     """
     module = import_quietly("pipeline.selection.sweep")
     with locked(Path(config.run_dir)):
@@ -91,8 +126,8 @@ def sweep(context: click.Context, config: Any) -> None:
 
 
 @click.command(cls=Command)
-@click.argument("path", metavar="RUN", type=PATH)
-@click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
+@click.argument("path", metavar="RUN", type=CONFIG)
+@click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1, shell_complete=complete_keys(RUN))
 def status(path: str, overrides: tuple[str, ...]) -> None:
     """Shows what of a run is done, stale or missing.
 
@@ -114,4 +149,4 @@ def status(path: str, overrides: tuple[str, ...]) -> None:
     import_quietly("pipeline.stages.status").main(config)
 
 
-COMMANDS = (train, plan, soup, sweep, status)
+COMMANDS = (fit, train, plan, soup, sweep, status)

@@ -12,7 +12,7 @@ CURSOR_UP = "\x1b[A"
 WINDOW_SECONDS = 30.0  # that rate and ETA are of
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[Any]], left: int = 1) -> str:
+def table(header: Sequence[str], rows: Sequence[Sequence[Any]], left: int = 1, width: int | None = None) -> str:
     """Rows under a header, as text. Whoever formats a number's digits gives it as text.
 
     >>> print(table(["set", "images"], [["cub200", 2500], ["all", "12,000"]]))
@@ -22,6 +22,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]], left: int = 1) -
 
     Args:
         left: columns from the left that are aligned left; the others are aligned right.
+        width: characters of a line, longer cells are wrapped; None: a row is a line.
     """
     from rich.console import Console
     from rich.table import Table
@@ -29,12 +30,15 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]], left: int = 1) -
 
     drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="", show_edge=False)
     for place, name in enumerate(header):
-        drawn.add_column(Text(name), justify="left" if place < left else "right", no_wrap=True)
+        drawn.add_column(
+            Text(name), justify="left" if place < left else "right", no_wrap=width is None, overflow="fold"
+        )
     for row in rows:
         drawn.add_row(*(Text(str(cell)) for cell in row))
     out = io.StringIO()
     # In a notebook Rich would show the table itself and leave the text empty.
-    Console(file=out, width=10_000, color_system=None, legacy_windows=False, force_jupyter=False).print(drawn)
+    options = {"color_system": None, "legacy_windows": False, "force_jupyter": False}
+    Console(file=out, width=width or 10_000, **options).print(drawn)  # type: ignore[arg-type]
     return "\n".join(line.rstrip() for line in out.getvalue().rstrip("\n").split("\n"))
 
 

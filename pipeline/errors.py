@@ -1,7 +1,11 @@
 """What ends a command in one line, and what the line is made of."""
 
 import difflib
+import os
+import shutil
+import sys
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class BadInput(Exception):
@@ -26,6 +30,26 @@ def reason(error: BaseException, most: int = 200) -> str:
     """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0][:most] if lines else type(error).__name__
+
+
+def missing(needs: str, package: str, extra: str, otherwise: str = "") -> BadInput:
+    """What is raised for an optional package that is not installed: what needs it, and how to get it.
+
+    `needs` ends with its verb; `extra` is one of setup.py's; `otherwise`: what would do without it.
+
+    >>> str(missing("shards of parquet need", "pyarrow", "parquet")).replace(pip(), "pip")
+    "shards of parquet need pyarrow, not installed here: pip install 'guie[parquet]'"
+    """
+    line = f"{needs} {package}, not installed here: {pip()} install 'guie[{extra}]'"
+    return BadInput(line + (f", or {otherwise}" if otherwise else ""))
+
+
+def pip() -> str:
+    """How the pip beside this interpreter is called from here: its path where the word alone is another's."""
+    own = Path(sys.executable).with_name("pip")
+    if not own.is_file() or shutil.which("pip") == str(own):
+        return "pip"
+    return os.path.relpath(own) if own.is_relative_to(Path.cwd()) else str(own)
 
 
 def nearest(name: str, known: Iterable[str], most: int = 12) -> str:

@@ -14,7 +14,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pipeline.errors import BadInput, reason
+from pipeline.errors import BadInput, missing, reason
 from pipeline.guards.masked import shown
 
 READS = 64  # at a time. A rate needs rate × latency of them: 450 images/s at 20 ms nine, at 100 ms 45
@@ -248,8 +248,8 @@ def _system(url: str) -> tuple[Any, str]:
         logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it prints tracebacks of what is tried again
         return fsspec.core.url_to_fs(url)
     except ImportError:
-        mend = "pip install 'guie[remote]', or what fsspec needs for it"
-        raise BadInput(f"{url}: the package that reads {scheme}:// is not installed: {mend}") from None
+        needs = f"{url}: {scheme}:// needs"
+        raise missing(needs, "the package that reads it", "remote", "what fsspec needs for it") from None
     except Exception as error:
         raise BadInput(f"{url} cannot be opened: {reason(error)}") from None
 

@@ -17,8 +17,9 @@ import pytest
 
 from pipeline import cli, command_line, commands, commands_older, commands_training
 from pipeline.commands import guie
-from pipeline.config import Run, load
+from pipeline.config import Run, load, packaged
 from pipeline.errors import BadInput
+from pipeline.staged.config import Staged
 
 ROOT = Path(__file__).parents[1]
 ENTRY = [sys.executable, "-c", "import sys; from pipeline.cli import main; sys.exit(main())"]  # the console script
@@ -40,9 +41,17 @@ from pipeline import cli, commands
 commands.import_quietly = lambda name: SimpleNamespace(main=lambda config: print("done"), Config=lambda *_: None)
 sys.exit(cli.main(["verify", "a"]))
 """
-FILES = ("commands.py", "commands_older.py", "commands_training.py", "run.py")  # all that import by name
+FILES = (
+    "commands.py",
+    "commands_older.py",
+    "commands_training.py",
+    "starting/commands.py",
+    "run.py",
+)  # all that import by name
 COMMANDS = [
-    *("run", "tfrecords", "verify", "contact-sheet", "train", "plan", "soup", "sweep", "status", "import-weights"),
+    *("demo", "configs", "new", "config"),
+    *("run", "tfrecords", "verify", "contact-sheet", "fit", "train", "plan", "soup", "sweep", "status"),
+    "import-weights",
     *("export", "check", "submit", "score", "embed", "zero-shot", "staged", "similar", "captions", "browse", "report"),
 ]
 YAML = {
@@ -71,8 +80,10 @@ def test_help_loads_no_tensorflow(helps, command):
 
 def test_the_list_of_commands_is_whole(helps):
     text = helps[""][1]
-    listed = text.split("Commands:\n")[1].split("\n\n")[0]
-    assert [line.split()[0] for line in listed.splitlines()] == COMMANDS and "..." not in listed
+    listed = text.split("\nStart here:\n")[1].split("Completion of")[0]
+    names = [line.split()[0] for line in listed.splitlines() if line.startswith("  ") and line.strip()]
+    assert sorted(names) == sorted(COMMANDS) and "..." not in listed and names[0] == "demo"
+    assert "\nCommands:\n" not in text  # each has its place in commands.SECTIONS
     assert "_GUIE_COMPLETE=bash_source guie" in text
 
 
@@ -123,8 +134,6 @@ def called(tmp_path, monkeypatch):
     for name, text in YAML.items():
         (tmp_path / name).write_text(text)
     (tmp_path / "a=b.png").write_bytes(b"")
-    (tmp_path / "configs").mkdir()
-    (tmp_path / "configs/staged_cifar10.yaml").write_text("batch_size: 5")
     monkeypatch.chdir(tmp_path)
 
     found = []
@@ -210,7 +219,7 @@ def test_staged_finds_its_config_images_and_overrides_among_the_words(called):
     assert called("staged --config staged.yml predict i.png").config == called("staged predict staged.yml i.png").config
     assert called("staged build staged.yml").images == []
     perf = called("staged perf --stage third --num 2 --batch-size 3 --display-freq 1 --time")
-    assert perf.config.batch_size == 5  # of configs/staged_cifar10.yaml
+    assert perf.config == load(Staged, ROOT / "configs/staged_cifar10.yaml")  # the packaged one
     assert vars(perf.options) == {"stage": "third", "num": 2, "batch_size": 3, "display_freq": 1, "time": True}
     assert called("staged perf staged.yml").options.batch_size == 7
 
@@ -228,7 +237,7 @@ def test_words_of_the_older_systems_are_those_of_their_configs():
 
     assert (*staged.STAGES, "all", "cascade") == commands_older.STAGES
     assert commands_older.STEPS == zero_shot.STEPS
-    assert (ROOT / commands_older.STAGED_CONFIG).is_file()
+    assert commands_older.STAGED_CONFIG in packaged.names()
 
 
 @pytest.mark.parametrize(
@@ -239,6 +248,10 @@ def test_words_of_the_older_systems_are_those_of_their_configs():
         ("train", "guie train: Missing argument 'CONFIG'"),
         ("train run.yaml x", "guie train: expected KEY=VALUE, got 'x'"),
         ("train ru.yaml", "guie train: expected a config file, ru.yaml does not exist; nearest: run.yaml"),
+        ("train dmeo", "'dmeo' is neither; nearest: demo"),
+        ("train configs/demo.yaml", "configs/demo.yaml does not exist; guie brings one of that name along: demo"),
+        ("config shwo", "guie config: No such command 'shwo'; nearest: show"),
+        ("demo train.sed=1", "nearest known: train.seed"),
         ("train configs", "configs is a folder"),
         ("train run.yaml train.sed=1", "nearest known: train.seed"),
         ("score e --quieries a", "guie score: No such option '--quieries'. Did you mean '--queries'?"),
@@ -341,6 +354,12 @@ def completed(line: str) -> list[str]:
         ("guie score e --q", ["plain,--queries"]),
         ("guie check --scorer k", ["plain,kaggle"]),
         ("guie train configs/d", ["file,configs/d"]),
+        ("guie train de", ["plain,demo"]),
+        ("guie run demo train.loss.na", ["plain,train.loss.name="]),
+        ("guie run demo train.phases.0.epo", ["plain,train.phases.0.epochs="]),
+        ("guie staged build staged_ci", ["plain,staged_cifar10"]),
+        ("guie captions captions fetch.max_b", ["plain,fetch.max_bytes="]),
+        ("guie config s", ["plain,show"]),
         ("guie score e --index da", ["file,da"]),
         ("guie staged p", ["plain,predict", "plain,perf"]),
         ("guie staged predict a --stage t", ["plain,third"]),

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from pipeline.errors import BadInput
+from pipeline.errors import BadInput, missing
 from tfrecords import chunks as chunk_files
 from tfrecords.chunks import JpegSettings
 from tfrecords.selection import Chunk
@@ -26,7 +26,7 @@ def make_shards(folder: Path, chunks: Sequence[Chunk], jpeg: JpegSettings, optio
         import apache_beam as beam
         from apache_beam.options.pipeline_options import PipelineOptions
     except ImportError:
-        raise BadInput("records.runner=beam needs Apache Beam: install guie with its extra `beam`") from None
+        raise missing("records.runner=beam needs", "apache-beam", "beam") from None
     try:
         flags = PipelineOptions(list(options))
         pipeline = beam.Pipeline(options=flags)

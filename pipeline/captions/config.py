@@ -14,10 +14,10 @@ class Table:
     """How the table is written; the section `format`."""
 
     image_column: str = "image"  # a name in the header; without a header a number, from 0
-    caption_column: str = "caption"
-    header: bool = True
-    delimiter: str = ","
-    encoding: str = "utf-8"  # a byte-order mark is skipped
+    caption_column: str = "caption"  # likewise, the captions'
+    header: bool = True  # whether the first row names the columns
+    delimiter: str = ","  # one character between two columns
+    encoding: str = "utf-8"  # of the file; a byte-order mark is skipped
 
     def rules(self) -> Iterator[tuple[str, str]]:
         if len(self.delimiter) != 1:
@@ -35,10 +35,10 @@ class Fetch:
     retries: int = key(2, least=0)
     # Pause before the first retry; doubles with each, ± half by chance
     backoff_seconds: float = key(0.5, least=0)
-    max_redirects: int = key(5, least=0)
-    concurrency: int = key(16, least=1)  # at once
-    per_host: int = key(4, least=1)  # at once at one host
-    allow_networks: list[str] = field(default_factory=list)  # of private ones, for example 127.0.0.1/32
+    max_redirects: int = key(5, least=0)  # that are followed, each address checked
+    concurrency: int = key(16, least=1)  # images fetched at once
+    per_host: int = key(4, least=1)  # images fetched at once from one host
+    allow_networks: list[str] = field(default_factory=list)  # private ones that may be asked, as 127.0.0.1/32
 
     def rules(self) -> Iterator[tuple[str, str]]:
         for text in self.allow_networks:
@@ -50,13 +50,15 @@ class Fetch:
 
 @dataclass(frozen=True)
 class Captions:
+    """Captions scored against their images: what `guie captions CONFIG` reads."""
+
     name: str = ""  # empty: the config file's name
     run_dir: str = ""  # empty: runs/<name>
-    data_root: str = "${oc.env:GUIE_DATA,''}"
+    data_root: str = "${oc.env:GUIE_DATA,''}"  # folder that relative data paths start from
     table: str = MISSING  # CSV; as given, or below data_root
     images: str = ""  # where relative image paths start; empty: the table's folder
     format: Table = field(default_factory=Table)
     model: ImageTextModel = field(default_factory=ImageTextModel)
     fetch: Fetch = field(default_factory=Fetch)
     max_megapixels: float = key(50.0, above=0)  # larger images are left out before they are decoded
-    retrieval: bool = True
+    retrieval: bool = True  # also score captions → images and images → captions

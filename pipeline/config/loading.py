@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import re
 import typing
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,8 +14,11 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from pipeline.config import packaged
 from pipeline.config.keys import check
 from pipeline.config.references import with_references, without_values
+from pipeline.config.schema import Encoder
+from pipeline.config.sidecar import completed
 from pipeline.errors import BadInput, reason
 from pipeline.guards.masked import shown
 
@@ -24,21 +28,12 @@ Schema = TypeVar("Schema")
 def load(schema: type[Schema], path: str | Path, overrides: list[str] | None = None) -> Schema:
     """Reads a YAML file and `KEY=VALUE` overrides into `schema`, a frozen dataclass.
 
-    Raises BadInput: no such file, not YAML, a key that `schema` lacks (the nearest are named), a value of the wrong
-    type or out of its range, a required key left out, an override without `=` or whose value is not YAML.
+    `path` is a file, or the name of a packaged config. Raises BadInput: neither, not YAML, a key that `schema` lacks
+    (the nearest are named), a value of the wrong type or out of its range, a required key left out, an override without
+    `=` or whose value is not YAML.
     """
-    path = Path(path)
-    if not path.is_file():
-        came = "is a folder" if path.is_dir() else f"does not exist{_near_files(path)}"
-        raise BadInput(f"expected a config file, {path} {came}")
-    try:
-        given = OmegaConf.load(path)
-    except Exception as error:  # PyYAML's errors share no base with OmegaConf's
-        raise BadInput(f"{path} is not readable as YAML: {' '.join(str(error).split())}") from None
-    if not OmegaConf.is_dict(given):
-        raise BadInput(f"{path}: expected a mapping of keys at the top")
-    for override in overrides or []:
-        _override(given, override)
+    path = packaged.find(path)
+    given = _read(path, overrides or [])
     _refuse_unknown_keys(schema, given, "", path)
     try:
         merged = OmegaConf.structured(schema)
@@ -57,7 +52,26 @@ def load(schema: type[Schema], path: str | Path, overrides: list[str] | None = N
             said = f"the environment variable {unset[1]} is not set: set it, or write ${{oc.env:{unset[1]},DEFAULT}}"
         raise BadInput(f"{path}: {f'key {where}: ' if where else ''}{said}") from None
     check(config, str(path))
+    if isinstance(getattr(config, "encoder", None), Encoder):
+        config = dataclasses.replace(config, encoder=completed(config.encoder))
     return typing.cast(Schema, config)
+
+
+def given(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
+    """What a YAML file and overrides set, as they say it; BadInput as `load`."""
+    return typing.cast(dict, OmegaConf.to_container(_read(path, overrides), resolve=False))
+
+
+def _read(path: Path, overrides: Sequence[str]) -> Any:
+    try:
+        given = OmegaConf.load(path)
+    except Exception as error:  # PyYAML's errors share no base with OmegaConf's
+        raise BadInput(f"{path} is not readable as YAML: {' '.join(str(error).split())}") from None
+    if not OmegaConf.is_dict(given):
+        raise BadInput(f"{path}: expected a mapping of keys at the top")
+    for override in overrides:
+        _override(given, override)
+    return given
 
 
 def to_yaml(config: Any) -> str:
@@ -127,10 +141,3 @@ def _nodes(node: Any) -> list[Any]:
     """A section and all sections below it."""
     children = (node._get_node(key) for key in node)
     return [node, *(each for child in children if OmegaConf.is_dict(child) for each in _nodes(child))]
-
-
-def _near_files(path: Path) -> str:
-    if not path.parent.is_dir():
-        return ""
-    near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.y*ml")], n=3, cutoff=0.3)
-    return f"; nearest: {', '.join(near)}" if near else ""

@@ -13,6 +13,7 @@ from pipeline.config.keys import key
 from pipeline.config.training import STARTS, Train
 from pipeline.guards.masked import shown
 
+LARGEST_DIM = 64  # of an embedding: the competition's limit
 REFERENCES = ("raw_pixels", "untrained", "raw_features", "pca", "half_whitened", "pml_arcface")
 
 
@@ -24,7 +25,7 @@ class Source:
     name: str = MISSING  # goes into shard names, labels.json, the score table's domains
     root: str = ""  # relative paths are taken from `data_root`
     cap_per_class: int | None = key(None, least=1)  # None: records.cap_per_class
-    options: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)  # the layout's own keys
 
 
 @dataclass(frozen=True)
@@ -32,9 +33,9 @@ class Split:
     """Shares of the splits; they must sum to 1. Chosen by hash, so a rerun and a larger set choose the same."""
 
     by: str = key("class", one_of=("class", "item"))  # class: validation and test classes are never trained on
-    train: float = key(1.0, least=0)
-    validation: float = key(0.0, least=0)
-    test: float = key(0.0, least=0)
+    train: float = key(1.0, least=0)  # share of the classes or items
+    validation: float = key(0.0, least=0)  # share, scored while training
+    test: float = key(0.0, least=0)  # share, scored at the end
     left_out: list[str] = field(default_factory=list)  # sources that are test data whole
 
     def rules(self) -> Iterator[tuple[str, str]]:
@@ -46,13 +47,15 @@ class Split:
 
 @dataclass(frozen=True)
 class Records:
+    """The section `records`: images on disk → shards."""
+
     sources: list[Source] = field(default_factory=list)
     split: Split = field(default_factory=Split)
-    cap_per_class: int = key(50, least=1)
-    min_per_class: int = 2  # a class with one image has no neighbour to find
+    cap_per_class: int = key(50, least=1)  # images a class at most, of each source
+    min_per_class: int = 2  # smaller classes are left out: one image has no neighbour to find
     image_size_px: int = key(384, least=1)  # the shorter side of a stored image is at most this
-    jpeg_quality: int = key(95, least=1, most=100)
-    images_per_shard: int = key(1024, least=1)
+    jpeg_quality: int = key(95, least=1, most=100)  # of the images that are encoded anew
+    images_per_shard: int = key(1024, least=1)  # images in a shard, at most
     workers: int = 0  # 0: one process a core
     max_reject_share: float = 0.05  # more rejects than this share of the images fail the build
     merge_classes: str = ""  # CSV `source,class,into_source,into_class`: classes that are the same thing
@@ -70,9 +73,10 @@ class Encoder:
     image_size_px: int | None = key(None, least=1)  # None: the encoder's own
     pooling: str | None = None  # None: the encoder's own
     mean: list[float] | None = None  # of pixels scaled to [0, 1]; None: the encoder's own
-    std: list[float] | None = None
+    std: list[float] | None = None  # of the same pixels
     fit: str | None = key(None, one_of=("squash", "crop", "pad"))  # an image to the square; None: squash
-    patch_overlap_px: int = key(0, least=0)
+    patch_overlap_px: int = key(0, least=0)  # by which a transformer's patches overlap, in px
+    # chance that the last block is skipped in training; the first block's is 0
     stochastic_depth: float = key(0.0, least=0, most=0.9999999)
     checkpointing: bool = False  # recompute activations in the backward pass
     architecture: dict[str, Any] = field(default_factory=dict)  # dimensions that replace the catalogue's
@@ -89,8 +93,10 @@ class Lda:
 
 @dataclass(frozen=True)
 class Embedder:
-    embedding_dim: int = key(64, least=1, most=64)  # at most the competition's 64
-    dropout: float = key(0.2, least=0, most=0.999)
+    """The section `embedder`: the head that makes the embedding of the encoder's features."""
+
+    embedding_dim: int = key(64, least=1, most=LARGEST_DIM)  # at most the competition's 64
+    dropout: float = key(0.2, least=0, most=0.999)  # share of the features that are dropped in training
     init: str = key("random", one_of=STARTS)  # of the head and the class centres, at the first phase
     lda: Lda = field(default_factory=Lda)
     sizes_px: list[int] = key([], least=1)  # features are averaged over these; empty: encoder.image_size_px alone
@@ -113,21 +119,28 @@ class Embedder:
 
 @dataclass(frozen=True)
 class Devices:
+    """The section `devices`: where is trained."""
+
+    # auto: a TPU where there is one, else GPUs, else the CPU
     kind: str = key("auto", one_of=("auto", "tpu", "gpu", "cpu"))
     tpu: str = key("", urls=True)  # name or grpc address of a remote TPU; empty: the local one
     hosts: list[str] = field(default_factory=list)  # host:port of every host, this one is `host_index`
-    host_index: int = 0
+    host_index: int = 0  # of this host in `hosts`, from 0
     replicas: int = key(0, least=0)  # GPUs, 0: all; logical CPU devices, 0: one
+    # auto: bfloat16 where the hardware has it
     precision: str = key("auto", one_of=("auto", "float32", "mixed_bfloat16"))
     rehearse: int = key(0, least=0)  # N: a few steps of every phase on N logical CPU replicas under XLA, narrowed
-    rehearse_steps: int = key(5, least=1)
+    rehearse_steps: int = key(5, least=1)  # of each phase, in a rehearsal
     rehearse_whole: bool = False  # the network and the batches as they are
 
 
 @dataclass(frozen=True)
 class Export:
+    """The section `export`: the files that a checkpoint is written as."""
+
+    # submission.zip is of saved_model; all stand below export/
     formats: list[str] = key(["saved_model"], one_of=("saved_model", "torchscript", "onnx", "litert"))
-    flip_average: bool = False
+    flip_average: bool = False  # the mean of an image's embedding and its mirror image's
     crops: int = key(1, least=1, most=6)  # the whole, the centre, the corners
 
     def rules(self) -> Iterator[tuple[str, str]]:
@@ -137,37 +150,43 @@ class Export:
 
 @dataclass(frozen=True)
 class Score:
+    """The section `score`: what the export is scored on, and beside what."""
+
     index: list[str] = key(["{run_dir}/records/*-test-*.tfrec"], urls=True)  # DATA, as `guie score`
     queries: list[str] = key([], urls=True)  # empty: leave-one-out over the index
+    # embeddings scored beside it
     references: list[str] = key(["raw_pixels", "untrained", "raw_features"], one_of=REFERENCES)
-    batch_size: int = key(64, least=1)
+    batch_size: int = key(64, least=1)  # images embedded together
 
 
 @dataclass(frozen=True)
 class Submit:
-    competition: str = "google-universal-image-embedding"
-    dataset: str = ""  # owner/slug
-    kernel: str = ""  # owner/slug
-    message: str = key("", urls=True)
+    """The section `submit`: names on Kaggle, and what is uploaded."""
+
+    competition: str = "google-universal-image-embedding"  # slug on Kaggle
+    user: str = ""  # your name on Kaggle; empty: KAGGLE_USERNAME, else who the kaggle client signs in as
+    dataset: str = ""  # owner/slug of the dataset that is uploaded; empty: <user>/guie-<run's name>-data
+    kernel: str = ""  # owner/slug of the notebook that is pushed; empty: <user>/guie-<run's name>-submit
+    message: str = key("", urls=True)  # of the submission; empty: the run's name
     encoder_model: str = ""  # owner/model/framework/variation/version: attach it and upload the head alone
     records_datasets: list[str] = field(default_factory=list)  # owner/slug of shards, for the training notebook
     # Kaggle's images whose missing packages the datasets carry, tpu (400 MB; training alone) and gpu, which is the
     # CPU's as well; [] carries the project's own wheel alone.
     images: list[str] = key(["tpu", "gpu"], one_of=("tpu", "gpu"))
     extra_wheels: list[str] = field(default_factory=list)  # further ones, as pip names them, or paths
-    poll_seconds: float = key(30.0, least=0)
-    timeout_hours: float = 12.0
+    poll_seconds: float = key(30.0, least=0)  # between two questions for the status
+    timeout_hours: float = 12.0  # limit of each wait
 
 
 @dataclass(frozen=True)
 class Sweep:
     """What `guie sweep` tries, and on which folds of train.records it selects."""
 
-    trials: int = key(20, least=1)
-    class_folds: int = key(3, least=0)
+    trials: int = key(20, least=1)  # recipes that are tried, the config's own first
+    class_folds: int = key(3, least=0)  # each class fold is left out in turn; 0: none
     domains: list[str] = field(default_factory=list)  # left out in turn; empty: every source
     folds: list[str] = field(default_factory=list)  # as train.fold, instead of those: classes 1/3 + domain cars
-    seeds: list[int] = key([0], least=0)
+    seeds: list[int] = key([0], least=0)  # each fold is trained with each; scores are means
     space: dict[str, Any] = key({}, urls=True)  # config key: a list, or {low:, high:, log: true}
 
 
@@ -177,7 +196,7 @@ class Run:
 
     name: str = ""  # empty: the config file's name
     run_dir: str = ""  # empty: runs/<name>
-    data_root: str = "${oc.env:GUIE_DATA,''}"
+    data_root: str = "${oc.env:GUIE_DATA,''}"  # folder that relative data paths start from
     records: Records = field(default_factory=Records)
     encoder: Encoder = field(default_factory=Encoder)
     embedder: Embedder = field(default_factory=Embedder)

@@ -15,12 +15,14 @@ STARTS = ("random", "pca", "half_whitened", "lda")  # of the head, see training.
 
 @dataclass(frozen=True)
 class Loss:
-    name: str = key("arcface", one_of=LOSSES)
-    scale: float = key(30.0, above=0)
-    margin_radians: float = 0.3  # arcface
-    margin_cosine: float = key(0.1, least=0, most=2)  # cosface, triplet
+    """The section `train.loss`: which loss, over class centres or over a batch's pairs."""
+
+    name: str = key("arcface", one_of=LOSSES)  # the first four compare images and class centres, the others images
+    scale: float = key(30.0, above=0)  # inverse temperature s of the softmax
+    margin_radians: float = 0.3  # arcface's additive angular margin m
+    margin_cosine: float = key(0.1, least=0, most=2)  # margin of cosface and triplet
     own_domain: bool = False  # softmax over the classes of the image's own source, not over all
-    subcenters: int = key(1, least=1)
+    subcenters: int = key(1, least=1)  # centres a class; the nearest counts
     sharded: bool = False  # class centres split over the replicas: pays from some 100,000 classes on
     largest_margin_radians: float | None = None  # dynamic margin: the smallest class's; margin_radians the largest's
 
@@ -36,11 +38,13 @@ class Loss:
 
 @dataclass(frozen=True)
 class Optimizer:
-    name: str = key("adamw", one_of=("adam", "adamw", "sgd", "adafactor"))
-    weight_decay: float = 1e-4
-    momentum: float = key(0.9, least=0, most=1)  # sgd
-    clip_norm: float | None = key(None, above=0)
-    accumulate_steps: int = key(1, least=1)
+    """The section `train.optimizer`."""
+
+    name: str = key("adamw", one_of=("adam", "adamw", "sgd", "adafactor"))  # weight decay is decoupled for all
+    weight_decay: float = 1e-4  # times the learning rate, a step; no biases or scales
+    momentum: float = key(0.9, least=0, most=1)  # of sgd
+    clip_norm: float | None = key(None, above=0)  # most that the norm of all gradients may be; None: not clipped
+    accumulate_steps: int = key(1, least=1)  # pieces that a batch is computed in, for less memory
     ema: float | None = key(None, least=0, most=0.9999999)  # decay of the averaged weights, which are exported
     moments: str = key("float32", one_of=("float32", "bfloat16"))  # of adam's and adamw's first moment, sgd's momentum
 
@@ -52,11 +56,13 @@ class Optimizer:
 
 @dataclass(frozen=True)
 class Augment:
-    flip: bool = False
+    """How a phase's images are varied at random."""
+
+    flip: bool = False  # mirror half of the images
     crop_scale_min: float = key(1.0, above=0, most=1)  # random resized crop: smallest share of the area; 1.0 is none
-    crop_aspect_max: float = key(1.33, least=1)
-    color_jitter: float = key(0.0, least=0, most=1)
-    rand_augment: float = key(0.0, least=0, most=1)  # magnitude
+    crop_aspect_max: float = key(1.33, least=1)  # of the crop: width / height lies between 1 / this and this
+    color_jitter: float = key(0.0, least=0, most=1)  # strength of brightness, contrast, saturation, hue
+    rand_augment: float = key(0.0, least=0, most=1)  # magnitude of RandAugment's two operations
     cutout: float = key(0.0, least=0, most=1)  # side of the cut square as a share of the image's
 
 
@@ -85,7 +91,7 @@ class Keep:
     features: float = key(0.0, least=0)  # distance to that encoder's feature of the uncropped image
     similarities: float = key(0.0, least=0)  # between the images of a replica's share, as that encoder has them
     weights: float = key(0.0, least=0)  # squared distance of the encoder's weights to those
-    temperature: float = key(0.1, above=0)  # similarities
+    temperature: float = key(0.1, above=0)  # of the softmax that `similarities` compares
     sizes_px: list[int] = key([], least=1)  # that encoder's features are averaged over these; empty: as the embedder's
 
 
@@ -93,21 +99,21 @@ class Keep:
 class Phase:
     """One stretch of training. A phase whose encoder is frozen and unaugmented runs on features computed once."""
 
-    name: str = MISSING
+    name: str = MISSING  # its name in metrics.jsonl and the report
     trainable: str = "head"  # head | encoder | all | last N blocks | last N % (of the depth)
     init: str | None = key(None, one_of=STARTS)  # the head and the centres start anew; None: they go on
     loss: Loss | None = None  # None: train.loss
-    epochs: float = key(1.0, above=0)
+    epochs: float = key(1.0, above=0)  # passes over the records
     batch_size: int = key(128, least=1)  # global, over all replicas
-    learning_rate: float = key(1e-3, least=0)
-    end_learning_rate: float = key(0.0, least=0)
-    warmup_epochs: float = key(0.0, least=0)
-    encoder_rate_factor: float = key(1.0, least=0)
-    centers_rate_factor: float = key(1.0, least=0)
+    learning_rate: float = key(1e-3, least=0)  # the highest, after warm-up; the head's
+    end_learning_rate: float = key(0.0, least=0)  # at the last step, by cosine
+    warmup_epochs: float = key(0.0, least=0)  # over which the rate rises linearly from 0
+    encoder_rate_factor: float = key(1.0, least=0)  # the encoder's learning rate as a share of the head's
+    centers_rate_factor: float = key(1.0, least=0)  # the class centres' likewise
     average_from: float | None = key(None, least=0, most=1)  # weights are averaged from this share of the steps on
     interpolation: float = key(1.0, least=0, most=1)  # WiSE: 1: the tuned encoder; 0: the one the run started from
     head_interpolation: float = key(1.0, least=0, most=1)  # 1: the tuned head; 0: as the phase started it
-    layer_decay: float = key(1.0, least=0)
+    layer_decay: float = key(1.0, least=0)  # factor of the learning rate for each block further from the output
     margin_radians: float | None = None  # at the start of the phase; None: loss.margin_radians
     end_margin_radians: float | None = None  # None: the margin stays
     image_size_px: int | None = key(None, least=1)  # None: encoder.image_size_px
@@ -120,21 +126,23 @@ class Phase:
 
 @dataclass(frozen=True)
 class Train:
-    phases: list[Phase] = field(default_factory=list)
+    """The section `train`: phases one after another, and what they share."""
+
+    phases: list[Phase] = field(default_factory=list)  # in turn; each goes on from where the one before ended
     loss: Loss = field(default_factory=Loss)
     optimizer: Optimizer = field(default_factory=Optimizer)
-    seed: int = key(0, least=0, most=2**31 - 1)
+    seed: int = key(0, least=0, most=2**31 - 1)  # of weights, batches and augmentation
     compile: bool = False  # XLA (always on a TPU)
-    log_every_steps: int = key(20, least=1)
-    checkpoint_every_steps: int = key(500, least=1)
-    checkpoints_kept: int = key(2, least=1)
+    log_every_steps: int = key(20, least=1)  # a line of metrics.jsonl every so many steps
+    checkpoint_every_steps: int = key(500, least=1)  # a checkpoint every so many steps
+    checkpoints_kept: int = key(2, least=1)  # the newest ones; older ones are removed
     hours: float | None = key(None, above=0)  # training ends with a checkpoint before so many are over; None: when done
-    validate_every_epochs: float = key(1.0, above=0)
+    validate_every_epochs: float = key(1.0, above=0)  # mP@5 on `validation`; also at the end of a phase
     init_from: str = ""  # a checkpoint of another run
     features_dir: str = "{run_dir}/features"  # frozen encoders' features; runs may share it
     fold: str = ""  # held out of `records` and validated on: `classes I/N`, `domain NAME` or both joined by ` + `
-    records: list[str] = key(["{run_dir}/records/*-train-*.tfrec"], urls=True)  # globs
-    validation: list[str] = key(["{run_dir}/records/*-validation-*.tfrec"], urls=True)
+    records: list[str] = key(["{run_dir}/records/*-train-*.tfrec"], urls=True)  # globs of shards
+    validation: list[str] = key(["{run_dir}/records/*-validation-*.tfrec"], urls=True)  # globs of shards
 
     def rules(self) -> Iterator[tuple[str, str]]:
         names = {self.loss.name, *(phase.loss.name for phase in self.phases if phase.loss)}

@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from pipeline.errors import BadInput, reason
+from pipeline.config.schema import LARGEST_DIM
+from pipeline.errors import BadInput, missing, reason
 from pipeline.evaluation import halves, submission_zip, untrusted
 from pipeline.evaluation.halves import Halves
 from pipeline.evaluation.untrusted import saved_model as saved_model_ops
 from pipeline.evaluation.untrusted import torchscript as torchscript_ops
 from pipeline.files import file_sha256
-from pipeline.models.embedder import LARGEST_DIM
 
 OUTPUT = "embedding_norm"
 UNIT_TOLERANCE = 1e-3  # as `guie check`
@@ -87,10 +87,8 @@ def _fetched(handle: str) -> str:
 
 
 def _saved_model(location: str, handle: str, fingerprint: str) -> Submission:
-    import tensorflow_hub as hub
-
     try:
-        model = hub.load(location)
+        model = tf.saved_model.load(location)
     except Exception as error:  # TensorFlow and protobuf each raise their own
         raise BadInput(f"{handle}: not a SavedModel that loads ({reason(error)})") from None
     signatures = getattr(model, "signatures", {})
@@ -122,7 +120,7 @@ def _torchscript(path: Path, handle: str) -> Embed:
     try:
         import torch
     except ImportError:
-        raise BadInput(f"{handle} is a TorchScript submission: pip install 'guie[clip]' to score it") from None
+        raise missing(f"{handle} is a TorchScript submission: it needs", "torch", "clip") from None
     try:
         model = torch.jit.load(str(path), map_location="cpu").eval()
     except Exception as error:

@@ -18,7 +18,7 @@ import numpy as np
 
 from pipeline.config import Loss
 from pipeline.console import Progress
-from pipeline.errors import BadInput
+from pipeline.errors import BadInput, missing
 from pipeline.files import atomic_path
 from pipeline.retrieval.vectors import unit_length
 
@@ -26,7 +26,6 @@ from pipeline.retrieval.vectors import unit_length
 # classes unseen, mP@5 is 0.610, 0.629, 0.618, 0.577 after 2, 4, 8, 20 epochs, and 0.604 after 20 at a tenth of the
 # rate: the best of them is taken.
 EPOCHS, BATCH_SIZE, LEARNING_RATE = 4, 128, 1e-3
-PACKAGES = "torch and pytorch-metric-learning"
 
 
 def fit(features: np.ndarray, labels: np.ndarray, dim: int, loss: Loss, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -79,7 +78,7 @@ def train(
         import torch
         from pytorch_metric_learning.losses import ArcFaceLoss
     except ImportError:
-        raise BadInput(f"pml_arcface needs {PACKAGES}: pip install 'guie[bench]'") from None
+        raise missing("pml_arcface needs", "torch and pytorch-metric-learning", "bench") from None
     # Threads cost more than they bring to products this small; one gives the same sums on every machine.
     torch.set_num_threads(1)
     torch.manual_seed(seed)

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipeline.config import Encoder
+from pipeline.config.sidecar import KERAS_FILE
 from pipeline.errors import BadInput, nearest
 from pipeline.models import convnets
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-KERAS_FILE = "keras_file:"  # before the path of a Keras model, in place of a name of the catalogue
 HALF = (0.5, 0.5, 0.5)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -291,7 +291,8 @@ def _expect_of_keras_file(encoder: Encoder) -> None:
     if encoder.mean is None or encoder.std is None:
         raise BadInput(
             "encoder.mean and encoder.std: a Keras file does not say how it wants its pixels; give both, of "
-            "RGB in [0, 1], such as mean=[0.5,0.5,0.5] std=[0.5,0.5,0.5] for pixels in -1 … 1"
+            "RGB in [0, 1], such as mean=[0.5,0.5,0.5] std=[0.5,0.5,0.5] for pixels in -1 … 1, here or in a JSON file "
+            "of the same name beside it"
         )
     if encoder.architecture or encoder.patch_overlap_px or encoder.stochastic_depth or encoder.checkpointing:
         options = "architecture, patch_overlap_px, stochastic_depth and checkpointing"

@@ -12,8 +12,6 @@ from pipeline.models import encoders, sizes
 from pipeline.models import head as heads
 from pipeline.models.encoders import ImageEncoder
 
-LARGEST_DIM = 64  # the competition's limit
-
 
 @dataclass(frozen=True)
 class Embedder:

@@ -15,7 +15,7 @@ from pipeline.config import Phase, Run, resolve_data_path, seeds_of
 from pipeline.config.phase_keys import expect_phase, expect_phases, geometry, head_start, trained_blocks
 from pipeline.data import folds
 from pipeline.data.sources import expect_data
-from pipeline.errors import BadInput
+from pipeline.errors import BadInput, missing
 from pipeline.files import matching
 from pipeline.models import catalogue
 from pipeline.models.weights import files as weights
@@ -173,7 +173,7 @@ def expect_formats(run: Run) -> None:
     for name in wanted:
         lacking = [package for package in PACKAGES.get(name, ()) if find_spec(package) is None]
         if lacking:
-            raise BadInput(f"export.formats: {name} needs {lacking[0]}: pip install 'guie[{EXTRAS[name]}]'")
+            raise missing(f"export.formats: {name} needs", lacking[0], EXTRAS[name])
     limited = [name for name in wanted if name in ("onnx", "litert")]
     if limited and estimates.is_transformer(run.encoder):
         size = 4 * estimates.encoder_costs(run.encoder).parameters

@@ -13,10 +13,10 @@ MAP_AT = (1, 3, 5)  # the ranks of mAP
 class TrainingSet:
     """One of the sets that are trained on in turn; each goes on from where the one before ended."""
 
-    name: str = ""
+    name: str = ""  # in the log and metrics.json
     train: list[Source] = field(default_factory=list)
     validation: list[Source] = field(default_factory=list)  # mAP@k, every image against all others
-    epochs: int = 5
+    epochs: int = 5  # passes over the set
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,11 @@ class Triplets:
     sets: list[TrainingSet] = field(default_factory=list)
     # Head: the encoder is frozen, its features computed once
     trainable: str = key("head", one_of=("head", "all"))
-    margin: float = key(0.2, above=0)
-    mining: str = key("semihard", one_of=("semihard", "hard"))
-    classes_a_batch: int = key(16, least=2)
-    images_a_class: int = key(4, least=2)
-    learning_rate: float = 1e-3
+    margin: float = key(0.2, above=0)  # by which the positive must be nearer than the negative
+    mining: str = key("semihard", one_of=("semihard", "hard"))  # which negative of the batch counts
+    classes_a_batch: int = key(16, least=2)  # P of P classes × K images
+    images_a_class: int = key(4, least=2)  # K of P classes × K images
+    learning_rate: float = 1e-3  # of Adam, constant
 
     def rules(self) -> Iterator[tuple[str, str]]:
         if any(not each.train or not each.validation for each in self.sets):
@@ -48,8 +48,8 @@ class Classifier:
     labels: str = ""  # label map: CSV index,name; or a class a line, in order (LOC_synset_mapping.txt)
     top_classes: int = key(1, least=1)  # neighbours may come from this many likeliest classes
     mean: list[float] | None = None  # of a keras_file, as of an encoder
-    std: list[float] | None = None
-    image_size_px: int | None = None
+    std: list[float] | None = None  # of the same pixels
+    image_size_px: int | None = None  # side of its square; None: the model's own
 
 
 @dataclass(frozen=True)
@@ -60,25 +60,28 @@ class Crop:
     detector: str = key("", urls=True)
     # 0: tight; 0.1: a tenth of the box's width and height is added at every side
     padding: float = key(0.0, least=0)
-    min_score: float = 0.3
+    min_score: float = 0.3  # boxes that are less certain are ignored
     centre_share: float = key(0.5, above=0, most=1)  # a box counts if its middle lies in this middle share
     image_size_px: int = key(640, least=32)  # side of the square the detector sees
 
 
 @dataclass(frozen=True)
 class Similar:
+    """Similar images: what `guie similar … CONFIG` reads."""
+
     name: str = ""  # empty: the config file's name
     run_dir: str = ""  # empty: runs/<name>
-    data_root: str = "${oc.env:GUIE_DATA,''}"
+    data_root: str = "${oc.env:GUIE_DATA,''}"  # folder that relative data paths start from
     encoder: Encoder = field(default_factory=Encoder)
-    embedding_dim: int = key(64, least=1)
-    seed: int = 0
+    embedding_dim: int = key(64, least=1)  # of the head that is trained
+    seed: int = 0  # of random weights and batches
     triplets: Triplets = field(default_factory=Triplets)
+    # what is searched: the trained embedder, the encoder's features, or those of likely classes
     method: str = key("features", one_of=("embedder", "features", "classify"))
     classifier: Classifier = field(default_factory=Classifier)
     crop: Crop = field(default_factory=Crop)
-    index: list[Source] = field(default_factory=list)
+    index: list[Source] = field(default_factory=list)  # images that are searched
     queries: list[Source] = field(default_factory=list)  # empty: every index image queries all others
-    neighbours: int = key(5, least=1)
+    neighbours: int = key(5, least=1)  # shown for each query
     pictures: int = 40  # queries that get a picture
-    batch_size: int = key(32, least=1)
+    batch_size: int = key(32, least=1)  # images embedded together

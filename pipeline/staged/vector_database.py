@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from pipeline.errors import BadInput, reason
+from pipeline.errors import BadInput, missing, reason
 from pipeline.guards.masked import shown
 from pipeline.retrieval.vectors import unit_length
 
@@ -44,13 +44,13 @@ class VectorDatabase:
 
     def __init__(self, uri: str, token: str = ""):
         embedded = "://" not in uri
-        missing = [
+        lacking = [
             package
             for package in ("pymilvus", "milvus_lite")
             if (package == "pymilvus" or embedded) and importlib.util.find_spec(package) is None
         ]
-        if missing:
-            raise BadInput(f"the vector database needs {missing[0]}: pip install 'guie[vectordb]'")
+        if lacking:
+            raise missing("the vector database needs", lacking[0], "vectordb")
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # else it complains of its keep-alive pings
         from pymilvus import MilvusClient
 

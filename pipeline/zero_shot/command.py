@@ -28,6 +28,7 @@ from pipeline.errors import BadInput
 from pipeline.guards.masked import shown
 from pipeline.models import catalogue
 from pipeline.models.dual_encoder import DualEncoder, batches, class_embeddings
+from pipeline.models.text import encoder as text_encoder
 from pipeline.models.text import prompts
 from pipeline.zero_shot import confusion
 from pipeline.zero_shot.config import ZeroShot, file_name
@@ -63,6 +64,9 @@ def main(config: ZeroShot) -> None:
         flush=True,
     )
     files.write_text(run_dir / "config.yaml", to_yaml(config))
+    if config.step != "data-prep":  # before minutes of images, not after
+        for model in config.models:
+            text_encoder.expect_vocabulary(model.encoder.name, model.encoder.weights, model.vocabulary)
     prepared = data_prep(config, task.items)
     if config.step == "data-prep":
         print(f"zero-shot: {len(task.items):,} images prepared in {run_dir / 'images'}")

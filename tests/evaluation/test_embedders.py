@@ -1,7 +1,10 @@
 """Anybody's embedder: folders, zips, odd outputs, single images; anything else is refused in one line."""
 
 import json
+import subprocess
+import sys
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +12,13 @@ import tensorflow as tf
 
 from pipeline.evaluation import embedders
 from tests.evaluation.tiny import MeanColour, run, save, write, zipped
+
+LOADED = """
+import json, sys
+from pipeline import cli
+code = max(cli.main(words) for words in json.loads(sys.argv[1]))
+print(json.dumps([code, sorted({"keras_hub", "keras_cv", "tensorflow_hub"} & set(sys.modules))]))
+"""
 
 
 def test_a_zip_scores_as_its_folder_and_from_any_directory(embedder, folder, tmp_path, capsys, monkeypatch):
@@ -101,3 +111,13 @@ def _unsigned(folder):
     module.weight = tf.Variable(1.0)
     tf.saved_model.save(module, str(folder))
     return folder
+
+
+@pytest.mark.slow
+def test_somebody_elses_saved_model_is_scored_and_embedded_without_the_encoders_libraries(embedder, folder, tmp_path):
+    """They take seconds and a tenth of a GB to import."""
+    model, images, out = map(str, (embedder, folder, tmp_path / "out"))
+    words = ["score", model, "--index", images], ["embed", model, images, "--out", out]
+    script = [sys.executable, "-c", LOADED, json.dumps(words)]
+    done = subprocess.run(script, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert json.loads(done.stdout.splitlines()[-1]) == [0, []], done.stderr

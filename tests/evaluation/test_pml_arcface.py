@@ -64,5 +64,5 @@ def test_another_loss_leaves_the_default_scale_and_margin(monkeypatch):
 def test_without_the_packages_it_is_bad_input_that_names_them(monkeypatch, tmp_path):
     (tmp_path / "pytorch_metric_learning.py").write_text("raise ImportError\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    with pytest.raises(BadInput, match=r"^pml_arcface needs .* pip install 'guie\[bench\]'$"):
+    with pytest.raises(BadInput, match=r"^pml_arcface needs .*pip install 'guie\[bench\]'$"):
         pml_arcface.fit(*features(1), 8, Loss(), seed=3)

@@ -29,7 +29,7 @@ def test_both_towers_and_every_block_agree_with_open_clip(name, narrowed):
 
 @pytest.mark.slow
 def test_vit_b_32_at_full_size_agrees_with_open_clip(capsys):
-    """The command of the README on one model."""
+    """The command of docs/encoders.md on one model."""
     assert cli.main(["import-weights", "--parity", "clip_vit_b_32"]) == 0
     last = capsys.readouterr().out.splitlines()[-1]
     assert "1 models agree" in last and float(last.split()[-1]) < 1e-5

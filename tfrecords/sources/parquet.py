@@ -10,7 +10,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import BadInput, reason
+from pipeline.errors import BadInput, missing, reason
 from tfrecords.listing.items import Item, Lazily, Listing, existing_folder
 from tfrecords.listing.layout import Layout
 
@@ -110,7 +110,7 @@ def _pyarrow() -> Any:
     try:
         import pyarrow.parquet
     except ImportError:
-        raise BadInput("parquet shards need pyarrow: pip install 'guie[parquet]'") from None
+        raise missing("parquet shards need", "pyarrow", "parquet") from None
     return pyarrow.parquet
 
 

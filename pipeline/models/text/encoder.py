@@ -11,6 +11,7 @@ from keras import ops
 from pipeline.errors import BadInput, nearest, reason
 from pipeline.models import catalogue
 from pipeline.models.backbones import as_float32, seeded
+from pipeline.models.text import tokenizers
 from pipeline.models.text.tokenizers import TOKENIZERS, Tokenizer
 from pipeline.models.weights.load import load_text
 
@@ -59,10 +60,7 @@ def build(
         BadInput: an unknown name, an encoder without a text tower, no vocabulary or a too large one, unknown
             dimensions, weights that do not fit.
     """
-    entry = catalogue.find(name)
-    if not entry.text:
-        known = ", ".join(key for key, each in catalogue.CATALOGUE.items() if each.text)
-        raise BadInput(f"{name} has no text tower, expected a CLIP or a SigLIP: {known}")
+    entry = _entry(name)
     for key in architecture or {}:
         if key not in entry.text:
             raise BadInput(f"text_architecture: no {key!r}; nearest: {nearest(key, entry.text)}")
@@ -78,6 +76,20 @@ def build(
     if weights != "none":
         scale, bias = load_text(model, replace(entry, text=sizes), weights)
     return TextEncoder(name, model, tokenizer, int(model.output_shape[-1]), scale, bias)
+
+
+def expect_vocabulary(name: str, weights: str, vocabulary: str) -> None:
+    """Raises BadInput: as `build`, of the name and of a vocabulary that is not there. Builds and reads nothing."""
+    entry = _entry(name)
+    tokenizers.expect_vocabulary(entry.facts.tokenizer, vocabulary, entry.preset if weights == "preset" else "")
+
+
+def _entry(name: str) -> catalogue.Entry:
+    entry = catalogue.find(name)
+    if not entry.text:
+        known = ", ".join(key for key, each in catalogue.CATALOGUE.items() if each.text)
+        raise BadInput(f"{name} has no text tower, expected a CLIP or a SigLIP: {known}")
+    return entry
 
 
 def build_tower(family: str, sizes: dict[str, Any], seed: int = 0) -> keras.Model:

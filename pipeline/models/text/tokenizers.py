@@ -1,7 +1,8 @@
 """Text → token ids, by KerasHub's tokenizers, cleaned and packed as CLIP and SigLIP were trained.
 
 Vocabularies are files; nothing is fetched unless the weights are a preset's. CLIP's is `bpe_simple_vocab_16e6.txt.gz`,
-which the package open_clip_torch carries (extra `clip`), SigLIP's a SentencePiece model; a preset's folder has either.
+which the package open_clip_torch carries (read without torch), SigLIP's a SentencePiece model; a preset's folder has
+either.
 """
 
 import gzip
@@ -20,10 +21,11 @@ import keras_hub
 import numpy as np
 import sentencepiece
 
-from pipeline.errors import BadInput, reason
+from pipeline.errors import BadInput, pip, reason
 from pipeline.files import fingerprint
 
 CLIP_FILE = "bpe_simple_vocab_16e6.txt.gz"
+CARRIER = "open_clip_torch==3.3.0"  # setup.py's and the Makefile's; of its wheel this file alone is read here
 CLIP_MERGES = 49152 - 256 - 2  # of the file's 262,145 lines; the rest was left out when CLIP was trained
 START, END = "<|startoftext|>", "<|endoftext|>"
 NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -101,8 +103,7 @@ def siglip(length: int, vocabulary: str = "", preset: str = "", pad_with_end: bo
     elif preset:
         tokenizer = _from_preset(keras_hub.tokenizers.SigLIPTokenizer, preset)
     else:
-        what = "its SentencePiece model (vocabulary.spm of a KerasHub preset, or sentencepiece.model)"
-        raise BadInput(f"SigLIP needs a vocabulary: expected vocabulary=PATH of {what}, or weights=preset")
+        tokenizer = _siglip_file(_siglip_vocabulary())
     # KerasHub looks for the piece "</s>"; in SigLIP 2's vocabulary that is an HTML tag. The model knows its end token.
     end = sentencepiece.SentencePieceProcessor(model_proto=tokenizer.proto).eos_id()
     if end < 0:
@@ -120,6 +121,14 @@ def siglip(length: int, vocabulary: str = "", preset: str = "", pad_with_end: bo
 
 def _ids(tokenizer: Any, texts: Iterable[str]) -> list[list[int]]:
     return [list(map(int, row)) for row in tokenizer.tokenize(list(texts))]
+
+
+def expect_vocabulary(kind: str, vocabulary: str, preset: str) -> None:
+    """Raises BadInput where neither file, preset nor open_clip has the vocabulary; reads none. `kind` of TOKENIZERS."""
+    if vocabulary and not Path(vocabulary).is_dir():
+        _existing(vocabulary)
+    elif not vocabulary and not preset:
+        WITHOUT_PRESET[kind]()
 
 
 # catalogue.Family.tokenizer → (row length, vocabulary, preset, pad_with_end) → Tokenizer
@@ -175,12 +184,21 @@ def _clip_vocabulary(path: Path) -> tuple[dict[str, int], list[str]]:
 
 def _open_clip_file() -> Path:
     package = importlib.util.find_spec("open_clip")  # found, not imported: that would import torch
-    if package is None or not package.origin:
+    path = Path(package.origin).with_name(CLIP_FILE) if package and package.origin else None
+    if path is None or not path.is_file():
         raise BadInput(
-            f"CLIP needs a vocabulary: expected vocabulary=PATH of {CLIP_FILE}, or the package "
-            "open_clip_torch, which carries it (pip install 'guie[clip]'), or weights=preset"
+            f"CLIP needs its vocabulary, {CLIP_FILE}, which {CARRIER} carries: {pip()} install --no-deps {CARRIER} "
+            "(1.5 MB, no torch); or vocabulary=PATH of it, or weights=preset"
         )
-    return Path(package.origin).with_name(CLIP_FILE)
+    return path
+
+
+def _siglip_vocabulary() -> Path:
+    what = "its SentencePiece model (vocabulary.spm of a KerasHub preset, or sentencepiece.model)"
+    raise BadInput(f"SigLIP needs a vocabulary: expected vocabulary=PATH of {what}, or weights=preset")
+
+
+WITHOUT_PRESET = {"byte_pair": _open_clip_file, "sentencepiece": _siglip_vocabulary}
 
 
 def _existing(vocabulary: str) -> Path:

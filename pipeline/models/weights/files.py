@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.errors import BadInput, nearest, reason
+from pipeline.errors import BadInput, missing, nearest, reason
 from pipeline.files import atomic_path
 from pipeline.models.catalogue import Entry
 
@@ -65,7 +65,7 @@ def read_checkpoint(path: Path) -> Mapping[str, np.ndarray]:
     try:
         import torch
     except ImportError:
-        raise BadInput(f'{path}: torch files need torch: pip install "guie[clip]", or give safetensors') from None
+        raise missing(f"{path}: torch files need", "torch", "clip", "give safetensors") from None
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:
@@ -109,7 +109,7 @@ def import_open_clip() -> Any:
                 _LIBRARIES.append(library)  # an operator lives as long as its library
         import open_clip
     except ImportError as error:
-        raise BadInput(f'open_clip is not installed ({reason(error)}): pip install "guie[clip]"') from None
+        raise missing("open_clip's weights need", f"open_clip ({reason(error)})", "clip") from None
     return open_clip
 
 
