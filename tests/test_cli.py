@@ -191,7 +191,8 @@ def test_a_run_config_and_overrides_become_a_run(called, command):
         ),
         ("score e --solution s.csv", {"embedder": "e", "solution": "s.csv"}),
         ("embed e d --out o", {"embedder": "e", "data": "d", "out": "o"}),
-        ("browse v d", {"vectors": Path("v"), "data": "d"}),
+        ("browse run", {"vectors": Path("run"), "data": ""}),
+        ("browse v d --beside w --embedder e", {"vectors": Path("v"), "data": "d", "beside": "w", "embedder": "e"}),
         ("browse v d --port 0 --host h", {"vectors": Path("v"), "data": "d", "host": "h", "port": 0}),
         (
             "import-weights ck --encoder c --out o.safetensors",
