@@ -221,6 +221,18 @@ def _refuse_error(error: str | None, hidden: Callable[[str], str]) -> None:
         raise BadInput(explained("pushes", 400, hidden(error)))
 
 
+def signed_in_user() -> str:
+    """Who the client signs in as: of a token by one call, of kaggle.json without; BadInput where it cannot."""
+    asked = "expected submit.user=NAME, your name on Kaggle, or a token that tells it"
+    try:
+        user = _signed_in().config_values.get("username")
+    except BadInput as error:
+        raise BadInput(f"{asked}: {error}") from None
+    if not user:
+        raise BadInput(asked)
+    return user
+
+
 def _signed_in() -> Any:
     verbose = {name: os.environ.pop(name) for name in ("VERBOSE", "VERBOSE_OUTPUT") if name in os.environ}
     # The client signs in when it is imported, exits when it cannot, and prints its headers when it is verbose.

@@ -9,6 +9,7 @@ The notebooks are py:percent scripts in kaggle/; jupytext converts them to .ipyn
 
 import dataclasses
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -19,6 +20,7 @@ from pathlib import Path
 import click
 
 from export import card, head, kaggle_wheels
+from export.kaggle_client import signed_in_user
 from pipeline.command_line import SETTINGS, Command, run, takes_config
 from pipeline.config import Run, packaged, to_yaml
 from pipeline.errors import BadInput, missing
@@ -26,6 +28,7 @@ from pipeline.files import atomic_path, file_sha256, fingerprint, read_json, wri
 
 ROOT = packaged.ROOT
 KAGGLE = packaged.folder("kaggle")
+LONGEST_NAME = 29  # of a run in a slug: 50 letters hold guie-NAME-submit-training
 DATASET_METADATA, KERNEL_METADATA = "dataset-metadata.json", "kernel-metadata.json"
 WHEEL_SOURCES = (
     *("pipeline", "tfrecords", "export", "configs", "kaggle"),
@@ -41,6 +44,25 @@ class Package:
     kernel: Path
     dataset_fingerprint: str
     kernel_fingerprint: str
+
+
+def with_names(config: Run) -> Run:
+    """The run with submit.dataset and submit.kernel; where they are not given, of its user's name and its own.
+
+    Raises BadInput: no user name is given, nor does the Kaggle client know one, or it cannot be one.
+    """
+    submit = config.submit
+    if submit.dataset and submit.kernel:
+        return config
+    user = submit.user or os.environ.get("KAGGLE_USERNAME") or signed_in_user()
+    if not _plain(user):
+        raise BadInput(f"submit.user: expected a name of letters, digits, - and _, got {user!r}")
+    name = re.sub("[^a-z0-9]+", "-", config.name.lower())[:LONGEST_NAME].strip("-")
+    names = {what: f"{user}/guie-{name}-{what}".replace("--", "-") for what in ("data", "submit")}
+    named = dataclasses.replace(
+        submit, dataset=submit.dataset or names["data"], kernel=submit.kernel or names["submit"]
+    )
+    return dataclasses.replace(config, submit=named)
 
 
 def build(config: Run) -> Package:
@@ -146,10 +168,15 @@ def content_fingerprint(folder: Path) -> str:
 def checked_name(name: str, key: str) -> str:
     """Returns `name`; raises BadInput where it is not OWNER/SLUG as Kaggle requires."""
     owner, slash, slug = name.partition("/")
-    plain = owner.replace("-", "").replace("_", "").isalnum() and slug.replace("-", "").isalnum()
-    if not (slash and plain and slug == slug.lower() and 6 <= len(slug) <= 50):
+    if not (
+        slash and _plain(owner) and slug.replace("-", "").isalnum() and slug == slug.lower() and 6 <= len(slug) <= 50
+    ):
         raise BadInput(f"submit.{key}: expected OWNER/SLUG with a slug of 6 … 50 letters, digits, -; got {name!r}")
     return name
+
+
+def _plain(owner: str) -> bool:
+    return owner.replace("-", "").replace("_", "").isalnum()
 
 
 def _title(name: str) -> str:
@@ -167,6 +194,7 @@ def _link(source: Path, target: Path) -> None:
 
 def main(config: Run) -> None:
     """Packs what is pushed to Kaggle: datasets and kernels below <run_dir>/submit/."""
+    config = with_names(config)
     for folder in build_training(config):
         print(f"package: {folder}")
     if not (Path(config.run_dir) / "submission.zip").is_file():

@@ -6,6 +6,8 @@ guie submit CONFIG [KEY=VALUE …] [--dry-run]
 In this order: package, check, dataset, notebook, submission, score. `<run_dir>/submit/state.json` records what is done:
 the same command continues from there, and a dataset or notebook gets a new version only when its content has changed.
 
+`submit.user=NAME` is enough: dataset and notebook are then named after the run. Without it the name is the token's.
+
 Signs in as the `kaggle` client does: KAGGLE_API_TOKEN, or ~/.kaggle/kaggle.json. The token is never printed or stored.
 """
 
@@ -101,9 +103,10 @@ def main(config: SubmitConfig) -> None:
     Raises BadInput as `package.build` and `check.main`, which run before anything is uploaded; Kaggle refuses; a wait
     times out.
     """
-    run = config.run
+    run = package.with_names(config.run)
     folder = Path(run.run_dir) / "submit"
-    print(f"submit: reads {run.run_dir}/submission.zip, writes {folder} and, on Kaggle, {run.submit.dataset}")
+    there = f"{run.submit.dataset} and {run.submit.kernel}"
+    print(f"submit: reads {run.run_dir}/submission.zip, writes {folder} and, on Kaggle, {there}")
     packed = package.build(run)
     state = State(folder / "state.json", kept=not config.dry_run)
     checked = [packed.dataset_fingerprint, config.scorer]

@@ -1,4 +1,13 @@
-"""Shards → trained embedder → score. The floors, each on those above it in this list:
+"""Images → 64 numbers each. In Python: `load`, `search`, `score`, see `pipeline.api`; on the command line: `guie`.
+
+    import pipeline
+
+    embedder = pipeline.load("runs/demo")
+    index = embedder.embed(["a.jpg", "b.jpg", "c.jpg"])  # float32 [3, 64]
+    positions, distances = pipeline.search(embedder.embed(["query.jpg"]), index, k=3)
+    print(pipeline.score(index, ["cat", "cat", "dog"]))
+
+Importing it loads nothing else. The floors, each on those above it in this list:
 
 config, files, console, errors   the ground: no TensorFlow, every --help in under half a second
 data         labelled images, records, batches, augmentation, preprocessing, the cache of arrays
@@ -6,7 +15,28 @@ retrieval    metrics, exact search, vectors
 models       encoders, their weights, text towers, the embedder
 training     the loop, losses, class centres, checkpoints, `guie plan`
 evaluation   scores, embeddings, anybody's submission
+api          what `import pipeline` offers
 pages        reports, charts, the browser
 zero_shot, captions, staged, similar   the four older systems
 run, cli     the whole way, and every command
+fitting      somebody's images and an encoder → a config, and its run
 """
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipeline.api import Embedder, load, score, search
+
+__all__ = ["Embedder", "load", "score", "search"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        from pipeline import api  # NumPy and faiss: not for `guie --help`
+
+        return getattr(api, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -215,7 +215,7 @@ def submit(config: Any, dry_run: bool, scorer: str) -> None:
     \b
     Reads    <run_dir>/submission.zip
     Writes   <run_dir>/submit/; on Kaggle versions of submit.dataset and submit.kernel, and a submission
-    Example  guie submit demo submit.dataset=ME/guie-data submit.kernel=ME/guie-submit --dry-run
+    Example  guie submit demo submit.user=ME --dry-run
     """
     module = import_quietly("export.submit")
     module.main(module.SubmitConfig(config, dry_run, scorer))

@@ -164,8 +164,9 @@ class Submit:
     """The section `submit`: names on Kaggle, and what is uploaded."""
 
     competition: str = "google-universal-image-embedding"  # slug on Kaggle
-    dataset: str = ""  # owner/slug of the dataset that is uploaded
-    kernel: str = ""  # owner/slug of the notebook that is pushed
+    user: str = ""  # your name on Kaggle; empty: KAGGLE_USERNAME, else who the kaggle client signs in as
+    dataset: str = ""  # owner/slug of the dataset that is uploaded; empty: <user>/guie-<run's name>-data
+    kernel: str = ""  # owner/slug of the notebook that is pushed; empty: <user>/guie-<run's name>-submit
     message: str = key("", urls=True)  # of the submission; empty: the run's name
     encoder_model: str = ""  # owner/model/framework/variation/version: attach it and upload the head alone
     records_datasets: list[str] = field(default_factory=list)  # owner/slug of shards, for the training notebook

@@ -28,13 +28,15 @@ from tfrecords.splits import split_classes, split_item
 
 FEWEST_CLASSES = 10  # of two images or more, that are split by class; fewer are split by image
 FEWEST_TEST_CLASSES = 5  # below it a score says little, see retrieval.intervals
-VALIDATED_CLASSES = 40  # from here on a tenth of the classes validates
+VALIDATED_CLASSES = 200  # from here on a tenth of the classes validates; fewer teach more than they tell
 FEWEST_IMAGES = 8  # of all classes together
 FEWEST_TUNED = 400  # training images below which the encoder stays frozen
-CAP = 50  # images of a class, as the records have it by default
+CAP, LARGEST_CAP = 50, 200  # images of a class: as the records have it by default; of few classes
+FEW_CLASSES = 40  # below it a class may have more images than CAP
 LEAST_CAP = 4
 TEST_SHARE, VALIDATION_SHARE = 0.3, 0.1
 DEFAULT_MINUTES = 15.0
+FEATURE_COST = 1.5  # an image's features in forward passes: it is decoded and resized besides
 STEP_COST = 2.5  # an image of a fine-tuning step in forward passes of its pixels: MobileNet v1 on two cores
 OVERHEAD_SECONDS = 75.0  # imports, compiling, export, report
 SECOND_SIZE = 5 / 7  # 160 px beside 224: two sizes are worth 0.015 on unseen classes
@@ -89,11 +91,10 @@ def choose(found: Found, encoder: Encoder, measured: Measured, minutes: float | 
     cap, parts = _capped(usable, measured, budget, cost, 2 if flip else 1)
     said.append(_split_said(parts))
     comments["records.split"] = said[-1]
-    if largest := max(map(len, usable.values())) > cap:
-        why = "as many as the time allows" if cap < CAP else "more teach little"
-        comments["records.cap_per_class"] = f"of up to {max(map(len, usable.values())):,}: {why}"
-        if cap < CAP and largest:
-            said.append(f"takes {cap} images of a class, {why}")
+    if (largest := max(map(len, usable.values()))) > cap:
+        why = "as many as the time allows" if cap < _most(usable) else "the most that are taken"
+        said.append(f"takes {cap} images of a class, of up to {largest:,}: {why}")
+        comments["records.cap_per_class"] = said[-1]
     dim = min(64, measured.width, max(2, int(0.9 * parts.train)))
     if dim < 64:
         least = f"features of {measured.width}" if dim == measured.width else f"{parts.train:,} training images"
@@ -137,7 +138,7 @@ def training_sample(found: Found, classes: int, images_per_class: int) -> list[t
     """(source, key, class) of a few images that will be trained on, never of those that are left to test on."""
     usable = {class_id: keys for class_id, keys in found.classes.items() if len(keys) > 1}
     _expect_enough(found, usable)
-    split = _split(usable, CAP).split
+    split = _split(usable, _most(usable)).split
     shares = {"train": split.train, "validation": split.validation, "test": split.test}
     of_class: dict[ClassId, str] = {}
     for source in dict.fromkeys(source for source, _ in usable):
@@ -165,8 +166,8 @@ def _expect_enough(found: Found, usable: dict) -> None:
 
 
 def _capped(usable: dict, measured: Measured, budget: float, cost: float, flips: int) -> tuple[int, Parts]:
-    """The largest cap, at most CAP, whose forward passes fit the budget; not below LEAST_CAP."""
-    cap = CAP
+    """The largest cap whose forward passes fit the budget; not below LEAST_CAP."""
+    cap = _most(usable)
     while True:
         parts = _split(usable, cap)
         if cap <= LEAST_CAP or _seconds_frozen(parts, measured, cost, flips) <= budget:
@@ -174,11 +175,16 @@ def _capped(usable: dict, measured: Measured, budget: float, cost: float, flips:
         cap = max(LEAST_CAP, int(cap * 0.8))
 
 
+def _most(usable: dict) -> int:
+    """Images of a class at most: more of few classes."""
+    return CAP if len(usable) >= FEW_CLASSES else min(LARGEST_CAP, CAP * FEW_CLASSES // len(usable))
+
+
 def _seconds_frozen(parts: Parts, measured: Measured, cost: float, flips: int) -> float:
     """Features of all training and validation images once, and of all scored ones: the embedder's and the raw ones."""
     scored = parts.test + (parts.train if parts.split.by == "item" else 0)
     passes = (parts.train + parts.validation) * cost + parts.train + scored * (flips * cost + 1)
-    return passes / measured.images_per_second
+    return FEATURE_COST * passes / measured.images_per_second
 
 
 def _split(usable: dict, cap: int) -> Parts:
@@ -235,7 +241,7 @@ def _tuning(parts: Parts, measured: Measured, left: float, cost: float) -> tuple
         return [], f"the encoder stays frozen: {few} are too few to tune it"
     tuned_px = measured.second_px or measured.image_size_px
     image = STEP_COST * (tuned_px / measured.image_size_px) ** 2 / measured.images_per_second  # seconds
-    again = parts.train * cost / measured.images_per_second  # features once more, of the tuned encoder
+    again = FEATURE_COST * parts.train * cost / measured.images_per_second  # features once more, of the tuned encoder
     epochs = min(EPOCHS, (left - again) / (image * parts.train))
     if epochs < LEAST_EPOCHS:
         wanted = (again + LEAST_EPOCHS * image * parts.train - left) / 60

@@ -16,13 +16,12 @@ from pipeline import config, files
 from pipeline.config import Encoder, Run, Source
 from pipeline.config.sidecar import KERAS_FILE, completed
 from pipeline.errors import BadInput
-from pipeline.fitting import choosing, looking, tables, verdict, writing
+from pipeline.fitting import apart, choosing, looking, tables, verdict, writing
 from pipeline.fitting.looking import MERGES, TABLE, Found
 from pipeline.guards.locks import locked
 from pipeline.models import catalogue
 from pipeline.models.weights import files as weight_files
 from pipeline.quiet import import_quietly
-from tfrecords.processes import in_processes
 
 # The smallest encoder of the catalogue that is strong on things of all kinds; its weights are Apache-2.0.
 DEFAULT_ENCODER = "siglip2_base_patch32_256"
@@ -85,7 +84,7 @@ def _write(options: Options, place: Path, out: Path, asked: str) -> None:
     if not options.encoder:
         print(f"fit: takes {encoder.name}, the default encoder; --encoder names another, or a Keras file", flush=True)
     sources = _tabled(found, out)
-    answer = _measured(encoder, sources, sample)
+    answer = apart.measured(encoder, sources, sample)
     measured = answer.measured
     rate, size = measured.images_per_second, measured.image_size_px
     fast = f"{rate:,.0f}" if rate >= 10 else f"{rate:.1f}"
@@ -134,20 +133,3 @@ def _tabled(found: Found, out: Path) -> list[Source]:
         return found.sources
     files.write_csv(out / TABLE, ("path", "label"), found.table)
     return [replace(each, root=str((out / TABLE).absolute())) for each in found.sources]
-
-
-def _measured(encoder: Encoder, sources: list[Source], sample: list[tuple[str, str, str]]):
-    """`measuring.measure` in a process of its own; BadInput names what to do where the weights cannot be had."""
-    try:
-        return next(iter(in_processes(measure_apart, [(encoder, sources, sample)], workers=1)))[1]
-    except BadInput as error:
-        mend = "" if encoder.name.startswith(KERAS_FILE) else "; or give a file, --encoder FILE.keras"
-        raise BadInput(f"{error}{mend}") from None
-
-
-def measure_apart(task: tuple[Encoder, list[Source], list[tuple[str, str, str]]]):
-    """In a worker, which is started with one thread for the libraries that records need; TensorFlow takes all."""
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ.pop(name, None)
-    measuring = import_quietly("pipeline.fitting.measuring")
-    return measuring.measure(measuring.Task(*task))

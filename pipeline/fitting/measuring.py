@@ -1,23 +1,21 @@
-"""What the encoder at hand is, and how fast it is here; how a Keras file wants its pixels, where nothing says it.
-
-Runs in a process of its own: records are built before TensorFlow takes its memory.
-"""
+"""What the encoder at hand is, and how fast it is here; how a Keras file wants its pixels, where nothing says it."""
 
 import json
 import time
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from pipeline.config import Encoder, Source
+from pipeline.config import Encoder
 from pipeline.data import host_resize, preprocessing
 from pipeline.data.sources import read_decoded
 from pipeline.errors import BadInput
+from pipeline.fitting.apart import Answer, Task
 from pipeline.fitting.choosing import SECOND_SIZE, SMALLEST_SECOND_PX, Measured
 from pipeline.models import catalogue, encoders, sizes
 from pipeline.models.catalogue import IMAGENET_MEAN, IMAGENET_STD, KERAS_FILE
@@ -52,20 +50,6 @@ NAMED = {
     "resnet101v2": "pixels in -1 … 1",
     "resnet152v2": "pixels in -1 … 1",
 }
-
-
-@dataclass(frozen=True)
-class Task:
-    encoder: Encoder
-    sources: list[Source]
-    sample: list[tuple[str, str, str]]  # (source, key, class) of images to try scalings on
-
-
-@dataclass(frozen=True)
-class Answer:
-    encoder: Encoder  # with its mean and std
-    measured: Measured
-    said: list[str]
 
 
 def measure(task: Task) -> Answer:

@@ -18,6 +18,7 @@ class KaggleServer:
 
     def __init__(self) -> None:
         self.calls: list[str] = []
+        self.dataset = "guie-submission"  # the slug of the one that may be made
         self.faults: dict[str, list[tuple]] = defaultdict(list)
         self.blobs: dict[str, dict[str, Any]] = {}  # token → {"size", "data", "sent"}
         self.versions: list[dict[str, Any]] = []  # of the one dataset
@@ -114,11 +115,11 @@ class KaggleServer:
 
     def CreateDataset(self, request: dict) -> tuple[int, dict]:
         assert not self.versions, "a second dataset of the same name"
-        assert request["isPrivate"] and request["slug"] == "guie-submission", request
+        assert request["isPrivate"] and request["slug"] == self.dataset, request
         return self._version(request["files"])
 
     def CreateDatasetVersion(self, request: dict) -> tuple[int, dict]:
-        assert self.versions and request["datasetSlug"] == "guie-submission", request
+        assert self.versions and request["datasetSlug"] == self.dataset, request
         return self._version(request["body"]["files"])
 
     def _version(self, files: list[dict]) -> tuple[int, dict]:

@@ -11,6 +11,7 @@ import yaml
 
 from export import blobs, check, package
 from pipeline import cli
+from pipeline.config import Run, load
 from pipeline.errors import BadInput
 from tests.export.kaggle_server import TOKEN, KaggleServer
 
@@ -245,6 +246,57 @@ def test_a_dry_run_shows_every_call_and_makes_none(server, config, capsys):
     for call in made - {"GetKernel"}:
         assert call in said, f"{call} is made and not shown"
     assert "none was made" in said.splitlines()[-1]
+
+
+def without_names(config: Path, name: str = "small") -> None:
+    written = yaml.safe_load(config.read_text())
+    written["name"] = name
+    del written["submit"]["dataset"], written["submit"]["kernel"]
+    config.write_text(yaml.safe_dump(written))
+
+
+def test_a_user_name_is_all_that_a_dry_run_needs(config, checks, capsys, monkeypatch):
+    without_names(config, "My run: ViT-H/14 at 224 px, of nine sets, seed 3")
+    slug = "guie-my-run-vit-h-14-at-224-px-of"
+    assert submitted(config, "submit.user=ME_2", "--dry-run") == 0
+    said = capsys.readouterr().out
+    for call in (f"GetDataset ME_2/{slug}-data", f"CreateDataset ME_2/{slug}-data", f"SaveKernel ME_2/{slug}-submit"):
+        assert call in said, said
+    assert "none was made" in said.splitlines()[-1]
+    monkeypatch.setenv("KAGGLE_USERNAME", "other")
+    assert submitted(config, "submit.kernel=team/guie-kernel", "--dry-run") == 0
+    said = capsys.readouterr().out
+    assert f"GetDataset other/{slug}-data" in said and "SaveKernel team/guie-kernel" in said
+    training, _ = package.build_training(package.with_names(load(Run, config)))
+    assert len(json.loads((training / "dataset-metadata.json").read_text())["id"].split("/")[1]) <= 50
+    assert submitted(config, "submit.user=a b", "--dry-run") == 2
+    assert capsys.readouterr().err.startswith("guie submit: submit.user: expected a name of letters")
+
+
+def test_the_user_is_who_the_token_is_of(server, config, capsys):
+    without_names(config)
+    server.dataset = "guie-small-data"
+    assert submitted(config) == 0
+    (kernel,) = server.kernels
+    assert kernel["datasetDataSources"] == ["tester/guie-small-data"] and kernel["slug"] == "tester/guie-small-submit"
+    assert submitted(config) == 0
+    assert "submitted already" in capsys.readouterr().out
+
+
+def test_the_user_is_who_kaggle_json_names(server, config, checks, tmp_path, capsys, monkeypatch):
+    """Without a call; and without any of both one line says what to give, before anything is packed or checked."""
+    from kaggle.api.kaggle_api_extended import KaggleApi
+
+    without_names(config)
+    monkeypatch.delenv("KAGGLE_API_TOKEN")
+    monkeypatch.setattr(KaggleApi, "config", str(tmp_path / "kaggle" / "kaggle.json"))
+    assert submitted(config, "--dry-run") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("guie submit: expected submit.user=NAME, your name on Kaggle") and not checks.calls
+    (tmp_path / "kaggle").mkdir(exist_ok=True)
+    (tmp_path / "kaggle" / "kaggle.json").write_text(json.dumps({"username": "filed", "key": "secret"}))
+    assert submitted(config, "--dry-run") == 0
+    assert "GetDataset filed/guie-small-data" in capsys.readouterr().out and server.calls == []
 
 
 def test_names_that_kaggle_refuses_are_refused_here(config, capsys):
