@@ -32,3 +32,9 @@ def commands(page: Path, program: str = "guie") -> list[Command]:
 
 def every_command(program: str = "guie") -> list[Command]:
     return [each for page in PAGES for each in commands(page, program)]
+
+
+def python_blocks() -> list[tuple[str, str]]:
+    """(page, code) of every block of Python."""
+    blocks = [(page, block) for page in PAGES for block in FENCE.finditer(page.read_text(encoding="utf-8"))]
+    return [(page.name, block["body"]) for page, block in blocks if block["language"] == "python"]

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from pipeline import cli
-from tests.docs.pages import ROOT, Command, every_command
+from tests.docs.pages import ROOT, Command, every_command, python_blocks
 
 COMMANDS = every_command()
 SMALL = (
@@ -119,6 +119,7 @@ class Idle:
 @pytest.fixture
 def idle(tmp_path, monkeypatch):
     """A folder with what the pages name; commands parse and load their configs there, and do nothing."""
+    import_module("pipeline.commands")  # and those of all commands
     for module in [each for name, each in sys.modules.items() if name.startswith("pipeline.")]:
         if hasattr(module, "import_quietly") and module.__name__ != "pipeline.quiet":
             monkeypatch.setattr(module, "import_quietly", Idle)
@@ -128,7 +129,6 @@ def idle(tmp_path, monkeypatch):
         (tmp_path / "runs" / run).mkdir(parents=True)
         for name in ("config.yaml", "fit.yaml"):
             (tmp_path / "runs" / run / name).write_bytes((ROOT / "configs/demo.yaml").read_bytes())
-    (tmp_path / "photos" / "mug").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
 
 
@@ -172,6 +172,19 @@ def test_a_command_works(command: str, folder: Path, shared, monkeypatch, capfd)
     shown = capfd.readouterr()
     assert code == 0, shown.err
     assert shown.out.strip().splitlines()[-1]  # its last line names the result
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("page", "code"), python_blocks(), ids=lambda each: each.partition("\n")[0])
+def test_the_python_of_the_pages_runs(page: str, code: str, folder: Path, monkeypatch):
+    """After the demo, whose embedder it loads."""
+    monkeypatch.chdir(folder)
+    for name, image in zip(("a", "b", "c", "query"), sorted((folder / "photos").rglob("*.jpg")), strict=False):
+        if not Path(f"{name}.jpg").exists():
+            Path(f"{name}.jpg").symlink_to(image)
+    scope: dict[str, Any] = {}
+    exec(compile(code, page, "exec"), scope)
+    assert scope["index"].shape == (3, 64) and scope["positions"].shape == (1, 2)
 
 
 def browse(words: list[str], folder: Path) -> None:
