@@ -22,8 +22,8 @@ def commands(page: Path, program: str = "guie") -> list[Command]:
     found = []
     for block in FENCE.finditer(page.read_text(encoding="utf-8")):
         body = block["body"].replace("\\\n", " ")
-        lines = [line.removeprefix("!") for line in body.splitlines()]
-        for line in [part for line in lines for part in line.split(" && ") if part.startswith(f"{program} ")]:
+        parts = [part for line in body.splitlines() for part in line.removeprefix("!").split(" && ")]
+        for line in [part for part in parts if part.startswith(f"{program} ")]:
             bare = re.split(r"\s+#|\s{3,}", line.strip())[0]
             if not re.match(rf"{program} \S+:", bare):  # what a command said
                 found.append(Command(page, " ".join(bare.split()), block["why"] or ""))

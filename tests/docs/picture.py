@@ -2,7 +2,7 @@
 
 python -m tests.docs.picture [RUN]
 
-RUN is a run folder with a score, by default runs/demo. The queries are not chosen: the first image of every eighth class.
+RUN is a run folder with a score, by default runs/demo. The queries: the first image of every eighth class.
 """
 
 import sys

@@ -1,9 +1,8 @@
-"""The commands of README and docs/: each parses with its config, and is run here, by a test of its room, or says why not.
+"""The commands of README and docs/: each parses with its config, and is run here, by its room's tests, or says why not.
 
 Here they run as a reader types them, in one folder, in the order of this file; small overrides keep them short.
 """
 
-import contextlib
 import os
 import re
 import shlex
