@@ -7,7 +7,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
-FENCE = re.compile(r"^(?:<!-- not run: (?P<why>[^\n]+) -->\n)?```(?P<language>\S*)\n(?P<body>.*?)^```$", re.S | re.M)
+FENCE = re.compile(
+    r"^(?:[ ]*<!-- not run: (?P<why>[^\n]+) -->\n)?[ ]*```(?P<language>\S*)\n(?P<body>.*?)^[ ]*```$", re.S | re.M
+)
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ def commands(page: Path, program: str = "guie") -> list[Command]:
     found = []
     for block in FENCE.finditer(page.read_text(encoding="utf-8")):
         body = block["body"].replace("\\\n", " ")
-        parts = [part for line in body.splitlines() for part in line.removeprefix("!").split(" && ")]
+        parts = [part for line in body.splitlines() for part in line.strip().removeprefix("!").split(" && ")]
         for line in [part for part in parts if part.startswith(f"{program} ")]:
             bare = re.split(r"\s+#|\s{3,}", line.strip())[0]
             if not re.match(rf"{program} \S+:", bare):  # what a command said
