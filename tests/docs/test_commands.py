@@ -25,12 +25,6 @@ SMALL = (
 )
 TINY = "hidden_dim: 32, num_layers: 1, num_heads: 2, intermediate_dim: 64, projection_dim: 16"
 TINY_CLIP, TINY_TEXT = f"architecture={{patch_size: 16, {TINY}}}", f"text_architecture={{{TINY}}}"
-FEW_TRIPLETS = " ".join(
-    [
-        "index.0.cap_per_class=4 queries.0.cap_per_class=2 pictures=3 triplets.sets.0.epochs=1",
-        "triplets.sets.0.train.0.cap_per_class=4 triplets.sets.0.validation.0.cap_per_class=2",
-    ]
-)
 FEW_BIRDS = (
     "records.sources=[{layout: cub200, name: cub200, root: CUB_200_2011}] records.cap_per_class=4 "
     "records.split.left_out=[] train.phases.0.epochs=1 train.phases.1.epochs=1 train.validate_every_epochs=1"
@@ -61,10 +55,6 @@ RUN = {
     "guie captions configs/captions.yaml": (
         f"captions configs/captions.yaml model.encoder.{TINY_CLIP} model.{TINY_TEXT} model.encoder.image_size_px=32"
     ),
-    "guie similar train configs/similar_cub200.yaml": f"similar train configs/similar_cub200.yaml {FEW_TRIPLETS}",
-    "guie similar search configs/similar_cub200.yaml method=embedder": (
-        f"similar search configs/similar_cub200.yaml method=embedder {FEW_TRIPLETS}"
-    ),
     "guie similar search configs/similar_products10k.yaml IMAGE": (
         "similar search configs/similar_products10k.yaml IMAGE index.0.cap_per_class=2"
     ),
@@ -82,6 +72,8 @@ ELSEWHERE = {
     "guie check SUBMISSION": "tests/export/test_check.py",
     "guie submit demo submit.user=you --dry-run": "tests/export/test_submit.py",
     "guie score vectors --solution solution.csv": "tests/evaluation/test_solution.py",
+    "guie similar train configs/similar_cub200.yaml": "tests/similar/test_similar.py",
+    "guie similar search configs/similar_cub200.yaml method=embedder": "tests/similar/test_similar.py",
     "guie staged build configs/staged_cifar10.yaml": "tests/staged/test_staged.py",
     "guie staged predict IMAGE --stage all": "tests/staged/test_staged.py",
     "guie staged perf --stage all --time": "tests/staged/test_perf.py",
