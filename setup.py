@@ -91,6 +91,7 @@ setup(
         "safetensors",
         "sentencepiece",
         "tensorboard",
+        "flask>=3",  # the pages of guie browse
         "waitress>=3.0.1",  # guie browse: bounded threads and connections, time-outs, hostile requests
     ],
     extras_require=EXTRAS,

@@ -1,5 +1,7 @@
 """Vectors → points of a plane, for the map of pages: UMAP where umap-learn is installed, else PCA."""
 
+import sys
+import warnings
 from importlib.util import find_spec
 
 import numpy as np
@@ -38,7 +40,11 @@ def _pca(rows: np.ndarray) -> np.ndarray:
 
 
 def _umap(rows: np.ndarray) -> np.ndarray:
-    import umap  # slow to import
+    # Of it alone: its neural kind would import TensorFlow, torch and torchvision, and needs all three to fit.
+    sys.modules.setdefault("umap.parametric_umap", None)  # type: ignore[arg-type]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it warns that this kind is absent, and that a seed takes one thread
+        import umap  # slow to import
 
-    neighbours = min(15, len(rows) - 1)
-    return umap.UMAP(n_neighbors=neighbours, min_dist=0.1, random_state=0, n_jobs=1).fit_transform(rows)
+        neighbours = min(15, len(rows) - 1)
+        return umap.UMAP(n_neighbors=neighbours, min_dist=0.1, random_state=0, n_jobs=1).fit_transform(rows)

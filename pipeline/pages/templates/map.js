@@ -34,7 +34,7 @@ function guieMap(element, options) {
   Object.assign(bar.style, {display: "flex", flexWrap: "wrap", gap: ".4rem", margin: "0 0 .4rem", alignItems: "center"});
   Object.assign(frame.style, {position: "relative"});
   Object.assign(canvas.style, {display: "block", width: "100%", touchAction: "none", cursor: "crosshair",
-    border: "1px solid var(--line)", boxSizing: "border-box", height: "min(72vh, 44rem)", background: "var(--paper)"});
+    border: "1px solid var(--line)", boxSizing: "border-box", height: "min(72vh, 44rem, 115vw)", background: "var(--paper)"});
   Object.assign(tip.style, {position: "absolute", pointerEvents: "none", padding: "4px", maxWidth: "15rem", zIndex: 2,
     background: "var(--paper)", color: "var(--ink)", border: "1px solid var(--line)", fontSize: "12px"});
   Object.assign(spoken.style, {position: "absolute", width: "1px", height: "1px", overflow: "hidden", margin: 0,
@@ -67,7 +67,8 @@ function guieMap(element, options) {
   const bySize = order.slice().sort((a, b) => sums[b][2] - sums[a][2]);
 
   let scale = 1, left = 0, top = 0, width = 1, height = 1, now = -1, marked = -1, lassoing = false, loop = [], due = false;
-  const unit = () => Math.min(width, height) * 0.92;
+  const span = (values) => Math.max(1e-3, values.reduce((most, v) => Math.max(most, v), 0) - values.reduce((least, v) => Math.min(least, v), 1));
+  const wideX = span(x), wideY = span(y), unit = () => Math.min((width - 40) / wideX, (height - 60) / wideY);
   const px = (i) => (x[i] - 0.5) * unit() * scale + width / 2 + left;
   const py = (i) => (0.5 - y[i]) * unit() * scale + height / 2 + top;
   const back = (at, size, shift) => (at - size / 2 - shift) / (unit() * scale);
