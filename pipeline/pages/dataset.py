@@ -13,7 +13,7 @@ from pipeline.pages.render import count, duration, megabytes
 from tfrecords import labels
 from tfrecords.labels import SPLITS, LabelSpace
 
-MOST_REASONS, MOST_ROWS = 12, 20
+MOST_REASONS = 12
 
 
 class Dataset(NamedTuple):
@@ -67,10 +67,11 @@ class Stages(NamedTuple):
 
 
 def of_stages(folders: list[Path]) -> Stages | None:
-    """What the stages of the run, and of its seeds, took; None where no stage was logged."""
-    rows = [(folder, row) for folder in folders for row in stage_log.read(folder)]
-    if not rows:
+    """What the stages of the run, and of its seeds, took when they ran last; None where no stage was logged."""
+    every = [(folder, row) for folder in folders for row in stage_log.read(folder)]
+    if not every:
         return None
+    rows = list({(folder, row["stage"]): (folder, row) for folder, row in every}.values())
     drawn = []
     for folder, row in rows:
         seconds, images = float(row["seconds"]), int(row.get("images") or 0)
@@ -78,8 +79,7 @@ def of_stages(folders: list[Path]) -> Stages | None:
         rate = f"{count(images / seconds)}" if images and seconds else "–"
         taken = [duration(seconds), megabytes(row.get("peak_mb") or 0), count(images) if images else "–", rate]
         drawn.append([stage, row.get("date", ""), *taken])
-    left_out = len(drawn) - MOST_ROWS
-    last = rows[-1][1]
+    earlier, last = len(every) - len(rows), rows[-1][1]
     versions = ", ".join(f"{name} {version}" for name, version in (last.get("versions") or {}).items())
     said = [
         ("Made", last.get("date", "")),
@@ -87,10 +87,10 @@ def of_stages(folders: list[Path]) -> Stages | None:
         ("Machine", "; ".join(dict.fromkeys(row.get("machine", "") for _, row in rows))),
         ("Trained on", "; ".join(dict.fromkeys(row["device"] for _, row in rows if row.get("device")))),
         ("Packages", versions),
-        ("Not shown", f"{left_out} earlier runs of stages" if left_out > 0 else ""),
+        ("Earlier runs", f"{earlier} more in {stage_log.NAME}" if earlier else ""),
     ]
     header = ["stage", "date", "time", "peak memory", "images", "images/s"]
-    return Stages((header, drawn[-MOST_ROWS:]), [(name, value) for name, value in said if value])
+    return Stages((header, drawn), [(name, value) for name, value in said if value])
 
 
 def _counts(space: LabelSpace) -> Table:

@@ -160,6 +160,15 @@ def test_many_images_are_sampled_and_the_page_says_so(made, tmp_path, monkeypatc
     assert "10 of 48 scored images" in text and "12 of 48 queries are looked at" in text
 
 
+def test_of_a_stage_that_ran_twice_the_last_run_is_shown(tmp_path):
+    make(tmp_path / "run")
+    with stage_log.logged(tmp_path / "run", "train") as work:
+        work.images = 77
+    report.main(run_of(tmp_path / "run"))
+    text = Page((tmp_path / "run/report.html").read_text()).text
+    assert "77" in text and "4,321" not in text and "1 more in stages.jsonl" in text
+
+
 def test_a_run_over_seeds_names_the_seeds_reports(tmp_path):
     make(tmp_path / "run")
     result = json.loads((tmp_path / "run/metrics.json").read_text())
