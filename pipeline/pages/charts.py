@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 RIGHT, WRONG = "#1766b5", "#b95400"
 TEAL, VIOLET, OCHRE, GREY = "#0b7d72", "#6a51b0", "#8a6a12", "#6b7280"
 INK, FAINT, LINE, PAPER = "#1b2430", "#566170", "#d5dae0", "#ffffff"
-COLOURS = (RIGHT, WRONG, TEAL, VIOLET, OCHRE, GREY)
+COLOURS = (VIOLET, OCHRE, TEAL, GREY)  # of series that are neither right nor wrong
 NAMES = {"right": RIGHT, "wrong": WRONG, "teal": TEAL, "violet": VIOLET, "ochre": OCHRE, "grey": GREY}
 NAMES |= {"ink": INK, "faint": FAINT, "line": LINE, "paper": PAPER}
 # Beside its colour a series has a form of its own.
