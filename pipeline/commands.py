@@ -297,6 +297,23 @@ def browse(vectors: str, **options: Any) -> None:
 
 
 @guie.command()
+@click.argument("runs", metavar="RUN RUN...", nargs=-1, required=True, type=PATH)
+@click.option("--out", metavar="FILE", type=PATH, default="", help="Page to write, such as compare.html.")
+def compare(runs: tuple[str, ...], out: str) -> None:
+    """Compares finished runs, each with the first.
+
+    Where two scored the same queries, the difference is taken query by query; the page shows those that changed most.
+
+    \b
+    Reads    RUN: metrics.json, precisions.npz, scored/, config.yaml
+    Writes   nothing, or FILE, which needs no other file; prints a table
+    Example  guie compare runs/a runs/b --out compare.html
+    """
+    module = import_quietly("pipeline.pages.compare")
+    module.main(module.Options(tuple(map(Path, runs)), Path(out) if out else None))
+
+
+@guie.command()
 @takes_config(RUN, "name run_dir")
 def report(config: Any) -> None:
     """Writes a run folder as one HTML page.
