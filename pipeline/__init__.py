@@ -15,7 +15,8 @@ retrieval    metrics, exact search, vectors
 models       encoders, their weights, text towers, the embedder
 training     the loop, losses, class centres, checkpoints, `guie plan`
 evaluation   scores, embeddings, anybody's submission; `api`: what `import pipeline` offers
-pages        reports, charts, the browser
+pages        reports, charts, comparisons
+browsing     guie browse
 zero_shot, captions, staged, similar   the four older systems
 run, cli     the whole way, and every command
 fitting      somebody's images and an encoder → a config, and its run
