@@ -1,4 +1,4 @@
-"""MkDocs: the pages that stand at the top of the repository join those of docs/, with links that hold in both places."""
+"""MkDocs: the pages that stand at the top of the repository join those of docs/, with links that hold in both."""
 
 import re
 from pathlib import Path

@@ -7,7 +7,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
-FENCE = re.compile(r"^(?:<!-- not run: (?P<why>[^\n]+) -->\n)?```(?P<language>\S*)\n(?P<body>.*?)^```$", re.S | re.M)
+FENCE = re.compile(
+    r"^(?:[ ]*<!-- not run: (?P<why>[^\n]+) -->\n)?[ ]*```(?P<language>\S*)\n(?P<body>.*?)^[ ]*```$", re.S | re.M
+)
 
 
 @dataclass(frozen=True)
@@ -22,8 +24,8 @@ def commands(page: Path, program: str = "guie") -> list[Command]:
     found = []
     for block in FENCE.finditer(page.read_text(encoding="utf-8")):
         body = block["body"].replace("\\\n", " ")
-        lines = [line.removeprefix("!") for line in body.splitlines()]
-        for line in [part for line in lines for part in line.split(" && ") if part.startswith(f"{program} ")]:
+        parts = [part for line in body.splitlines() for part in line.strip().removeprefix("!").split(" && ")]
+        for line in [part for part in parts if part.startswith(f"{program} ")]:
             bare = re.split(r"\s+#|\s{3,}", line.strip())[0]
             if not re.match(rf"{program} \S+:", bare):  # what a command said
                 found.append(Command(page, " ".join(bare.split()), block["why"] or ""))
@@ -32,3 +34,9 @@ def commands(page: Path, program: str = "guie") -> list[Command]:
 
 def every_command(program: str = "guie") -> list[Command]:
     return [each for page in PAGES for each in commands(page, program)]
+
+
+def python_blocks() -> list[tuple[str, str]]:
+    """(page, code) of every block of Python."""
+    blocks = [(page, block) for page in PAGES for block in FENCE.finditer(page.read_text(encoding="utf-8"))]
+    return [(page.name, block["body"]) for page, block in blocks if block["language"] == "python"]

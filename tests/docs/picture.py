@@ -2,7 +2,7 @@
 
 python -m tests.docs.picture [RUN]
 
-RUN is a run folder with a score, by default runs/demo. The queries are not chosen: the first image of every sixth class.
+RUN is a run folder with a score, by default runs/demo. The queries: the first image of every eighth class.
 """
 
 import sys
@@ -19,7 +19,7 @@ from tests.docs.pages import DOCS
 from tfrecords import pixels
 
 PAGE = DOCS / "pictures" / "neighbours.png"
-EVERY, WIDTH, COLOURS = 6, 1000, 128
+EVERY, WIDTH, COLOURS = 8, 1000, 128
 
 
 def main(run_dir: Path) -> None:

@@ -1,9 +1,8 @@
-"""The commands of README and docs/: each parses with its config, and is run here, by a test of its room, or says why not.
+"""The commands of README and docs/: each parses with its config, and is run here, by its room's tests, or says why not.
 
 Here they run as a reader types them, in one folder, in the order of this file; small overrides keep them short.
 """
 
-import contextlib
 import os
 import re
 import shlex
@@ -17,7 +16,7 @@ from typing import Any
 import pytest
 
 from pipeline import cli
-from tests.docs.pages import ROOT, Command, every_command
+from tests.docs.pages import ROOT, Command, every_command, python_blocks
 
 COMMANDS = every_command()
 SMALL = (
@@ -26,12 +25,6 @@ SMALL = (
 )
 TINY = "hidden_dim: 32, num_layers: 1, num_heads: 2, intermediate_dim: 64, projection_dim: 16"
 TINY_CLIP, TINY_TEXT = f"architecture={{patch_size: 16, {TINY}}}", f"text_architecture={{{TINY}}}"
-FEW_TRIPLETS = " ".join(
-    [
-        "index.0.cap_per_class=4 queries.0.cap_per_class=2 pictures=3 triplets.sets.0.epochs=1",
-        "triplets.sets.0.train.0.cap_per_class=4 triplets.sets.0.validation.0.cap_per_class=2",
-    ]
-)
 FEW_BIRDS = (
     "records.sources=[{layout: cub200, name: cub200, root: CUB_200_2011}] records.cap_per_class=4 "
     "records.split.left_out=[] train.phases.0.epochs=1 train.phases.1.epochs=1 train.validate_every_epochs=1"
@@ -62,10 +55,6 @@ RUN = {
     "guie captions configs/captions.yaml": (
         f"captions configs/captions.yaml model.encoder.{TINY_CLIP} model.{TINY_TEXT} model.encoder.image_size_px=32"
     ),
-    "guie similar train configs/similar_cub200.yaml": f"similar train configs/similar_cub200.yaml {FEW_TRIPLETS}",
-    "guie similar search configs/similar_cub200.yaml method=embedder": (
-        f"similar search configs/similar_cub200.yaml method=embedder {FEW_TRIPLETS}"
-    ),
     "guie similar search configs/similar_products10k.yaml IMAGE": (
         "similar search configs/similar_products10k.yaml IMAGE index.0.cap_per_class=2"
     ),
@@ -83,6 +72,8 @@ ELSEWHERE = {
     "guie check SUBMISSION": "tests/export/test_check.py",
     "guie submit demo submit.user=you --dry-run": "tests/export/test_submit.py",
     "guie score vectors --solution solution.csv": "tests/evaluation/test_solution.py",
+    "guie similar train configs/similar_cub200.yaml": "tests/similar/test_similar.py",
+    "guie similar search configs/similar_cub200.yaml method=embedder": "tests/similar/test_similar.py",
     "guie staged build configs/staged_cifar10.yaml": "tests/staged/test_staged.py",
     "guie staged predict IMAGE --stage all": "tests/staged/test_staged.py",
     "guie staged perf --stage all --time": "tests/staged/test_perf.py",
@@ -119,6 +110,7 @@ class Idle:
 @pytest.fixture
 def idle(tmp_path, monkeypatch):
     """A folder with what the pages name; commands parse and load their configs there, and do nothing."""
+    import_module("pipeline.commands")  # and those of all commands
     for module in [each for name, each in sys.modules.items() if name.startswith("pipeline.")]:
         if hasattr(module, "import_quietly") and module.__name__ != "pipeline.quiet":
             monkeypatch.setattr(module, "import_quietly", Idle)
@@ -128,7 +120,6 @@ def idle(tmp_path, monkeypatch):
         (tmp_path / "runs" / run).mkdir(parents=True)
         for name in ("config.yaml", "fit.yaml"):
             (tmp_path / "runs" / run / name).write_bytes((ROOT / "configs/demo.yaml").read_bytes())
-    (tmp_path / "photos" / "mug").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
 
 
@@ -172,6 +163,19 @@ def test_a_command_works(command: str, folder: Path, shared, monkeypatch, capfd)
     shown = capfd.readouterr()
     assert code == 0, shown.err
     assert shown.out.strip().splitlines()[-1]  # its last line names the result
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("page", "code"), python_blocks(), ids=lambda each: each.partition("\n")[0])
+def test_the_python_of_the_pages_runs(page: str, code: str, folder: Path, monkeypatch):
+    """After the demo, whose embedder it loads."""
+    monkeypatch.chdir(folder)
+    for name, image in zip(("a", "b", "c", "query"), sorted((folder / "photos").rglob("*.jpg")), strict=False):
+        if not Path(f"{name}.jpg").exists():
+            Path(f"{name}.jpg").symlink_to(image)
+    scope: dict[str, Any] = {}
+    exec(compile(code, page, "exec"), scope)
+    assert scope["index"].shape == (3, 64) and scope["positions"].shape == (1, 2)
 
 
 def browse(words: list[str], folder: Path) -> None:

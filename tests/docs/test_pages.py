@@ -39,7 +39,9 @@ def test_files_targets_and_modules_that_are_named_exist(page):
     """`configs/x.yaml`, `tests/x.py` and other paths in backticks, `make x`, `python -m x`."""
     text = page.read_text(encoding="utf-8")
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    for path in re.findall(r"`((?:configs|docs|export|kaggle|pipeline|tests|tfrecords)/[\w/.-]+\.(?:py|md|yaml|txt))`", text):
+    for path in re.findall(
+        r"`((?:configs|docs|export|kaggle|pipeline|tests|tfrecords)/[\w/.-]+\.(?:py|md|yaml|txt))`", text
+    ):
         assert (ROOT / path).exists(), f"{page}: {path}"
     for target in re.findall(r"(?:^|`)make ([a-z][\w-]*)", text, re.M):
         assert re.search(rf"^{target}:", makefile, re.M), f"{page}: make {target}"
