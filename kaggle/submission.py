@@ -9,14 +9,31 @@
 # %% [markdown]
 # # A universal image embedding, submitted
 #
-# This notebook writes `submission.zip`: a model that turns any image into 64 numbers of unit length. It runs without
-# internet. It needs the dataset that `guie submit` uploads; when that holds only a trained head, the encoder is
-# attached as a Kaggle model.
+# This notebook writes `submission.zip`: a model that turns any image into 64 numbers of unit length, so that images of
+# the same object lie near each other. For Google's Universal Image Embedding competition the score is mean Precision@5:
+# of the five nearest index images of each query, how many show its object.
+#
+# It runs without internet, on a GPU or the CPU, within minutes. It needs the dataset that `guie submit` uploads; when
+# that holds a trained head alone, the encoder is attached as a Kaggle model.
 #
 # 1. install the project from its wheel
 # 2. take the finished submission, or put the head on the encoder
 # 3. check it against the competition's contract
-# 4. show its model card
+# 4. look at what it finds, and score it on a few images
+# 5. show its model card
+#
+# The project is `guie`; `docs/kaggle.md` of its repository tells these steps one by one.
+
+# %% [markdown]
+# ## Edit here
+#
+# All that one changes. The rest runs as it is.
+
+# %%
+# Yours to look at: folders of class folders, or shards (*.tfrec). Empty: attached shards, else drawn images.
+IMAGES: list[str] = []
+CLASSES, IMAGES_PER_CLASS = 12, 6  # of them
+TIMED_IMAGES = 5  # that the check of the contract times
 
 # %% [markdown]
 # ## 1. The project
@@ -100,8 +117,9 @@ print(f"{submission}: {submission.stat().st_size / 1e6:,.1f} MB")
 
 # %%
 report = Path(tempfile.mkdtemp()) / "check.json"
+command = [sys.executable, "-m", "pipeline.cli", "check", str(submission)]
 checking = subprocess.run(
-    [sys.executable, "-m", "pipeline.cli", "check", str(submission), "--out", str(report), "--images", "5"],
+    [*command, "--out", str(report), "--images", str(TIMED_IMAGES)],
     env={**os.environ, "PYTHONPATH": packages},
     capture_output=True,
     text=True,
@@ -118,7 +136,26 @@ display(Markdown("\n".join(["| | check | found |", "|---|---|---|", *lines])))
 assert checks["passed"], checking.stderr
 
 # %% [markdown]
-# ## 4. The model
+# ## 4. What it finds
+#
+# At the left an image that is searched, beside it its five nearest among the others, with their distance. mP@5 of so
+# few images tells whether it works, not how well.
+
+# %%
+from IPython.display import HTML
+
+from pipeline.quiet import import_quietly
+
+embedders, samples = import_quietly("pipeline.evaluation.embedders"), import_quietly("pipeline.pages.samples")
+attached = sorted({f"{path.parent}/*-test-*.tfrec" for path in INPUT.rglob("*-test-*.tfrec")})
+sample = samples.take(IMAGES or attached, CLASSES, IMAGES_PER_CLASS)
+vectors = samples.embedded(sample, embedders.load(str(submission)))
+of = "attached shards" if attached else "drawn images, for want of attached ones"
+of = ", ".join(IMAGES) or of
+display(Markdown(f"{samples.line(sample, vectors)}: {of}"), HTML(samples.neighbour_rows(sample, vectors)))
+
+# %% [markdown]
+# ## 5. The model
 
 # %%
 display(Markdown((package / "model_card.md").read_text().split("## Recipe")[0].replace("# ", "### ")))

@@ -7,15 +7,30 @@
 # ---
 
 # %% [markdown]
-# # Training a universal image embedding on a TPU
+# # Training a universal image embedding
 #
-# Shards of records → a trained embedder → `submission.zip`, on whatever this machine has: a TPU, GPUs or the CPU.
-# No internet. Attached are
+# Shards of records → a trained embedder → `submission.zip` and its score, on whatever this machine has: a TPU, GPUs or
+# the CPU, without internet. The embedder turns any image into 64 numbers of unit length, so that images of the same
+# object lie near each other; mean Precision@5 says how many of an image's five nearest show its object.
+#
+# Attached are
 #
 # - a dataset with the project's wheels and `config.yaml` (`python -m export.package CONFIG` makes it),
 # - a dataset with `*.tfrec` shards, from `guie tfrecords` or one of the public sets,
 # - the encoder as a Kaggle model,
 # - to go on with what a version before has not finished: that version's output.
+#
+# The project is `guie`; `docs/kaggle.md` of its repository tells these steps one by one.
+
+# %% [markdown]
+# ## Edit here
+#
+# All that one changes. The rest runs as it is.
+
+# %%
+FURTHER: list[str] = []  # keys of the config, as KEY=VALUE: "train.phases.0.epochs=2"
+HOURS = {"tpu": 8.5, "gpu": 11.5}  # of training, then it is saved: a session ends after 9 on a TPU, 12 without
+CLASSES, IMAGES_PER_CLASS = 12, 6  # of the held-out images that are shown with their neighbours
 
 # %% [markdown]
 # ## 1. The project
@@ -66,12 +81,11 @@ folders = sorted({shard.parent for shard in shards})
 for folder in folders:
     print(f"{sum(shard.parent == folder for shard in shards):>6,} shards in {folder}")
 
-# /kaggle/working holds 20 GB, and a session ends after 9 hours on a TPU and 12 without; then the run is stopped in time
-# for the export, or saved for the next version.
+# /kaggle/working holds 20 GB. The run is stopped in time for the export, or saved for the next version.
 overrides = [
     *(f"run_dir={WORKING / 'run'}", "records.sources=[]", "devices.kind=auto", "train.checkpoints_kept=1"),
     f"train.features_dir={Path(tempfile.gettempdir()) / 'guie-features'}",
-    f"train.hours={8.5 if image == 'tpu' else 11.5}",
+    f"train.hours={HOURS[image]}",
 ]
 for split in ("train", "validation", "test"):
     globs = [f"{folder}/*-{split}-*.tfrec" for folder in folders if list(folder.glob(f"*-{split}-*.tfrec"))]
@@ -83,9 +97,18 @@ if presets:
     overrides.append(f"encoder.weights=preset:{presets[0].parent}")
     print(f"encoder from {presets[0].parent}")
 
-FURTHER: list[str] = []  # yours, as KEY=VALUE
 overrides += FURTHER
 print("\n".join(overrides))
+
+# %%
+from IPython.display import HTML, SVG, Markdown, display
+
+from pipeline.quiet import import_quietly
+
+samples = import_quietly("pipeline.pages.samples")
+for folder in folders:
+    shard = next(iter(sorted(folder.glob("*-train-*.tfrec")) or sorted(folder.glob("*.tfrec"))))
+    display(HTML(samples.row_of(samples.take([str(shard)], classes=6, images_per_class=1))))
 
 # %% [markdown]
 # ## 3. Training
@@ -125,8 +148,6 @@ if stopped:
     print(f"saved in {run / 'checkpoints'}: attach this version's output to the notebook and run it again")
 
 # %%
-from IPython.display import SVG, Markdown, display
-
 log = run / "metrics.jsonl"
 history = [json.loads(line) for line in log.read_text().splitlines()] if log.is_file() else []
 losses = [row["loss"] for row in history if "loss" in row]
@@ -137,8 +158,8 @@ points = " ".join(
 )
 display(
     SVG(
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 600 220" width="600" font-family="sans-serif" '
-        f'font-size="12"><rect width="600" height="220" fill="white"/>'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 600 220" style="width:100%;max-width:600px" '
+        f'font-family="sans-serif" font-size="12"><rect width="600" height="220" fill="white"/>'
         f'<polyline points="{points}" fill="none" stroke="#1f5fa8" stroke-width="2"/>'
         f'<text x="4" y="24">{high:.2f}</text><text x="4" y="184">{low:.2f}</text>'
         f'<text x="300" y="210" text-anchor="middle">loss over {len(losses)} logged steps</text></svg>'
@@ -173,3 +194,16 @@ if tests != "[]" and not stopped:
     rows.append(f"| **all** | **{intervals.text(result['mP@5'], result['interval'])}** | | |")
     header = ["| domain | mP@5 | queries | index images |", "|---|---|---|---|"]
     display(Markdown("\n".join([*header, *rows])))
+
+# %% [markdown]
+# ## 5. What it finds
+#
+# Held-out images at the left, beside each its five nearest among a sample of the others, with their distance.
+
+# %%
+from pipeline.evaluation import embedders
+
+if tests != "[]" and not stopped:
+    sample = samples.take(tests.strip("[]").split(","), CLASSES, IMAGES_PER_CLASS)
+    vectors = samples.embedded(sample, embedders.load(str(submission)))
+    display(Markdown(samples.line(sample, vectors)), HTML(samples.neighbour_rows(sample, vectors)))

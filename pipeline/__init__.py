@@ -1,4 +1,4 @@
-"""Images → 64 numbers each. In Python: `load`, `search`, `score`, see `pipeline.api`; on the command line: `guie`.
+"""Images → 64 numbers each. In Python: `load`, `search`, `score` of `pipeline.evaluation.api`; in a shell: `guie`.
 
     import pipeline
 
@@ -14,9 +14,9 @@ data         labelled images, records, batches, augmentation, preprocessing, the
 retrieval    metrics, exact search, vectors
 models       encoders, their weights, text towers, the embedder
 training     the loop, losses, class centres, checkpoints, `guie plan`
-evaluation   scores, embeddings, anybody's submission
-api          what `import pipeline` offers
-pages        reports, charts, the browser
+evaluation   scores, embeddings, anybody's submission; `api`: what `import pipeline` offers
+pages        reports, charts, comparisons
+browsing     guie browse
 zero_shot, captions, staged, similar   the four older systems
 run, cli     the whole way, and every command
 fitting      somebody's images and an encoder → a config, and its run
@@ -25,14 +25,14 @@ fitting      somebody's images and an encoder → a config, and its run
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipeline.api import Embedder, load, score, search
+    from pipeline.evaluation.api import Embedder, load, score, search
 
 __all__ = ["Embedder", "load", "score", "search"]
 
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        from pipeline import api  # NumPy and faiss: not for `guie --help`
+        from pipeline.evaluation import api  # NumPy and faiss: not for `guie --help`
 
         return getattr(api, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

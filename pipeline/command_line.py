@@ -142,7 +142,7 @@ class Group(click.Group):
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         if not args[0].startswith("-") and args[0] not in self.commands and not ctx.resilient_parsing:
-            raise click.UsageError(f"No such command {args[0]!r}{_nearest(args[0], self.commands)}.", ctx)
+            raise click.UsageError(f"No such command {args[0]!r}{nearest_said(args[0], self.commands)}.", ctx)
         return super().resolve_command(ctx, args)
 
 
@@ -151,10 +151,11 @@ class OneOf(click.Choice):
 
     def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:
         *others, last = self.choices
-        return f"expected {', '.join(others)} or {last}, got {value!r}{_nearest(value, self.choices)}"
+        return f"expected {', '.join(others)} or {last}, got {value!r}{nearest_said(value, self.choices)}"
 
 
-def _nearest(word: str, known: Iterable[str]) -> str:
+def nearest_said(word: str, known: Iterable[str]) -> str:
+    """The nearest known words as the end of a message; "" where none is like it."""
     near = difflib.get_close_matches(word, known, n=2)
     return f"; nearest: {', '.join(near)}" if near else ""
 

@@ -272,19 +272,26 @@ for each in commands_older.COMMANDS:
 
 
 @guie.command()
-@click.argument("vectors", metavar="VECTORS_DIR", type=PATH)
-@click.argument("data", type=PATH_OR_URL)
-@click.option("--host", default="127.0.0.1", help="0.0.0.0 shows it to the whole network.")
+@click.argument("vectors", metavar="RUN|VECTORS_DIR", type=PATH)
+@click.argument("data", metavar="[DATA]", required=False, default="", type=PATH_OR_URL)
+@click.option("--beside", metavar="FOLDER", type=PATH, default="", help="RUN or VECTORS_DIR by another embedder.")
+@click.option("--embedder", type=PATH_OR_URL, default="", help="Embeds pictures that are dropped; RUN has its own.")
+@TRUST
+@click.option("--host", default="127.0.0.1", help="0.0.0.0 shows it to the network.")
 @click.option("--port", type=int, default=8000, help="0 takes a free one.")
 def browse(vectors: str, **options: Any) -> None:
     """Shows embedded images and their nearest, a local page.
 
+    The grid by class, most wrong first, outliers, near-duplicates, a map with a lasso; each image with its neighbours.
+
     \b
-    Reads    VECTORS_DIR, as guie embed --out wrote it; DATA, as guie embed was given it
+    Reads    RUN: the folder of a run that was scored; or
+             VECTORS_DIR, as guie embed --out wrote it, and DATA, as guie embed was given it
     Writes   nothing; serves a page until Ctrl-C
-    Example  guie browse vectors FOLDER --port 8001
+    Example  guie browse runs/demo
+             guie browse vectors FOLDER --port 8001
     """
-    module = import_quietly("pipeline.pages.browse")
+    module = import_quietly("pipeline.browsing.command")
     interrupts.left_to_the_command()
     module.main(module.Options(Path(vectors), **options))
 

@@ -7,7 +7,17 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from pipeline.command_line import CONFIG, WORD, Command, OneOf, complete_keys, read_config, shows_keys, takes_config
+from pipeline.command_line import (
+    CONFIG,
+    WORD,
+    Command,
+    OneOf,
+    complete_keys,
+    nearest_said,
+    read_config,
+    shows_keys,
+    takes_config,
+)
 from pipeline.errors import BadInput
 from pipeline.quiet import import_quietly
 
@@ -50,6 +60,8 @@ def zero_shot(words: tuple[str, ...]) -> None:
     step, words = (words[:1], words[1:]) if words and words[0] in STEPS else ((), words)
     if not words:
         raise click.UsageError("Missing argument 'CONFIG'.")
+    if not step and "." not in words[0] and (near := nearest_said(words[0], STEPS)) and not os.path.exists(words[0]):
+        raise BadInput(f"no step {words[0]!r}{near}")
     overrides = [*words[1:], *(f"step={each}" for each in step)]
     loaded = read_config(ZERO_SHOT, words[0], overrides)
     import_quietly("pipeline.zero_shot.command").main(loaded)
@@ -120,7 +132,8 @@ def similar(action: str, words: tuple[str, ...]) -> None:
     from pipeline.config import packaged
 
     if not words or not packaged.is_config(words[0]):
-        raise BadInput("expected a CONFIG first, a YAML file or a packaged one such as similar_cub200")
+        near = nearest_said(words[0], packaged.names()) if words else ""
+        raise BadInput(f"expected a CONFIG first, a YAML file or a packaged one such as similar_cub200{near}")
     overrides, images = _split(words[1:])
     if images and action == "train":
         raise BadInput(f"train takes a CONFIG and KEY=VALUE, got {images[0]!r}")

@@ -5,7 +5,7 @@ import sys
 from collections import deque
 from collections.abc import Sequence
 from time import monotonic
-from typing import Any
+from typing import Any, Literal
 
 SECONDS_BETWEEN_LINES = 5.0  # of a log; a terminal is redrawn ten times a second
 CURSOR_UP = "\x1b[A"
@@ -22,7 +22,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]], left: int = 1, w
 
     Args:
         left: columns from the left that are aligned left; the others are aligned right.
-        width: characters of a line, longer cells are wrapped; None: a row is a line.
+        width: characters of a line, longer cells but the first are wrapped; None: a row is a line.
     """
     from rich.console import Console
     from rich.table import Table
@@ -30,9 +30,10 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]], left: int = 1, w
 
     drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="", show_edge=False)
     for place, name in enumerate(header):
-        drawn.add_column(
-            Text(name), justify="left" if place < left else "right", no_wrap=width is None, overflow="fold"
-        )
+        whole = width is None or place == 0
+        widest = None if whole or width is None or place == len(header) - 1 else width // 5
+        side: Literal["left", "right"] = "left" if place < left else "right"
+        drawn.add_column(Text(name), justify=side, no_wrap=whole, overflow="fold", max_width=widest)
     for row in rows:
         drawn.add_row(*(Text(str(cell)) for cell in row))
     out = io.StringIO()

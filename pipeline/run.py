@@ -15,6 +15,7 @@ from pipeline.config import Run
 from pipeline.data import sources
 from pipeline.errors import BadInput
 from pipeline.evaluation import precisions, score_table, scored, trained_classes
+from pipeline.guards import stage_log
 from pipeline.guards.locks import one_at_a_time
 from pipeline.planning import config_checks
 from pipeline.quiet import import_quietly
@@ -105,20 +106,22 @@ def score(run: Run) -> None:
     for spec in run.in_run_dir([*run.score.index, *run.score.queries]):
         sources.expect_data(spec)  # before the score that is there is given up
     mark = stage.begin(["metrics.json", "precisions.npz", scored.FOLDER])
-    modules = [import_quietly(f"pipeline.evaluation.{name}") for name in ("embedders", "score", "references")]
-    embedders, scoring, references = modules
-    index, queries = run.in_run_dir(run.score.index), run.in_run_dir(run.score.queries)
-    result, found, images = scoring.score(
-        *(
-            embedders.load(str(folder / "submission.zip")),
-            index,
-            queries,
-            run.score.batch_size,
-            references.References(run),
-        ),
-        left_out=run.records.split.left_out,
-        classes_trained_on=trained_classes.count(run),
-    )
+    with stage_log.logged(folder, "score") as work:
+        modules = [import_quietly(f"pipeline.evaluation.{name}") for name in ("embedders", "score", "references")]
+        embedders, scoring, references = modules
+        index, queries = run.in_run_dir(run.score.index), run.in_run_dir(run.score.queries)
+        result, found, images = scoring.score(
+            *(
+                embedders.load(str(folder / "submission.zip")),
+                index,
+                queries,
+                run.score.batch_size,
+                references.References(run),
+            ),
+            left_out=run.records.split.left_out,
+            classes_trained_on=trained_classes.count(run),
+        )
+        work.images = len(images.keys)
     precisions.save(folder / "precisions.npz", found)
     scored.write(folder / scored.FOLDER, images)
     files.write_json(path, result)

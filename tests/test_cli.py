@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import json
 import os
+import pkgutil
 import re
 import shlex
 import subprocess
@@ -17,7 +18,7 @@ import pytest
 
 from pipeline import cli, command_line, commands, commands_older, commands_training
 from pipeline.commands import guie
-from pipeline.config import Run, load, packaged
+from pipeline.config import Run, load, packaged, reference
 from pipeline.errors import BadInput
 from pipeline.staged.config import Staged
 
@@ -53,6 +54,10 @@ COMMANDS = [
     *("run", "tfrecords", "verify", "contact-sheet", "fit", "train", "plan", "soup", "sweep", "status"),
     "import-weights",
     *("export", "check", "submit", "score", "embed", "zero-shot", "staged", "similar", "captions", "browse", "report"),
+]
+TAKE_A_CONFIG = [
+    *("run", "tfrecords", "train", "plan", "sweep", "export", "submit", "report"),
+    *("zero-shot", "staged", "similar", "captions"),
 ]
 YAML = {
     "run.yaml": "train: {phases: [{name: head}]}",
@@ -96,6 +101,15 @@ def test_help_says_what_is_read_and_written_and_its_example_parses(helps, comman
     assert all((ROOT / word).is_file() for word in words if word.startswith("configs/"))
     monkeypatch.setattr(guie.commands[name], "callback", lambda **_: None)
     assert cli.main([name, *words]) == 0
+
+
+@pytest.mark.parametrize("command", TAKE_A_CONFIG)
+def test_help_lists_keys_of_the_commands_config_with_their_defaults(helps, command):
+    schema, shown = guie.commands[command].config_keys
+    rows = reference.rows(pkgutil.resolve_name(schema))
+    for name in shown.split():
+        assert (selected := reference.selected(rows, [name])), f"{name} is no key"
+        assert all(f"\n  {row.key}={row.default}" in helps[command][1] for row in selected)
 
 
 def test_every_module_that_a_command_imports_is_there():
@@ -177,7 +191,8 @@ def test_a_run_config_and_overrides_become_a_run(called, command):
         ),
         ("score e --solution s.csv", {"embedder": "e", "solution": "s.csv"}),
         ("embed e d --out o", {"embedder": "e", "data": "d", "out": "o"}),
-        ("browse v d", {"vectors": Path("v"), "data": "d"}),
+        ("browse run", {"vectors": Path("run"), "data": ""}),
+        ("browse v d --beside w --embedder e", {"vectors": Path("v"), "data": "d", "beside": "w", "embedder": "e"}),
         ("browse v d --port 0 --host h", {"vectors": Path("v"), "data": "d", "host": "h", "port": 0}),
         (
             "import-weights ck --encoder c --out o.safetensors",
@@ -251,6 +266,9 @@ def test_words_of_the_older_systems_are_those_of_their_configs():
         ("train configs/demo.yaml", "configs/demo.yaml does not exist; guie brings one of that name along: demo"),
         ("config shwo", "guie config: No such command 'shwo'; nearest: show"),
         ("demo train.sed=1", "nearest known: train.seed"),
+        ("run zero_shot_cub200", "zero_shot_cub200.yaml is a config of `guie zero-shot`, not of this command"),
+        ("zero-shot evalute zero.yaml", "guie zero-shot: no step 'evalute'; nearest: evaluate"),
+        ("similar train similar_cub2", "nearest: similar_cub200"),
         ("train configs", "configs is a folder"),
         ("train run.yaml train.sed=1", "nearest known: train.seed"),
         ("score e --quieries a", "guie score: No such option '--quieries'. Did you mean '--queries'?"),

@@ -103,3 +103,9 @@ def test_progress_within_another_leaves_no_cursor_moves_in_a_log(clock, capsys):
     said = capsys.readouterr().err
     assert [line.partition(":")[0] for line in said.splitlines()] == ["train", "features", "train"]
     assert "\x1b" not in said
+
+
+def test_a_table_of_a_width_wraps_all_but_its_first_column():
+    text = console.table(["key", "what it is"], [["train.seed", "of weights and batches"]], left=2, width=30)
+    assert text.splitlines() == ["key         what it is", "train.seed  of weights and", "            batches"]
+    assert len(console.table(["key", "what it is"], [["train.seed", "of weights and batches"]]).splitlines()) == 2

@@ -26,6 +26,7 @@ from pipeline import console, marks
 from pipeline.config import Records, Run
 from pipeline.errors import BadInput
 from pipeline.files import fingerprint, read_json, write_csv, write_json
+from pipeline.guards import stage_log
 from pipeline.guards.locks import one_at_a_time
 from tfrecords import beam, chunks, duplicates, selection
 from tfrecords.chunks import JpegSettings
@@ -49,6 +50,11 @@ def main(config: Run, redo: bool = False) -> None:
     `selection.select`; without `redo` the folder holds such records; a shard that is not of this build; more rejects
     than `records.max_reject_share`.
     """
+    with stage_log.logged(Path(config.run_dir), "tfrecords", of_children=True) as work:
+        _build(config, redo, work)
+
+
+def _build(config: Run, redo: bool, work: stage_log.Work) -> None:
     records, folder = config.records, Path(config.run_dir) / "records"
     listings = selection.list_sources(config)
     selected = selection.select(records, listings)
@@ -60,7 +66,7 @@ def main(config: Run, redo: bool = False) -> None:
     )
     stage = _stage(config, selected)
     _claim(stage, redo)
-    was_whole = not stage.reasons()
+    was_whole, is_new = not stage.reasons(), not _marked(folder)
     begun = None if was_whole else stage.begin(MADE)  # nothing is written where all is there
     made: list[Chunk] = []
     done: dict[str, dict[str, Any]] = {}
@@ -86,6 +92,7 @@ def main(config: Run, redo: bool = False) -> None:
     kept = ("file", "source", "split", "count", "bytes", "sha256")
     shards = [{key: mark[key] for key in kept} for mark in ordered if mark["file"]]
     images = sum(shard["count"] for shard in shards)
+    work.images, work.skip = images * is_new, was_whole
     manifest = {
         "format": FORMAT,
         "config": fingerprint(stage.keys),

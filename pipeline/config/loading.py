@@ -14,7 +14,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pipeline.config import packaged
+from pipeline.config import packaged, reference
 from pipeline.config.keys import check
 from pipeline.config.references import with_references, without_values
 from pipeline.config.schema import Encoder
@@ -34,6 +34,7 @@ def load(schema: type[Schema], path: str | Path, overrides: list[str] | None = N
     """
     path = packaged.find(path)
     given = _read(path, overrides or [])
+    _refuse_other_kind(schema, given, path)
     _refuse_unknown_keys(schema, given, "", path)
     try:
         merged = OmegaConf.structured(schema)
@@ -112,6 +113,16 @@ def _override(given: Any, override: str) -> None:
         raise BadInput(f"{override}: expected a dotted key such as train.seed before the '='") from None
     except (OmegaConfBaseException, yaml.YAMLError) as error:
         raise BadInput(f"{override}: {reason(error)}") from None
+
+
+def _refuse_other_kind(schema: Any, given: Any, path: Path) -> None:
+    """Raises BadInput where a packaged kind of config, but not `schema`, knows every key at the top."""
+    if set(given) <= {each.name for each in dataclasses.fields(schema)}:
+        return
+    kind = reference.kind_of(given)
+    known = reference.schema_of(kind)
+    if known is not schema and set(given) <= {each.name for each in dataclasses.fields(known)}:
+        raise BadInput(f"{path} is a config of `guie {kind}`, not of this command")
 
 
 def _refuse_unknown_keys(schema: Any, given: Any, prefix: str, path: Path) -> None:

@@ -145,30 +145,33 @@ def summary(schema: Any) -> str:
     return " ".join(inspect.cleandoc(schema.__doc__ or "").split("\n\n")[0].split())
 
 
-@cache
 def described(schema: Any) -> dict[str, tuple[str, str]]:
     """Each field's annotation and comment, by name: the comment beside it, else the lines of comment above it."""
-    source = inspect.getsource(sys.modules[schema.__module__])
-    comments, alone = _comments(source)
-    (body,) = (n.body for n in ast.parse(source).body if isinstance(n, ast.ClassDef) and n.name == schema.__name__)
-    found: dict[str, tuple[str, str]] = {}
-    for node in body:
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            first = node.lineno
+    return _described(schema.__module__)[schema.__name__]
+
+
+@cache
+def _described(module: str) -> dict[str, dict[str, tuple[str, str]]]:
+    """The fields of each class of a module, see `described`."""
+    source = inspect.getsource(sys.modules[module])
+    found = [each for each in tokenize.generate_tokens(io.StringIO(source).readline) if each.type == tokenize.COMMENT]
+    comments = {each.start[0]: each.string.lstrip("# ").strip() for each in found}
+    alone = {each.start[0] for each in found if each.line.lstrip().startswith("#")}
+    classes = [node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)]
+    return {each.name: dict(_fields(each, comments, alone)) for each in classes}
+
+
+def _fields(node: ast.ClassDef, comments: dict[int, str], alone: set[int]) -> Iterator[tuple[str, tuple[str, str]]]:
+    """The fields of a class; `comments` by line, `alone` the lines that hold nothing else."""
+    for each in node.body:
+        if isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name):
+            first = each.lineno
             while first - 1 in alone:
                 first -= 1
-            above = [comments[line] for line in range(first, node.lineno)]
-            beside = [comments[at] for at in range(node.lineno, (node.end_lineno or node.lineno) + 1) if at in comments]
-            said = " ".join(beside or above)
-            found[node.target.id] = ast.unparse(node.annotation), re.sub(r"\bNone\b", "null", said)
-    return found
-
-
-def _comments(source: str) -> tuple[dict[int, str], set[int]]:
-    """Comments by line, and the lines that hold nothing else."""
-    found = [each for each in tokenize.generate_tokens(io.StringIO(source).readline) if each.type == tokenize.COMMENT]
-    alone = {each.start[0] for each in found if each.line.lstrip().startswith("#")}
-    return {each.start[0]: each.string.lstrip("# ").strip() for each in found}, alone
+            above = [comments[line] for line in range(first, each.lineno)]
+            beside = [comments[line] for line in range(each.lineno, (each.end_lineno or 0) + 1) if line in comments]
+            said = re.sub(r"\bNone\b", "null", " ".join(beside or above))
+            yield each.target.id, (ast.unparse(each.annotation), said)
 
 
 def markdown() -> str:

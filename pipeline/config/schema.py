@@ -168,6 +168,7 @@ class Submit:
     dataset: str = ""  # owner/slug of the dataset that is uploaded; empty: <user>/guie-<run's name>-data
     kernel: str = ""  # owner/slug of the notebook that is pushed; empty: <user>/guie-<run's name>-submit
     message: str = key("", urls=True)  # of the submission; empty: the run's name
+    home: str = key("", urls=True)  # https address of your repository, that the notebooks link to; empty: none
     encoder_model: str = ""  # owner/model/framework/variation/version: attach it and upload the head alone
     records_datasets: list[str] = field(default_factory=list)  # owner/slug of shards, for the training notebook
     # Kaggle's images whose missing packages the datasets carry, tpu (400 MB; training alone) and gpu, which is the

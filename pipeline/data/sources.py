@@ -3,9 +3,9 @@
 import hashlib
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -19,7 +19,7 @@ from pipeline.errors import BadInput
 from pipeline.files import file_sha256, fingerprint, matching
 from pipeline.guards import machine
 from pipeline.reading import File, expect_local
-from tfrecords import pixels, schema, shards
+from tfrecords import labels, pixels, schema, shards
 from tfrecords.listing.items import as_text
 from tfrecords.sources import LAYOUTS, Item, list_configured, list_source
 from tfrecords.sources.shards import read_record
@@ -35,6 +35,7 @@ class ImageSet:
     name: str
     items: list[Item]
     label_space: str = ""  # shared by a records folder's sets, as a class may be in several; empty: the name
+    names: Mapping[str, str] = field(default_factory=dict)  # class → what a human calls it, where that is another
 
     def class_of(self, class_name: str) -> tuple[str, str]:
         """(label space, class): two images match where this is equal. Scores and `guie browse` go by it."""
@@ -189,7 +190,17 @@ def _from_shards(pattern: str) -> list[ImageSet]:
             key = record.key or f"{path.name}@{offset}"
             image = Item(key, str(record.label), partial(read_record, str(path), offset, length))
             found.setdefault((spaces[path.parent], source), []).append(image)
-    return [ImageSet(source, items, space) for (space, source), items in found.items()]
+    names = {spaces[folder]: _names(table) for folder, table in tables.items()}
+    return [ImageSet(source, items, space, names[space]) for (space, source), items in found.items()]
+
+
+def _names(table: File) -> dict[str, str]:
+    """Label, as text → name, of a records folder's labels.json; empty where it is not there, or not guie's."""
+    try:
+        space = labels.read(table) if isinstance(table, Path) and table.is_file() else None
+    except BadInput:
+        return {}
+    return {str(row["label"]): row["name"] for row in space.to_json()["classes"]} if space else {}
 
 
 def list_images(sources: Sequence[Source], data_root: str) -> tuple[list[Item], dict[str, str]]:

@@ -104,7 +104,8 @@ def score(
     }
     print(score_table.text(result))
     parts = [(indexed, BOTH)] if leave_one_out else [(indexed, INDEX), (queried, QUERY)]
-    return result, found, _scored(parts, [name for _, name in labels])
+    human = {each.class_of(name): said for each in index_sets for name, said in each.names.items()}
+    return result, found, _scored(parts, [human.get(class_id, class_id[1]) for class_id in labels])
 
 
 def measure(queried: Embedded, indexed: Embedded, leave_one_out: bool, left_out: Sequence[str]) -> Precisions:

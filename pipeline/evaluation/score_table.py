@@ -34,14 +34,18 @@ def header_and_rows(result: dict[str, Any]) -> Table:
     return ["mP@5", "queries", "index", "embedder", *result["references"]], _rows(result, cells)
 
 
-def differences(result: dict[str, Any]) -> Table | None:
-    """How far the embedder is ahead of each reference on the same queries; None without a reference."""
+def differences(result: dict[str, Any], word: Callable[[intervals.Interval], str] | None = None) -> Table | None:
+    """How far the embedder is ahead of each reference on the same queries; None without a reference.
+
+    `word`: says what an interval settles, after its number.
+    """
     if not result.get("differences"):  # a metrics.json of an earlier version has none
         return None
 
     def cells(scores: dict[str, Any]) -> list[str]:
         ahead = scores["differences"].values()
-        return [intervals.text(each["mean"], each["interval"], "+.3f") for each in ahead]
+        texts = [(intervals.text(each["mean"], each["interval"], "+.3f"), each["interval"]) for each in ahead]
+        return [f"{text} {word(bounds)}" if word else text for text, bounds in texts]
 
     return ["embedder minus", *result["differences"]], _rows(result, cells)
 
@@ -53,8 +57,11 @@ def headline(result: dict[str, Any]) -> str:
     return f"{said} ({caveat})" if caveat else said
 
 
-def notes(result: dict[str, Any]) -> list[str]:
-    """What the numbers do not say of themselves: too few classes or queries, classes trained on, nothing gained."""
+def notes(result: dict[str, Any], behind: bool = True) -> list[str]:
+    """What the numbers do not say of themselves: too few classes or queries, classes trained on, nothing gained.
+
+    `behind`: whether to say what the embedder is below.
+    """
     caveats = {"": _caveat(_whole(result))} if result.get("index_classes") == 1 else {}
     if len(result["domains"]) > 1:
         caveats |= {f"{name}: ": _caveat(each) for name, each in result["domains"].items()}
@@ -62,9 +69,10 @@ def notes(result: dict[str, Any]) -> list[str]:
     if trained := result.get("classes_trained_on"):
         found.append(f"{trained:,} of {result['classes']:,} scored classes were trained on: no score on unseen classes")
     ahead = result.get("differences", {})
-    if behind := [name for name in OWN if name in ahead and ahead[name]["interval"][1] < 0]:
-        by = {name: intervals.text(-ahead[name]["mean"], ahead[name]["interval"], ".3f") for name in behind}
-        names = " and ".join(f"{OWN[name]} by {by[name]}" for name in behind)
+    above = [name for name in OWN if name in ahead and ahead[name]["interval"][1] < 0] if behind else []
+    if above:
+        by = {name: intervals.text(-ahead[name]["mean"], ahead[name]["interval"], ".3f") for name in above}
+        names = " and ".join(f"{OWN[name]} by {by[name]}" for name in above)
         found.append(f"warning: the embedder is below {names}: {HELPS}")
     return found
 

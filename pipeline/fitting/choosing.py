@@ -3,6 +3,7 @@
 The recipe is that of configs/real_images.yaml: what each part of it is worth stands in docs/ablation.md.
 """
 
+import math
 from collections import Counter
 from dataclasses import dataclass
 
@@ -38,7 +39,8 @@ TEST_SHARE, VALIDATION_SHARE = 0.3, 0.1
 DEFAULT_MINUTES = 15.0
 FEATURE_COST = 1.5  # an image's features in forward passes: it is decoded and resized besides
 STEP_COST = 2.5  # an image of a fine-tuning step in forward passes of its pixels: MobileNet v1 on two cores
-OVERHEAD_SECONDS = 75.0  # imports, compiling, export, report
+OVERHEAD_SECONDS = 60.0  # imports, compiling, records, export, report
+PLANNED = 0.8  # of the time: rates fall while other work runs
 SECOND_SIZE = 5 / 7  # 160 px beside 224: two sizes are worth 0.015 on unseen classes
 SMALLEST_SECOND_PX = 96
 EPOCHS, LEAST_EPOCHS = 4.0, 1.0
@@ -84,7 +86,8 @@ def choose(found: Found, encoder: Encoder, measured: Measured, minutes: float | 
     _expect_enough(found, usable)
     if single := len(found.classes) - len(usable):
         said.append(f"{single:,} classes of one image are left out: nothing to find")
-    budget = 60.0 * (minutes or DEFAULT_MINUTES) - OVERHEAD_SECONDS
+    minutes = minutes or DEFAULT_MINUTES
+    budget = PLANNED * 60.0 * minutes - OVERHEAD_SECONDS
     sizes = [measured.second_px, measured.image_size_px] if measured.second_px else []
     cost = sum((each / measured.image_size_px) ** 2 for each in sizes) or 1.0  # of an image's features, in passes
     flip = not measured.transformer
@@ -101,7 +104,7 @@ def choose(found: Found, encoder: Encoder, measured: Measured, minutes: float | 
         said.append(f"{dim} numbers instead of 64: {least} give no more")
         comments["embedder.embedding_dim"] = said[-1]
     left = budget - _seconds_frozen(parts, measured, cost, 2 if flip else 1)
-    tuning, why = _tuning(parts, measured, left, cost)
+    tuning, why = _tuning(parts, measured, minutes, left, cost)
     said.append(why)
     comments["train.phases"] = why
     if sizes:
@@ -232,7 +235,7 @@ def _split_said(parts: Parts) -> str:
     return f"trains {parts.classes:,} classes, {parts.train:,} images; {shares}{validates}"
 
 
-def _tuning(parts: Parts, measured: Measured, left: float, cost: float) -> tuple[list[Phase], str]:
+def _tuning(parts: Parts, measured: Measured, minutes: float, left: float, cost: float) -> tuple[list[Phase], str]:
     """The encoder's phase, where it is worth the time that is left; why, or why not."""
     if measured.transformer:
         return [], "the encoder stays frozen: a transformer's features are tuned at more cost than a CPU has"
@@ -244,8 +247,8 @@ def _tuning(parts: Parts, measured: Measured, left: float, cost: float) -> tuple
     again = FEATURE_COST * parts.train * cost / measured.images_per_second  # features once more, of the tuned encoder
     epochs = min(EPOCHS, (left - again) / (image * parts.train))
     if epochs < LEAST_EPOCHS:
-        wanted = (again + LEAST_EPOCHS * image * parts.train - left) / 60
-        return [], f"the encoder stays frozen: tuning it would take {wanted:.0f} minutes more (--minutes)"
+        lacking = (again + LEAST_EPOCHS * image * parts.train - left) / 60 / PLANNED
+        return [], f"the encoder stays frozen: to tune it give --minutes {math.ceil(minutes + lacking)}"
     epochs = round(epochs, 1)
     phase = Phase(
         name="encoder",

@@ -88,13 +88,13 @@ def look(place: Path) -> Found:
         tops = [top for top in tops if top not in holders]
     inside = [path for path in images if path.split("/")[0] in tops and "/" in path]
     if not holders & set(tops):
-        return _nested(root, tops, inside, set(tops) <= set(splits), said)
+        return _nested(place, root, tops, inside, set(tops) <= set(splits), said)
     junk = len([path for path in files if path.startswith(prefix) and "/" in path.removeprefix(prefix)]) - len(inside)
     labelled = [(path, path.split("/")[0]) for path in inside]
     if junk > MOST_JUNK * len(inside):
         said.append(f"{junk:,} files that are no images are left out")
-        return _as_table(root, labelled, said)
-    source = Source(layout="folder", name=source_name(root), root=str(root.absolute()))
+        return _as_table(place, root, labelled, said)
+    source = Source(layout="folder", name=source_name(place), root=str(root.absolute()))
     return Found([source], by_class(source.name, labelled), said)
 
 
@@ -111,7 +111,7 @@ def _below_wrappers(place: Path, images: list[str]) -> Path:
     return place.joinpath(*shared)
 
 
-def _nested(root: Path, tops: list[str], images: list[str], of_splits: bool, said: list[str]) -> Found:
+def _nested(place: Path, root: Path, tops: list[str], images: list[str], of_splits: bool, said: list[str]) -> Found:
     """Folders of class folders: splits of one set, kinds of images (domains), or classes below classes."""
     direct = {(path.split("/")[0], path.split("/")[1]) for path in images if path.count("/") == 2}
     if of_splits:
@@ -119,11 +119,11 @@ def _nested(root: Path, tops: list[str], images: list[str], of_splits: bool, sai
         labelled = [(path, path.split("/")[1] if whole else path.split("/", 1)[1].rsplit("/", 1)[0]) for path in images]
         names = f"{', '.join(tops[:-1])} and {tops[-1]}" if len(tops) > 1 else tops[0]
         said.append(f"takes {names} as one set, and makes splits of its own")
-        return _as_table(root, labelled, said)
+        return _as_table(place, root, labelled, said)
     classes_of = {top: {second for first, second in direct if first == top} for top in tops}
     if len(tops) > MOST_DOMAINS or min(map(len, classes_of.values())) < 2:
         said.append("takes each folder that holds images as a class")
-        return _as_table(root, [(path, path.rsplit("/", 1)[0]) for path in images], said)
+        return _as_table(place, root, [(path, path.rsplit("/", 1)[0]) for path in images], said)
     sources = _domains(root, tops)
     found: dict[ClassId, list[str]] = {}
     first: dict[str, str] = {}  # class → the source that has it first
@@ -151,14 +151,14 @@ def _domains(root: Path, tops: list[str]) -> list[Source]:
     return sources
 
 
-def _as_table(root: Path, labelled: list[tuple[str, str]], said: list[str]) -> Found:
+def _as_table(place: Path, root: Path, labelled: list[tuple[str, str]], said: list[str]) -> Found:
     """One source that a table of paths lists, where no layout reads the folder so."""
     kept = [pair for pair in labelled if as_text(pair[0]) == pair[0]]
     if left := len(labelled) - len(kept):
         said.append(f"{left:,} images are left out: their names are not UTF-8")
     if not kept:
         raise BadInput(f"{root}: no image's name is UTF-8")
-    source = Source(layout="csv", name=source_name(root), root=TABLE, options={"images": str(root.absolute())})
+    source = Source(layout="csv", name=source_name(place), root=TABLE, options={"images": str(root.absolute())})
     return Found([source], by_class(source.name, kept), said, table=kept)
 
 

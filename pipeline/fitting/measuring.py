@@ -25,6 +25,7 @@ from pipeline.retrieval.vectors import unit_length
 from tfrecords.sources import list_configured
 
 BATCH = 32
+USUAL_PX = 224
 LEAST_SECONDS = 2.0  # that are timed, after the first batch, which compiles
 SECONDS_A_SCALING = 6.0
 LEVELS = (1 / 255,) * 3
@@ -60,7 +61,14 @@ def measure(task: Task) -> Answer:
         kind, scaling = named
         encoder, unknown = _scaled(encoder, scaling), False
         said.append(f"takes {scaling}, as {kind} of keras.applications does")
-    built = encoders.build(_scaled(encoder, "pixels in -1 … 1") if unknown else encoder)
+    try:
+        built = _built(encoder, unknown)
+    except BadInput:
+        if encoder.image_size_px or not encoder.name.startswith(KERAS_FILE):
+            raise
+        encoder = replace(encoder, image_size_px=USUAL_PX)  # a file that takes any size
+        built = _built(encoder, unknown)
+        said.append(f"sees {USUAL_PX} px, for the file takes any size")
     transformer = _is_transformer(encoder, built)
     forward = _forward(built, jit_compile=transformer)
     rate = _rate(forward, built)
@@ -72,6 +80,10 @@ def measure(task: Task) -> Answer:
     size = built.preprocess.image_size_px
     second = None if transformer else _second_size(built)
     return Answer(encoder, Measured(built.width, size, rate, transformer, second), said)
+
+
+def _built(encoder: Encoder, unknown: bool) -> ImageEncoder:
+    return encoders.build(_scaled(encoder, "pixels in -1 … 1") if unknown else encoder)
 
 
 def _scaled(encoder: Encoder, scaling: str) -> Encoder:

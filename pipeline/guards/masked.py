@@ -71,10 +71,19 @@ def without_passwords(text: str) -> str:
     return _URL_PASSWORD.sub(masked, text) if "://" in text else text
 
 
+def is_secret(name: str) -> bool:
+    """Whether a variable or a key is a secret by its name.
+
+    >>> is_secret("KAGGLE_KEY"), is_secret("token"), is_secret("data_root")
+    (True, True, False)
+    """
+    return bool(_SECRET_NAME.search(name))
+
+
 def for_screen(text: str) -> str:
     """A message without passwords in URLs and without the values of variables that are secrets by their names."""
     for name, value in os.environ.items():
-        if len(value) >= SHORTEST and value in text and _SECRET_NAME.search(name):
+        if len(value) >= SHORTEST and value in text and is_secret(name):
             text = text.replace(value, f"${name}")
     return without_passwords(text)
 

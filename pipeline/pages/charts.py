@@ -53,7 +53,12 @@ STYLE: dict[Any, Any] = {
 
 
 def histogram(
-    title: str, groups: Mapping[str, Sequence[float]], colours: Sequence[str], x_label: str, bins: int = 30
+    title: str,
+    groups: Mapping[str, Sequence[float]],
+    colours: Sequence[str],
+    x_label: str,
+    y_label: str = "images",
+    bins: int = 30,
 ) -> str:
     """Overlaid histograms of several groups, all in the same bins, the first filled, the others as outlines.
 
@@ -73,7 +78,7 @@ def histogram(
         axes.locator_params(axis="x", nbins=6)
         axes.locator_params(axis="y", integer=True)
 
-    return _chart(title, x_label, "images", draw)
+    return _chart(title, x_label, y_label, draw)
 
 
 def bars(title: str, rows: Mapping[str, Mapping[str, float]], y_label: str, form: str = ",.1f") -> str:

@@ -27,6 +27,7 @@ class Figure:
     caption: str
     kind: str = ""  # "right" (✓, blue frame), "wrong" (✗, orange), ""
     link: str = ""  # where a click leads
+    note: str = ""  # a second line of the caption
 
 
 @dataclass(frozen=True)
@@ -85,9 +86,9 @@ def thumbnail(item: Item, side_px: int) -> bytes | None:
     return as_jpeg(picture)
 
 
-def as_jpeg(picture: Image.Image) -> bytes:
+def as_jpeg(picture: Image.Image, quality: int = 88) -> bytes:
     stream = io.BytesIO()
-    picture.save(stream, "JPEG", quality=88)
+    picture.save(stream, "JPEG", quality=quality)
     return stream.getvalue()
 
 

@@ -67,6 +67,14 @@ def megabytes(size: float) -> str:
     return f"{size:,.0f} MB" if size < 1000 else f"{size / 1000:,.1f} GB"
 
 
+def short(text: str, most: int) -> str:
+    """
+    >>> short("American alligator, Alligator mississipiensis", 20)
+    'American alligator,…'
+    """
+    return text if len(text) <= most else text[: most - 1].rstrip() + "…"
+
+
 def milliseconds(value: float) -> str:
     """
     >>> milliseconds(12.34), milliseconds(1234.5)

@@ -1,63 +1,162 @@
 """COMMAND  a run folder → one HTML page that needs nothing beside it.
 
 guie report CONFIG [KEY=VALUE …]
-<run_dir>/metrics.json, metrics.jsonl, contact_sheet.jpg → <run_dir>/report.html
+<run_dir>/metrics.json, metrics.jsonl, scored/, records/, stages.jsonl, contact_sheet.jpg → <run_dir>/report.html
+
+A part whose files are missing is left out, or a line says why.
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from pipeline import config, files, marks
 from pipeline.config import Run
-from pipeline.data import sources
 from pipeline.errors import BadInput
-from pipeline.evaluation import score_table
+from pipeline.evaluation import score_table, scored
 from pipeline.guards.masked import for_screen, shown
-from pipeline.pages import charts
-from pipeline.pages.pictures import Figure, data_url, thumbnail
-from pipeline.pages.render import render
+from pipeline.pages import atlas, charts, dataset, neighbours, verdict
+from pipeline.pages.neighbours import Inspected
+from pipeline.pages.pictures import Figure, as_jpeg, data_url
+from pipeline.pages.render import count, distance, render, score, short
 from pipeline.stages import depends
-from tfrecords.sources import Item
 
-THUMBNAIL_PX = 160
+THUMBNAIL_PX, QUALITY = 120, 78
+SHEET_PX, SHEET_MOST_BYTES = 1180, 500_000
+SHOWN = 8  # queries among the worst and the best, pairs of classes
+MOST_CLASSES = 300  # rows of the table of classes
+SHORT = 36  # letters of a class in a sentence
 OUTDATED = "These scores are of an earlier model or of other data"
+EARLIER = "The scored vectors are not kept here: `guie run` scores again and keeps them."
+IN_SEEDS = "Each seed has its own report with queries, classes and the map: seed-{}/report.html."
 
 
 def main(run: Run) -> None:
     """Raises BadInput where the run has no metrics.json yet."""
     folder = Path(run.run_dir)
     result = files.read_json(folder / "metrics.json")
-    sheet = folder / "contact_sheet.jpg"
     stage = depends.report(run)
     if stage.is_done():
         print(f"report: done already, {folder / 'report.html'}")
         return
     mark = stage.begin(["report.html"])
-    notes = score_table.notes(result)
+    found = verdict.of(result)
+    notes = score_table.notes(result, behind=False)  # the verdict says what it is behind
     if why := depends.outdated_score(run):
         notes = [*notes, f"{OUTDATED} ({for_screen(marks.said(why))}): `guie run` scores again, see `guie status`."]
-    try:
-        items, missing = _scored_items(run), ""
-    except BadInput as error:  # the scored images are gone since: the numbers stand without them
-        items, missing = {}, for_screen(str(error))
+    seeds = list(result.get("seeds", {}))
     page = render(
         "report.html",
-        title=f"{shown(run.name)}: {score_table.headline(result)}",
+        title=f"{shown(run.name)}: {found.title}",
+        verdict=found,
+        kind=verdict.KINDS.get(found.word, ""),
+        sign=verdict.SIGNS.get(found.word, ""),
         unseen=result.get("classes_trained_on") == 0,
         notes=notes,
         scores=score_table.header_and_rows(result),
-        differences=score_table.differences(result),
-        seeds=list(result.get("seeds", {})),
-        curves=[] if run.seeds else _curves(folder / "metrics.jsonl"),  # each seed has its own
-        missing=missing,
-        examples=[] if missing else [_example(items, each) for each in result.get("examples", [])],
-        contact_sheet=data_url(sheet.read_bytes() if sheet.exists() else None),
+        differences=score_table.differences(result, verdict.word),
+        seeds=seeds,
+        curves=[] if seeds else _curves(folder / "metrics.jsonl"),  # each seed has its own
+        data=dataset.of_records(folder / "records", result.get("rejects", [])),
+        stages=dataset.of_stages([folder, *(folder / f"seed-{seed}" for seed in seeds)]),
+        contact_sheet=_sheet(folder / "contact_sheet.jpg"),
         config=config.to_yaml(run),
+        **_looked_at(run, seeds),
     )
     files.write_text(folder / "report.html", page)
     stage.finish(mark)
-    print(f"report: {folder / 'report.html'}")
+    print(f"report: {folder / 'report.html'}, {len(page.encode()) / 1e6:.1f} MB")
+
+
+def _looked_at(run: Run, seeds: Sequence[str]) -> dict[str, Any]:
+    """What the scored vectors and their images show; `absent` says why there is none of it."""
+    nothing: dict[str, Any] = {
+        "absent": "",
+        "missing": "",
+        "worst": [],
+        "best": [],
+        "pairs": [],
+        "classes": (),
+        "map": None,
+    }
+    nothing |= {"histogram": [], "looked": ""}
+    if seeds:
+        return {**nothing, "absent": IN_SEEDS.format("/report.html, seed-".join(seeds))}
+    folder = Path(run.run_dir) / scored.FOLDER
+    if not folder.exists():
+        return {**nothing, "absent": EARLIER}
+    try:
+        images = scored.read(folder)
+    except BadInput as error:
+        return {**nothing, "absent": for_screen(str(error))}
+    inspected = neighbours.inspect(images)
+    missing, listed = "", {}
+    try:
+        listed = scored.images(run.in_run_dir(run.score.index), run.in_run_dir(run.score.queries))
+    except BadInput as error:  # the scored images are gone since: the numbers stand without them
+        missing = f"The images cannot be shown: {for_screen(str(error))}"
+    looked = f"{count(len(inspected.queries))} of {count(inspected.of)} queries are looked at, evenly chosen."
+    return {
+        **nothing,
+        **(_pictured(inspected, listed) if listed else {}),
+        "missing": missing,
+        "classes": _classes(inspected),
+        "histogram": [_histogram(inspected)],
+        "looked": looked if len(inspected.queries) < inspected.of else "",
+        "map": atlas.map_of(images, listed),
+    }
+
+
+def _pictured(inspected: Inspected, listed: atlas.Images) -> dict[str, Any]:
+    """The worst and the best queries with their five nearest, and the pairs of classes taken for each other."""
+    worst, best, pairs = inspected.worst(SHOWN), inspected.best(SHOWN), inspected.confused(SHOWN)
+    images = inspected.scored
+    rows = [int(inspected.queries[at]) for at in [*worst, *best]]
+    rows += [row for at in [*worst, *best] for row in inspected.neighbours[at].tolist() if row >= 0]
+    rows += [row for pair in pairs for row in (pair.query, pair.neighbour)]
+    found = atlas.pictures(images, listed, rows, THUMBNAIL_PX)
+    sources = {row: data_url(as_jpeg(picture, QUALITY)) for row, picture in found.items()}
+
+    def figure(row: int, caption: str, kind: str = "") -> Figure:
+        name = f"{images.classes[row]}, {images.domains[row]} {images.keys[row]}"
+        return Figure(sources.get(row, ""), name, caption, kind, note=images.classes[row])
+
+    def query(at: int) -> list[Figure]:
+        row, precision = int(inspected.queries[at]), inspected.precisions[at]
+        near = zip(inspected.neighbours[at].tolist(), inspected.distances[at], inspected.hits[at], strict=True)
+        return [
+            figure(row, f"P@5 {precision:.2f}"),
+            *(figure(other, distance(far), "right" if hit else "wrong") for other, far, hit in near if other >= 0),
+        ]
+
+    shown_pairs = []
+    for pair in pairs:
+        one, other = (short(images.classes[row], SHORT) for row in (pair.query, pair.neighbour))
+        said = f"{one} and {other}: {count(pair.found + pair.back)} wrong neighbours"
+        ways = f"{count(pair.found)} of {other} near {one}, {count(pair.back)} of {one} near {other}"
+        shown_pairs.append((said, ways, [figure(pair.query, ""), figure(pair.neighbour, "")]))
+    return {"worst": [query(at) for at in worst], "best": [query(at) for at in best], "pairs": shown_pairs}
+
+
+def _classes(inspected: Inspected) -> tuple[Any, ...]:
+    """(how many classes, header, rows worst first, how many rows are left out in the middle)."""
+    classes = inspected.classes()
+    if len(classes) < 2:
+        return ()
+    half = MOST_CLASSES // 2
+    kept = classes if len(classes) <= MOST_CLASSES else [*classes[:half], *classes[-half:]]
+    rows = [[each.name, each.domain, score(each.precision, None), count(each.queries)] for each in kept]
+    return len(classes), ["class", "domain", "mP@5", "queries"], rows, len(classes) - len(kept)
+
+
+def _histogram(inspected: Inspected) -> str:
+    groups = {name: inspected.distances_of(name == "right") for name in ("right", "wrong")}
+    return charts.histogram(
+        "Distances of the five nearest", groups, [charts.RIGHT, charts.WRONG], "distance", "neighbours"
+    )
 
 
 def _curves(path: Path) -> list[str]:
@@ -74,26 +173,18 @@ def _curves(path: Path) -> list[str]:
         known = [row for row in validated if "validation/mP@5_low" in row]
         bounds = [(row["step"], row["validation/mP@5_low"], row["validation/mP@5_high"]) for row in known]
         title = "Validation, unseen classes" if unseen else "Validation"
-        drawn.append(charts.scatter(title, points, "step", "mP@5", ["mP@5"], bounds={"mP@5": bounds}, y_within=(0, 1)))
+        of_bounds = {"mP@5": bounds}
+        drawn.append(charts.scatter(title, points, "step", "mP@5", ["mP@5"], bounds=of_bounds, y_within=(0, 1)))
     return drawn
 
 
-def _scored_items(run: Run) -> dict[tuple[str, str], Item]:
-    """(domain, key) → image. Raises BadInput where the data are gone."""
-    specs = run.in_run_dir([*run.score.index, *run.score.queries])
-    sets = [each for spec in specs for each in sources.open_data(spec)]
-    return {(each.name, item.key): item for each in sets for item in each.items}
-
-
-def _example(items: dict[tuple[str, str], Item], example: dict[str, Any]) -> list[Figure]:
-    neighbours = [
-        _figure(items, each, f"{each['distance']:.3f}", "right" if each["match"] else "wrong")
-        for each in example["neighbours"]
-    ]
-    return [_figure(items, example, "query"), *neighbours]
-
-
-def _figure(items: dict[tuple[str, str], Item], entry: dict[str, Any], caption: str, kind: str = "") -> Figure:
-    item = items.get((entry["domain"], entry["key"]))
-    source = data_url(thumbnail(item, THUMBNAIL_PX)) if item else ""
-    return Figure(source, f"{entry['domain']} {entry['key']}", caption, kind)
+def _sheet(path: Path) -> str:
+    """The contact sheet as the page's width needs it; "" where there is none or it stays too large."""
+    try:
+        with Image.open(path) as picture:
+            small = picture.convert("RGB")
+    except OSError:
+        return ""
+    small.thumbnail((SHEET_PX, 4 * SHEET_PX))
+    jpeg = as_jpeg(small, QUALITY)
+    return data_url(jpeg) if len(jpeg) <= SHEET_MOST_BYTES else ""

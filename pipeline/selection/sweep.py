@@ -25,7 +25,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import TrialState
 
 from pipeline import config, files
-from pipeline.config import Run
+from pipeline.config import Run, packaged
 from pipeline.config.loading import set_key
 from pipeline.config.phase_keys import expect_phases
 from pipeline.data.batches import RecordSet, damage_is_bad_input, open_records
@@ -252,7 +252,7 @@ def best_config(options: Options, best: Row) -> str:
 
     Its run folder is the sweep's: the records and the features are there.
     """
-    run, given = options.config, OmegaConf.load(options.path)
+    run, given = options.config, OmegaConf.load(packaged.find(options.path))
     place = [f"name={_text(run.name)}", f"run_dir={_text(run.run_dir)}"]
     for each in [*options.overrides, *best.overrides, *place]:
         key, _, text = each.partition("=")

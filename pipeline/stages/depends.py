@@ -15,11 +15,13 @@ from pipeline.config import Run, seeds_of, to_yaml
 from pipeline.data import sources
 from pipeline.errors import BadInput
 from pipeline.files import fingerprint
+from pipeline.guards import stage_log
 from pipeline.marks import NEVER, Digest, Files, Input, Stage, flat
 from pipeline.training import checkpoints, inputs
 
 PACKAGES = ("pipeline", "tfrecords", "export")
-REPORTED = ("metrics.json", "metrics.jsonl", "contact_sheet.jpg")
+OF_RECORDS = ("labels.json", "manifest.json", "rejects.csv", "duplicates.csv")
+REPORTED = ("metrics.json", "metrics.jsonl", "contact_sheet.jpg", "scored", stage_log.NAME)
 
 
 def contact_sheet(run: Run) -> Stage:
@@ -86,7 +88,9 @@ def outdated_score(run: Run, scored: Mapping[str, Input] | None = None) -> list[
 
 def report(run: Run) -> Stage:
     folder, scored = Path(run.run_dir), _scored(run)
-    of_files: dict[str, Input] = {name: Files.below(folder / name) for name in REPORTED}
+    of_files: dict[str, Input] = {
+        name: Files.below(folder / name) for name in [*REPORTED, *(f"records/{name}" for name in OF_RECORDS)]
+    }
     of_config = {
         "the config": Digest(fingerprint(to_yaml(run))),
         "what the scores are of": Digest("; ".join(outdated_score(run, scored))),

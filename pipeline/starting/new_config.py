@@ -16,7 +16,7 @@ data_root: .  # relative roots start in the current folder
 records:
   sources:
     - {{layout: folder, name: mine, root: PATH/TO/IMAGES}}  # a folder a class, with its images inside
-  split: {{by: class, train: 0.7, validation: 0.1, test: 0.2}}  # whole classes: those of test are never trained on
+  split: {{by: class, train: 0.7, validation: 0.0, test: 0.3}}  # whole classes: those of test are never trained on
   image_size_px: 224
 
 encoder:

@@ -22,10 +22,17 @@ def packaged_configs() -> str:
     for name in packaged.names():
         text = (packaged.folder("configs") / f"{name}.yaml").read_text(encoding="utf-8")
         head = packaged.head(text)
-        rows.append([name, f"guie {head.command}", *needs(text), head.title.split(". ")[0].rstrip(".")])
+        rows.append([name, f"guie {head.command}", *needs(text), _short(head.title)])
     lines = table(["config", "command", "data", "weights", "hardware", "what it is"], rows, left=6, width=_width())
     example = "guie run demo; guie config show NAME lists a config's keys, guie new MINE --from NAME copies it"
     return f"{lines}\n\nA config is named where a command takes one: {example}."
+
+
+def _short(title: str) -> str:
+    """The first sentence, up to a colon where enough stands before it."""
+    sentence = title.split(". ")[0].rstrip(".")
+    before = sentence.split(": ")[0]
+    return before if len(before) >= 20 else sentence
 
 
 def needs(text: str) -> tuple[str, str, str]:
@@ -74,11 +81,11 @@ def keys(what: str | None, overrides: Sequence[str], schemas: Mapping[str, str])
 
 
 def _table(found: Sequence[reference.Row], name: str | None) -> str:
-    header = ["key", "default", *([name] if name else []), "type", "what it is"]
+    header = ["key", "default", *([name] if name else []), "what it is"]
     rows = []
     for row in found:
         kind = f"{row.type}: {row.allowed}" if row.allowed else row.type
-        rows.append([row.key, row.default, *([row.value or ""] if name else []), kind, row.comment])
+        rows.append([row.key, row.default, *([row.value or ""] if name else []), f"{row.comment} [{kind}]"])
     return table(header, rows, left=len(header), width=_width())
 
 

@@ -23,6 +23,7 @@ from pipeline.config.phase_keys import asks_teacher, expect_phases, head_start, 
 from pipeline.console import Progress
 from pipeline.data.batches import damage_is_bad_input, open_records
 from pipeline.errors import BadInput, Stopped
+from pipeline.guards import stage_log
 from pipeline.guards.locks import one_at_a_time
 from pipeline.models.embedder import Embedder
 from pipeline.planning import config_checks
@@ -99,14 +100,17 @@ def main(run: Run) -> None:
         built = prepare(run, found, phases[first - 1], len(data.classes.labels), None, start).built
         resumed = {}
         gc.collect()  # the optimizer that was restored with it
-    for phase in phases[first:]:
-        state = prepare(run, found, phase, len(data.classes.labels), built, start if resumed else None)
-        built = None  # where the embedder is of another size now, the one before goes
-        gc.collect()  # models and graphs hold themselves in rings
-        run_phase(run, found, data, phase, state, resumed, log, writer, stopping)
-        built, resumed = state.built, {}
-        del state
-        gc.collect()  # before the next optimizer is built
+    with stage_log.logged(folder if found.is_chief else None, "train") as work:
+        work.device = found.description
+        for phase in phases[first:]:
+            state = prepare(run, found, phase, len(data.classes.labels), built, start if resumed else None)
+            built = None  # where the embedder is of another size now, the one before goes
+            gc.collect()  # models and graphs hold themselves in rings
+            run_phase(run, found, data, phase, state, resumed, log, writer, stopping)
+            work.images += (phase.steps - resumed.get("phase_step", 0)) * phase.options.batch_size
+            built, resumed = state.built, {}
+            del state
+            gc.collect()  # before the next optimizer is built
     writer.wait()
     if found.is_chief:
         checkpoints.mark_whole(run)

@@ -140,7 +140,13 @@ def executed(kernel: Path, root: Path, python: Path | None = None, further: list
     for cell in code:
         for output in cell.outputs:
             data = output.get("data", {})
-            put_out.append(output.get("text") or data.get("text/markdown") or data.get("image/svg+xml") or "")
+            put_out.append(
+                output.get("text")
+                or data.get("text/markdown")
+                or data.get("image/svg+xml")
+                or data.get("text/html")
+                or ""
+            )
     return put_out
 
 

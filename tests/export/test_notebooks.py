@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 
 from export import package
 from pipeline import config as configs
+from pipeline.errors import BadInput
 from pipeline.files import file_sha256
 from tests.export.kaggle_image import executed, make_site, write_preset
 
@@ -38,6 +39,9 @@ def test_the_training_notebook_trains_exports_and_scores(site, trained):
     losses = logged(working / "run")
     assert np.mean(losses[-3:]) < np.mean(losses[:3]) - 0.5
     assert any("<polyline" in text for text in trained)
+    rows = next(text for text in trained if " of 5 right" in text)
+    assert rows.count("<img") >= 18 and any("<figcaption>class " in text for text in trained)
+    assert any("**mP@5" in text and "images of 4 classes" in text for text in trained)
     assert "encoder from" in "".join(trained)
 
 
@@ -49,10 +53,12 @@ def test_the_submission_notebook_puts_the_head_on_the_attached_encoder(site, tra
     packed = package.build(run)
     assert (packed.dataset / "head.safetensors").stat().st_size < 100_000
     other = site / "head"
-    shutil.copytree(site / "input" / "clip", other / "input" / "clip")
+    for name in ("clip", "drawn-shards"):
+        shutil.copytree(site / "input" / name, other / "input" / name)
     shutil.copytree(packed.dataset, other / "input" / "guie-submission")
     put_out = executed(packed.kernel, other)
     assert "the head on the encoder of" in "".join(put_out)
+    assert ": attached shards" in "".join(put_out)
     table = next(text for text in put_out if "| check |" in text)
     assert "same in a batch" in table and "✗" not in table
     image = tf.constant(np.random.default_rng(0).integers(0, 256, (1, 40, 31, 3)), tf.uint8)
@@ -111,6 +117,8 @@ def test_the_submission_notebook_hands_over_the_packed_zip_even_where_kaggle_unp
     (mounted / "submission.zip").unlink()
     put_out = executed(packed.kernel, other)
     assert "the packed submission, sha256" in "".join(put_out)
+    said = "".join(put_out)
+    assert "**mP@5" in said and "drawn images, for want of attached ones" in said and " of 5 right" in said
     assert file_sha256(other / "working" / "submission.zip") == file_sha256(Path(run.run_dir) / "submission.zip")
 
 
@@ -130,3 +138,16 @@ def test_the_same_project_gives_the_same_package(site, trained, monkeypatch):
     names = zipfile.ZipFile(wheel).namelist()
     assert {"export/contract_probe.py", "pipeline/cli.py", "tfrecords/sources/__init__.py"} <= set(names)
     assert not [name for name in names if name.startswith(("tests/", "kaggle/"))]
+
+
+def test_the_notebooks_begin_with_what_one_edits_and_link_home_where_it_is_told(tmp_path):
+    for name in ("submission", "training"):
+        package.write_notebook(package.KAGGLE / f"{name}.py", tmp_path / f"{name}.ipynb", "https://example.org/me/guie")
+        cells = json.loads((tmp_path / f"{name}.ipynb").read_text())["cells"]
+        text = ["".join(cell["source"]) for cell in cells]
+        assert text[0].startswith("# ") and "[`guie`](https://example.org/me/guie)" in text[0]
+        assert text[1].startswith("## Edit here") and cells[2]["cell_type"] == "code" and "import" not in text[2]
+        package.write_notebook(package.KAGGLE / f"{name}.py", tmp_path / f"{name}.ipynb")
+        assert "https://" not in (tmp_path / f"{name}.ipynb").read_text()
+    with pytest.raises(BadInput, match=r"^submit.home: expected an address https://"):
+        package.write_notebook(package.KAGGLE / "training.py", tmp_path / "a.ipynb", "javascript:alert(1)")

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.pages.browse import Gallery, Site
+from pipeline.browsing.door import Door
 
 pytestmark = pytest.mark.faults("hostile client")
 
@@ -204,12 +204,38 @@ def test_clients_that_leave_are_no_fault(served):
 def test_pages_forbid_what_they_do_not_need(served):
     head = served.get().split(b"\r\n\r\n", 1)[0].decode()
     assert "X-Content-Type-Options: nosniff" in head and "unsafe-inline" not in head
-    assert re.search(r"Content-Security-Policy: default-src 'none'; img-src 'self';.* style-src 'sha256-", head)
+    assert "Content-Security-Policy: default-src 'none'; img-src 'self'; style-src 'self'; script-src 'self'" in head
+
+
+@pytest.mark.parametrize("path", [b"/search", b"/select"])
+@pytest.mark.parametrize(
+    "origin", [b"", b"Origin: null\r\n", b"Origin: http://evil.example\r\n", b"Origin: https://localhost:PORT\r\n",
+               b"Origin: http://localhost:1\r\n", b"Origin: http://evil.example:PORT\r\n"]
+)  # fmt: skip
+def test_a_form_of_another_site_is_refused(served, path, origin):
+    named = origin.replace(b"PORT", str(served.port).encode())
+    answer = served.get(path, b"POST", more=named + b"Content-Length: 3\r\n\r\n[0]")
+    assert status(answer) == 403 and b"selection" not in answer
+
+
+def test_a_form_of_its_own_is_taken(served):
+    own = f"Origin: http://localhost:{served.port}\r\nContent-Length: 3\r\n\r\n[0]".encode()
+    answer = served.get(b"/select", b"POST", more=own)
+    assert status(answer) == 303 and b"\r\nLocation: /?selection=" in answer
+    assert status(served.get(b"/search", b"POST", more=own)) == 400  # it has no embedder
+
+
+@pytest.mark.parametrize("length", [2**24 + 1, 2**40])
+def test_more_than_a_picture_is_not_read(served, length):
+    own = f"Origin: http://localhost:{served.port}\r\nContent-Length: {length}\r\n\r\n".encode()
+    assert status(served.get(b"/search", b"POST", more=own)) == 413
 
 
 def test_on_all_interfaces_numbers_and_its_own_name_are_answered():
-    site = Site(Gallery(np.zeros((0, 1)), [], [], {}), "0.0.0.0", 8000)
+    door = Door(lambda asked, start: [], "0.0.0.0", 8000)
     mine = ("localhost:8000", "192.168.0.9:8000", "[fe80::1]:8000", f"{socket.gethostname()}:8000")
     others = ("evil.example:8000", "192.168.0.9:8001", "192.168.0.9", "", ":8000", "192.168.0.999:8000")
-    assert [site.is_mine(each) for each in (*mine, *others)] == [True] * len(mine) + [False] * len(others)
-    assert Site(site.gallery, "localhost", 80).is_mine("localhost") and not site.is_mine("localhost")
+    assert [door.is_mine(each) for each in (*mine, *others)] == [True] * len(mine) + [False] * len(others)
+    door = Door(door.pages, "localhost", 80)
+    assert door.is_mine("localhost") and door.is_from_here("http://localhost") and not door.is_from_here("localhost")
+    assert not Door(door.pages, "localhost", 8000).is_mine("localhost")

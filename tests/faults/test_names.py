@@ -11,9 +11,11 @@ import pytest
 from PIL import Image
 
 from pipeline import cli, files
+from pipeline.browsing import site
+from pipeline.browsing.gallery import open_gallery
 from pipeline.config import Run, load
 from pipeline.data import sources
-from pipeline.pages import browse, report
+from pipeline.pages import report
 from tests.evaluation.tiny import MeanColour, save
 from tests.tfrecords.test_records_build import all_records, build, write_config
 from tfrecords import contact_sheet
@@ -86,13 +88,13 @@ def test_scores_and_pages_show_each_name(built, tmp_path):
     rows = table(tmp_path / "vectors/items.csv")
     assert sorted(row["key"] for row in rows) == sorted(f"{key}.png" for key in keys("") + keys("copy"))
     assert sorted(row["key"] for row in table(tmp_path / "vectors/rejects.csv")) == keys("bad")
-    gallery = browse.open_gallery(tmp_path / "vectors", str(root))
-    assert all((source, key) in gallery.images for key, source, _ in gallery.rows)
-    shown = browse.list_page(gallery, "", "1")
-    for row, (key, _, _) in enumerate(gallery.rows):
-        page = browse.item_page(gallery, row)
-        assert escaped(key) in page
-    assert shown.count("/image/") == len(rows) <= 60
+    gallery = open_gallery(tmp_path / "vectors", str(root))
+    assert sorted(gallery.images) == list(range(len(gallery.keys)))
+    client = site.make_site(site.Shown(gallery)).test_client()
+    for row, key in enumerate(gallery.keys):
+        assert escaped(key) in client.get(f"/item/{row}").text
+    assert client.get("/").text.count("/image/") == len(rows) <= 60
+    assert client.get("/map/names").json["classes"] == gallery.classes
     out = run_dir / "metrics.json"
     assert cli.main(["score", str(embedder), "--index", str(root), "--out", str(out)]) == 0
     result = json.loads(out.read_text())

@@ -188,10 +188,17 @@ def results(world: World) -> Found:
         "sheet": {"contact_sheet.jpg": digest(run / "contact_sheet.jpg")},
         "config": {"config.yaml": text(run / "config.yaml")},
         "report": {
-            "report.html": text(run / "report.html"),
+            "report.html": without_stages(text(run / "report.html")),
             **{name: [line for line in card if not line.startswith("- s")] for name, card in cards.items()},  # digests
         },
     }
+
+
+def without_stages(page: list[str]) -> list[str]:
+    """A report without what its stages took: that is of the run that made them."""
+    first = next((at for at, line in enumerate(page) if line == '<section id="stages">'), len(page))
+    last = next((at for at, line in enumerate(page) if at > first and line == "</section>"), len(page))
+    return [line for line in page[:first] + page[last:] if 'href="#stages"' not in line]
 
 
 def named(run: Path, name: str) -> list[str]:
