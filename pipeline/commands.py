@@ -277,7 +277,9 @@ for each in commands_older.COMMANDS:
 @click.option("--beside", metavar="FOLDER", type=PATH, default="", help="RUN or VECTORS_DIR by another embedder.")
 @click.option("--embedder", type=PATH_OR_URL, default="", help="Embeds pictures that are dropped; RUN has its own.")
 @TRUST
-@click.option("--host", default="127.0.0.1", help="0.0.0.0 shows it to the network.")
+@click.option("--text", metavar="ENCODER", default="", help="Search by words, too, with this CLIP or SigLIP.")
+@click.option("--text-weights", metavar="WEIGHTS", default="preset", help="Its weights, as encoder.weights of a run.")
+@click.option("--host", default="127.0.0.1", help="0.0.0.0: for the network.")
 @click.option("--port", type=int, default=8000, help="0 takes a free one.")
 def browse(vectors: str, **options: Any) -> None:
     """Shows embedded images and their nearest, a local page.
@@ -287,7 +289,7 @@ def browse(vectors: str, **options: Any) -> None:
     \b
     Reads    RUN: the folder of a run that was scored; or
              VECTORS_DIR, as guie embed --out wrote it, and DATA, as guie embed was given it
-    Writes   nothing; serves a page until Ctrl-C
+    Writes   nothing, with --text what it makes of the images, text_vectors/; serves a page until Ctrl-C
     Example  guie browse runs/demo
              guie browse vectors FOLDER --port 8001
     """
