@@ -7,7 +7,13 @@ CONFIG ?= configs/demo.yaml
 RUN ?= runs/$(basename $(notdir $(CONFIG)))
 # Further KEY=VALUE overrides: make train ARGS="train.seed=1"
 ARGS ?=
-TOUCH_TENSORFLOW := $(addprefix tests/,data models planning training selection evaluation export)
+# Its graphs, files and compiler; what else these rooms test is Python of ours, and is tested once.
+OWN_PYTHON := data/test_far_disks data/test_open_data data/test_sampler data/test_array_cache training/test_bucket \
+	export/test_submit export/test_notebooks export/test_kaggle_images
+TOUCH_TENSORFLOW := $(addprefix tests/,data models training evaluation export) $(OWN_PYTHON:%=--ignore=tests/%.py)
+
+# Whole files, in the order that tests/conftest.py gives them.
+SIDE_BY_SIDE := --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-all faults test-tf220 test-kaggle tfrecords train train-tpu score submission bench ablation lint docs clean
 
@@ -30,7 +36,7 @@ demo: .venv/base.stamp
 	$(BIN)/guie run configs/demo.yaml $(ARGS)
 
 test: .venv/test.stamp
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not slow" $(ARGS)
 
 # The browser that tests look at pages with. Where it cannot be had, they skip with a reason, and fail in CI.
 .venv/chromium.stamp: .venv/test.stamp tests/browser/chromium.py
@@ -39,11 +45,11 @@ test: .venv/test.stamp
 
 # With two hosts, eight replicas, killed runs, pages in a browser and the commands of README and docs/.
 test-all: .venv/test.stamp .venv/chromium.stamp
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(ARGS)
 
 # Kills, damage, hostile files, stale results, the slow ones too: how many were tried and held, by kind.
 faults: .venv/test.stamp
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile -m faults $(ARGS)
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m faults $(ARGS)
 
 # What touches TensorFlow, on the older one that is served: the last with wheels for a TPU.
 .venv-tf220/stamp: setup.py
@@ -54,7 +60,7 @@ faults: .venv/test.stamp
 	touch $@
 
 test-tf220: .venv-tf220/stamp
-	.venv-tf220/bin/python -m pytest --numprocesses auto --dist loadfile -m "not slow" $(TOUCH_TENSORFLOW) $(ARGS)
+	.venv-tf220/bin/python -m pytest $(SIDE_BY_SIDE) -m "not slow" $(TOUCH_TENSORFLOW) $(ARGS)
 
 # Both notebooks in environments of Kaggle's images, .venv-kaggle-*: needs a Python 3.12, makes what is missing.
 test-kaggle: .venv/test.stamp

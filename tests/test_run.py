@@ -290,6 +290,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_steps(whole, conf
     assert not checkpoints.newest(tmp_path / "run/checkpoints")
 
 
+@pytest.mark.slow
 def test_a_folder_of_class_folders_trains_too(config, tmp_path, capsys):
     rng = np.random.default_rng(0)
     for name in range(6):

@@ -29,6 +29,7 @@ def trained(site: Path) -> list[str]:
     return executed(site / "working" / "run" / "submit" / "training", site)
 
 
+@pytest.mark.slow
 def test_the_training_notebook_trains_exports_and_scores(site, trained):
     working = site / "working"
     assert zipfile.ZipFile(working / "submission.zip").namelist()[0] == "saved_model.pb"
@@ -122,6 +123,7 @@ def test_the_submission_notebook_hands_over_the_packed_zip_even_where_kaggle_unp
     assert file_sha256(other / "working" / "submission.zip") == file_sha256(Path(run.run_dir) / "submission.zip")
 
 
+@pytest.mark.slow
 def test_the_same_project_gives_the_same_package(site, trained, monkeypatch):
     still = site / "checkout"  # a copy: nobody edits it between the two
     still.mkdir()

@@ -106,6 +106,7 @@ def test_optimizer_state_is_the_built_optimizers(measured, name):
     assert planned_memory(name, True)["optimizer"] == pytest.approx(measured[name]["optimizer_bytes"], rel=near)
 
 
+@pytest.mark.slow
 def test_large_towers_have_open_clips_number_of_parameters():
     from pipeline.models.weights import files
 

@@ -4,7 +4,10 @@ Arguments: a config, which of its phases, how many steps, KEY=VALUE …; prints 
 """
 
 import json
+import os
 import sys
+
+os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"  # quicker to compile, the same graph
 
 import numpy as np
 import tensorflow as tf

@@ -4,7 +4,10 @@ Its argument: {"embeddings": [B, D], "labels": [B], "scale": …}.
 """
 
 import json
+import os
 import sys
+
+os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"  # quicker to compile, the same graph
 
 import tensorflow as tf
 

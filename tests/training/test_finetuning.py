@@ -241,6 +241,7 @@ def test_a_phase_may_start_its_head_and_centres_at_random(tiny):
     close(found, before, of_encoder(before))
 
 
+@pytest.mark.slow
 def test_the_start_is_init_froms_encoder_also_where_a_later_phase_is_larger(tiny):
     encoder = {"name": "clip_tiny", "image_size_px": 16, "pooling": "class_token", "architecture": VIT}
     quarter, named = {**TUNE, "epochs": 0.25}, f"encoder={json.dumps(encoder)}"
