@@ -86,7 +86,9 @@ def test_weights_that_cannot_be_fetched_name_a_file_instead(monkeypatch):
         raise BadInput("encoder.weights: the preset could not be fetched")
 
     monkeypatch.setattr(apart, "in_processes", without_network)
-    with pytest.raises(BadInput, match=r"could not be fetched; or give a file, --encoder FILE\.keras"):
+    with pytest.raises(
+        BadInput, match=r"clip_vit_b_32: give a Keras file, --encoder FILE\.keras, .* could not be fetched"
+    ):
         apart.measured(Encoder(name="clip_vit_b_32", weights="preset"), [], [])
 
 
