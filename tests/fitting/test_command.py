@@ -149,6 +149,7 @@ def test_the_verdict_says_whether_raw_features_are_beaten(low, high, said):
         "domains": {"own": {"queries": 300}}, "references": {"raw_features": 0.6}, "embedding_dim": 64,
         "differences": {"raw_features": {"mean": (low + high) / 2, "interval": [low, high]}},
     }  # fmt: skip
+    assert low > 0 or verdict.line(result, "give --minutes 22").endswith(": give --minutes 22")
     line = verdict.line(result)
     assert line.startswith("mP@5 0.7000 ±0.020 on 9 unseen classes; 64 numbers") and said in line
 
