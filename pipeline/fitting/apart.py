@@ -32,8 +32,10 @@ def measured(encoder: Encoder, sources: list[Source], sample: list[tuple[str, st
     try:
         ((_, answer),) = in_processes(_measure, [Task(encoder, sources, sample)], workers=1)
     except BadInput as error:
-        mend = "" if encoder.name.startswith(KERAS_FILE) else "; or give a file, --encoder FILE.keras"
-        raise BadInput(f"{error}{mend}") from None
+        if encoder.name.startswith(KERAS_FILE):
+            raise
+        mend = "give a Keras file, --encoder FILE.keras, where its weights cannot be fetched"
+        raise BadInput(f"{encoder.name}: {mend}: {error}") from None
     return answer
 
 

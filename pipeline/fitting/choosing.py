@@ -63,6 +63,7 @@ class Chosen:
     run: Run
     said: list[str]
     comments: dict[str, str]  # dotted key of the config → why it has its value
+    advice: str = ""  # what more time would buy; empty: nothing
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def choose(found: Found, encoder: Encoder, measured: Measured, minutes: float | 
         said.append(f"{dim} numbers instead of 64: {least} give no more")
         comments["embedder.embedding_dim"] = said[-1]
     left = budget - _seconds_frozen(parts, measured, cost, 2 if flip else 1)
-    tuning, why = _tuning(parts, measured, minutes, left, cost)
+    tuning, why, advice = _tuning(parts, measured, minutes, left, cost)
     said.append(why)
     comments["train.phases"] = why
     if sizes:
@@ -136,7 +137,7 @@ def choose(found: Found, encoder: Encoder, measured: Measured, minutes: float | 
             references=["raw_pixels", "raw_features", "pca"],
         ),
     )
-    return Chosen(run, said, comments)
+    return Chosen(run, said, comments, advice)
 
 
 def training_sample(found: Found, classes: int, images_per_class: int) -> list[tuple[str, str, str]]:
@@ -237,20 +238,21 @@ def _split_said(parts: Parts) -> str:
     return f"trains {parts.classes:,} classes, {parts.train:,} images; {shares}{validates}"
 
 
-def _tuning(parts: Parts, measured: Measured, minutes: float, left: float, cost: float) -> tuple[list[Phase], str]:
-    """The encoder's phase, where it is worth the time that is left; why, or why not."""
+def _tuning(parts: Parts, measured: Measured, minutes: float, left: float, cost: float) -> tuple[list[Phase], str, str]:
+    """The encoder's phase, where it is worth the time that is left; why, or why not; what more time would buy."""
     if measured.transformer:
-        return [], "the encoder stays frozen: a transformer's features are tuned at more cost than a CPU has"
+        return [], "the encoder stays frozen: a transformer's features are tuned at more cost than a CPU has", ""
     if parts.train < FEWEST_TUNED or parts.classes < FEWEST_CLASSES:
         few = f"{parts.train:,} images of {parts.classes:,} classes"
-        return [], f"the encoder stays frozen: {few} are too few to tune it"
+        return [], f"the encoder stays frozen: {few} are too few to tune it", ""
     tuned_px = measured.second_px or measured.image_size_px
     image = STEP_COST * (tuned_px / measured.image_size_px) ** 2 / measured.images_per_second  # seconds
     again = FEATURE_COST * parts.train * cost / measured.images_per_second  # features once more, of the tuned encoder
     epochs = min(EPOCHS, (left - again) / (image * parts.train))
     if epochs < LEAST_EPOCHS:
         lacking = (again + LEAST_EPOCHS * image * parts.train - left) / 60 / PLANNED
-        return [], f"the encoder stays frozen: to tune it give --minutes {math.ceil(minutes + lacking)}"
+        mend = f"give --minutes {math.ceil(minutes + lacking)}"
+        return [], f"the encoder stays frozen: to tune it {mend}", f"{mend} to tune the encoder, too"
     epochs = round(epochs, 1)
     phase = Phase(
         name="encoder",
@@ -267,7 +269,7 @@ def _tuning(parts: Parts, measured: Measured, minutes: float, left: float, cost:
         sampling=Sampling(domains="sqrt"),
         augment=Augment(flip=True, crop_scale_min=0.5),
     )
-    return [phase], f"tunes the encoder's last 60 % for {epochs:g} epochs, then the head"
+    return [phase], f"tunes the encoder's last 60 % for {epochs:g} epochs, then the head", ""
 
 
 def _head(parts: Parts) -> Phase:

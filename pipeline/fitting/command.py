@@ -49,11 +49,12 @@ def main(options: Options) -> None:
         raise BadInput(f"--out {out}: expected a folder, it is a file")
     path, asked = out / CONFIG, _asked(options)
     with locked(out):
+        advice = ""
         before = path.read_text(encoding="utf-8") if path.is_file() else ""
         if before.startswith(f"{asked}\n") and not options.redo:
             print(f"fit: goes on from {path}, which the same command wrote")
         else:
-            _write(options, place, out, asked)
+            advice = _write(options, place, out, asked)
         run = config.load(Run, path)
         try:
             import_quietly("pipeline.run").main(run, redo=options.redo)
@@ -62,7 +63,7 @@ def main(options: Options) -> None:
                 files.write_text(path, before)
             raise
     result = files.read_json(out / "metrics.json")
-    print(f"fit: {verdict.line(result)} → {out / 'report.html'}")
+    print(f"fit: {verdict.line(result, advice)} → {out / 'report.html'}")
 
 
 def _asked(options: Options) -> str:
@@ -75,8 +76,8 @@ def _asked(options: Options) -> str:
     return f"# {shlex.join(words)}"
 
 
-def _write(options: Options, place: Path, out: Path, asked: str) -> None:
-    """Looks, measures, chooses, and writes the config with the tables that it names."""
+def _write(options: Options, place: Path, out: Path, asked: str) -> str:
+    """Looks, measures, chooses, and writes the config with the tables that it names; returns `Chosen.advice`."""
     found = tables.look(place) if place.is_file() else looking.look(place)
     _say(f"{found.images:,} images of {len(found.classes):,} classes in {place}", found.said)
     sample = choosing.training_sample(found, SAMPLE_CLASSES, SAMPLE_IMAGES)
@@ -103,6 +104,7 @@ def _write(options: Options, place: Path, out: Path, asked: str) -> None:
     ]
     comments = {**chosen.comments, "encoder": "; ".join([f"{fast} images/s when it was chosen", *answer.said])}
     files.write_text(out / CONFIG, "\n".join(head) + "\n\n" + writing.written(run, comments))
+    return chosen.advice
 
 
 def _say(what: str, more: list[str]) -> None:

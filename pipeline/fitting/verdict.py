@@ -8,8 +8,8 @@ RAW = "raw_features"
 NEARLY_ALL = 0.97
 
 
-def line(result: dict[str, Any]) -> str:
-    """Of what metrics.json holds."""
+def line(result: dict[str, Any], advice: str = "") -> str:
+    """Of what metrics.json holds; `advice`: what to try first, known before the run."""
     classes = result["classes"]
     seen = result.get("classes_trained_on")
     where = f"{classes:,} unseen classes" if seen == 0 else f"{classes:,} classes that were trained on"
@@ -25,7 +25,7 @@ def line(result: dict[str, Any]) -> str:
         found = f"{numbers} are below the encoder's raw features by {-ahead['mean']:.3f} {half}"
     else:
         found = f"{numbers} are not told apart from the encoder's raw features ({ahead['mean']:+.3f} {half})"
-    return f"{said}; {found}: {_advice(result)}"
+    return f"{said}; {found}: {advice or _advice(result)}"
 
 
 def _advice(result: dict[str, Any]) -> str:
