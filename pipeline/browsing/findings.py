@@ -131,6 +131,6 @@ def _pairs(ids: np.ndarray, distances: np.ndarray) -> list[tuple[int, int, float
     return [(int(low[each]), int(high[each]), float(far[each])) for each in order]
 
 
-def layout(gallery: Gallery, tell: Callable[[float], None]) -> np.ndarray:
+def layout(gallery: Gallery, method: str, tell: Callable[[float], None]) -> np.ndarray:
     """float32 [N, 2], the map."""
-    return plane(gallery.vectors)
+    return plane(gallery.vectors, method)

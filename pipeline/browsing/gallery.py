@@ -103,6 +103,8 @@ def open_gallery(folder: Path, data: str = "") -> Gallery:
     if data:
         return _embedded(folder, data)
     if not (folder / scored.FOLDER).is_dir():
+        if seeds := sorted(path.parent for path in folder.glob(f"seed-*/{scored.FOLDER}")):
+            raise BadInput(f"{folder}: expected one run, it has one a seed: guie browse {seeds[0]}")
         raise BadInput(f"{folder}: expected the folder of a run that was scored, or VECTORS_DIR and its DATA")
     return _of_run(folder)
 

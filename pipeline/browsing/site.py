@@ -97,7 +97,8 @@ class Pages:
         self.words = shown.words
         self.figures = Figures(self.gallery)
         self.findings = Once(partial(findings.find, self.gallery))
-        self.layout = Once(partial(findings.layout, self.gallery))
+        methods = ["PCA"] if method_of(len(self.gallery.keys)) == "PCA" else ["PCA", "UMAP"]  # the quick one first
+        self.layouts = {name: Once(partial(findings.layout, self.gallery, name)) for name in methods}
         self.queries: Kept[Picture] = Kept(64)
         self.selections: Kept[np.ndarray] = Kept(64)
         self.thumbnail = lru_cache(maxsize=4096)(self._thumbnail)
@@ -233,25 +234,34 @@ class Pages:
 
     def map(self) -> Any:
         """The page of the map; its script asks for the points."""
-        if self.layout.get() is None:
-            return self._wait("Map", "map", self.layout)
+        method, layout = self._layout()
+        if layout.get() is None:
+            return self._wait(f"Map by {method}", "map", layout)
         chosen = listing.number(flask.request.args.get("class", ""), -1)
         return self._page(
             "browse_map.html",
             view="map",
             title="Map",
-            method=method_of(len(self.gallery.keys)),
+            method=method,
+            methods=list(self.layouts),
             count=len(self.gallery.keys),
+            label=chosen,
             chosen=self.gallery.classes[chosen] if 0 <= chosen < len(self.gallery.classes) else "",
         )
 
     def points(self) -> Any:
         """float32 x, then float32 y, then int32 class of all images, little-endian."""
-        places = self.layout.get(60)
+        places = self._layout()[1].get(60)
         if places is None:
             return _line("the map is not there yet", HTTPStatus.SERVICE_UNAVAILABLE)
         columns = [places[:, 0].astype("<f4"), places[:, 1].astype("<f4"), self.gallery.labels.astype("<i4")]
         return flask.Response(b"".join(each.tobytes() for each in columns), content_type="application/octet-stream")
+
+    def _layout(self) -> tuple[str, Once[np.ndarray]]:
+        method = flask.request.args.get("by", "PCA")
+        if method not in self.layouts:
+            flask.abort(404)
+        return method, self.layouts[method]
 
     def names(self) -> Any:
         said = {"classes": self.gallery.classes, "version": self.gallery.digest}

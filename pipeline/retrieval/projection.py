@@ -14,14 +14,16 @@ def method_of(count: int) -> str:
     return "UMAP" if FEWEST <= count <= MOST and find_spec("umap") else "PCA"
 
 
-def plane(vectors: np.ndarray) -> np.ndarray:
+def plane(vectors: np.ndarray, method: str = "") -> np.ndarray:
     """float [N, D], finite → float32 [N, 2] in 0 … 1, the same at every call; both axes have one scale.
+
+    `method`: "PCA" or "UMAP"; "" is that of `method_of`.
 
     >>> plane(np.array([[0.0, 0.0], [2.0, 0.0], [4.0, 0.0]])).tolist()
     [[0.0, 0.5], [0.5, 0.5], [1.0, 0.5]]
     """
     rows = np.asarray(vectors, np.float32)
-    points = _umap(rows) if method_of(len(rows)) == "UMAP" else _pca(rows)
+    points = _umap(rows) if (method or method_of(len(rows))) == "UMAP" else _pca(rows)
     if not len(points):
         return np.zeros((0, 2), np.float32)
     low, high = points.min(axis=0), points.max(axis=0)

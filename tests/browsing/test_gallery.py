@@ -73,3 +73,6 @@ def test_tables_and_vectors_that_do_not_fit_are_refused(tmp_path, table, vectors
 def test_neither_a_run_nor_vectors_is_refused(tmp_path):
     with pytest.raises(BadInput, match="run that was scored"):
         galleries.open_gallery(tmp_path)
+    (tmp_path / "seed-3/scored").mkdir(parents=True)
+    with pytest.raises(BadInput, match=r"guie browse .*/seed-3$"):
+        galleries.open_gallery(tmp_path)

@@ -12,6 +12,7 @@ from PIL import Image
 from pipeline import cli
 from pipeline.browsing import asked, command, site
 from pipeline.browsing.command import Options
+from pipeline.retrieval import projection
 from tests.browsing.drawn import COLOURS, embedded, random_gallery, run_folder
 from tests.evaluation.tiny import MeanColour, save
 
@@ -104,6 +105,17 @@ def test_the_map_has_a_point_and_a_class_for_every_image(client):
     assert labels.tolist() == [0] * 3 + [1] * 4 and min(x.min(), y.min()) >= 0 and max(x.max(), y.max()) <= 1
     assert abs(x[:3].mean() - x[3:].mean()) > 0.5
     assert client.get("/map/names").json["classes"] == list(COLOURS)
+
+
+def test_the_map_is_pca_at_once_and_umap_where_it_is_asked_for(folders, monkeypatch):
+    monkeypatch.setattr(site, "method_of", lambda count: "UMAP")
+    monkeypatch.setattr(projection, "_umap", lambda rows: np.arange(14.0).reshape(7, 2))
+    client = site.make_site(command.open_shown(Options(folders[1], str(folders[2])))).test_client()
+    assert 'href="/map?by=UMAP' in ready(client, "/map") and 'data-by="PCA"' in ready(client, "/map")
+    assert 'data-by="UMAP"' in ready(client, "/map?by=UMAP") and 'href="/map?by=PCA"' in page(client, "/map?by=UMAP")
+    x = np.frombuffer(client.get("/map/points?by=UMAP").data[:28], "<f4")
+    np.testing.assert_allclose(x, np.arange(7) / 6, atol=1e-6)
+    assert client.get("/map?by=other").status_code == 404
 
 
 def test_a_selection_is_listed_at_an_address_of_its_own(client):

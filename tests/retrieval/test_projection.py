@@ -1,5 +1,7 @@
 """The map's plane: in 0 … 1, the same at every call, and near where the vectors are near."""
 
+from importlib.util import find_spec
+
 import numpy as np
 import pytest
 
@@ -30,6 +32,18 @@ def test_pca_is_that_of_a_singular_value_decomposition(monkeypatch):
         return np.linalg.norm(points[:, None] - points[None], axis=2)
 
     np.testing.assert_allclose(apart(found), apart(expected), atol=1e-4)
+
+
+@pytest.mark.slow  # its compiler
+@pytest.mark.skipif(not find_spec("umap"), reason="needs umap-learn: pip install 'guie[umap]'")
+def test_umap_keeps_neighbours_that_two_directions_lose():
+    """Eight clusters in eight directions: PCA shows two of them."""
+    rows = np.repeat(np.eye(8), 12, axis=0) + 0.05 * np.random.default_rng(3).normal(size=(96, 8))
+    assert projection.method_of(96) == "UMAP"
+    points = projection.plane(rows)
+    assert (points == projection.plane(rows)).all()
+    far = np.linalg.norm(points[:, None] - points[None], axis=2) + 9 * np.eye(96)
+    assert (far.argmin(axis=1) // 12 == np.arange(96) // 12).all()
 
 
 def test_clusters_stay_apart():

@@ -120,7 +120,7 @@
   const map = find("#map");
   const drawn = async () => {
     const [bytes, names] = await Promise.all([
-      fetch("/map/points").then((answer) => answer.arrayBuffer()), fetch("/map/names").then((answer) => answer.json())]);
+      fetch(`/map/points?by=${map.dataset.by}`).then((answer) => answer.arrayBuffer()), fetch("/map/names").then((answer) => answer.json())]);
     const count = bytes.byteLength / 12;
     const made = guieMap(map, {
       x: new Float32Array(bytes, 0, count), y: new Float32Array(bytes, 4 * count, count),
