@@ -277,7 +277,9 @@ for each in commands_older.COMMANDS:
 @click.option("--beside", metavar="FOLDER", type=PATH, default="", help="RUN or VECTORS_DIR by another embedder.")
 @click.option("--embedder", type=PATH_OR_URL, default="", help="Embeds pictures that are dropped; RUN has its own.")
 @TRUST
-@click.option("--host", default="127.0.0.1", help="0.0.0.0 shows it to the network.")
+@click.option("--text", metavar="ENCODER", default="", help="Search by words, too, with this CLIP or SigLIP.")
+@click.option("--text-weights", metavar="WEIGHTS", default="preset", help="Its weights, as encoder.weights of a run.")
+@click.option("--host", default="127.0.0.1", help="0.0.0.0: for the network.")
 @click.option("--port", type=int, default=8000, help="0 takes a free one.")
 def browse(vectors: str, **options: Any) -> None:
     """Shows embedded images and their nearest, a local page.
@@ -287,13 +289,30 @@ def browse(vectors: str, **options: Any) -> None:
     \b
     Reads    RUN: the folder of a run that was scored; or
              VECTORS_DIR, as guie embed --out wrote it, and DATA, as guie embed was given it
-    Writes   nothing; serves a page until Ctrl-C
+    Writes   nothing, with --text what it makes of the images, text_vectors/; serves a page until Ctrl-C
     Example  guie browse runs/demo
              guie browse vectors FOLDER --port 8001
     """
     module = import_quietly("pipeline.browsing.command")
     interrupts.left_to_the_command()
     module.main(module.Options(Path(vectors), **options))
+
+
+@guie.command()
+@click.argument("runs", metavar="RUN RUN...", nargs=-1, required=True, type=PATH)
+@click.option("--out", metavar="FILE", type=PATH, default="", help="Page to write, such as compare.html.")
+def compare(runs: tuple[str, ...], out: str) -> None:
+    """Compares finished runs, each with the first.
+
+    Where two scored the same queries, the difference is taken query by query; the page shows those that changed most.
+
+    \b
+    Reads    RUN: metrics.json, precisions.npz, scored/, config.yaml
+    Writes   nothing, or FILE, which needs no other file; prints a table
+    Example  guie compare runs/a runs/b --out compare.html
+    """
+    module = import_quietly("pipeline.pages.compare")
+    module.main(module.Options(tuple(map(Path, runs)), Path(out) if out else None))
 
 
 @guie.command()

@@ -53,7 +53,8 @@ COMMANDS = [
     *("demo", "configs", "new", "config"),
     *("run", "tfrecords", "verify", "contact-sheet", "fit", "train", "plan", "soup", "sweep", "status"),
     "import-weights",
-    *("export", "check", "submit", "score", "embed", "zero-shot", "staged", "similar", "captions", "browse", "report"),
+    *("export", "check", "submit", "score", "embed", "zero-shot", "staged", "similar", "captions", "browse"),
+    *("compare", "report"),
 ]
 TAKE_A_CONFIG = [
     *("run", "tfrecords", "train", "plan", "sweep", "export", "submit", "report"),

@@ -58,6 +58,13 @@ def guie(wheel, tmp_path_factory):
     return run
 
 
+def test_the_wheel_holds_every_file_of_the_packages(wheel):
+    """Templates, styles and word lists, too: setup.py names them."""
+    rooms = ("pipeline", "tfrecords", "export")
+    here = [path for room in rooms for path in (ROOT / room).rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    assert {path.relative_to(ROOT).as_posix() for path in here} <= set(contents(wheel))
+
+
 def test_configs_and_notebooks_are_found_without_the_checkout(guie):
     command = ("-m", "pipeline.cli")
     assert guie(*command, "--version") == "guie 0.1.0\n"

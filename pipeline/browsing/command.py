@@ -1,6 +1,6 @@
 """COMMAND  a scored run, or vectors of `guie embed` and their images → a local web page to look through them.
 
-guie browse RUN [--beside VECTORS2] [--embedder EMBEDDER] [--host 127.0.0.1] [--port 8000]
+guie browse RUN [--beside VECTORS2] [--embedder EMBEDDER] [--text ENCODER] [--host 127.0.0.1] [--port 8000]
 guie browse VECTORS_DIR DATA …
 RUN/scored/ and RUN/config.yaml, or VECTORS_DIR/embeddings.npy and items.csv; the images they came from
 → http://127.0.0.1:8000/
@@ -14,7 +14,7 @@ from typing import Any
 
 import waitress
 
-from pipeline.browsing import asked, gallery, site
+from pipeline.browsing import asked, gallery, site, words
 from pipeline.browsing.door import Door
 from pipeline.errors import BadInput
 
@@ -39,6 +39,8 @@ class Options:
     beside: str = ""
     embedder: str = ""  # empty: a run's own submission
     trust: bool = False
+    text: str = ""  # an encoder with a text tower; empty: no search by words
+    text_weights: str = "preset"  # as encoder.weights
     host: str = "127.0.0.1"
     port: int = 8000
 
@@ -77,4 +79,5 @@ def open_shown(options: Options) -> site.Shown:
     if not handle and not options.data and own.is_file():
         handle = str(own)
     embedder = asked.Embedder(handle, options.trust, first.vectors.shape[1]) if handle else None
-    return site.Shown(first, beside, embedder)
+    found = words.open_words(first, options.vectors, options.text, options.text_weights) if options.text else None
+    return site.Shown(first, beside, embedder, found)

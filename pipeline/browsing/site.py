@@ -12,9 +12,11 @@ from werkzeug.exceptions import HTTPException
 
 from pipeline.browsing import asked, findings, listing
 from pipeline.browsing.asked import Embedder, Kept, Picture
+from pipeline.browsing.figures import Figures
 from pipeline.browsing.findings import Findings, Once
-from pipeline.browsing.gallery import Beside, Gallery, Near
+from pipeline.browsing.gallery import Beside, Gallery
 from pipeline.browsing.listing import Wanted
+from pipeline.browsing.words import LONGEST, Words
 from pipeline.errors import BadInput
 from pipeline.guards.masked import for_screen
 from pipeline.pages import pictures
@@ -39,6 +41,7 @@ class Shown:
     gallery: Gallery
     beside: Beside | None = None
     embedder: Embedder | None = None  # None: no picture can be dropped
+    words: Words | None = None  # None: no text tower
 
 
 def make_site(shown: Shown) -> flask.Flask:
@@ -55,6 +58,7 @@ def make_site(shown: Shown) -> flask.Flask:
         ("/map", pages.map),
         ("/map/points", pages.points),
         ("/map/names", pages.names),
+        ("/text", pages.text),
         ("/query/<name>", pages.query),
         ("/query/<name>/image", pages.query_image),
         ("/static/<name>", pages.static),
@@ -90,6 +94,8 @@ class Pages:
 
     def __init__(self, shown: Shown):
         self.gallery, self.beside, self.embedder = shown.gallery, shown.beside, shown.embedder
+        self.words = shown.words
+        self.figures = Figures(self.gallery)
         self.findings = Once(partial(findings.find, self.gallery))
         self.layout = Once(partial(findings.layout, self.gallery))
         self.queries: Kept[Picture] = Kept(64)
@@ -128,7 +134,8 @@ class Pages:
         )
         start = min(wanted.start, max(len(rows) - 1, 0))
         figures = [
-            self._figure(row, self._caption(row, wanted.view, found)) for row in rows[start : start + step].tolist()
+            self.figures.of(row, self.figures.caption(row, wanted.view, found))
+            for row in rows[start : start + step].tolist()
         ]
         return self._page(
             "browse_list.html",
@@ -150,11 +157,14 @@ class Pages:
         found = self.findings.get(0) if self.findings.progress == 1 else None
         precision = found.precisions[row] if found else float("nan")
         columns: list[tuple[str, list[Figure] | None]] = [
-            (self.gallery.name, self._neighbours(row, self.gallery.near(self.gallery.vectors[row], NEIGHBOURS, row)))
+            (
+                self.gallery.name,
+                self.figures.neighbours(row, self.gallery.near(self.gallery.vectors[row], NEIGHBOURS, row)),
+            )
         ]
         if self.beside:
             near = self.beside.near(row, NEIGHBOURS)
-            columns.append((self.beside.other.name, None if near is None else self._neighbours(row, near)))
+            columns.append((self.beside.other.name, None if near is None else self.figures.neighbours(row, near)))
         label = int(self.gallery.labels[row])
         return self._page(
             "browse_item.html",
@@ -177,7 +187,7 @@ class Pages:
         if picture is None:
             return _line("this picture is gone: drop it again", HTTPStatus.NOT_FOUND)
         near = self.gallery.near(picture.vector, NEIGHBOURS)
-        figures = [self._figure(row, f"{distance:.3f} {self.gallery.class_of(row)}") for row, distance in near]
+        figures = [self.figures.of(row, f"{distance:.3f} {self.gallery.class_of(row)}") for row, distance in near]
         return self._page(
             "browse_item.html",
             view="",
@@ -192,6 +202,18 @@ class Pages:
             columns=[(self.gallery.name, figures)],
             judged=False,
         )
+
+    def text(self) -> Any:
+        """The images that fit some words best, where there is a text tower."""
+        asked_for = flask.request.args.get("q", "").strip()[:LONGEST]
+        if self.words is None or not asked_for:
+            return _line("expected words, and a server with --text", HTTPStatus.NOT_FOUND)
+        ready = self.words.ready.get()
+        if ready is None:
+            return self._wait("Vectors of the images, to be found by words", "", self.words.ready)
+        near = self.words.near(ready, asked_for, NEIGHBOURS)
+        figures = [self.figures.of(row, f"{cosine:.3f} {self.gallery.class_of(row)}") for row, cosine in near]
+        return self._page("browse_text.html", title=asked_for, view="", figures=figures)
 
     def query_image(self, name: str) -> Any:
         picture = self.queries.get(name) or flask.abort(404)
@@ -267,11 +289,11 @@ class Pages:
 
     def _pairs(self, wanted: Wanted, found: Findings) -> str:
         start = min(wanted.start, max(len(found.pairs) - 1, 0))
+        labels, named = self.gallery.labels, self.figures.named
         pairs = [
-            (f"{distance:.4f}", self.gallery.labels[first] == self.gallery.labels[second],
-             self._figure(first, self.gallery.class_of(first)), self._figure(second, self.gallery.class_of(second)))
+            (f"{distance:.4f}", labels[first] == labels[second], named(first), named(second))
             for first, second, distance in found.pairs[start : start + PAIRS_A_PAGE]
-        ]  # fmt: skip
+        ]
         values = {"wanted": wanted, "pairs": pairs, "found": len(found.pairs), "start": start, "step": PAIRS_A_PAGE}
         return self._page("browse_pairs.html", view="duplicates", title=listing.VIEWS["duplicates"], **values)
 
@@ -281,6 +303,7 @@ class Pages:
 
     def _page(self, template: str, **values: Any) -> str:
         common = {"name": self.gallery.name, "views": listing.VIEWS, "can_search": self.embedder is not None}
+        common |= {"has_words": self.words is not None, "asked": flask.request.args.get("q", "")[:LONGEST]}
         return render(template, total=len(self.gallery.keys), **common, **values)
 
     def _row(self, number: str) -> int:
@@ -292,24 +315,3 @@ class Pages:
     def _thumbnail(self, row: int, side_px: int) -> bytes | None:
         item = self.gallery.images.get(row)
         return pictures.thumbnail(item, side_px) if item else None
-
-    def _caption(self, row: int, view: str, found: Findings | None) -> str:
-        name = self.gallery.class_of(row)
-        if found and view == "wrong":
-            return f"P@5 {found.precisions[row]:.1f} {name}"
-        if found and view == "outliers":
-            return f"{found.own[row]:.3f} {name}"
-        return name
-
-    def _neighbours(self, row: int, near: Near) -> list[Figure]:
-        labels = self.gallery.labels
-        kinds = {True: "right", False: "wrong"}
-        return [
-            self._figure(other, f"{distance:.3f} {self.gallery.class_of(other)}", kinds[labels[other] == labels[row]])
-            for other, distance in near
-        ]
-
-    def _figure(self, row: int, caption: str, kind: str = "") -> Figure:
-        image = f"/image/{row}?v={self.gallery.digest}" if row in self.gallery.images else ""
-        name = f"{self.gallery.sources[row]} {self.gallery.keys[row]}"
-        return Figure(image, name, caption, kind, f"/item/{row}")

@@ -54,6 +54,7 @@ class Measured:
     image_size_px: int
     images_per_second: float  # forward, at that size
     transformer: bool
+    compiled: bool = False  # by XLA, which makes transformers faster
     second_px: int | None = None  # a smaller size that it runs at, too; None: it takes one alone
 
 
@@ -123,6 +124,7 @@ def choose(found: Found, encoder: Encoder, measured: Measured, minutes: float | 
         train=Train(
             loss=Loss(name="arcface", scale=16.0, margin_radians=0.1),
             optimizer=Optimizer(name="adamw", weight_decay=0.0, clip_norm=5.0),
+            compile=measured.compiled,
             checkpoint_every_steps=200,
             validate_every_epochs=1000.0,
             phases=[*tuning, _head(parts)],

@@ -62,7 +62,7 @@ def main(options: Options) -> None:
                 files.write_text(path, before)
             raise
     result = files.read_json(out / "metrics.json")
-    print(f"fit: {verdict.line(result, run)} → {out / 'report.html'}")
+    print(f"fit: {verdict.line(result)} → {out / 'report.html'}")
 
 
 def _asked(options: Options) -> str:

@@ -70,8 +70,10 @@ def measure(task: Task) -> Answer:
         built = _built(encoder, unknown)
         said.append(f"sees {USUAL_PX} px, for the file takes any size")
     transformer = _is_transformer(encoder, built)
-    forward = _forward(built, jit_compile=transformer)
-    rate = _rate(forward, built)
+    try:
+        rate, compiled = _rate(_forward(built, jit_compile=transformer), built), transformer
+    except (tf.errors.OpError, ValueError, TypeError):  # a layer that XLA has no code for
+        rate, compiled = _rate(_forward(built, jit_compile=False), built), False
     if unknown:
         scaling, scores = _best_scaling(built, task, rate)
         encoder = _scaled(encoder, scaling)
@@ -79,7 +81,7 @@ def measure(task: Task) -> Answer:
         said.append(f"takes {scaling}: the raw features' mP@5 on training images is {best}")
     size = built.preprocess.image_size_px
     second = None if transformer else _second_size(built)
-    return Answer(encoder, Measured(built.width, size, rate, transformer, second), said)
+    return Answer(encoder, Measured(built.width, size, rate, transformer, compiled, second), said)
 
 
 def _built(encoder: Encoder, unknown: bool) -> ImageEncoder:

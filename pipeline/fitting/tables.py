@@ -36,8 +36,8 @@ def look(table: Path) -> Found:
     if not rows:
         raise BadInput(f"{table} holds no row with a path and a label")
     said = [f"paths in the column {path_column!r}, labels in {label_column!r}"]
-    if all(os.path.isabs(path) for path, _ in rows):
-        return _absolute(table, rows, said)
+    if any(os.path.isabs(path) or os.path.normpath(path).startswith("..") for path, _ in rows):
+        return _elsewhere(table, rows, said)
     folder = _folder(table, [path for path, _ in rows])
     options = {"path_column": path_column, "label_column": label_column, "images": folder, "delimiter": delimiter}
     usual = {"path_column": "path", "label_column": "label", "images": "", "delimiter": ","}
@@ -81,7 +81,10 @@ def _folder(table: Path, paths: list[str]) -> str:
     raise BadInput(f"{table}: {table.parent / some[0]} does not exist: paths start in the CSV's folder")
 
 
-def _absolute(table: Path, rows: list[tuple[str, str]], said: list[str]) -> Found:
+def _elsewhere(table: Path, rows: list[tuple[str, str]], said: list[str]) -> Found:
+    """Paths that are absolute or leave the CSV's folder, which the layout refuses: they start where they all lie."""
+    folder = os.path.abspath(table.parent)
+    rows = [(os.path.normpath(os.path.join(folder, path)), label) for path, label in rows]
     root = os.path.commonpath([os.path.dirname(path) for path, _ in rows])
     if not any(os.path.isfile(path) for path, _ in rows[:LOOKED_FOR]):
         raise BadInput(f"{table}: {rows[0][0]} does not exist")

@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from pipeline.config import Run
 from pipeline.evaluation import score_table
 
 RAW = "raw_features"
+NEARLY_ALL = 0.97
 
 
-def line(result: dict[str, Any], run: Run) -> str:
+def line(result: dict[str, Any]) -> str:
     """Of what metrics.json holds."""
     classes = result["classes"]
     seen = result.get("classes_trained_on")
@@ -18,25 +18,20 @@ def line(result: dict[str, Any], run: Run) -> str:
         return said
     ahead = result["differences"][RAW]
     low, high = ahead["interval"]
-    by = f"{abs(ahead['mean']):.3f} ±{(high - low) / 2:.3f}"
-    numbers = f"{result['embedding_dim']} numbers"
+    numbers, half = f"{result['embedding_dim']} numbers", f"±{(high - low) / 2:.3f}"
     if low > 0:
-        return f"{said}; {numbers} beat the encoder's raw features by {by}"
+        return f"{said}; {numbers} beat the encoder's raw features by {ahead['mean']:.3f} {half}"
     if high < 0:
-        return f"{said}; {numbers} are below the encoder's raw features by {by}: {_advice(run, result)}"
-    return (
-        f"{said}; {numbers} do as well as the encoder's raw features ({ahead['mean']:+.3f} ±{(high - low) / 2:.3f})"
-        + (f"; for more: {_advice(run, result)}")
-    )
+        found = f"{numbers} are below the encoder's raw features by {-ahead['mean']:.3f} {half}"
+    else:
+        found = f"{numbers} are not told apart from the encoder's raw features ({ahead['mean']:+.3f} {half})"
+    return f"{said}; {found}: {_advice(result)}"
 
 
-def _advice(run: Run, result: dict[str, Any]) -> str:
-    """What would help most, by what the run had little of."""
-    if result["references"][RAW] > 0.97:
-        return "they find nearly everything already"
-    tuned = any(phase.trainable != "head" for phase in run.train.phases)
-    if result.get("classes_trained_on"):
-        return "add classes: a head learns what tells classes apart from many of them"
-    if not tuned:
-        return "add classes and images, give --minutes more, or a stronger --encoder"
+def _advice(result: dict[str, Any]) -> str:
+    """What helps most, by what the run had little of."""
+    if result["references"][RAW] > NEARLY_ALL:
+        return "these find nearly everything already"
+    if result["classes_trained_on"]:
+        return "add classes, a head learns from many what tells them apart"
     return "add classes and images, or give a stronger --encoder"

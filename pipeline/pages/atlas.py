@@ -66,16 +66,18 @@ def map_of(images: Scored, listed: Images, most: int = MOST_POINTS) -> dict[str,
         "y": places[:, 1].astype(float).round(3).tolist(),
         "classes": classes,
         "names": [*names, *[OTHERS] * (len(labels) > len(names))],
-        "captions": [
-            f"{short(images.classes[row], CAPTION)} · {images.domains[row]} {short(images.keys[row], CAPTION)}"
-            for row in rows.tolist()
-        ],
+        "captions": [_caption(images, row) for row in rows.tolist()],
         "atlas": _tiled([found.get(row) for row in rows.tolist()], columns) if found else "",
         "columns": columns,
         "size": TILE_PX,
         "of": len(index),
         "method": projection.method_of(len(rows)),
     }
+
+
+def _caption(images: Scored, row: int) -> str:
+    key = short(images.keys[row], CAPTION, from_end=True)
+    return f"{short(images.classes[row], CAPTION)} · {images.domains[row]} {key}"
 
 
 def _tiled(tiles: Sequence[Image.Image | None], columns: int) -> str:

@@ -119,10 +119,11 @@ class Inspected:
         return np.round(self.distances[there & (self.hits == right)].astype(float), 4).tolist()
 
 
-def inspect(images: Scored, most: int = MOST_QUERIES) -> Inspected:
-    """Searches the merged index; of more than `most` queries, evenly chosen ones."""
+def inspect(images: Scored, most: int = MOST_QUERIES, chosen: np.ndarray | None = None) -> Inspected:
+    """Searches the merged index: the queries at the positions `chosen`, else all; of more than `most` evenly chosen."""
     index, queries = images.rows(scored.INDEX), images.rows(scored.QUERY)
-    chosen = np.unique(np.linspace(0, len(queries) - 1, min(most, len(queries))).astype(int))
+    if chosen is None:
+        chosen = np.unique(np.linspace(0, len(queries) - 1, min(most, len(queries))).astype(int))
     asked = queries[chosen]
     # Leave-one-out: a row of the index finds itself, so one more is fetched and it is dropped.
     ids, distances = nearest(images.vectors[asked], images.vectors[index], 5 + images.leave_one_out)

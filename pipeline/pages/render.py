@@ -67,12 +67,14 @@ def megabytes(size: float) -> str:
     return f"{size:,.0f} MB" if size < 1000 else f"{size / 1000:,.1f} GB"
 
 
-def short(text: str, most: int) -> str:
+def short(text: str, most: int, from_end: bool = False) -> str:
     """
-    >>> short("American alligator, Alligator mississipiensis", 20)
-    'American alligator,…'
+    >>> short("American alligator, Alligator mississipiensis", 20), short("train/a/b/0123.jpg", 9, from_end=True)
+    ('American alligator,…', '…0123.jpg')
     """
-    return text if len(text) <= most else text[: most - 1].rstrip() + "…"
+    if len(text) <= most:
+        return text
+    return "…" + text[1 - most :] if from_end else text[: most - 1].rstrip() + "…"
 
 
 def milliseconds(value: float) -> str:

@@ -20,7 +20,7 @@ from pipeline.evaluation import score_table, scored
 from pipeline.guards.masked import for_screen, shown
 from pipeline.pages import atlas, charts, dataset, neighbours, verdict
 from pipeline.pages.neighbours import Inspected
-from pipeline.pages.pictures import Figure, as_jpeg, data_url
+from pipeline.pages.pictures import Figure, as_jpeg, data_url, thumbnail
 from pipeline.pages.render import count, distance, render, score, short
 from pipeline.stages import depends
 
@@ -64,45 +64,37 @@ def main(run: Run) -> None:
         stages=dataset.of_stages([folder, *(folder / f"seed-{seed}" for seed in seeds)]),
         contact_sheet=_sheet(folder / "contact_sheet.jpg"),
         config=config.to_yaml(run),
-        **_looked_at(run, seeds),
+        **_looked_at(run, result, seeds),
     )
     files.write_text(folder / "report.html", page)
     stage.finish(mark)
     print(f"report: {folder / 'report.html'}, {len(page.encode()) / 1e6:.1f} MB")
 
 
-def _looked_at(run: Run, seeds: Sequence[str]) -> dict[str, Any]:
+def _looked_at(run: Run, result: dict[str, Any], seeds: Sequence[str]) -> dict[str, Any]:
     """What the scored vectors and their images show; `absent` says why there is none of it."""
-    nothing: dict[str, Any] = {
-        "absent": "",
-        "missing": "",
-        "worst": [],
-        "best": [],
-        "pairs": [],
-        "classes": (),
-        "map": None,
-    }
-    nothing |= {"histogram": [], "looked": ""}
+    lists = dict.fromkeys(("worst", "best", "examples", "pairs", "classes", "histogram"), ())
+    nothing: dict[str, Any] = {**lists, "absent": "", "missing": "", "looked": "", "map": None}
     if seeds:
         return {**nothing, "absent": IN_SEEDS.format("/report.html, seed-".join(seeds))}
     folder = Path(run.run_dir) / scored.FOLDER
+    listed: atlas.Images = {}
+    try:
+        listed = scored.images(run.in_run_dir(run.score.index), run.in_run_dir(run.score.queries))
+    except BadInput as error:  # the scored images are gone since: the numbers stand without them
+        nothing["missing"] = f"The images cannot be shown: {for_screen(str(error))}"
     if not folder.exists():
-        return {**nothing, "absent": EARLIER}
+        examples = _examples(result.get("examples", []), listed) if listed else []
+        return {**nothing, "absent": EARLIER, "examples": examples}
     try:
         images = scored.read(folder)
     except BadInput as error:
         return {**nothing, "absent": for_screen(str(error))}
     inspected = neighbours.inspect(images)
-    missing, listed = "", {}
-    try:
-        listed = scored.images(run.in_run_dir(run.score.index), run.in_run_dir(run.score.queries))
-    except BadInput as error:  # the scored images are gone since: the numbers stand without them
-        missing = f"The images cannot be shown: {for_screen(str(error))}"
     looked = f"{count(len(inspected.queries))} of {count(inspected.of)} queries are looked at, evenly chosen."
     return {
         **nothing,
         **(_pictured(inspected, listed) if listed else {}),
-        "missing": missing,
         "classes": _classes(inspected),
         "histogram": [_histogram(inspected)],
         "looked": looked if len(inspected.queries) < inspected.of else "",
@@ -139,6 +131,27 @@ def _pictured(inspected: Inspected, listed: atlas.Images) -> dict[str, Any]:
         ways = f"{count(pair.found)} of {other} near {one}, {count(pair.back)} of {one} near {other}"
         shown_pairs.append((said, ways, [figure(pair.query, ""), figure(pair.neighbour, "")]))
     return {"worst": [query(at) for at in worst], "best": [query(at) for at in best], "pairs": shown_pairs}
+
+
+def _examples(examples: Sequence[dict[str, Any]], listed: atlas.Images) -> list[list[Figure]]:
+    """Evenly chosen queries with their five nearest, from metrics.json: of a run that kept no vectors."""
+    items = {(domain, key): item for (domain, _, key), item in listed.items()}
+
+    def figure(entry: dict[str, Any], caption: str, kind: str = "") -> Figure:
+        item = items.get((entry["domain"], entry["key"]))
+        source = data_url(thumbnail(item, THUMBNAIL_PX)) if item else ""
+        return Figure(source, f"{entry['domain']} {entry['key']}", caption, kind)
+
+    return [
+        [
+            figure(example, "query"),
+            *(
+                figure(near, distance(near["distance"]), "right" if near["match"] else "wrong")
+                for near in example["neighbours"]
+            ),
+        ]
+        for example in examples
+    ]
 
 
 def _classes(inspected: Inspected) -> tuple[Any, ...]:

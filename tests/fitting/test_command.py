@@ -135,16 +135,19 @@ def test_a_model_of_keras_applications_is_known_by_its_name(tmp_path):
 
 @pytest.mark.parametrize(
     ("low", "high", "said"),
-    [(0.01, 0.05, "beat the encoder's raw features by 0.030 ±0.020"), (-0.01, 0.01, "do as well as"),
-     (-0.05, -0.01, "are below the encoder's raw features by 0.030 ±0.020: add classes")],
-)  # fmt: skip
+    [
+        (0.01, 0.05, "beat the encoder's raw features by 0.030 ±0.020"),
+        (-0.01, 0.01, "not told apart from the encoder's raw features (+0.000 ±0.010): add classes"),
+        (-0.05, -0.01, "are below the encoder's raw features by 0.030 ±0.020: add classes"),
+    ],
+)
 def test_the_verdict_says_whether_raw_features_are_beaten(low, high, said):
     result = {
         "mP@5": 0.7, "interval": [0.68, 0.72], "classes": 9, "index_classes": 9, "classes_trained_on": 0,
         "domains": {"own": {"queries": 300}}, "references": {"raw_features": 0.6}, "embedding_dim": 64,
         "differences": {"raw_features": {"mean": (low + high) / 2, "interval": [low, high]}},
     }  # fmt: skip
-    line = verdict.line(result, Run())
+    line = verdict.line(result)
     assert line.startswith("mP@5 0.7000 ±0.020 on 9 unseen classes; 64 numbers") and said in line
 
 

@@ -108,8 +108,10 @@ def test_columns_delimiter_and_folder_of_a_csv_are_found(tmp_path, text, options
     assert not found.table
 
 
-def test_absolute_paths_of_a_csv_are_made_relative(tmp_path):
-    found = tables.look(table(tmp_path, f"path,label\n{tmp_path}/img/a.jpg,cat\n{tmp_path}/img/b.jpg,dog\n"))
+@pytest.mark.parametrize("second", ["{folder}/img/b.jpg", "../{name}/img/b.jpg"])
+def test_paths_that_leave_the_folder_of_a_csv_start_where_they_all_lie(tmp_path, second):
+    second = second.format(folder=tmp_path, name=tmp_path.name)
+    found = tables.look(table(tmp_path, f"path,label\n{tmp_path}/img/a.jpg,cat\n{second},dog\n"))
     assert found.table == [("a.jpg", "cat"), ("b.jpg", "dog")]
     assert found.sources[0].options == {"images": str(tmp_path / "img")}
 

@@ -77,7 +77,7 @@
   };
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented) return;
-    const typing = event.target.matches("input, select, textarea"), search = find("input[type=search]");
+    const typing = event.target.matches("input, select, textarea"), search = find("main input[type=search]") || find("#words");
     if (event.key === "Escape") {
       if (typing) return event.target.blur();
       if (grid) return document.activeElement.blur();
