@@ -52,3 +52,7 @@ def test_a_line_that_was_cut_off_costs_no_other(tmp_path):
     assert [row["stage"] for row in stage_log.read(tmp_path)] == ["train", "score"]
     path.write_text(json.dumps([1]) + "\n\xff\n{}\n")
     assert stage_log.read(tmp_path) == []
+    whole = {"stage": "train", "seconds": 1.5}
+    damaged = [{"stage": ["a"]}, {"seconds": None}, {"images": "9"}, {"versions": []}, {"command": 1}]
+    path.write_text("\n".join(json.dumps(row) for row in [whole, *({**whole, **each} for each in damaged)]))
+    assert stage_log.read(tmp_path) == [whole]

@@ -112,7 +112,7 @@ def open_gallery(folder: Path, data: str = "") -> Gallery:
 def open_beside(first: Gallery, folder: Path) -> Beside:
     """Raises BadInput as `open_gallery`, and where the two share no image."""
     there = folder / scored.FOLDER
-    other = _read_table(there if there.is_dir() else folder)
+    other = _read_table(there if there.is_dir() else folder, folder.resolve().name)
     known = {other.identity(row): row for row in range(len(other.keys))}
     found = {row: known.get(first.identity(row), -1) for row in range(len(first.keys))}
     rows = {here: row for here, row in found.items() if row >= 0}
@@ -163,7 +163,7 @@ def _read_table(folder: Path, name: str = "") -> Gallery:
         spaces = [row.get("label") or source for row, source in zip(rows, names, strict=True)]
         found = [places.setdefault(place, len(places)) for place in zip(spaces, classes, strict=True)]
         queries = [row for row, each in enumerate(rows) if each.get("role") == scored.QUERY]
-    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise BadInput(f"{folder}: expected embeddings.npy and items.csv of `guie embed` ({reason(error)})") from None
     if vectors.ndim != 2 or len(vectors) != len(rows) or not rows:
         came = f"{vectors.shape} and {len(rows)} rows"

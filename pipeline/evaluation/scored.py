@@ -53,17 +53,19 @@ def write(folder: Path, scored: Scored) -> None:
 
 
 def read(folder: Path) -> Scored:
-    """Raises BadInput where the files are missing or damaged."""
+    """Raises BadInput where the files are missing or damaged, or hold numbers that are not finite."""
     try:
         vectors = np.load(folder / "embeddings.npy")
         with (folder / "items.csv").open(encoding="utf-8", newline="") as file:
             rows = [tuple(row[name] for name in COLUMNS) for row in csv.DictReader(file)]
         keys, _, classes, domains, roles, labels = map(list, zip(*rows, strict=True))
         found = Scored(vectors, keys, classes, domains, roles, np.array(labels, np.int64))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise BadInput(f"{folder}: expected embeddings.npy and items.csv of `guie run` ({reason(error)})") from None
     if vectors.ndim != 2 or len(vectors) != len(keys):
         raise BadInput(f"{folder}: expected a vector for each of {len(keys)} rows of items.csv, got {vectors.shape}")
+    if not np.isfinite(vectors).all():
+        raise BadInput(f"{folder}/embeddings.npy: expected finite numbers, it holds NaN or infinity")
     return found
 
 

@@ -75,7 +75,17 @@ def read(folder: Path) -> list[dict[str, Any]]:
     for line in lines:
         with suppress(ValueError):
             rows.append(json.loads(line))
-    return [row for row in rows if isinstance(row, dict) and {"stage", "seconds"} <= row.keys()]
+    return [row for row in rows if _is_row(row)]
+
+
+def _is_row(row: Any) -> bool:
+    return (
+        isinstance(row, dict)
+        and {"stage", "seconds"} <= row.keys()
+        and all(isinstance(row.get(name, 0), int | float) for name in ("seconds", "images", "peak_mb"))
+        and all(isinstance(row.get(name, ""), str) for name in ("stage", "date", "machine", "device", "command"))
+        and isinstance(row.get("versions", {}), dict)
+    )
 
 
 def _append(folder: Path, stage: str, work: Work, seconds: float, of_children: bool) -> None:

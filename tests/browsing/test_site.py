@@ -2,6 +2,7 @@
 
 import io
 import re
+import shutil
 import struct
 import zlib
 
@@ -170,6 +171,14 @@ def test_two_embedders_stand_beside_each_other(folders, tmp_path):
     text = page(site.make_site(shown).test_client(), "/item/4")
     here, there = text.split("<h3>other</h3>")
     assert "<h3>vectors</h3>" in here and items(here)[:2] == [3, 5] and items(there)[:2] == [5, 6]
+
+
+def test_a_run_beside_is_called_by_its_folder(tmp_path):
+    run = run_folder(tmp_path)
+    other = run.rename(tmp_path / "first")
+    shutil.copytree(other, tmp_path / "second")
+    shown = command.open_shown(Options(other, beside=str(tmp_path / "second")))
+    assert "<h3>second</h3>" in page(site.make_site(shown).test_client(), "/item/0")
 
 
 @pytest.fixture(scope="module")

@@ -51,7 +51,7 @@ def test_rows_are_those_of_the_precisions_and_each_has_its_image(embedder, folde
     assert len(reds) == 2  # a class of two label spaces
 
 
-@pytest.mark.parametrize("damage", ["missing", "cut", "a row less", "another table"])
+@pytest.mark.parametrize("damage", ["missing", "cut", "empty", "not finite", "a row less", "another table", "no table"])
 def test_files_that_are_not_whole_are_refused_in_one_line(damage, tmp_path):
     images = scored.Scored(np.eye(2, dtype="f"), ["a", "b"], ["c", "c"], ["d", "d"], ["both"] * 2, np.array([0, 0]))
     scored.write(tmp_path / "scored", images)
@@ -60,6 +60,12 @@ def test_files_that_are_not_whole_are_refused_in_one_line(damage, tmp_path):
         vectors.unlink()
     elif damage == "cut":
         vectors.write_bytes(vectors.read_bytes()[:-3])
+    elif damage == "empty":
+        vectors.write_bytes(b"")
+    elif damage == "not finite":
+        np.save(vectors, np.array([[0, np.nan], [1, 0]], "f"))
+    elif damage == "no table":
+        table.write_text(table.read_text() + "x" * 200_000)  # longer than a field may be
     elif damage == "a row less":
         table.write_text("".join(table.read_text().splitlines(keepends=True)[:-1]))
     else:
