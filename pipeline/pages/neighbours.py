@@ -32,7 +32,7 @@ class Pair(NamedTuple):
 
     one: int  # labels
     other: int
-    found: int  # images of `other` among the first five of queries of `one`
+    found: int  # images of `other` among those of the first five that count, of queries of `one`
     back: int
     query: int  # rows of `Scored`: an example, the nearest such pair
     neighbour: int
@@ -95,9 +95,14 @@ class Inspected:
         return sorted(scores, key=lambda each: (each.precision, each.domain, each.name))
 
     def confused(self, most: int) -> list[Pair]:
-        """The pairs of classes that are taken for each other most often, both ways counted together."""
+        """The pairs of classes that are taken for each other most often, both ways counted together.
+
+        Of a query with fewer than five matches only so many neighbours count, as for its precision: the next one cannot
+        be right.
+        """
         labels = self.scored.labels
-        wrong = ~self.hits & (self.neighbours >= 0)
+        counts_for = np.arange(self.hits.shape[1]) < self.matches[:, None]
+        wrong = ~self.hits & (self.neighbours >= 0) & counts_for
         at, rank = np.nonzero(wrong)
         ours, theirs = labels[self.queries[at]], labels[self.neighbours[at, rank]]
         counts: Counter[tuple[int, int]] = Counter(zip(ours.tolist(), theirs.tolist(), strict=True))

@@ -63,10 +63,9 @@ def test_neighbours_worst_best_classes_and_pairs_are_those_of_a_slow_search(apar
         assert each.queries == len(own) and each.precision == pytest.approx(np.mean([values[at] for at in own]))
     assert [each.precision for each in found.classes()] == sorted(each.precision for each in found.classes())
     counts: Counter = Counter()
-    for query, (near, hits, _) in expected.items():
-        counts.update(
-            (int(images.labels[query]), int(images.labels[row])) for row, hit in zip(near, hits, strict=True) if not hit
-        )
+    for query, (near, hits, matches) in expected.items():
+        counted = [*zip(near, hits, strict=True)][:matches]
+        counts.update((int(images.labels[query]), int(images.labels[row])) for row, hit in counted if not hit)
     pairs = found.confused(6)
     both = {frozenset(pair): counts[pair] + counts[pair[::-1]] for pair in counts}
     assert [each.found + each.back for each in pairs] == sorted(both.values(), reverse=True)[:6]
@@ -76,6 +75,15 @@ def test_neighbours_worst_best_classes_and_pairs_are_those_of_a_slow_search(apar
         assert each.neighbour in expected[each.query][0]
     assert len(found.distances_of(True)) == sum(sum(hits) for _, hits, _ in expected.values())
     assert len(found.distances_of(False)) == 5 * len(expected) - len(found.distances_of(True))
+
+
+def test_classes_of_two_images_that_find_each_other_are_not_taken_for_others():
+    """The second to fifth of each are of other classes, and cannot be else."""
+    images = made(False, images=12, classes=1)
+    labels = np.repeat(np.arange(6), 2)
+    vectors = np.eye(6, dtype="f")[labels] + 0.01 * images.vectors
+    found = neighbours.inspect(Scored(vectors, images.keys, images.classes, images.domains, images.roles, labels))
+    assert found.precisions.min() == 1 and found.confused(8) == [] and len(found.distances_of(False)) == 48
 
 
 def test_of_many_queries_some_are_looked_at_and_none_finds_itself():
