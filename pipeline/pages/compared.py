@@ -15,7 +15,7 @@ from pipeline.evaluation.scored import Scored
 from pipeline.pages import verdict
 from pipeline.retrieval import intervals
 
-Query = tuple[str, str]  # domain, key
+Query = tuple[str, str, str]  # domain, key, class: images of another set may have the same keys
 APART = ("name", "run_dir")  # keys of a config in which any two runs differ
 
 
@@ -35,7 +35,7 @@ class Side:
         if self.images is None or group not in self.values:
             return None
         rows = self.images.rows(scored.QUERY).tolist()
-        found = [(self.images.domains[row], self.images.keys[row]) for row in rows]
+        found = [(self.images.domains[row], self.images.keys[row], self.images.classes[row]) for row in rows]
         if group.startswith(prefix := precisions.of_domain("")):
             found = [each for each in found if each[0] == group.removeprefix(prefix)]
         if group == UNSEEN:

@@ -3,11 +3,13 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from pipeline import cli
+from pipeline.evaluation import scored
 from pipeline.pages import compare, compared
 from pipeline.retrieval import intervals
 from tests.pages.test_pages import Page
@@ -74,6 +76,17 @@ def test_other_queries_are_compared_without_pairing_and_it_is_said(folders, tmp_
     paired, apart = (compared.difference(a, each, "whole") for each in (compared.open_run(folders / "c", "c"), d))
     assert apart.mean == pytest.approx(paired.mean) and not apart.paired
     assert np.ptp(apart.bounds) > np.ptp(paired.bounds)
+
+
+def test_images_of_other_classes_are_other_queries_though_their_keys_are_the_same(folders, tmp_path):
+    """Sets of drawn images count their images from 0, each its own."""
+    other = tmp_path / "d"
+    shutil.copytree(folders / "c", other)
+    found = scored.read(other / "scored")
+    scored.write(other / "scored", replace(found, classes=[f"other {name}" for name in found.classes]))
+    assert scored.read(other / "scored").keys == found.keys
+    a, d = compared.open_run(folders / "a", "a"), compared.open_run(other, "d")
+    assert compared.changed(a, d, 3)[:2] == ([], []) and not compared.difference(a, d, "whole").paired
 
 
 def test_a_run_and_its_copy_are_alike(folders, tmp_path, capsys):
