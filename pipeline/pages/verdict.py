@@ -13,8 +13,7 @@ KINDS = {BETTER: "right", WORSE: "wrong", OPEN: ""}  # of style.css
 # The first of them that was scored is what the embedder is held against; else the best of the others.
 FIRST = ("raw_features", "untrained")
 NAMES = {
-    "raw_features": "its encoder's raw features",
-    "untrained": "its untrained self",
+    **score_table.OWN,
     "raw_pixels": "raw pixels",
     "pml_arcface": "a head trained by pytorch-metric-learning",
 }
@@ -42,7 +41,7 @@ def of(result: dict[str, Any]) -> Verdict:
     queries = sum(each["queries"] for each in result["domains"].values())
     over = f"{count(queries)} queries" + (f" and {len(result['seeds'])} seeds" if "seeds" in result else "")
     meaning = f"Of the nearest images that count, {result['mP@5']:.0%} are of the query's class"
-    first = f"{meaning}: {whole}, the 95% interval over {over}."
+    first = f"{meaning}: {whole}, {'the 95% interval ' * bool(result.get('interval'))}over {over}."
     ahead = result.get("differences") or {}
     if not ahead:
         none = "No reference was scored beside it, so the number stands alone: score.references adds some."
@@ -51,7 +50,7 @@ def of(result: dict[str, Any]) -> Verdict:
     settled = word(ahead[against]["interval"])
     others = [name for name in ahead if name != against and name in FIRST]
     sentences = [first, *(_against(result, name) for name in [against, *others])]
-    sentences += _tries(settled, queries, ahead[against]["interval"])
+    sentences += _tries(settled, queries, ahead[against]["interval"], "seeds" in result)
     titles = {
         BETTER: f"better than {named(against)}",
         WORSE: f"worse than {named(against)}",
@@ -63,9 +62,9 @@ def of(result: dict[str, Any]) -> Verdict:
 def named(reference: str) -> str:
     """
     >>> named("raw_features"), named("pca64"), named("half_whitened64")
-    ("its encoder's raw features", 'its encoder’s features by pca64', 'its encoder’s features by half_whitened64')
+    ("its encoder's raw features", "its encoder's features by pca64", "its encoder's features by half_whitened64")
     """
-    return NAMES.get(reference) or f"its encoder’s features by {reference}"
+    return NAMES.get(reference) or f"its encoder's features by {reference}"
 
 
 def _against(result: dict[str, Any], reference: str) -> str:
@@ -78,11 +77,13 @@ def _against(result: dict[str, Any], reference: str) -> str:
     return f"It is {settled} than {name} by {by}, query by query, which is significant: the interval leaves out 0."
 
 
-def _tries(settled: str, queries: int, bounds: Interval) -> list[str]:
+def _tries(settled: str, queries: int, bounds: Interval, seeds: bool) -> list[str]:
     """What to do about it."""
     half = (bounds[1] - bounds[0]) / 2
     if settled == WORSE:
         return [f"To gain: {score_table.HELPS}."]
+    if settled == OPEN and seeds:  # how much of the interval is the seeds', more queries do not mend
+        return [f"To settle it, score more images or train more seeds. To gain: {score_table.HELPS}."]
     if settled == OPEN and half > 0:
         more = f"four times as many queries as these {count(queries)} would halve its ±{half:.3f}"
         return [f"To settle it, score more images: {more}. To gain: {score_table.HELPS}."]

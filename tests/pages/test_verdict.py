@@ -41,7 +41,7 @@ def test_better_worse_and_not_settled_are_told_by_the_interval(ahead, word, said
 
 def test_without_the_encoder_s_own_rows_the_best_reference_is_held_against():
     found = verdict.of(scores({"raw_pixels": (0.4, 0.3, 0.5), "pca64": (0.1, 0.05, 0.15)}))
-    assert found.word == "better" and "its encoder’s features by pca64 (0.5000) by 0.100" in found.sentences[1]
+    assert found.word == "better" and "its encoder's features by pca64 (0.5000) by 0.100" in found.sentences[1]
 
 
 def test_the_untrained_self_has_a_sentence_of_its_own_before_the_advice():
@@ -63,8 +63,16 @@ def test_scores_of_an_earlier_version_have_a_verdict_too(missing):
     del result[missing]
     found = verdict.of(result)
     assert (found.word == "") is (missing == "differences") and found.title.startswith("mP@5 0.6000")
+    assert ("95% interval" in found.sentences[0]) is (missing != "interval")
 
 
 def test_seeds_are_counted():
     result = scores({"raw_features": (0.03, 0.01, 0.05)}) | {"seeds": {"0": 0.6, "1": 0.6}}
     assert "400 queries and 2 seeds" in verdict.of(result).sentences[0]
+
+
+def test_more_queries_alone_are_not_promised_to_settle_what_seeds_leave_open():
+    result = scores({"raw_features": (0.01, -0.01, 0.03)})
+    assert "four times as many queries" in verdict.of(result).sentences[-1]
+    advice = verdict.of(result | {"seeds": {"0": 0.6, "1": 0.6}}).sentences[-1]
+    assert "four times" not in advice and "train more seeds" in advice
