@@ -321,7 +321,7 @@ def report(config: Any) -> None:
     """Writes a run folder as one HTML page.
 
     \b
-    Reads    <run_dir>/metrics.json, metrics.jsonl, contact_sheet.jpg
+    Reads    <run_dir>/metrics.json, scored/ and its images, records/, metrics.jsonl, stages.jsonl, contact_sheet.jpg
     Writes   <run_dir>/report.html, which needs no other file
     Example  guie report demo
     """
