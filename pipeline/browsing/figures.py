@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pipeline.browsing.findings import Findings
 from pipeline.browsing.gallery import Gallery, Near
 from pipeline.pages.pictures import Figure
+from pipeline.pages.render import distance, precision
 
 KINDS = {True: "right", False: "wrong"}
 
@@ -22,8 +23,8 @@ class Figures:
         """Those of an image, right where they are of its class."""
         labels = self.gallery.labels
         return [
-            self.of(other, f"{distance:.3f} {self.gallery.class_of(other)}", KINDS[bool(labels[other] == labels[row])])
-            for other, distance in near
+            self.of(other, f"{distance(far)} {self.gallery.class_of(other)}", KINDS[bool(labels[other] == labels[row])])
+            for other, far in near
         ]
 
     def named(self, row: int) -> Figure:
@@ -33,7 +34,7 @@ class Figures:
         """The class, and before it the number that the view's order goes by."""
         name = self.gallery.class_of(row)
         if found and view == "wrong":
-            return f"P@5 {found.precisions[row]:.1f} {name}"
+            return f"P@5 {precision(found.precisions[row])} {name}"
         if found and view == "outliers":
-            return f"{found.own[row]:.3f} {name}"
+            return f"{distance(found.own[row])} {name}"
         return name

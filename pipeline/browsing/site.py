@@ -21,7 +21,7 @@ from pipeline.errors import BadInput
 from pipeline.guards.masked import for_screen
 from pipeline.pages import pictures
 from pipeline.pages.pictures import Figure
-from pipeline.pages.render import render
+from pipeline.pages.render import distance, render
 from pipeline.retrieval.projection import method_of
 
 NEIGHBOURS, PAIRS_A_PAGE = 24, 30
@@ -188,7 +188,7 @@ class Pages:
         if picture is None:
             return _line("this picture is gone: drop it again", HTTPStatus.NOT_FOUND)
         near = self.gallery.near(picture.vector, NEIGHBOURS)
-        figures = [self.figures.of(row, f"{distance:.3f} {self.gallery.class_of(row)}") for row, distance in near]
+        figures = [self.figures.of(row, f"{distance(far)} {self.gallery.class_of(row)}") for row, far in near]
         return self._page(
             "browse_item.html",
             view="",
@@ -245,8 +245,7 @@ class Pages:
             method=method,
             methods=list(self.layouts),
             count=len(self.gallery.keys),
-            label=chosen,
-            chosen=self.gallery.classes[chosen] if 0 <= chosen < len(self.gallery.classes) else "",
+            label=chosen if chosen < len(self.gallery.classes) else -1,
         )
 
     def points(self) -> Any:
@@ -301,8 +300,8 @@ class Pages:
         start = min(wanted.start, max(len(found.pairs) - 1, 0))
         labels, named = self.gallery.labels, self.figures.named
         pairs = [
-            (f"{distance:.4f}", labels[first] == labels[second], named(first), named(second))
-            for first, second, distance in found.pairs[start : start + PAIRS_A_PAGE]
+            (f"{far:.4f}", labels[first] == labels[second], named(first), named(second))
+            for first, second, far in found.pairs[start : start + PAIRS_A_PAGE]
         ]
         values = {"wanted": wanted, "pairs": pairs, "found": len(found.pairs), "start": start, "step": PAIRS_A_PAGE}
         return self._page("browse_pairs.html", view="duplicates", title=listing.VIEWS["duplicates"], **values)

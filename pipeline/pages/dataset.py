@@ -9,7 +9,7 @@ from pipeline import files
 from pipeline.errors import BadInput
 from pipeline.evaluation.score_table import Table
 from pipeline.guards import stage_log
-from pipeline.pages.render import count, duration, megabytes
+from pipeline.pages.render import count, duration, megabytes, rate
 from tfrecords import labels
 from tfrecords.labels import SPLITS, LabelSpace
 
@@ -76,8 +76,8 @@ def of_stages(folders: list[Path]) -> Stages | None:
     for folder, row in rows:
         seconds, images = float(row["seconds"]), int(row.get("images") or 0)
         stage = row["stage"] if folder == folders[0] else f"{folder.name} {row['stage']}"
-        rate = f"{count(images / seconds)}" if images and seconds else "–"
-        taken = [duration(seconds), megabytes(row.get("peak_mb") or 0), count(images) if images else "–", rate]
+        counted = [count(images) if images else "–", rate(images / seconds) if images and seconds else "–"]
+        taken = [duration(seconds), megabytes(row.get("peak_mb") or 0), *counted]
         drawn.append([stage, row.get("date", ""), *taken])
     earlier, last = len(every) - len(rows), rows[-1][1]
     versions = ", ".join(f"{name} {version}" for name, version in (last.get("versions") or {}).items())

@@ -17,7 +17,7 @@ score = intervals.text
 def render(template: str, **values: Any) -> str:
     """A template's whole page, such as `report.html`. Only `markupsafe.Markup` goes in unescaped.
 
-    Templates have `count`, `share`, `distance`, `duration` and `megabytes` as filters.
+    Templates have `count`, `share`, `precision`, `distance`, `duration` and `megabytes` as filters.
     """
     return _environment().get_template(template).render(values)
 
@@ -36,6 +36,14 @@ def share(part: float) -> str:
     '66.3%'
     """
     return f"{part:.1%}"
+
+
+def precision(value: float) -> str:
+    """
+    >>> precision(0.6), precision(1 / 3)
+    ('0.60', '0.33')
+    """
+    return f"{value:.2f}"
 
 
 def distance(value: float) -> str:
@@ -57,6 +65,14 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest:02d} s"
     return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def rate(per_second: float) -> str:
+    """
+    >>> rate(12345.6), rate(0.44)
+    ('12,346', '0.4')
+    """
+    return f"{per_second:,.0f}" if per_second >= 10 else f"{per_second:.1f}"
 
 
 def megabytes(size: float) -> str:
@@ -93,6 +109,6 @@ def _environment() -> "Environment":
 
     loader = PackageLoader("pipeline.pages")
     made = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    for each in (count, share, distance, duration, megabytes, charts.themed):
+    for each in (count, share, precision, distance, duration, megabytes, charts.themed):
         made.filters[each.__name__] = each
     return made

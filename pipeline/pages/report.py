@@ -21,7 +21,7 @@ from pipeline.guards.masked import for_screen, shown
 from pipeline.pages import atlas, charts, dataset, neighbours, verdict
 from pipeline.pages.neighbours import Inspected
 from pipeline.pages.pictures import Figure, as_jpeg, data_url, thumbnail
-from pipeline.pages.render import count, distance, render, score, short
+from pipeline.pages.render import count, distance, precision, render, score, short
 from pipeline.stages import depends
 
 THUMBNAIL_PX, QUALITY = 120, 78
@@ -117,10 +117,10 @@ def _pictured(inspected: Inspected, listed: atlas.Images) -> dict[str, Any]:
         return Figure(sources.get(row, ""), name, caption, kind, note=images.classes[row])
 
     def query(at: int) -> list[Figure]:
-        row, precision = int(inspected.queries[at]), inspected.precisions[at]
+        row = int(inspected.queries[at])
         near = zip(inspected.neighbours[at].tolist(), inspected.distances[at], inspected.hits[at], strict=True)
         return [
-            figure(row, f"P@5 {precision:.2f}"),
+            figure(row, f"P@5 {precision(inspected.precisions[at])}"),
             *(figure(other, distance(far), "right" if hit else "wrong") for other, far, hit in near if other >= 0),
         ]
 

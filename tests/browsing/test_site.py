@@ -95,7 +95,7 @@ def test_views_are_in_the_order_of_what_they_find(tmp_path):
     assert items(ready(client, "/?view=outliers")) == [5, 0, 1, 2, 3, 4]
     pairs = items(ready(client, "/?view=duplicates"))
     assert set(zip(pairs[::2], pairs[1::2], strict=True)) >= {(0, 1), (2, 3), (1, 4), (0, 5)}
-    assert "<dd>0.0</dd>" in page(client, "/item/5") and "<dd>1.0</dd>" in page(client, "/item/4")
+    assert "<dd>0.00</dd>" in page(client, "/item/5") and "<dd>1.00</dd>" in page(client, "/item/4")
     assert set(items(page(client, "/item/5"))) == {0, 1, 2, 3}  # no query is a neighbour
 
 
@@ -106,6 +106,12 @@ def test_the_map_has_a_point_and_a_class_for_every_image(client):
     assert labels.tolist() == [0] * 3 + [1] * 4 and min(x.min(), y.min()) >= 0 and max(x.max(), y.max()) <= 1
     assert abs(x[:3].mean() - x[3:].mean()) > 0.5
     assert client.get("/map/names").json["classes"] == list(COLOURS)
+
+
+def test_the_map_marks_a_class_by_its_number_as_two_may_have_one_name(client):
+    assert 'data-chosen="1"' in ready(client, "/map?class=1")
+    for other in ("", "?class=2", "?class=x"):
+        assert 'data-chosen="-1"' in page(client, f"/map{other}")
 
 
 def test_the_map_is_pca_at_once_and_umap_where_it_is_asked_for(folders, monkeypatch):

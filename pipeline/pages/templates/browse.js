@@ -133,7 +133,7 @@
         else say((await answer.text()).trim());
       },
     });
-    if (map.dataset.chosen) made.highlight(map.dataset.chosen);
+    made.mark(Number(map.dataset.chosen));
   };
   if (map) drawn().catch(() => say("the map's points did not come"));
 })();

@@ -8,7 +8,7 @@ guieMap(element, {
   thumbnail(i)  optional; {src, x, y, size}: the square of `size` px at (x, y) of a picture; without x the whole picture
   onOpen(i)     optional; a point was clicked, or Enter was pressed on it
   onSelect(is)  optional; the points within a lasso, or all in view
-}) → {highlight(name)}
+}) → {mark(class)}   a position in names, -1: none
 
 A class is told by its name: labels stand at the middle of classes, the chosen class is drawn in outlined shapes. */
 "use strict";
@@ -304,5 +304,5 @@ function guieMap(element, options) {
   });
   new ResizeObserver(() => { width = canvas.clientWidth || 1; height = canvas.clientHeight || 1; draw(); }).observe(canvas);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", later);
-  return {highlight: (name) => { marked = names.indexOf(name); chosen.value = marked; later(); }};
+  return {mark: (at) => { marked = at; chosen.value = at; later(); }};
 }
