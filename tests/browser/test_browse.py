@@ -184,9 +184,11 @@ def test_a_lasso_on_the_map_lists_what_is_in_it(page, address):
 
 
 def test_the_map_goes_by_keys_wheel_and_pointer(page, address):
-    page.goto(f"{address}/map")
+    page.goto(f"{address}/map?class=1")
     canvas, box = drawn(page)
-    page.get_by_label("Mark a class").select_option("red")
+    marked = page.get_by_label("Mark a class")
+    assert marked.locator("option:checked").inner_text() == "red"
+    marked.select_option("blue")
     canvas.focus()
     page.keyboard.press("ArrowLeft")
     page.keyboard.press("ArrowRight")
@@ -206,7 +208,7 @@ def test_the_map_goes_by_keys_wheel_and_pointer(page, address):
     page.keyboard.press("Enter")
     page.wait_for_url("**/item/*")
     page.keyboard.press("Escape")
-    page.wait_for_url("**/map")
+    page.wait_for_url("**/map?class=1")
 
 
 NAMELESS = """[...document.querySelectorAll("a, button, input, select")].filter((each) => each.type !== "hidden" &&
