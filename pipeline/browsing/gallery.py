@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import json
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -123,7 +124,7 @@ def open_beside(first: Gallery, folder: Path) -> Beside:
 
 def _of_run(folder: Path) -> Gallery:
     found = _read_table(folder / scored.FOLDER, folder.resolve().name)
-    config: Run = load(Run, folder / "config.yaml", [f"run_dir={folder}"])
+    config: Run = load(Run, folder / "config.yaml", [f"run_dir={json.dumps(str(folder))}"])
     index, queries = config.in_run_dir(config.score.index), config.in_run_dir(config.score.queries)
     known = scored.images(index, queries)
     rows = scored.read(folder / scored.FOLDER)

@@ -1,5 +1,6 @@
 """Runs side by side: which scored the same queries, how far one is ahead of another, which queries changed."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -149,7 +150,7 @@ def _values(parts: list[Path]) -> dict[str, np.ndarray]:
 
 def _config(folder: Path) -> Run | None:
     try:
-        return load(Run, str(folder / "config.yaml"), [f"run_dir={folder}"])
+        return load(Run, str(folder / "config.yaml"), [f"run_dir={json.dumps(str(folder))}"])
     except BadInput:  # of an earlier version, or moved without it
         return None
 

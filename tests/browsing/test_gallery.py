@@ -6,6 +6,7 @@ import pytest
 from pipeline.browsing import gallery as galleries
 from pipeline.data.sources import ImageSet
 from pipeline.errors import BadInput
+from pipeline.pages import compared
 from tests.browsing.drawn import embedded, run_folder
 
 
@@ -17,6 +18,16 @@ def test_a_run_is_searched_in_its_index_alone(tmp_path):
     assert [row for row, _ in found.near(found.vectors[0], 2, 0)] == [1, 2]
     assert sorted(found.images) == list(range(6))
     assert "asked" in found.images[4].file and "index" in found.images[0].file  # one key, two roles
+
+
+@pytest.mark.parametrize("name", ["2026", "x, y: {z}", "[1]", "it's \"#1\""])
+def test_a_run_s_folder_may_be_called_anything(tmp_path, name):
+    """The name becomes a value of the config, which is YAML."""
+    run = run_folder(tmp_path).rename(tmp_path / name)
+    found = galleries.open_gallery(run)
+    assert found.name == name and len(found.images) == 6
+    (run / "metrics.json").write_text('{"mP@5": 0.5, "domains": {}}')
+    assert compared.open_run(run, name).config.run_dir == str(run)
 
 
 def test_a_class_of_the_same_name_matches_within_its_label_space_alone(tmp_path, monkeypatch):
