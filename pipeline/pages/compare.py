@@ -78,6 +78,11 @@ def notes(sides: list[Side], rows: list[list[str]]) -> list[str]:
         tuple((name, each.get("index")) for name, each in sorted(side.result["domains"].items())) for side in sides
     }
     found += ["the indexes differ, too: a larger one is harder"] * (len(sizes) > 1)
+    found += [
+        f"the scores of {side.name} are of an earlier config ({for_screen(side.outdated)}): `guie run` scores again"
+        for side in sides
+        if side.outdated
+    ]
     if seeded := [side.name for side in sides if side.result.get("seeds")]:
         found.append(f"of the seeds of {', '.join(seeded)} the mean of each query is compared")
     return found

@@ -15,6 +15,7 @@ from pipeline.evaluation.precisions import EMBEDDER, UNSEEN, WHOLE
 from pipeline.evaluation.scored import Scored
 from pipeline.pages import verdict
 from pipeline.retrieval import intervals
+from pipeline.stages import depends
 
 Query = tuple[str, str, str]  # domain, key, class: images of another set may have the same keys
 APART = ("name", "run_dir")  # keys of a config in which any two runs differ
@@ -30,6 +31,7 @@ class Side:
     values: dict[str, np.ndarray]  # group of `precisions` → float64 [Q], means over seeds; empty: not kept
     images: Scored | None  # of the first seed; None: not kept
     config: Run | None
+    outdated: str = ""  # how the config is not that of the scores, as part of a line
 
     def queries(self, group: str) -> list[Query] | None:
         """The queries of a group, in the order of their values; None where they are not known."""
@@ -65,7 +67,8 @@ def open_run(folder: Path, name: str) -> Side:
         raise BadInput(f"{folder / 'metrics.json'}: expected the scores of `guie run`, with mP@5 and domains")
     parts = [folder / f"seed-{seed}" for seed in result.get("seeds", {})] or [folder]
     images = scored.read(parts[0] / scored.FOLDER) if (parts[0] / scored.FOLDER).is_dir() else None
-    return Side(name, folder, result, _values(parts), images, _config(folder))
+    config = _config(folder)
+    return Side(name, folder, result, _values(parts), images, config, _outdated(config))
 
 
 def names(folders: list[Path]) -> list[str]:
@@ -153,6 +156,13 @@ def _config(folder: Path) -> Run | None:
         return load(Run, str(folder / "config.yaml"), [f"run_dir={json.dumps(str(folder))}"])
     except BadInput:  # of an earlier version, or moved without it
         return None
+
+
+def _outdated(config: Run | None) -> str:
+    try:
+        return marks.said(depends.keys_since_score(config)) if config else ""
+    except BadInput:  # of images that are gone since
+        return ""
 
 
 def _text(value: Any) -> str:

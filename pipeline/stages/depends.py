@@ -16,7 +16,7 @@ from pipeline.data import sources
 from pipeline.errors import BadInput
 from pipeline.files import fingerprint
 from pipeline.guards import stage_log
-from pipeline.marks import NEVER, Digest, Files, Input, Stage, flat
+from pipeline.marks import NEVER, Digest, Files, Input, Stage, changed_keys, flat
 from pipeline.training import checkpoints, inputs
 
 PACKAGES = ("pipeline", "tfrecords", "export")
@@ -84,6 +84,20 @@ def outdated_score(run: Run, scored: Mapping[str, Input] | None = None) -> list[
     except BadInput as error:  # what it was scored with is damaged
         return [str(error)]
     return [each for each in why if each != NEVER]
+
+
+def keys_since_score(run: Run) -> list[str]:
+    """What of the config is not what the scores in the run folder are of, or that they are half written.
+
+    By keys alone: no image and no weights are read, and what else they are of may have changed.
+    """
+    found: list[str] = []
+    for each in seeds_of(run):
+        stage = score(each, {})
+        if then := stage.read():
+            found += [] if then.get("finished") else ["its scoring was not finished"]
+            found += changed_keys(then.get("keys") or {}, stage.keys)
+    return list(dict.fromkeys(found))
 
 
 def report(run: Run) -> Stage:

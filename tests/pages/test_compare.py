@@ -12,6 +12,7 @@ from pipeline import cli
 from pipeline.evaluation import scored
 from pipeline.pages import compare, compared
 from pipeline.retrieval import intervals
+from pipeline.stages import depends
 from tests.pages.test_pages import Page
 from tests.pages.test_report import LOADS, make
 
@@ -105,6 +106,20 @@ def test_a_run_of_an_earlier_version_is_compared_as_far_as_it_goes(part, folders
     code, out, _ = ran(capsys, folders / "a", other, "--out", tmp_path / "page.html")
     assert code == 0 and "old is better than a" in out
     assert ("*" in out) is (part != "config.yaml")
+
+
+def test_scores_of_another_config_than_the_folder_s_are_said(folders, tmp_path, capsys):
+    """As after an edit and a `guie run` that was killed in its training: config.yaml is new, the scores are not."""
+    other = tmp_path / "b"
+    shutil.copytree(folders / "b", other)
+    stage = depends.score(compared.open_run(other, "b").config, {})
+    stage.finish(stage.begin([]))
+    assert "earlier config" not in ran(capsys, folders / "a", other)[1]
+    config = other / "config.yaml"
+    config.write_text(config.read_text().replace("seed: 1", "seed: 9"))
+    assert "scores of b are of an earlier config (train.seed was 1, is 9)" in ran(capsys, folders / "a", other)[1]
+    stage.begin([])
+    assert "its scoring was not finished" in ran(capsys, folders / "a", other)[1]
 
 
 def test_what_is_no_scored_run_is_refused_in_one_line(folders, tmp_path, capsys):
