@@ -62,6 +62,12 @@ class Command(click.Command):
     The help of one that takes a config lists its most-used keys, see `shows_keys`.
     """
 
+    def __init__(self, *args: Any, **options: Any):
+        super().__init__(*args, **options)
+        for each in self.params:
+            if isinstance(each, click.Option) and each.default == "":
+                each.show_default = False  # "" says nothing
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         options = [each for each in self.params if isinstance(each, click.Option)]
         known = {name for option in options for name in option.opts}

@@ -23,7 +23,7 @@ SCHEMAS = (Run, ZeroShot, Staged, Similar, Captions)
 # Keys that may hold a URL: what is read there, and texts that are no path of ours.
 WITH_URLS = {
     *("Train.records", "Train.validation", "Score.index", "Score.queries"),
-    *("Records.beam_options", "Devices.tpu", "Submit.message", "Sweep.space"),
+    *("Records.beam_options", "Devices.tpu", "Submit.home", "Submit.message", "Sweep.space"),
     *("Staged.database", "Classifier.name", "Crop.detector"),
 }
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.command_line import CONFIG, Command, Group, complete_keys, read_config
+from pipeline.command_line import CONFIG, PATH, Command, Group, complete_keys, read_config
 from pipeline.quiet import import_quietly
 
 RUN = "pipeline.config:Run"
@@ -16,7 +16,7 @@ RUN = "pipeline.config:Run"
 def demo(overrides: tuple[str, ...], redo: bool) -> None:
     """Trains and scores an embedder on drawn images, in minutes.
 
-    As guie run demo, in the current folder: nothing is downloaded, two CPU cores take under 3 minutes.
+    As guie run demo, in the current folder: nothing is downloaded, two CPU cores take some minutes.
 
     \b
     Reads    nothing: the images are drawn
@@ -41,7 +41,7 @@ def configs() -> None:
 
 
 @click.command(cls=Command)
-@click.argument("name", metavar="NAME", type=click.Path())
+@click.argument("name", metavar="NAME", type=PATH)
 @click.option("--from", "source", metavar="CONFIG", type=CONFIG, help="Copy this config, a file or a packaged one.")
 def new(name: str, source: str | None) -> None:
     """Writes a short config to start from.
