@@ -12,11 +12,7 @@ SIGNS = {BETTER: "✓", WORSE: "✗", OPEN: "?"}
 KINDS = {BETTER: "right", WORSE: "wrong", OPEN: ""}  # of style.css
 # The first of them that was scored is what the embedder is held against; else the best of the others.
 FIRST = ("raw_features", "untrained")
-NAMES = {
-    **score_table.OWN,
-    "raw_pixels": "raw pixels",
-    "pml_arcface": "a head trained by pytorch-metric-learning",
-}
+NAMES = {**score_table.OWN, "raw_pixels": "raw pixels", "pml_arcface": "a head trained by pytorch-metric-learning"}
 
 
 class Verdict(NamedTuple):

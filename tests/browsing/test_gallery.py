@@ -20,7 +20,7 @@ def test_a_run_is_searched_in_its_index_alone(tmp_path):
     assert "asked" in found.images[4].file and "index" in found.images[0].file  # one key, two roles
 
 
-@pytest.mark.parametrize("name", ["2026", "x, y: {z}", "[1]", "it's \"#1\""])
+@pytest.mark.parametrize("name", ["2026", "x, y: {z}", "[1]", 'it\'s "#1"'])
 def test_a_run_s_folder_may_be_called_anything(tmp_path, name):
     """The name becomes a value of the config, which is YAML."""
     run = run_folder(tmp_path).rename(tmp_path / name)
