@@ -39,6 +39,8 @@ def of(result: dict[str, Any]) -> Verdict:
     meaning = f"Of the nearest images that count, {result['mP@5']:.0%} are of the query's class"
     first = f"{meaning}: {whole}, {'the 95% interval ' * bool(result.get('interval'))}over {over}."
     ahead = result.get("differences") or {}
+    if result.get("index_classes") == 1:
+        return Verdict("", whole, [first, "It says nothing of the embedder: score images of two classes or more."])
     if not ahead:
         none = "No reference was scored beside it, so the number stands alone: score.references adds some."
         return Verdict("", whole, [first, none])
@@ -70,6 +72,9 @@ def _against(result: dict[str, Any], reference: str) -> str:
     if settled == OPEN:
         signed = intervals.text(ahead["mean"], ahead["interval"], "+.3f")
         return f"Whether it is better than {name} is not settled: the difference is {signed}, and 0 lies within."
+    queries = sum(each["queries"] for each in result["domains"].values())
+    if intervals.caveat(result.get("classes", intervals.FEWEST_CLASSES), queries):
+        return f"It is {settled} than {name} by {by}, query by query; of so few that is a hint, no estimate."
     return f"It is {settled} than {name} by {by}, query by query, which is significant: the interval leaves out 0."
 
 

@@ -55,6 +55,14 @@ def test_too_few_queries_are_said_with_the_number():
     found = verdict.of(scores({"raw_features": (0.03, 0.01, 0.05)}, queries=12, classes=3))
     assert "3 classes, 12 queries: too few for an estimate" in found.title
     assert "3 classes, 12 queries: too few for an estimate" in found.sentences[0]
+    assert "significant" not in " ".join(found.sentences) and "of so few" in found.sentences[1]
+
+
+def test_of_one_class_nothing_is_better_or_worse():
+    result = scores({"raw_features": (0.0, 0.0, 0.0)}, classes=1) | {"index_classes": 1}
+    found = verdict.of(result)
+    assert found.word == "" and "two classes or more" in found.sentences[-1] and len(found.sentences) == 2
+    assert "one class: every neighbour is right" in found.title and "not settled" not in " ".join(found.sentences)
 
 
 @pytest.mark.parametrize("missing", ["differences", "interval"])
