@@ -19,7 +19,7 @@ from pipeline import config as configs
 from pipeline.errors import BadInput
 from tests.export.kaggle_image import IMAGES, ROOT, executed, make_site, python_of
 
-ELSEWHERE = {"kaggle", "optuna", "aiohttp"}  # guie submit, sweep and captions: not in a notebook
+ELSEWHERE = {"kaggle", "optuna", "aiohttp", "flask", "waitress"}  # guie submit, sweep, captions, browse: in no notebook
 TENSORFLOW = {"tpu": "tensorflow-tpu 2.20.0 with libtpu 0.0.17", "gpu": "tensorflow 2.20.0"}
 
 
