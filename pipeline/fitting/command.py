@@ -58,7 +58,7 @@ def main(options: Options) -> None:
             print(f"fit: goes on from {path}, which the same command wrote")
         else:
             advice = _write(options, place, out, asked)
-        run = config.load(Run, path)
+        run = replace(config.load(Run, path), run_dir=str(out))  # the file may say it from another folder
         try:
             import_quietly("pipeline.run").main(run, redo=options.redo)
         except BadInput:
@@ -66,6 +66,8 @@ def main(options: Options) -> None:
                 for name, text in held.items():
                     files.write_text(out / name, text)
             raise
+    if not run.score.index:  # edited so: nothing is scored
+        return
     result = files.read_json(out / "metrics.json")
     print(f"fit: {verdict.line(result, advice)} → {out / 'report.html'}")
 
@@ -120,7 +122,7 @@ def _write(options: Options, place: Path, out: Path, asked: str) -> str:
         print(f"fit: {said}", flush=True)
     records = chosen.run.records
     if found.merges:
-        records = replace(records, merge_classes=str(out / MERGES))
+        records = replace(records, merge_classes=str((out / MERGES).absolute()))
     run = replace(chosen.run, name=out.name, run_dir=str(out), records=records)
     head = [
         asked,

@@ -108,6 +108,18 @@ def test_what_stood_there_is_as_it_was_where_another_command_is_refused(images, 
     assert code == 2 and {path.name: path.read_text() for path in run.iterdir()} == before
 
 
+def test_the_same_command_goes_on_from_another_folder(images, tmp_path, monkeypatch, capsys):
+    save_network(tmp_path / "tiny.keras", 1)
+    answer = apart.Answer(Encoder(name="keras_file:tiny.keras"), choosing.Measured(8, 32, 5000.0, False), [])
+    monkeypatch.setattr(apart, "measured", lambda *_: answer)
+    asked = []
+    monkeypatch.setattr("pipeline.run.main", lambda run, redo: asked.append(run) or refuse("enough"))
+    for folder, out in ((tmp_path, "run"), (images, tmp_path / "run")):
+        monkeypatch.chdir(folder)
+        code, out, _ = guie(capsys, images, "--encoder", tmp_path / "tiny.keras", "--out", out)
+    assert code == 2 and "goes on from" in out and [each.run_dir for each in asked] == ["run", str(tmp_path / "run")]
+
+
 def refuse(why: str) -> None:
     raise BadInput(why)
 
