@@ -51,11 +51,11 @@ def main(options: Options) -> None:
     _expect_place(options, place, out)
     path, asked = out / CONFIG, _asked(options)
     with locked(out):
-        advice = ""
         held = {name: (out / name).read_text(encoding="utf-8") for name in WRITTEN if (out / name).is_file()}
         before = held.get(CONFIG, "")
         if before.startswith(f"{asked}\n") and not options.redo:
             print(f"fit: goes on from {path}, which the same command wrote")
+            advice = choosing.advised(before)
         else:
             advice = _write(options, place, out, asked)
         run = replace(config.load(Run, path), run_dir=str(out))  # the file may say it from another folder

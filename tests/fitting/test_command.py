@@ -117,7 +117,8 @@ def test_the_same_command_goes_on_from_another_folder(images, tmp_path, monkeypa
     for folder, out in ((tmp_path, "run"), (images, tmp_path / "run")):
         monkeypatch.chdir(folder)
         code, out, _ = guie(capsys, images, "--encoder", tmp_path / "tiny.keras", "--out", out)
-    assert code == 2 and "goes on from" in out and [each.run_dir for each in asked] == ["run", str(tmp_path / "run")]
+    assert code == 2 and "goes on from" in out and not choosing.advised((tmp_path / "run/fit.yaml").read_text())
+    assert [each.run_dir for each in asked] == ["run", str(tmp_path / "run")]
 
 
 def refuse(why: str) -> None:
@@ -213,7 +214,9 @@ class TestSidecar:
     @pytest.mark.parametrize(
         ("told", "said"),
         [("{", "not readable"), ("[1]", "a mapping"), ('{"means": [1]}', "a mapping of mean"),
-         ('{"std": [1, 1, 0]}', "three numbers above 0"), ('{"image_size_px": "96"}', "a whole number of px")],
+         ('{"std": [1, 1, 0]}', "three numbers above 0"),
+         ('{"mean": [0, NaN, 0]}', "mean: expected three numbers"),
+         ('{"image_size_px": "96"}', "a whole number of px")],
     )  # fmt: skip
     def test_what_is_wrong_in_it_is_refused(self, tmp_path, told, said):
         with pytest.raises(BadInput, match=f"tiny.json.*{said}"):
