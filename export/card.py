@@ -24,8 +24,11 @@ def write(config: Run) -> None:
     write_text(run_dir / "export" / "model_card.md", text(config, run_dir))
 
 
-def text(config: Run, run_dir: Path) -> str:
-    """The card as Markdown; a file that is missing or damaged in `run_dir` leaves its section short."""
+def text(config: Run, run_dir: Path, recipe: Run | None = None) -> str:
+    """The card as Markdown; a file that is missing or damaged in `run_dir` leaves its section short.
+
+    `recipe`: shown in place of `config`, such as one without paths.
+    """
     mark = _read(run_dir / "export" / "fingerprint.json")
     manifest = _read(run_dir / "records" / "manifest.json")
     metrics = _read(run_dir / "metrics.json")
@@ -51,7 +54,7 @@ def text(config: Run, run_dir: Path) -> str:
         "",
         "## Recipe",
         "```yaml",
-        to_yaml(config).rstrip(),
+        to_yaml(recipe or config).rstrip(),
         "```",
         "",
     ]

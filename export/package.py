@@ -22,7 +22,7 @@ import click
 from export import card, head, kaggle_wheels
 from export.kaggle_client import signed_in_user
 from pipeline.command_line import SETTINGS, Command, run, takes_config
-from pipeline.config import Run, packaged, to_yaml
+from pipeline.config import Run, packaged, published, to_yaml
 from pipeline.errors import BadInput, missing
 from pipeline.files import atomic_path, file_sha256, fingerprint, read_json, write_json, write_text
 
@@ -83,8 +83,8 @@ def build(config: Run) -> Package:
             head.write(config, dataset / "head.safetensors")
         else:
             _link(submission, dataset / "submission.zip")
-        for name in ("model_card.md", "fingerprint.json"):
-            shutil.copy(run_dir / "export" / name, dataset / name)
+        write_text(dataset / "model_card.md", card.text(config, run_dir, published(config)))
+        shutil.copy(run_dir / "export" / "fingerprint.json", dataset / "fingerprint.json")
         _write_project(config, dataset, dataset_name, ["gpu"])
     write_kernel(config, "submission", kernel_name, [dataset_name], [config.submit.competition], folder / "kernel")
     dataset, kernel = folder / "dataset", folder / "kernel"
@@ -106,8 +106,7 @@ def build_training(config: Run) -> tuple[Path, Path]:
 
 def _write_project(config: Run, folder: Path, name: str, images: Sequence[str]) -> None:
     """The wheels for the images that the notebook runs in, the config and the dataset's metadata."""
-    public = dataclasses.replace(config, run_dir="", data_root="")  # no path of this machine is published
-    write_text(folder / "config.yaml", to_yaml(public))
+    write_text(folder / "config.yaml", to_yaml(published(config)))
     build_wheel(folder)
     kaggle_wheels.collect(images, config.submit.images, config.submit.extra_wheels, folder)
     template = read_json(KAGGLE / DATASET_METADATA)

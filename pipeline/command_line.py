@@ -213,6 +213,9 @@ def run(command: click.Command, name: str, arguments: list[str]) -> int:
         return 0
     except click.exceptions.Exit as ended:  # of --help and --version
         return ended.exit_code
+    except click.exceptions.NoArgsIsHelpError as asked:  # a group alone, as `guie` alone
+        click.echo(asked.format_message())
+        return 2
     except click.ClickException as error:
         return _failed(2, name, context, f"{error.format_message()} (see --help)")
     except BadInput as error:

@@ -6,11 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 import pipeline
 from pipeline.errors import BadInput
+from pipeline.evaluation import api
 from tests.evaluation.tiny import MeanColour, jpeg, save
+from tfrecords import pixels
 
 ROOT = Path(__file__).parents[1]
 
@@ -51,6 +54,20 @@ def test_paths_arrays_and_pillow_images_give_the_same_vectors_in_order(embedder,
     assert embedder.embed([]).shape == (0, 12) and embedder.warnings == ()
 
 
+def test_a_pillow_image_is_read_as_its_file_is(embedder, tmp_path):
+    turned, clear = tmp_path / "turned.jpg", tmp_path / "clear.png"
+    sides = np.zeros((20, 30, 3), np.uint8)
+    sides[:, :15] = 250
+    exif = Image.Exif()
+    exif[0x112] = 6
+    Image.fromarray(sides).save(turned, exif=exif, quality=95)
+    Image.fromarray(np.full((20, 30, 4), (9, 90, 9, 0), np.uint8)).save(clear)
+    for path in (turned, clear):
+        from_file, from_pillow = pixels.read(path.read_bytes()), api._pixels(Image.open(path))
+        assert from_file.shape == from_pillow.shape and np.abs(from_file.astype(int) - from_pillow).max() < 9
+    assert embedder.embed(Image.open(path) for path in (turned, clear)).shape == (2, 12)
+
+
 def test_a_run_folder_is_loaded_by_its_submission(embedder, files, tmp_path):
     import zipfile
 
@@ -72,6 +89,8 @@ def test_a_run_folder_is_loaded_by_its_submission(embedder, files, tmp_path):
         ([np.zeros((0, 4, 3), np.uint8)], ValueError, r"got uint8 \[0, 4, 3\]"),
         (np.zeros((4, 4, 3), np.uint8), ValueError, r"\[N, H, W, 3\] or a list of images"),
         ([7], ValueError, "got int"),
+        (Image.new("RGB", (4, 4)), ValueError, r"write embed\(\[image\]\)"),
+        ([Image.new("I;16", (4, 4))], ValueError, "got mode I;16: give its path"),
     ],
 )
 def test_what_is_no_image_is_refused_in_plain_words(embedder, images, kind, said):
@@ -115,14 +134,24 @@ def test_score_is_the_competitions_with_and_without_queries():
     assert pipeline.score(vectors, np.array(labels), queries, wanted) == pytest.approx(expected)
 
 
+def test_labels_of_a_tensor_are_numbers():
+    tensor = tf.constant([1, 1, 2, 2])
+    vectors = np.array([[0.0], [0.1], [9.0], [9.2]])
+    assert pipeline.score(vectors, tensor) == pipeline.score(vectors, [np.int64(1), 1, 2, np.array(2)]) == 1.0
+
+
 @pytest.mark.parametrize(
     ("call", "said"),
     [
         (lambda: pipeline.search(np.zeros(3), np.zeros((2, 3))), r"queries: expected float \[N, D\]"),
         (lambda: pipeline.search(np.zeros((1, 2)), np.zeros((2, 3))), "got 2 in queries, 3 in index"),
         (lambda: pipeline.search(np.full((1, 2), np.nan), np.zeros((2, 2))), "NaN or infinity"),
-        (lambda: pipeline.search(np.zeros((1, 2)), np.zeros((2, 2)), k=0), "k: expected 1 or more"),
+        (lambda: pipeline.search(np.zeros((1, 2)), np.zeros((2, 2)), k=0), "k: expected a whole number of 1 or more"),
+        (lambda: pipeline.search(np.zeros((1, 2)), np.zeros((2, 2)), k=2.0), "got 2.0"),
+        (lambda: pipeline.search(np.full((1, 2), 1e30), np.zeros((2, 2))), "up to 1e\\+17"),
         (lambda: pipeline.score(np.zeros((2, 2)), ["a"]), "1 labels for 2 rows"),
+        (lambda: pipeline.score(np.zeros((2, 2)), [np.nan, np.nan]), "got nan"),
+        (lambda: pipeline.score(np.zeros((2, 2)), np.zeros((2, 1))), r"got \[0.0\]"),
         (lambda: pipeline.score(np.zeros((2, 2)), ["a", "b"]), "no query has a match"),
         (
             lambda: pipeline.score(np.zeros((2, 2)), ["a", "a"], np.zeros((1, 2))),

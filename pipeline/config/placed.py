@@ -1,7 +1,9 @@
-"""Runs that stand below another run's folder."""
+"""Runs that stand elsewhere: below another run's folder, or published."""
 
-from dataclasses import replace
+import re
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from pipeline.config.schema import Run
 from pipeline.errors import BadInput
@@ -38,3 +40,23 @@ def _of_seed(run: Run, seed: int) -> Run:
     """On the records and features of the whole."""
     placed = below(run, f"seed-{seed}")
     return replace(placed, name=run.name + f", seed {seed}", train=replace(placed.train, seed=seed))
+
+
+def published(run: Run) -> Run:
+    """The run without this machine's folders: of an absolute path its last name stays, as of `keras_file:` and others.
+
+    Paths below /kaggle/ are of the machine that it is published to.
+    """
+    return _without_folders(replace(run, run_dir="", data_root=""))
+
+
+def _without_folders(value: Any) -> Any:
+    if is_dataclass(value):
+        return replace(value, **{each.name: _without_folders(getattr(value, each.name)) for each in fields(value)})  # type: ignore[type-var]
+    if isinstance(value, dict):
+        return {key: _without_folders(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_without_folders(each) for each in value]
+    if not isinstance(value, str):
+        return value
+    return re.sub(r"^(\w+:)?/(?!/|kaggle/).*?([^/]+)/*$", r"\1\2", value)

@@ -6,6 +6,7 @@ mean and std are of RGB in [0, 1], as the keys of `encoder`; image_size_px may b
 """
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -51,5 +52,5 @@ def read(keras_file: Path) -> dict[str, Any]:
 def _three(values: Any, above: float | None) -> bool:
     if not isinstance(values, list) or len(values) != 3:
         return False
-    numbers = all(type(value) in (int, float) for value in values)
+    numbers = all(type(value) in (int, float) and math.isfinite(value) for value in values)
     return numbers and (above is None or min(values) > above)

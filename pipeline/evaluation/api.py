@@ -7,7 +7,7 @@ vectors = embedder.embed(["a.jpg", "b.jpg"])
 
 import os
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 Picture = Union[str, "os.PathLike[str]", np.ndarray, "PillowImage"]  # a path, uint8 [H, W, 3], or of Pillow
 THREADS = 4  # that decode and resize
+LARGEST = 1e17  # of a vector's numbers: float32 holds their squares and the sum
 
 
 class Embedder:
@@ -47,12 +48,11 @@ class Embedder:
         """Where it departs from the competition's contract, such as vectors of another length; a line each."""
         return self._submission.warnings
 
-    def embed(self, images: Sequence[Picture] | np.ndarray, batch_size: int = 64) -> np.ndarray:
+    def embed(self, images: Iterable[Picture] | np.ndarray, batch_size: int = 64) -> np.ndarray:
         """Embeds images of any sizes.
 
         Args:
-            images: a list of paths, Pillow images or uint8 arrays [H, W, 3], mixed as you like; or one uint8 array
-                [N, H, W, 3].
+            images: paths, Pillow images or uint8 arrays [H, W, 3], mixed as you like; or one uint8 array [N, H, W, 3].
             batch_size: images embedded together.
 
         Returns:
@@ -60,14 +60,17 @@ class Embedder:
 
         Raises:
             BadInput: a file that is missing or is no image.
-            ValueError: an array of another shape or type, one path instead of a list of them.
+            ValueError: an array of another shape or type, one image instead of a list, a Pillow image of 16 or 32 bits.
         """
         if isinstance(images, str | os.PathLike):
             raise ValueError(f"expected a list of images, got one path: write embed([{str(images)!r}])")
+        if hasattr(images, "convert"):
+            raise ValueError("expected a list of images, got one of Pillow: write embed([image])")
         if batch_size < 1:
             raise ValueError(f"batch_size: expected 1 or more, got {batch_size}")
         if isinstance(images, np.ndarray) and images.ndim != 4:
             raise ValueError(f"expected uint8 [N, H, W, 3] or a list of images, got an array {list(images.shape)}")
+        images = images if isinstance(images, np.ndarray) else list(images)
         vectors = np.zeros((len(images), self.embedding_dim), np.float32)
         with ThreadPoolExecutor(THREADS) as pool:
             for start in range(0, len(images), batch_size):
@@ -124,16 +127,16 @@ def search(queries: np.ndarray, index: np.ndarray, k: int = 5) -> tuple[np.ndarr
         has fewer than k rows the rest is -1 and inf.
 
     Raises:
-        ValueError: arrays of other shapes, numbers that are not finite, k below 1.
+        ValueError: arrays of other shapes, numbers that are not finite or above 1e17, k below 1.
     """
     found = _vectors("queries", queries), _vectors("index", index)
     if found[0].shape[1] != found[1].shape[1]:
         raise ValueError(
             f"expected as many numbers a row, got {found[0].shape[1]} in queries, {found[1].shape[1]} in index"
         )
-    if k < 1:
-        raise ValueError(f"k: expected 1 or more, got {k}")
-    return nearest(*found, k)
+    if not isinstance(k, int | np.integer) or k < 1:
+        raise ValueError(f"k: expected a whole number of 1 or more, got {k!r}")
+    return nearest(*found, int(k))
 
 
 def score(
@@ -159,7 +162,7 @@ def score(
         0 … 1.
 
     Raises:
-        ValueError: arrays of other shapes, as many labels as rows are not there, no query with a match.
+        ValueError: arrays of other shapes, not a label a row, a label that is NaN or a list, no query with a match.
     """
     if (queries is None) != (query_labels is None):
         raise ValueError("expected queries and query_labels, or neither")
@@ -198,8 +201,21 @@ def _pixels(picture: Any) -> np.ndarray:
             raise ValueError(f"expected an image as uint8 [H, W, 3], got {picture.dtype} {list(picture.shape)}")
         return picture
     if hasattr(picture, "convert"):
-        return np.asarray(picture.convert("RGB"))
+        return _of_pillow(picture)
     raise ValueError(f"expected a path, a uint8 array [H, W, 3] or a Pillow image, got {type(picture).__name__}")
+
+
+def _of_pillow(image: "PillowImage") -> np.ndarray:
+    """Pixels as its file would give them: upright by EXIF, transparency on white."""
+    from PIL import Image, ImageOps
+
+    if image.mode.startswith(("I", "F")):
+        raise ValueError(f"expected a Pillow image of 8 bits a channel, got mode {image.mode}: give its path")
+    image = ImageOps.exif_transpose(image)
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image.convert("RGBA"))
+    return np.asarray(image.convert("RGB"))
 
 
 def _vectors(name: str, given: Any) -> np.ndarray:
@@ -208,12 +224,18 @@ def _vectors(name: str, given: Any) -> np.ndarray:
         raise ValueError(f"{name}: expected float [N, D], got an array {list(found.shape)}")
     if not np.isfinite(found).all():
         raise ValueError(f"{name}: expected finite numbers, it holds NaN or infinity")
+    if found.size and (most := float(np.abs(found).max())) > LARGEST:
+        raise ValueError(f"{name}: expected numbers up to {LARGEST:g}, got {most:g}: scale queries and index alike")
     return found
 
 
 def _labelled(name: str, vectors: Any, labels: Any) -> tuple[np.ndarray, list[Hashable]]:
     found = _vectors(name, vectors)
-    classes = labels.tolist() if isinstance(labels, np.ndarray) else list(labels)
+    # A tensor's entries are tensors, each unlike all others.
+    classes = np.asarray(labels).tolist() if hasattr(labels, "__array__") else list(labels)
+    classes = [each.item() if hasattr(each, "item") else each for each in classes]
+    if wrong := next((each for each in classes if not isinstance(each, Hashable) or each != each), None):
+        raise ValueError(f"{name}: expected a number or a text as label, got {wrong!r}")
     if len(classes) != len(found):
         raise ValueError(f"{name}: expected a label a row, got {len(classes):,} labels for {len(found):,} rows")
     return found, classes

@@ -4,6 +4,7 @@ The recipe is that of configs/real_images.yaml: what each part of it is worth st
 """
 
 import math
+import re
 from collections import Counter
 from dataclasses import dataclass
 
@@ -44,6 +45,7 @@ PLANNED = 0.8  # of the time: rates fall while other work runs
 SECOND_SIZE = 5 / 7  # 160 px beside 224: two sizes are worth 0.015 on unseen classes
 SMALLEST_SECOND_PX = 96
 EPOCHS, LEAST_EPOCHS = 4.0, 1.0
+FROZEN, TOO = "the encoder stays frozen: to tune it ", " to tune the encoder, too"
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,12 @@ def choose(found: Found, encoder: Encoder, measured: Measured, minutes: float | 
         ),
     )
     return Chosen(run, said, comments, advice)
+
+
+def advised(text: str) -> str:
+    """`Chosen.advice` of a config that was written with its comments."""
+    found = re.search(rf"# {FROZEN}(give --minutes \d+)$", text, re.MULTILINE)
+    return f"{found[1]}{TOO}" if found else ""
 
 
 def training_sample(found: Found, classes: int, images_per_class: int) -> list[tuple[str, str, str]]:
@@ -252,7 +260,7 @@ def _tuning(parts: Parts, measured: Measured, minutes: float, left: float, cost:
     if epochs < LEAST_EPOCHS:
         lacking = (again + LEAST_EPOCHS * image * parts.train - left) / 60 / PLANNED
         mend = f"give --minutes {math.ceil(minutes + lacking)}"
-        return [], f"the encoder stays frozen: to tune it {mend}", f"{mend} to tune the encoder, too"
+        return [], f"{FROZEN}{mend}", f"{mend}{TOO}"
     epochs = round(epochs, 1)
     phase = Phase(
         name="encoder",

@@ -4,11 +4,12 @@ guie fit FOLDER|images.csv [--encoder NAME|FILE.keras] [--out DIR] [--minutes M]
 class folders or a CSV → <out>/fit.yaml, then as `guie run <out>/fit.yaml`
 
 The same command goes on from <out>/fit.yaml as it stands, edited or not; another one chooses anew, and is refused where
-records or checkpoints are of the first.
+records or checkpoints are of the first. A fit.yaml that it has not written is left as it is.
 """
 
 import os
 import shlex
+import unicodedata
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,6 +28,8 @@ from pipeline.quiet import import_quietly
 DEFAULT_ENCODER = "siglip2_base_patch32_256"
 KERAS_SUFFIXES = (".keras", ".h5", ".hdf5")
 CONFIG = "fit.yaml"
+WRITTEN_BY = "# guie fit "  # begins a CONFIG
+WRITTEN = (CONFIG, TABLE, MERGES)
 SAMPLE_CLASSES, SAMPLE_IMAGES = 24, 10  # that scalings are tried on
 
 
@@ -45,35 +48,59 @@ def main(options: Options) -> None:
     if options.minutes is not None and not options.minutes > 0:
         raise BadInput(f"--minutes: expected more than 0, got {options.minutes:g}")
     out = Path(options.out or Path("runs") / looking.source_name(place))
-    if out.exists() and not out.is_dir():
-        raise BadInput(f"--out {out}: expected a folder, it is a file")
+    _expect_place(options, place, out)
     path, asked = out / CONFIG, _asked(options)
     with locked(out):
-        advice = ""
-        before = path.read_text(encoding="utf-8") if path.is_file() else ""
+        held = {name: (out / name).read_text(encoding="utf-8") for name in WRITTEN if (out / name).is_file()}
+        before = held.get(CONFIG, "")
         if before.startswith(f"{asked}\n") and not options.redo:
             print(f"fit: goes on from {path}, which the same command wrote")
+            advice = choosing.advised(before)
         else:
             advice = _write(options, place, out, asked)
-        run = config.load(Run, path)
+        run = replace(config.load(Run, path), run_dir=str(out))  # the file may say it from another folder
         try:
             import_quietly("pipeline.run").main(run, redo=options.redo)
         except BadInput:
-            if before and not options.redo:  # what is there is of the config before
-                files.write_text(path, before)
+            if before and not options.redo:  # what is there is of the config before, and of its tables
+                for name, text in held.items():
+                    files.write_text(out / name, text)
             raise
+    if not run.score.index:  # edited so: nothing is scored
+        return
     result = files.read_json(out / "metrics.json")
     print(f"fit: {verdict.line(result, advice)} → {out / 'report.html'}")
 
 
+def _expect_place(options: Options, place: Path, out: Path) -> None:
+    """Raises BadInput: names that no config can hold, a folder to write that is somebody's images or not guie's."""
+    _expect_plain("the images", os.path.abspath(place))
+    _expect_plain("--out", str(out), "*?[")
+    _expect_plain("--encoder", options.encoder)
+    if out.exists() and not out.is_dir():
+        raise BadInput(f"--out {out}: expected a folder, it is a file")
+    if place.is_dir() and out.absolute().resolve().is_relative_to(place.absolute().resolve()):
+        raise BadInput(f"{out} lies in {place}, where it would be taken for images: name another folder, --out DIR")
+    path = out / CONFIG
+    if path.is_file() and not path.read_bytes().startswith(WRITTEN_BY.encode()):
+        raise BadInput(f"{path} was not written by guie fit: choose another --out, or move it away")
+
+
+def _expect_plain(what: str, path: str, signs: str = "") -> None:
+    wrong = [sign for sign in path if unicodedata.category(sign) in ("Cc", "Cs", "Zl", "Zp") or sign in signs]
+    wrong += ["${"] * ("${" in path)
+    if wrong:
+        raise BadInput(f"{what}: expected a path without {wrong[0]!a}, got {path!a}: rename it or link to it")
+
+
 def _asked(options: Options) -> str:
     """The first line of the config: the command that it is of."""
-    words = ["guie", "fit", os.path.abspath(options.place)]
+    words = [os.path.abspath(options.place)]
     if options.encoder:
         words += ["--encoder", _encoder(options.encoder).name.removeprefix(KERAS_FILE)]
     if options.minutes is not None:
         words += ["--minutes", f"{options.minutes:g}"]
-    return f"# {shlex.join(words)}"
+    return WRITTEN_BY + shlex.join(words)
 
 
 def _write(options: Options, place: Path, out: Path, asked: str) -> str:
@@ -95,12 +122,12 @@ def _write(options: Options, place: Path, out: Path, asked: str) -> str:
         print(f"fit: {said}", flush=True)
     records = chosen.run.records
     if found.merges:
-        records = replace(records, merge_classes=str(out / MERGES))
+        records = replace(records, merge_classes=str((out / MERGES).absolute()))
     run = replace(chosen.run, name=out.name, run_dir=str(out), records=records)
     head = [
         asked,
         f"# The same command goes on from here, and so does guie run {out / CONFIG}; edit what you like before.",
-        f"# {', '.join([f'{found.images:,} images of {len(found.classes):,} classes', *found.said])}",
+        writing.commented(", ".join([f"{found.images:,} images of {len(found.classes):,} classes", *found.said])),
     ]
     comments = {**chosen.comments, "encoder": "; ".join([f"{fast} images/s when it was chosen", *answer.said])}
     files.write_text(out / CONFIG, "\n".join(head) + "\n\n" + writing.written(run, comments))

@@ -5,7 +5,7 @@ Opens no image. Whatever is read in one of several possible ways is said in a li
 
 import itertools
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +19,8 @@ SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", "
 OTHER_SPLITS = ("training", "testing", "valid", "dev", "eval", "gallery", "trainval")
 MOST_DOMAINS = 12  # more folders of folders than these are parts of the classes' names, not kinds of images
 MOST_JUNK = 0.02  # share of files that are no images, above which they are left out before the build counts rejects
-TABLE, MERGES = "images.csv", "merge_classes.csv"  # written to the run folder where they are needed
+# Written to the run folder where they are needed; names that nobody's own files have.
+TABLE, MERGES = "fit_images.csv", "fit_merges.csv"
 
 ClassId = tuple[str, str]  # source, class
 
@@ -89,13 +90,20 @@ def look(place: Path) -> Found:
     inside = [path for path in images if path.split("/")[0] in tops and "/" in path]
     if not holders & set(tops):
         return _nested(place, root, tops, inside, set(tops) <= set(splits), said)
-    junk = len([path for path in files if path.startswith(prefix) and "/" in path.removeprefix(prefix)]) - len(inside)
     labelled = [(path, path.split("/")[0]) for path in inside]
-    if junk > MOST_JUNK * len(inside):
+    below = [path.removeprefix(prefix) for path in files if path.startswith(prefix)]
+    listed = Counter(path.split("/")[0] for path in below if "/" in path)
+    junk = listed.total() - len(inside)
+    # Classes of the layout, which lists every file, decide how it splits them.
+    if junk > MOST_JUNK * len(inside) or _several(listed) != _several(Counter(name for _, name in labelled)):
         said.append(f"{junk:,} files that are no images are left out")
         return _as_table(place, root, labelled, said)
     source = Source(layout="folder", name=source_name(place), root=str(root.absolute()))
     return Found([source], by_class(source.name, labelled), said)
+
+
+def _several(counts: Counter[str]) -> set[str]:
+    return {name for name, count in counts.items() if count > 1}
 
 
 def _below_wrappers(place: Path, images: list[str]) -> Path:

@@ -1,6 +1,7 @@
 """A config as somebody would write it: only what differs from the defaults, a comment above what was chosen."""
 
 import dataclasses
+import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +22,11 @@ def written(config: Any, comments: Mapping[str, str]) -> str:
     test: 0.3
     """
     return "".join(f"{line}\n" for line in _lines(_changed(config), comments, "", ""))
+
+
+def commented(text: str) -> str:
+    """A line of comment; control characters, which names of folders may hold and YAML may not, as "?"."""
+    return "# " + "".join("?" if unicodedata.category(sign) in ("Cc", "Cs", "Zl", "Zp") else sign for sign in text)
 
 
 def _changed(config: Any) -> dict[str, Any]:
@@ -47,7 +53,7 @@ def _lines(values: Mapping[str, Any], comments: Mapping[str, str], path: str, in
     lines = []
     for key, value in values.items():
         if comment := comments.get(path + key):
-            lines.append(f"{indent}# {comment}")
+            lines.append(f"{indent}{commented(comment)}")
         inside = any(name.startswith(f"{path}{key}.") for name in comments)
         flow = _flow(value)
         if not value or (not inside and len(indent) + len(key) + 2 + len(flow) <= WIDTH):

@@ -38,8 +38,10 @@ export: {{flip_average: true}}
 def write(name: Path, source: str | None = None) -> Path:
     """Writes NAME.yaml, the template or a copy of the config `source`, and returns its path.
 
-    Raises BadInput: a file of that name, no such folder, no such config.
+    Raises BadInput: a name that is none, a file of that name, no such folder, no such config.
     """
+    if name.name in ("", "..") or not str(name).isprintable():
+        raise BadInput(f"expected the name of a config to write, such as birds, got {str(name)!r}")
     path = name if name.suffix in (".yaml", ".yml") else name.with_name(f"{name.name}.yaml")
     text = packaged.find(source).read_text(encoding="utf-8") if source else TEMPLATE.format(path=path)
     if not path.parent.is_dir():

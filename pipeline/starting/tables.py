@@ -71,7 +71,7 @@ def keys(what: str | None, overrides: Sequence[str], schemas: Mapping[str, str])
         found = reference.rows(pkgutil.resolve_name(schemas[what or "run"]))
         return _table(found, None)
     if not packaged.is_config(what):
-        known = [*schemas, *packaged.names()]
+        known = dict.fromkeys([*schemas, *packaged.names()])
         said = f"expected a config or a command that takes one, {what!r} is neither"
         raise BadInput(f"{said}; nearest: {nearest(what, known, most=3)}; `guie configs` lists configs")
     given = loading.given(packaged.find(what), overrides)

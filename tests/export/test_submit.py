@@ -76,9 +76,9 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checks: Checks) -> P
     monkeypatch.setattr(package, "build_wheel", wheel)
     path = tmp_path / "small.yaml"
     names = {"dataset": "tester/guie-submission", "kernel": "tester/guie-submit", "poll_seconds": 0.01, "images": []}
-    path.write_text(
-        yaml.safe_dump({"name": "small", "run_dir": str(run), "encoder": {"name": "clip_tiny"}, "submit": names})
-    )
+    source = {"layout": "csv", "name": "own", "root": "/home/somebody/photos/", "options": {"images": "/somebody/all"}}
+    keys = {"records": {"sources": [source]}, "train": {"validation": ["/kaggle/input/x/*.tfrec"]}, "submit": names}
+    path.write_text(yaml.safe_dump({"name": "small", "run_dir": str(run), "encoder": {"name": "clip_tiny"}, **keys}))
     return path
 
 
@@ -97,7 +97,10 @@ def test_everything_is_uploaded_once_and_the_score_is_printed(server, config, ch
         "wheels-gpu.txt",
     }  # fmt: skip
     assert version["submission.zip"] == bytes(range(256)) * 1200
-    assert b"/run" not in version["config.yaml"]  # no path of this machine leaves it
+    for name in ("config.yaml", "model_card.md"):  # no path of this machine leaves it
+        held = version[name].decode()
+        assert "/run" not in held and "/somebody" not in held
+        assert all(f"{each}\n" in held for each in ("root: photos", "images: all", "- /kaggle/input/x/*.tfrec"))
     (kernel,) = server.kernels
     assert kernel["datasetDataSources"] == ["tester/guie-submission"] and not kernel["enableInternet"]
     assert json.loads(kernel["text"])["cells"]

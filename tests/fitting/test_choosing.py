@@ -104,11 +104,13 @@ def test_scalings_are_tried_on_training_images_alone(count):
     assert where == {"train"} and 2 <= len({name for *_, name in sample}) <= 8 and len(sample) <= 40
 
 
-@pytest.mark.parametrize("given", [found(4, 30), found(300, 40)])
-def test_the_config_that_is_written_reads_as_it_was_chosen(tmp_path, given):
-    chosen = choosing.choose(given, ENCODER, CONV, None)
+@pytest.mark.parametrize(("given", "minutes"), [(found(4, 30), None), (found(300, 40), None), (found(60, 40), 2.5)])
+def test_the_config_that_is_written_reads_as_it_was_chosen(tmp_path, given, minutes):
+    chosen = choosing.choose(given, ENCODER, CONV, minutes)
+    assert bool(chosen.advice) == bool(minutes)
     run = dataclasses.replace(chosen.run, name="own", run_dir=str(tmp_path / "run"))
     (path := tmp_path / "fit.yaml").write_text(writing.written(run, chosen.comments))
+    assert choosing.advised(path.read_text()) == chosen.advice  # which a rerun says again
     assert load(Run, path) == dataclasses.replace(run, data_root=load(Run, path).data_root)
     assert max(map(len, path.read_text().splitlines())) < 200 and path.read_text().count("# ") >= 3
     config_checks.expect_encoder(run)

@@ -11,7 +11,7 @@ from PIL import Image
 from pipeline import cli
 from pipeline.config import Encoder, Run, Source, load
 from pipeline.errors import BadInput
-from pipeline.fitting import apart, measuring, verdict
+from pipeline.fitting import apart, choosing, measuring, verdict
 from tests.faults.world import draw_tree, save_network
 
 
@@ -64,6 +64,9 @@ def test_what_cannot_be_fitted_ends_in_one_line(images, tmp_path, monkeypatch, c
     (tmp_path / "odd.csv").write_text("a,b\n1,2\n")
     (tmp_path / "text.keras").write_text("no model")
     draw_tree(tmp_path, {"alone": 1}, seed=0)
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own/fit.yaml").write_text("name: mine\n")
+    (line := tmp_path / "a\nline").mkdir()
     for words, wanted in (
         (["nothing"], "nothing does not exist"),
         (["empty"], "it is empty"),
@@ -75,10 +78,51 @@ def test_what_cannot_be_fitted_ends_in_one_line(images, tmp_path, monkeypatch, c
         ([images, "--encoder", "clip_vit_b_33"], "nearest: clip_vit_b_32"),
         ([images, "--encoder", "clip_vit_b_16"], "no preset to fetch"),
         ([images, "--out", "odd.csv"], "expected a folder, it is a file"),
+        ([images, "--out", "runs/a*"], "--out: expected a path without '*'"),
+        ([images, "--out", images / "run"], "where it would be taken for images"),
+        ([images, "--out", "own"], "own/fit.yaml was not written by guie fit"),
+        ([line], r"the images: expected a path without '\n'"),
     ):
         code, _, err = guie(capsys, *words)
         assert code == 2 and wanted in err and err.count("\n") == 1, (words, err)
-    assert not [*tmp_path.glob("runs/*")]
+    assert not [*tmp_path.glob("runs/*")] and (tmp_path / "own/fit.yaml").read_text() == "name: mine\n"
+
+
+def test_what_stood_there_is_as_it_was_where_another_command_is_refused(images, tmp_path, monkeypatch, capsys):
+    """The table of images, too: the same command as before goes on from both."""
+    monkeypatch.chdir(tmp_path)
+    save_network(tmp_path / "tiny.keras", 1)
+    answer = apart.Answer(Encoder(name="keras_file:tiny.keras"), choosing.Measured(8, 32, 5000.0, False), [])
+    monkeypatch.setattr(apart, "measured", lambda *_: answer)
+    monkeypatch.setattr("pipeline.run.main", lambda *_, **__: refuse("records of another config"))
+    (images / "c0/notes.txt").write_text("no image")
+    (images / "c0/more.txt").write_text("no image")
+    words = (images, "--encoder", "tiny.keras")
+    code, _, err = guie(capsys, *words)
+    run = tmp_path / "runs/photos"
+    before = {path.name: path.read_text() for path in run.iterdir()}
+    assert code == 2 and "another config" in err and set(before) == {"fit.yaml", "fit_images.csv"}
+    assert f"# guie fit {images}" in before["fit.yaml"]
+    draw_tree(tmp_path, {"photos": 13}, seed=3)
+    code, _, err = guie(capsys, *words, "--minutes", "3")
+    assert code == 2 and {path.name: path.read_text() for path in run.iterdir()} == before
+
+
+def test_the_same_command_goes_on_from_another_folder(images, tmp_path, monkeypatch, capsys):
+    save_network(tmp_path / "tiny.keras", 1)
+    answer = apart.Answer(Encoder(name="keras_file:tiny.keras"), choosing.Measured(8, 32, 5000.0, False), [])
+    monkeypatch.setattr(apart, "measured", lambda *_: answer)
+    asked = []
+    monkeypatch.setattr("pipeline.run.main", lambda run, redo: asked.append(run) or refuse("enough"))
+    for folder, out in ((tmp_path, "run"), (images, tmp_path / "run")):
+        monkeypatch.chdir(folder)
+        code, out, _ = guie(capsys, images, "--encoder", tmp_path / "tiny.keras", "--out", out)
+    assert code == 2 and "goes on from" in out and not choosing.advised((tmp_path / "run/fit.yaml").read_text())
+    assert [each.run_dir for each in asked] == ["run", str(tmp_path / "run")]
+
+
+def refuse(why: str) -> None:
+    raise BadInput(why)
 
 
 def test_weights_that_cannot_be_fetched_name_a_file_instead(monkeypatch):
@@ -170,7 +214,9 @@ class TestSidecar:
     @pytest.mark.parametrize(
         ("told", "said"),
         [("{", "not readable"), ("[1]", "a mapping"), ('{"means": [1]}', "a mapping of mean"),
-         ('{"std": [1, 1, 0]}', "three numbers above 0"), ('{"image_size_px": "96"}', "a whole number of px")],
+         ('{"std": [1, 1, 0]}', "three numbers above 0"),
+         ('{"mean": [0, NaN, 0]}', "mean: expected three numbers"),
+         ('{"image_size_px": "96"}', "a whole number of px")],
     )  # fmt: skip
     def test_what_is_wrong_in_it_is_refused(self, tmp_path, told, said):
         with pytest.raises(BadInput, match=f"tiny.json.*{said}"):

@@ -68,6 +68,15 @@ def test_files_that_are_no_images_are_left_out_before_they_are_counted_as_reject
     assert found.images == 6 and found.said == ["6 files that are no images are left out"] and len(found.table) == 6
 
 
+def test_classes_that_only_the_layout_would_see_do_not_move_the_split(tmp_path):
+    """Whole classes are split by their names: a sample of training images must be of what the records train on."""
+    images = [f"c{number}/{each}.jpg" for number in range(12) for each in range(20)]
+    found = looking.look(tree(tmp_path, *images, "notes/a.txt", "notes/b.txt"))
+    assert len(found.table) == 240 and found.said == ["2 files that are no images are left out"]
+    (tmp_path / "notes/b.txt").unlink()  # a class of one file is left out by the records, too
+    assert not looking.look(tmp_path).table
+
+
 @pytest.mark.parametrize(
     ("paths", "said"),
     [
@@ -116,9 +125,17 @@ def test_paths_that_leave_the_folder_of_a_csv_start_where_they_all_lie(tmp_path,
     assert found.sources[0].options == {"images": str(tmp_path / "img")}
 
 
+def test_rows_that_the_layout_would_refuse_are_left_out_and_said(tmp_path):
+    text = "path,label\nimg/a.jpg,cat\nimg/b.jpg,dog\nimg/a.jpg,cat\nimg/c.jpg,\n" + f"{'long' * 2000}.jpg,dog\n"
+    found = tables.look(table(tmp_path, text))
+    assert found.table[:2] == [("img/a.jpg", "cat"), ("img/b.jpg", "dog")] and len(found.table) == 3
+    assert found.said[-1].startswith("2 rows are left out") and found.sources[0].options == {"images": str(tmp_path)}
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
+        ("path,label\nimg/a.jpg,cat\nimg/a.jpg,dog\n", "img/a.jpg is of two classes, cat and dog"),
         ("", "has none"),
         ("width,height\n1,2\n", "a column of paths called path, filepath"),
         ("path,width\nimg/a.jpg,2\n", "a column of labels called label, class"),

@@ -72,6 +72,20 @@ def test_config_show_refuses_in_one_line(words, said, capsys):
     assert said in error and error.count("\n") == 1
 
 
+def test_a_group_alone_shows_its_help(capsys):
+    assert cli.main(["config"]) == 2
+    said = capsys.readouterr()
+    assert said.out.startswith("Usage: guie config") and said.out.count("\n") > 5 and not said.err
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "/", "a\nb", "a/.."])
+def test_a_name_that_is_none_is_refused(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["new", name]) == 2
+    error = capsys.readouterr().err
+    assert "expected the name of a config to write" in error and error.count("\n") == 1 and not [*tmp_path.iterdir()]
+
+
 def test_a_new_config_takes_class_folders_and_is_never_overwritten(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for name in "abcdefgh":
