@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipeline.config import packaged
+from pipeline.config import loading, packaged
 from pipeline.errors import BadInput
 
 TEMPLATE = """\
@@ -38,12 +38,15 @@ export: {{flip_average: true}}
 def write(name: Path, source: str | None = None) -> Path:
     """Writes NAME.yaml, the template or a copy of the config `source`, and returns its path.
 
-    Raises BadInput: a name that is none, a file of that name, no such folder, no such config.
+    Raises BadInput: a name that is none, a file of that name, no such folder, no such config, or one that is no YAML.
     """
     if name.name in ("", "..") or not str(name).isprintable():
         raise BadInput(f"expected the name of a config to write, such as birds, got {str(name)!r}")
     path = name if name.suffix in (".yaml", ".yml") else name.with_name(f"{name.name}.yaml")
-    text = packaged.find(source).read_text(encoding="utf-8") if source else TEMPLATE.format(path=path)
+    text = TEMPLATE.format(path=path)
+    if source:
+        loading.given(packaged.find(source), [])  # refuses what is no YAML
+        text = packaged.find(source).read_text(encoding="utf-8")
     if not path.parent.is_dir():
         raise BadInput(f"expected a folder, {path.parent} does not exist")
     try:

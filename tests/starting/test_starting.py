@@ -100,6 +100,9 @@ def test_a_new_config_takes_class_folders_and_is_never_overwritten(tmp_path, mon
     assert (tmp_path / "runs/mine/records/manifest.json").is_file() and load(Run, "mine.yaml").train.phases
     assert cli.main(["new", "mine.yaml", "--from", "demo"]) == 2
     assert "exists and is left as it is" in capsys.readouterr().err and (tmp_path / "mine.yaml").read_text() == first
+    (tmp_path / "model.keras").write_bytes(b"PK\x8b\xff")
+    assert cli.main(["new", "other", "--from", "model.keras"]) == 2
+    assert "model.keras is not readable as YAML" in capsys.readouterr().err and not (tmp_path / "other.yaml").exists()
     assert cli.main(["new", "other", "--from", "demo"]) == 0
     assert load(Run, "other.yaml").encoder == load(Run, "demo").encoder
 
