@@ -53,19 +53,20 @@ def main(options: Options) -> None:
     with locked(out):
         held = {name: (out / name).read_text(encoding="utf-8") for name in WRITTEN if (out / name).is_file()}
         before = held.get(CONFIG, "")
-        if before.startswith(f"{asked}\n") and not options.redo:
-            print(f"fit: goes on from {path}, which the same command wrote")
-            advice = choosing.advised(before)
-        else:
-            advice = _write(options, place, out, asked)
-        run = replace(config.load(Run, path), run_dir=str(out))  # the file may say it from another folder
         try:
+            if before.startswith(f"{asked}\n") and not options.redo:
+                print(f"fit: goes on from {path}, which the same command wrote")
+                advice = choosing.advised(before)
+            else:
+                advice = _write(options, place, out, asked)
+            run = replace(config.load(Run, path), run_dir=str(out))  # the file may say it from another folder
             import_quietly("pipeline.run").main(run, redo=options.redo)
-        except BadInput:
-            if before and not options.redo:  # what is there is of the config before, and of its tables
+        except BadInput as error:
+            # What is there is of the config before and of its tables, unless --redo has come to the run.
+            if before and not (options.redo and path.read_text(encoding="utf-8") != before):
                 for name, text in held.items():
                     files.write_text(out / name, text)
-            raise
+            raise BadInput(str(error).replace("`guie run … --redo`", "`guie fit … --redo`")) from None
     if not run.score.index:  # edited so: nothing is scored
         return
     result = files.read_json(out / "metrics.json")

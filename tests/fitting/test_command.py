@@ -106,6 +106,10 @@ def test_what_stood_there_is_as_it_was_where_another_command_is_refused(images, 
     draw_tree(tmp_path, {"photos": 13}, seed=3)
     code, _, err = guie(capsys, *words, "--minutes", "3")
     assert code == 2 and {path.name: path.read_text() for path in run.iterdir()} == before
+    monkeypatch.setattr(apart, "measured", lambda *_: refuse("no weights; `guie run … --redo`"))
+    code, _, err = guie(capsys, *words, "--redo")
+    assert code == 2 and "`guie fit … --redo`" in err
+    assert {path.name: path.read_text() for path in run.iterdir()} == before
 
 
 def test_the_same_command_goes_on_from_another_folder(images, tmp_path, monkeypatch, capsys):
