@@ -20,7 +20,7 @@ RUN = "pipeline.config:Run"
     "--encoder", metavar="NAME|FILE.keras", default="", help="Of the catalogue, or a Keras model of your own."
 )
 @click.option("--out", metavar="DIR", type=PATH, default="", help="Run folder to write; by default runs/<its name>.")
-@click.option("--minutes", type=float, help="What the whole may take; without it about a quarter of an hour.")
+@click.option("--minutes", type=float, help="Planned for, at the speed measured; without it a quarter of an hour.")
 @click.option("--redo", is_flag=True, help="Choose anew; remove records and checkpoints that are stale.")
 def fit(**options: Any) -> None:
     """Makes an embedder of your own images: no config to write.
