@@ -27,6 +27,7 @@ class _Ending:
     """Of this process; nothing is ended before `handled`."""
 
     begun = threading.Lock()  # held from the first signal on, and never given back
+    said = threading.Event()  # the line is written, and what follows is muted
     number = 0  # of the first signal
     raised = False
     over = False  # the command is done, Python's own end goes on
@@ -90,6 +91,7 @@ def _on_signal(number: int, _frame: FrameType | None) -> None:
     first, _Ending.raised = not _Ending.raised, True  # a second signal may come while `_begin` says the line
     _begin(number)
     if first:
+        _Ending.said.wait(GRACE_SECONDS)  # the thread may be at it still: unwinding would say another line
         raise KeyboardInterrupt
 
 
@@ -108,6 +110,7 @@ def _begin(number: int) -> None:
         os.dup2(null, 2)
         sys.stderr = os.fdopen(null, "w")
     _Ending.number = number
+    _Ending.said.set()
     if _Ending.over:
         _exit()
 

@@ -11,7 +11,7 @@ from pipeline.pages import charts
 MOST_NAMED = 60  # classes whose names fit beside the picture
 PICTURE_PX = 720  # side of the matrix, about
 MARGIN_PX, DPI = 16, 100
-COLOURS = (charts.PAPER, charts.RIGHT, charts.INK)  # of the shares 0, a half and 1
+COLOURS = (charts.PAPER, charts.RIGHT, "#10346e")  # of the shares 0, a half and 1
 
 
 def matrix(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
