@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.config.schema import Run
 from pipeline.errors import BadInput
+from pipeline.guards.masked import Masked
 
 
 def below(run: Run, folder: str) -> Run:
@@ -57,6 +58,14 @@ def _without_folders(value: Any) -> Any:
         return {key: _without_folders(each) for key, each in value.items()}
     if isinstance(value, list):
         return [_without_folders(each) for each in value]
-    if not isinstance(value, str):
-        return value
-    return re.sub(r"^(\w+:)?/(?!/|kaggle/).*?([^/]+)/*$", r"\1\2", value)
+    if isinstance(value, Masked):
+        return Masked(_last_name(value), _last_name(value.shown))
+    return _last_name(value) if isinstance(value, str) else value
+
+
+def _last_name(path: str) -> str:
+    """
+    >>> [_last_name(path) for path in ("keras_file:/home/me/m.keras", "/kaggle/input/a", "/home/${oc.env:USER,/x}/")]
+    ['keras_file:m.keras', '/kaggle/input/a', '${oc.env:USER,/x}']
+    """
+    return re.sub(r"^(\w+:)?/(?!/|kaggle/).*?((?:\$\{[^}]*\}|[^/])+)/*$", r"\1\2", path)
