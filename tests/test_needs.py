@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import setuptools
+from fsspec.registry import _registry
 
 from export import formats, package, torchscript
 from pipeline import cli, errors, reading
@@ -33,6 +34,8 @@ def hide(monkeypatch):
     def hide(*names: str) -> None:
         for name in names:
             monkeypatch.setitem(sys.modules, name, None)
+        for scheme in ("gs", "gcs"):  # fsspec keeps the class that another test's bucket has loaded
+            monkeypatch.delitem(_registry, scheme, raising=False)
 
     return hide
 

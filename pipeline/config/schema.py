@@ -3,6 +3,7 @@
 The four older systems keep theirs in their own rooms (`zero_shot/config.py` …) and share the sections here.
 """
 
+import glob
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -210,8 +211,14 @@ class Run:
     seeds: list[int] = key([], least=0)  # `guie run` trains each in <run_dir>/seed-N; empty: train.seed alone
 
     def in_run_dir(self, patterns: list[str]) -> list[str]:
-        """Globs or DATA of the config with `{run_dir}` replaced: the one place that does it."""
-        return [pattern.replace("{run_dir}", self.run_dir) for pattern in patterns]
+        """Globs or DATA of the config with `{run_dir}` replaced: the one place that does it.
+
+        Before a glob the run folder's own `[`, `*` and `?` are escaped: they mean themselves.
+        """
+        return [
+            pattern.replace("{run_dir}", glob.escape(self.run_dir) if glob.has_magic(pattern) else self.run_dir)
+            for pattern in patterns
+        ]
 
 
 @dataclass(frozen=True)

@@ -35,8 +35,10 @@ function guieMap(element, options) {
   Object.assign(frame.style, {position: "relative"});
   Object.assign(canvas.style, {display: "block", width: "100%", touchAction: "none", cursor: "crosshair",
     border: "1px solid var(--line)", boxSizing: "border-box", height: "min(72vh, 44rem, 115vw)", background: "var(--paper)"});
-  Object.assign(tip.style, {position: "absolute", pointerEvents: "none", padding: "4px", maxWidth: "15rem", zIndex: 2,
+  Object.assign(tip.style, {position: "absolute", pointerEvents: "none", padding: "4px", maxWidth: "min(15rem, 45%)", zIndex: 2,
     background: "var(--paper)", color: "var(--ink)", border: "1px solid var(--line)", fontSize: "12px"});
+  Object.assign(text.style, {display: "-webkit-box", webkitBoxOrient: "vertical", webkitLineClamp: 3, overflow: "hidden",
+    overflowWrap: "anywhere"});  // a long name covers no map of a phone
   Object.assign(spoken.style, {position: "absolute", width: "1px", height: "1px", overflow: "hidden", margin: 0,
     clipPath: "inset(50%)"});
   const chosen = make("select"), lasso = button("Lasso", "Draw around images to select them", () => hold(!lassoing));
