@@ -65,19 +65,15 @@ class Findings(NamedTuple):
 def find(gallery: Gallery, tell: Callable[[float], None] = lambda progress: None) -> Findings:
     """Searches the neighbours of every image once; `tell` hears the share that is done."""
     count = len(gallery.keys)
-    ids, distances = np.full((count, NEIGHBOURS), -1, np.int64), np.full((count, NEIGHBOURS), np.inf, np.float32)
+    places, distances = np.empty((count, NEIGHBOURS), np.int64), np.empty((count, NEIGHBOURS), np.float32)
     for start in range(0, count, ROWS):
-        rows = np.arange(start, min(start + ROWS, count))
-        found, far = nearest(gallery.vectors[rows], gallery.index_vectors, NEIGHBOURS + 1)
-        found = np.where(found >= 0, gallery.index[found], -1)
-        itself = found == rows[:, None]
-        order = np.argsort(itself, axis=1, kind="stable")[:, :NEIGHBOURS]  # itself last, and so left out
-        ids[rows], distances[rows] = np.take_along_axis(found, order, 1), np.take_along_axis(far, order, 1)
-        distances[rows] = np.where(np.take_along_axis(itself, order, 1), np.inf, distances[rows])
-        ids[rows] = np.where(np.isinf(distances[rows]), -1, ids[rows])
-        tell(0.8 * (rows[-1] + 1) / count)
-    hits, _ = neighbour_hits(ids, gallery.labels, gallery.labels, False)
-    matches = _matches(gallery)
+        rows = slice(start, start + ROWS)
+        itself = gallery.places[rows]
+        places[rows], distances[rows] = nearest(gallery.vectors[rows], gallery.index_vectors, NEIGHBOURS, itself)
+        tell(0.8 * min(start + ROWS, count) / count)
+    ids = np.where(places >= 0, gallery.index[places], -1)
+    hits, matches = neighbour_hits(places, gallery.labels[gallery.index], gallery.labels, False)
+    matches -= gallery.places >= 0  # itself
     is_query = np.full(count, not len(gallery.queries))
     is_query[gallery.queries] = True
     precisions = np.where(is_query & (matches > 0), precision_at_5(hits, matches), np.nan)
@@ -95,28 +91,18 @@ def find(gallery: Gallery, tell: Callable[[float], None] = lambda progress: None
     )
 
 
-def _matches(gallery: Gallery) -> np.ndarray:
-    """int64 [N]: how many other images of the index are of each image's class."""
-    counts = np.bincount(gallery.labels[gallery.index], minlength=len(gallery.classes))
-    found = counts[gallery.labels]
-    found[gallery.index] -= 1
-    return found
-
-
 def _own_class(gallery: Gallery, tell: Callable[[float], None]) -> np.ndarray:
     """float32 [N]: the distance of each image to the nearest other of its class in the index; inf where none is."""
     found = np.full(len(gallery.keys), np.inf, np.float32)
     order = np.argsort(gallery.labels, kind="stable")
     starts = np.searchsorted(gallery.labels[order], np.arange(len(gallery.classes) + 1))
-    in_index = np.zeros(len(gallery.keys), bool)
-    in_index[gallery.index] = True
     for label in range(len(gallery.classes)):
         rows = order[starts[label] : starts[label + 1]]
-        mates = rows[in_index[rows]]
-        if len(mates):
-            ids, distances = nearest(gallery.vectors[rows], gallery.vectors[mates], 2)
-            itself = np.where(ids >= 0, mates[ids], -1) == rows[:, None]
-            found[rows] = np.where(itself, np.inf, distances).min(axis=1)
+        is_mate = gallery.places[rows] >= 0
+        if is_mate.any():
+            itself = np.where(is_mate, np.cumsum(is_mate) - 1, -1)
+            _, distances = nearest(gallery.vectors[rows], gallery.vectors[rows[is_mate]], 1, itself)
+            found[rows] = distances[:, 0]
         tell(0.8 + 0.2 * (label + 1) / len(gallery.classes))
     return found
 

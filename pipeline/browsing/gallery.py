@@ -43,6 +43,13 @@ class Gallery:
         return self.vectors[self.index] if len(self.queries) else self.vectors
 
     @cached_property
+    def places(self) -> np.ndarray:
+        """int64 [N], the position of each row in `index`; -1 of a query."""
+        found = np.full(len(self.keys), -1, np.int64)
+        found[self.index] = np.arange(len(self.index))
+        return found
+
+    @cached_property
     def texts(self) -> list[str]:
         """What a search by words looks through, of each image: class, source and key in small letters."""
         names = [name.lower() for name in self.classes]
@@ -69,9 +76,9 @@ class Gallery:
 
     def near(self, vector: np.ndarray, count: int, row: int = -1) -> Near:
         """The `count` nearest of the index to a vector float32 [D], without the image `row` itself."""
-        ids, distances = nearest(vector[None], self.index_vectors, count + 1)
-        found = [(int(self.index[i]), float(d)) for i, d in zip(ids[0], distances[0], strict=True) if i >= 0]
-        return [each for each in found if each[0] != row][:count]
+        itself = self.places[[row]] if row >= 0 else False
+        ids, distances = nearest(vector[None], self.index_vectors, count, itself)
+        return [(int(self.index[i]), float(d)) for i, d in zip(ids[0], distances[0], strict=True) if i >= 0]
 
 
 @dataclass(frozen=True)

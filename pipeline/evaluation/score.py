@@ -158,9 +158,8 @@ def _scored(parts: list[tuple[Embedded, str]], class_names: list[str]) -> Scored
 def _examples(queried: Embedded, indexed: Embedded, leave_one_out: bool) -> list[dict]:
     """A few queries with their five neighbours in the merged index, for people to look at."""
     rows = np.unique(np.linspace(0, len(queried.labels) - 1, EXAMPLES).astype(int))
-    # A row of the index finds itself: search one further and drop it.
     queries, index = queried.vectors[EMBEDDER][rows], indexed.vectors[EMBEDDER]
-    found, distances = nearest(queries, index, 5 + leave_one_out)
+    found, distances = nearest(queries, index, 5, leave_one_out and rows)
     examples = []
     for row, ids, near in zip(rows.tolist(), found.tolist(), distances.tolist(), strict=True):
         neighbours = [
@@ -171,8 +170,8 @@ def _examples(queried: Embedded, indexed: Embedded, leave_one_out: bool) -> list
                 "match": bool(indexed.labels[i] == queried.labels[row]),
             }
             for i, distance in zip(ids, near, strict=True)
-            if i >= 0 and not (leave_one_out and i == row)
+            if i >= 0
         ]
         domain = queried.names[queried.domains[row]]
-        examples.append({"domain": domain, "key": queried.keys[row], "neighbours": neighbours[:5]})
+        examples.append({"domain": domain, "key": queried.keys[row], "neighbours": neighbours})
     return examples

@@ -130,17 +130,10 @@ def inspect(images: Scored, most: int = MOST_QUERIES, chosen: np.ndarray | None 
     if chosen is None:
         chosen = np.unique(np.linspace(0, len(queries) - 1, min(most, len(queries))).astype(int))
     asked = queries[chosen]
-    # Leave-one-out: a row of the index finds itself, so one more is fetched and it is dropped.
-    ids, distances = nearest(images.vectors[asked], images.vectors[index], 5 + images.leave_one_out)
+    # In leave-one-out the index is every image, and an image's row in it its own.
+    ids, distances = nearest(images.vectors[asked], images.vectors[index], 5, images.leave_one_out and asked)
     rows = np.where(ids >= 0, index[np.maximum(ids, 0)], -1)
-    if images.leave_one_out:
-        itself = rows == asked[:, None]
-        itself[~itself.any(axis=1), -1] = True  # behind five that are equal to it
-        order = np.argsort(itself, axis=1, kind="stable")[:, :5]
-        rows, distances = (np.take_along_axis(each, order, axis=1) for each in (rows, distances))
-    hits, matches = neighbour_hits(rows, images.labels, images.labels[asked], images.leave_one_out)
-    if not images.leave_one_out:  # `labels` are of the queries, too
-        matches = neighbour_hits(ids, images.labels[index], images.labels[asked], False)[1]
+    hits, matches = neighbour_hits(ids, images.labels[index], images.labels[asked], images.leave_one_out)
     return Inspected(images, asked, len(queries), rows, distances, hits, matches)
 
 

@@ -36,6 +36,17 @@ def test_an_image_that_stands_twice_does_not_find_itself():
     assert not (ids == np.arange(12)[:, None]).any() and (ids >= 0).all()
 
 
+def test_queries_that_are_some_rows_of_the_index_do_not_find_themselves():
+    index = np.random.default_rng(3).normal(size=(2000, 4)).astype(np.float32)
+    rows = np.random.default_rng(4).permutation(2000)[:1500]  # more than are ranked at a time
+    itself = np.where(np.arange(1500) % 3, rows, -1)  # every third is none of them, and finds its twin
+    ids, distances = nearest(index[rows], index, 5, itself)
+    every = [np.lexsort((np.arange(2000), np.linalg.norm(index - index[row], axis=1))).tolist() for row in rows[:50]]
+    for number, order in enumerate(every):
+        assert ids[number].tolist() == [row for row in order if row != itself[number]][:5]
+    assert (distances[::3, 0] == 0).all() and (distances[itself >= 0, 0] > 0).all()
+
+
 def test_a_small_index_leaves_ranks_empty():
     ids, distances = nearest(np.zeros((2, 4), np.float32), np.ones((2, 4), np.float32), 5, leave_one_out=False)
     assert ids.tolist() == [[0, 1, -1, -1, -1]] * 2 and np.isinf(distances[:, 2:]).all()
