@@ -1,6 +1,5 @@
 """The commands of training: one, what it needs, several to choose from; see `pipeline.commands`."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -142,9 +141,11 @@ def status(path: str, overrides: tuple[str, ...]) -> None:
     """
     folder = Path(path)
     if folder.is_dir():
+        from pipeline.config import moved_to  # with OmegaConf, see `read_config`
+
         if not (folder / "config.yaml").is_file():
             raise BadInput(f"expected a run folder, {folder} holds no config.yaml: `guie run` writes it")
-        overrides, path = (f"run_dir={json.dumps(str(folder))}", *overrides), str(folder / "config.yaml")
+        overrides, path = (moved_to(folder), *overrides), str(folder / "config.yaml")
     config = read_config(RUN, path, overrides)
     import_quietly("pipeline.stages.status").main(config)
 

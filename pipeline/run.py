@@ -103,21 +103,16 @@ def score(run: Run) -> None:
     if stage.is_done():
         print(f"score: done already, {path}")
         return
-    for spec in run.in_run_dir([*run.score.index, *run.score.queries]):
+    index, queries = run.scored_data
+    for spec in [*index, *queries]:
         sources.expect_data(spec)  # before the score that is there is given up
     mark = stage.begin(["metrics.json", "precisions.npz", scored.FOLDER])
     with stage_log.logged(folder, "score") as work:
         modules = [import_quietly(f"pipeline.evaluation.{name}") for name in ("embedders", "score", "references")]
         embedders, scoring, references = modules
-        index, queries = run.in_run_dir(run.score.index), run.in_run_dir(run.score.queries)
+        embedder = embedders.load(str(folder / "submission.zip"))
         result, found, images = scoring.score(
-            *(
-                embedders.load(str(folder / "submission.zip")),
-                index,
-                queries,
-                run.score.batch_size,
-                references.References(run),
-            ),
+            *(embedder, index, queries, run.score.batch_size, references.References(run)),
             left_out=run.records.split.left_out,
             classes_trained_on=trained_classes.count(run),
         )

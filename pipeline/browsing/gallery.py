@@ -2,14 +2,13 @@
 
 import csv
 import hashlib
-import json
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from pipeline.config import Run, load
+from pipeline.config import load_from
 from pipeline.data import sources
 from pipeline.errors import BadInput, reason
 from pipeline.evaluation import scored
@@ -131,13 +130,12 @@ def open_beside(first: Gallery, folder: Path) -> Beside:
 
 def _of_run(folder: Path) -> Gallery:
     found = _read_table(folder / scored.FOLDER, folder.resolve().name)
-    config: Run = load(Run, folder / "config.yaml", [f"run_dir={json.dumps(str(folder))}"])
-    index, queries = config.in_run_dir(config.score.index), config.in_run_dir(config.score.queries)
-    known = scored.images(index, queries)
-    rows = scored.read(folder / scored.FOLDER)
-    for row, place in enumerate(zip(rows.domains, rows.roles, rows.keys, strict=True)):
-        if place in known:
-            found.images[row] = known[place]
+    known = scored.images(*load_from(folder).scored_data)
+    of_index = scored.INDEX if len(found.queries) else scored.BOTH
+    for row in range(len(found.keys)):
+        source, key, is_query = found.identity(row)
+        if item := known.get((source, scored.QUERY if is_query else of_index, key)):
+            found.images[row] = item
     return found
 
 

@@ -1,13 +1,25 @@
-"""Runs that stand elsewhere: below another run's folder, or published."""
+"""Runs that stand elsewhere: in a folder that was moved, below another run's, or published."""
 
+import json
 import re
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pipeline.config.loading import load
 from pipeline.config.schema import Run
 from pipeline.errors import BadInput
 from pipeline.guards.masked import Masked
+
+
+def moved_to(folder: Path) -> str:
+    """The override by which a run folder's config.yaml is of that folder, wherever it stands today."""
+    return f"run_dir={json.dumps(str(folder))}"
+
+
+def load_from(folder: Path) -> Run:
+    """The run of a run folder, as it was run. Raises BadInput as `load`."""
+    return load(Run, folder / "config.yaml", [moved_to(folder)])
 
 
 def below(run: Run, folder: str) -> Run:

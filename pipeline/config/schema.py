@@ -220,6 +220,11 @@ class Run:
             for pattern in patterns
         ]
 
+    @property
+    def scored_data(self) -> tuple[list[str], list[str]]:
+        """DATA of the index and of the queries, `{run_dir}` replaced; no queries in leave-one-out."""
+        return self.in_run_dir(self.score.index), self.in_run_dir(self.score.queries)
+
 
 @dataclass(frozen=True)
 class ImageTextModel:

@@ -190,7 +190,7 @@ def _listed(side: Side) -> atlas.Images:
     if run is None:
         return {}
     try:
-        return scored.images(run.in_run_dir(run.score.index), run.in_run_dir(run.score.queries))
+        return scored.images(*run.scored_data)
     except BadInput as error:
         print(f"compare: without the pictures of {side.name}: {for_screen(str(error))}")
         return {}

@@ -1,6 +1,5 @@
 """Runs side by side: which scored the same queries, how far one is ahead of another, which queries changed."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pipeline import files, marks
-from pipeline.config import Run, load
+from pipeline.config import Run, load_from
 from pipeline.errors import BadInput
 from pipeline.evaluation import precisions, score_table, scored
 from pipeline.evaluation.precisions import EMBEDDER, UNSEEN, WHOLE
@@ -153,7 +152,7 @@ def _values(parts: list[Path]) -> dict[str, np.ndarray]:
 
 def _config(folder: Path) -> Run | None:
     try:
-        return load(Run, str(folder / "config.yaml"), [f"run_dir={json.dumps(str(folder))}"])
+        return load_from(folder)
     except BadInput:  # of an earlier version, or moved without it
         return None
 

@@ -80,7 +80,7 @@ def _looked_at(run: Run, result: dict[str, Any], seeds: Sequence[str]) -> dict[s
     folder = Path(run.run_dir) / scored.FOLDER
     listed: atlas.Images = {}
     try:
-        listed = scored.images(run.in_run_dir(run.score.index), run.in_run_dir(run.score.queries))
+        listed = scored.images(*run.scored_data)
     except BadInput as error:  # the scored images are gone since: the numbers stand without them
         nothing["missing"] = f"The images cannot be shown: {for_screen(str(error))}"
     if not folder.exists():

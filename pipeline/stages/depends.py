@@ -114,7 +114,7 @@ def report(run: Run) -> Stage:
 
 def _scored(run: Run) -> dict[str, Input]:
     """Key of the config → the images that are scored; they may go once they are."""
-    specs = {"score.index": run.in_run_dir(run.score.index), "score.queries": run.in_run_dir(run.score.queries)}
+    specs = dict(zip(("score.index", "score.queries"), run.scored_data, strict=True))
     return {
         key if len(given) == 1 else f"{key}.{number}": replace(sources.files_of(spec), may_go=True)
         for key, given in specs.items()

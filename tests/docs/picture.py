@@ -23,9 +23,9 @@ EVERY, WIDTH, COLOURS = 8, 1000, 128
 
 
 def main(run_dir: Path) -> None:
-    run = config.load(config.Run, run_dir / "config.yaml", [f"run_dir={run_dir}"])
+    run = config.load_from(run_dir)
     found = scored.read(run_dir / scored.FOLDER)
-    items = scored.images(run.in_run_dir(run.score.index), run.in_run_dir(run.score.queries))
+    items = scored.images(*run.scored_data)
 
     def tile(row: int, query: int) -> pictures.Tile:
         image = pixels.read(items[found.domains[row], found.roles[row], found.keys[row]].read())
