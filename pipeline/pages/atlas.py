@@ -1,4 +1,4 @@
-"""Thumbnails of scored images: one by one, or many in one picture for the map of a report."""
+"""Thumbnails of scored images: one by one, as figures, or many in one picture for the map of a report."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -10,13 +10,15 @@ from PIL import Image, ImageOps
 from pipeline.data import sources
 from pipeline.evaluation import scored
 from pipeline.evaluation.scored import Scored
-from pipeline.pages.pictures import as_jpeg, data_url
-from pipeline.pages.render import short
+from pipeline.pages.neighbours import Inspected
+from pipeline.pages.pictures import Figure, as_jpeg, data_url
+from pipeline.pages.render import distance, short
 from pipeline.retrieval import projection
 from tfrecords.sources import Item
 
 Images = dict[tuple[str, str, str], Item]  # of `scored.images`
 MOST_POINTS, TILE_PX, QUALITY = 1500, 56, 70
+FIGURE_QUALITY = 78
 MOST_CLASSES = 400  # names in the page; images of further classes stand under OTHERS
 CAPTION = 60  # letters of a class and of a key
 OTHERS = "further classes"
@@ -38,6 +40,34 @@ def pictures(images: Scored, listed: Images, rows: Iterable[int], side_px: int) 
     threads = max(4, os.cpu_count() or 1)
     found = sources.read_each(items, small, threads, 4 * threads)
     return {there[number]: picture for number, picture, _ in found if picture is not None}
+
+
+class Pictured:
+    """Queries and their five nearest as figures of a page, each picture inside it."""
+
+    def __init__(self, inspected: Inspected, listed: Images, at: Iterable[int], side_px: int, more: Iterable[int] = ()):
+        """Reads the pictures of the queries at the positions `at`, of their neighbours, and of the rows `more`."""
+        self.inspected = inspected
+        rows = [row for each in at for row in (inspected.queries[each], *inspected.neighbours[each]) if row >= 0]
+        found = pictures(inspected.scored, listed, [*map(int, rows), *more], side_px)
+        self._sources = {row: data_url(as_jpeg(picture, FIGURE_QUALITY)) for row, picture in found.items()}
+
+    def figure(self, row: int, caption: str, kind: str = "") -> Figure:
+        images = self.inspected.scored
+        name = f"{images.classes[row]}, {images.domains[row]} {images.keys[row]}"
+        return Figure(self._sources.get(row, ""), name, caption, kind, note=images.classes[row])
+
+    def query(self, at: int, caption: str) -> Figure:
+        return self.figure(int(self.inspected.queries[at]), caption)
+
+    def neighbours(self, at: int) -> list[Figure]:
+        """Each with its distance, right or wrong."""
+        columns = (self.inspected.neighbours[at], self.inspected.distances[at], self.inspected.hits[at])
+        return [
+            self.figure(int(row), distance(far), "right" if hit else "wrong")
+            for row, far, hit in zip(*columns, strict=True)
+            if row >= 0
+        ]
 
 
 def item_of(images: Scored, listed: Images, row: int) -> Item | None:

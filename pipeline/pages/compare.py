@@ -7,7 +7,7 @@ Where two runs scored the same queries, their difference is taken query by query
 most, with their neighbours in both.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,7 @@ from pipeline.evaluation.score_table import Table
 from pipeline.guards.masked import for_screen
 from pipeline.pages import atlas, compared, neighbours, verdict
 from pipeline.pages.compared import Side
-from pipeline.pages.neighbours import Inspected
-from pipeline.pages.pictures import Figure, as_jpeg, data_url
-from pipeline.pages.render import count, distance, render
+from pipeline.pages.render import count, render
 from pipeline.retrieval import intervals
 
 THUMBNAIL_PX, QUALITY = 112, 78
@@ -144,44 +142,23 @@ def _changes(first: Side, other: Side, most: int) -> dict[str, Any]:
     found["counts"] = f"{count(better)} queries gained, {count(worse)} lost, {count(same)} stayed as they were."
     if not (chosen := [*gained, *lost]):
         return found
-    seen = [_Shown(side, chosen) for side in (first, other)]
+    seen = [(side.name, _pictured(side, chosen)) for side in (first, other)]
     rows = [
         {
             "change": f"{change[at]:+.2f}",
-            "query": seen[0].query(number),
-            "sides": [(shown.side.name, shown.neighbours(number)) for shown in seen],
+            "query": seen[0][1].query(number, "query"),
+            "sides": [(name, shown.neighbours(number)) for name, shown in seen],
         }
         for number, at in enumerate(chosen)
     ]
     return {**found, "gained": rows[: len(gained)], "lost": rows[len(gained) :]}
 
 
-class _Shown:
-    """Some queries of a run with their neighbours and pictures."""
-
-    def __init__(self, side: Side, chosen: list[int]):
-        assert side.images is not None
-        self.side, self.images = side, side.images
-        self.found: Inspected = neighbours.inspect(self.images, chosen=np.array(chosen))
-        rows = [*self.found.queries.tolist(), *(row for row in self.found.neighbours.ravel().tolist() if row >= 0)]
-        pictures = atlas.pictures(self.images, _listed(side), rows, THUMBNAIL_PX)
-        self.sources = {row: data_url(as_jpeg(picture, QUALITY)) for row, picture in pictures.items()}
-
-    def query(self, number: int) -> Figure:
-        return self._figure(int(self.found.queries[number]), "query")
-
-    def neighbours(self, number: int) -> list[Figure]:
-        near = zip(self.found.neighbours[number], self.found.distances[number], self.found.hits[number], strict=True)
-        return [
-            replace(self._figure(int(row), distance(far)), kind="right" if hit else "wrong")
-            for row, far, hit in near
-            if row >= 0
-        ]
-
-    def _figure(self, row: int, caption: str) -> Figure:
-        class_name = self.images.classes[row]
-        name = f"{class_name}, {self.images.domains[row]} {self.images.keys[row]}"
-        return Figure(self.sources.get(row, ""), name, caption, note=class_name)
+def _pictured(side: Side, chosen: list[int]) -> atlas.Pictured:
+    """Some queries of a run with their neighbours."""
+    assert side.images is not None
+    inspected = neighbours.inspect(side.images, chosen=np.array(chosen))
+    return atlas.Pictured(inspected, _listed(side), range(len(chosen)), THUMBNAIL_PX)
 
 
 def _listed(side: Side) -> atlas.Images:

@@ -105,31 +105,18 @@ def _looked_at(run: Run, result: dict[str, Any], seeds: Sequence[str]) -> dict[s
 def _pictured(inspected: Inspected, listed: atlas.Images) -> dict[str, Any]:
     """The worst and the best queries with their five nearest, and the pairs of classes taken for each other."""
     worst, best, pairs = inspected.worst(SHOWN), inspected.best(SHOWN), inspected.confused(SHOWN)
-    images = inspected.scored
-    rows = [int(inspected.queries[at]) for at in [*worst, *best]]
-    rows += [row for at in [*worst, *best] for row in inspected.neighbours[at].tolist() if row >= 0]
-    rows += [row for pair in pairs for row in (pair.query, pair.neighbour)]
-    found = atlas.pictures(images, listed, rows, THUMBNAIL_PX)
-    sources = {row: data_url(as_jpeg(picture, QUALITY)) for row, picture in found.items()}
-
-    def figure(row: int, caption: str, kind: str = "") -> Figure:
-        name = f"{images.classes[row]}, {images.domains[row]} {images.keys[row]}"
-        return Figure(sources.get(row, ""), name, caption, kind, note=images.classes[row])
+    examples = [row for pair in pairs for row in (pair.query, pair.neighbour)]
+    figures = atlas.Pictured(inspected, listed, [*worst, *best], THUMBNAIL_PX, examples)
 
     def query(at: int) -> list[Figure]:
-        row = int(inspected.queries[at])
-        near = zip(inspected.neighbours[at].tolist(), inspected.distances[at], inspected.hits[at], strict=True)
-        return [
-            figure(row, f"P@5 {precision(inspected.precisions[at])}"),
-            *(figure(other, distance(far), "right" if hit else "wrong") for other, far, hit in near if other >= 0),
-        ]
+        return [figures.query(at, f"P@5 {precision(inspected.precisions[at])}"), *figures.neighbours(at)]
 
     shown_pairs = []
     for pair in pairs:
-        one, other = (short(images.classes[row], SHORT) for row in (pair.query, pair.neighbour))
+        one, other = (short(inspected.scored.classes[row], SHORT) for row in (pair.query, pair.neighbour))
         said = f"{one} and {other}: {count(pair.found + pair.back)} wrong neighbours"
         ways = f"{count(pair.found)} of {other} near {one}, {count(pair.back)} of {one} near {other}"
-        shown_pairs.append((said, ways, [figure(pair.query, ""), figure(pair.neighbour, "")]))
+        shown_pairs.append((said, ways, [figures.figure(row, "") for row in (pair.query, pair.neighbour)]))
     return {"worst": [query(at) for at in worst], "best": [query(at) for at in best], "pairs": shown_pairs}
 
 
