@@ -16,6 +16,7 @@ import waitress
 
 from pipeline.browsing import asked, gallery, site, words
 from pipeline.browsing.door import Door
+from pipeline.browsing.pages import Shown
 from pipeline.errors import BadInput
 
 # Of waitress. A connection that says nothing is closed; poll, because select ends at 1,024 files.
@@ -69,7 +70,7 @@ def server(options: Options) -> Any:
     return waitress.create_server(Door(pages, options.host, listening.getsockname()[1]), sockets=[listening], **LIMITS)
 
 
-def open_shown(options: Options) -> site.Shown:
+def open_shown(options: Options) -> Shown:
     """Raises BadInput as `gallery.open_gallery` and `gallery.open_beside`; an embedder that is not there."""
     first = gallery.open_gallery(options.vectors, options.data)
     beside = gallery.open_beside(first, Path(options.beside)) if options.beside else None
@@ -80,4 +81,4 @@ def open_shown(options: Options) -> site.Shown:
         handle = str(own)
     embedder = asked.Embedder(handle, options.trust, first.vectors.shape[1]) if handle else None
     found = words.open_words(first, options.vectors, options.text, options.text_weights) if options.text else None
-    return site.Shown(first, beside, embedder, found)
+    return Shown(first, beside, embedder, found)

@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from pipeline import cli
-from pipeline.browsing import asked, command, site
+from pipeline.browsing import asked, command, pages, site
 from pipeline.browsing.command import Options
+from pipeline.browsing.pages import STATIC, Shown
 from pipeline.retrieval import projection
 from tests.browsing.drawn import COLOURS, embedded, random_gallery, run_folder
 from tests.evaluation.tiny import MeanColour, save
@@ -115,7 +116,7 @@ def test_the_map_marks_a_class_by_its_number_as_two_may_have_one_name(client):
 
 
 def test_the_map_is_pca_at_once_and_umap_where_it_is_asked_for(folders, monkeypatch):
-    monkeypatch.setattr(site, "method_of", lambda count: "UMAP")
+    monkeypatch.setattr(pages, "method_of", lambda count: "UMAP")
     monkeypatch.setattr(projection, "_umap", lambda rows: np.arange(14.0).reshape(7, 2))
     client = site.make_site(command.open_shown(Options(folders[1], str(folders[2])))).test_client()
     assert 'href="/map?by=UMAP' in ready(client, "/map") and 'data-by="PCA"' in ready(client, "/map")
@@ -163,7 +164,7 @@ def test_what_is_not_there_is_404(client, path):
 
 
 def test_an_image_that_is_gone_stands_by_its_name():
-    client = site.make_site(site.Shown(random_gallery(3, 2))).test_client()
+    client = site.make_site(Shown(random_gallery(3, 2))).test_client()
     assert page(client, "/").count('<span class="missing">drawn ') == 3
     assert "not where it was" in page(client, "/item/0") and client.get("/image/0").status_code == 404
 
@@ -259,7 +260,7 @@ def test_bad_input_ends_in_one_line(folders, tmp_path, capsys):
 
 
 def test_scripts_and_styles_are_served_as_they_are(client):
-    for name, kind in site.STATIC.items():
+    for name, kind in STATIC.items():
         answer = client.get(f"/static/{name}")
         assert answer.content_type.startswith(kind) and len(answer.text) > 500
     assert "function guieMap" in client.get("/static/map.js").text

@@ -13,6 +13,7 @@ from PIL import Image
 from pipeline import cli, files
 from pipeline.browsing import site
 from pipeline.browsing.gallery import open_gallery
+from pipeline.browsing.pages import Shown
 from pipeline.config import Run, load
 from pipeline.data import sources
 from pipeline.pages import report
@@ -90,7 +91,7 @@ def test_scores_and_pages_show_each_name(built, tmp_path):
     assert sorted(row["key"] for row in table(tmp_path / "vectors/rejects.csv")) == keys("bad")
     gallery = open_gallery(tmp_path / "vectors", str(root))
     assert sorted(gallery.images) == list(range(len(gallery.keys)))
-    client = site.make_site(site.Shown(gallery)).test_client()
+    client = site.make_site(Shown(gallery)).test_client()
     for row, key in enumerate(gallery.keys):
         assert escaped(key) in client.get(f"/item/{row}").text
     assert client.get("/").text.count("/image/") == len(rows) <= 60

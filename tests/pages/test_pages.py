@@ -15,6 +15,7 @@ from PIL import Image
 
 from pipeline.browsing import site
 from pipeline.browsing.gallery import Gallery
+from pipeline.browsing.pages import Shown
 from pipeline.config import Run, Score
 from pipeline.pages import render, report
 from pipeline.similar import page as similar_page
@@ -81,7 +82,7 @@ def item(folder: Path) -> str:
 def browsed():
     labels = np.zeros(2, np.int64)
     gallery = Gallery(HOSTILE, np.eye(2, dtype=np.float32), [HOSTILE] * 2, [HOSTILE] * 2, labels, [HOSTILE], {})
-    return site.make_site(site.Shown(gallery)).test_client()
+    return site.make_site(Shown(gallery)).test_client()
 
 
 def own_scripts_taken_out(text: str) -> str:
