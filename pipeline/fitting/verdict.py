@@ -3,6 +3,8 @@
 from typing import Any
 
 from pipeline.evaluation import score_table
+from pipeline.pages import verdict
+from pipeline.retrieval import intervals
 
 RAW = "raw_features"
 NEARLY_ALL = 0.97
@@ -17,14 +19,15 @@ def line(result: dict[str, Any], advice: str = "") -> str:
     if RAW not in result.get("differences", {}):
         return said
     ahead = result["differences"][RAW]
-    low, high = ahead["interval"]
-    numbers, half = f"{result['embedding_dim']} numbers", f"±{(high - low) / 2:.3f}"
-    if low > 0:
-        return f"{said}; {numbers} beat the encoder's raw features by {ahead['mean']:.3f} {half}"
-    if high < 0:
-        found = f"{numbers} are below the encoder's raw features by {-ahead['mean']:.3f} {half}"
+    numbers, settled = f"{result['embedding_dim']} numbers", verdict.word(ahead["interval"])
+    by = intervals.text(abs(ahead["mean"]), ahead["interval"], ".3f")
+    if settled == verdict.BETTER:
+        return f"{said}; {numbers} beat the encoder's raw features by {by}"
+    if settled == verdict.WORSE:
+        found = f"{numbers} are below the encoder's raw features by {by}"
     else:
-        found = f"{numbers} are not told apart from the encoder's raw features ({ahead['mean']:+.3f} {half})"
+        signed = intervals.text(ahead["mean"], ahead["interval"], "+.3f")
+        found = f"{numbers} are not told apart from the encoder's raw features ({signed})"
     return f"{said}; {found}: {advice or _advice(result)}"
 
 
