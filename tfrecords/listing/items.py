@@ -88,7 +88,8 @@ def _told_apart(item: Item, escaped: set[str]) -> Item:
     escaped.add(key)
     if key == item.key:
         return item
-    return replace(item, key=key, read=partial(refuse, f"its name is not UTF-8 and reads as {item.key}, as another does"))
+    why = f"its name is not UTF-8 and reads as {item.key}, as another does"
+    return replace(item, key=key, read=partial(refuse, why))
 
 
 def read_file(path: str) -> bytes:
