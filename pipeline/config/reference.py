@@ -147,7 +147,7 @@ def summary(schema: Any) -> str:
 
 def described(schema: Any) -> dict[str, tuple[str, str]]:
     """Each field's annotation and comment, by name: the comment beside it, else the lines of comment above it."""
-    own = [each for each in reversed(schema.__mro__) if dataclasses.is_dataclass(each)]  # those that it inherits first
+    own = [each for each in reversed(schema.__mro__) if each is not object]  # what it inherits comes first
     return {key: said for each in own for key, said in _described(each.__module__)[each.__name__].items()}
 
 

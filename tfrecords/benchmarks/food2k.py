@@ -63,4 +63,4 @@ def _items(images: Path, listed: list[tuple[str, str]]) -> Iterator[Item]:
         yield Item(path, label, reader_below(images, path))
 
 
-LAYOUT = Layout("food2k", food2k, {"all": Size(2_000, 1_036_564)}, splits=("train", "val", "test", "all"))
+LAYOUT = Layout("food2k", food2k, {"all": Size(2_000, 1_036_564)}, splits=("all", "train", "val", "test"))

@@ -1,5 +1,6 @@
 """Lists that are damaged or hostile: every one of them is BadInput in one line that names the file."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def bytes_of(name: str, data: bytes) -> Change:
 
 
 def removed(name: str) -> Change:
-    return lambda root: (root / name).unlink() if (root / name).is_file() else (root / name).rename(root / "elsewhere")
+    return lambda root: (root / name).unlink() if (root / name).is_file() else shutil.rmtree(root / name)
 
 
 def cars(**fields) -> Change:

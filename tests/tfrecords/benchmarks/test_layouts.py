@@ -256,7 +256,6 @@ def test_oml_takes_roles_of_rows_and_paths_below_its_folder(roots, tmp_path):
     assert {*shown(query), *shown(gallery)} == set(shown(validation))
     assert shown(listed("oml", roots["oml"] / "df.csv")[1]) == shown(listed("oml", roots["oml"])[1])
     pandas = pytest.importorskip("pandas")  # its NaN: the flags of a train row
-    table = pandas.read_csv(roots["oml"] / "df.csv")
-    table.to_csv(tmp_path / "df.csv", index=False)
-    copied = listed("oml", tmp_path, split="train")[1]
-    assert shown(copied) == shown(listed("oml", roots["oml"])[1])
+    before = shown(listed("oml", drawn.draw_oml(tmp_path), split="query")[1])
+    pandas.read_csv(tmp_path / "df.csv").to_csv(tmp_path / "df.csv", index=False)
+    assert shown(listed("oml", tmp_path, split="query")[1]) == before == shown(query)
