@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from pipeline.errors import BadInput, nearest
 from tfrecords.listing.items import Listing
+from tfrecords.listing.tables import is_number
 
 
 class Size(NamedTuple):
@@ -62,7 +63,7 @@ class Layout:
         """Options of a command line: numbers and true or false as such, where the option is one."""
         kinds = {key: each.annotation for key, each in inspect.signature(self.listing).parameters.items()}
         readings: dict[Any, Callable[[str], Any]] = {
-            int: lambda text: int(text) if text.isascii() and text.isdecimal() else text,
+            int: lambda text: int(text) if is_number(text) else text,
             bool: lambda text: {"true": True, "false": False}.get(text.lower(), text),
         }
         return {key: readings.get(kinds.get(key), str)(text) for key, text in given.items()}

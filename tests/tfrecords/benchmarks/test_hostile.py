@@ -1,5 +1,6 @@
 """Lists that are damaged or hostile: every one of them is BadInput in one line that names the file."""
 
+import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,9 +10,9 @@ import pytest
 from scipy.io import savemat
 
 from pipeline.errors import BadInput
-from tests.drawn_benchmarks import draw_ilias
+from tests.drawn_benchmarks import draw_ilias, draw_uned
 from tests.tfrecords.benchmarks.test_layouts import DRAWN
-from tfrecords.sources import list_source
+from tfrecords.sources import find_layout, list_source
 
 Change = Callable[[Path], object]
 
@@ -53,6 +54,7 @@ CASES: dict[str, tuple[str, dict, Change, str]] = {
     "sop, no list": ("sop", {}, removed("Ebay_train.txt"), "expects Ebay_train.txt"),
     "sop, no header": ("sop", {}, text("Ebay_train.txt", "class_id", "klass"), "column 'class_id'"),
     "sop, a class": ("sop", {}, text("Ebay_train.txt", "1 1 3", "1 x 3"), "row 1: expected a number"),
+    "sop, a large class": ("sop", {}, text("Ebay_train.txt", "1 1 3", f"1 {'9' * 5000} 3"), "row 1: expected a number"),
     "sop, a path": ("sop", {}, text("Ebay_train.txt", "chair_final/", "../../"), "row 1: path"),
     "sop, no text": ("sop", {}, bytes_of("Ebay_train.txt", b"\xff\xfe\0"), "Ebay_train.txt"),
     "sop, nothing": ("sop", {}, bytes_of("Ebay_train.txt", b"class_id path\n"), "lists no image"),
@@ -139,6 +141,11 @@ CASES: dict[str, tuple[str, dict, Change, str]] = {
         "inat2018", {"split": "val2018"},
         text("val2018.json", "train_val2018/Aves/2000", "../.."), "row 1: path",
     ),
+    "inat, a large annotation": (
+        "inat2018", {"split": "val2018"}, text("val2018.json", '"category_id": 2000', f'"category_id": {"9" * 5000}'),
+        "is not readable as JSON",
+    ),
+    "inat, a large class": ("inat2018", {}, text(INAT, "/2000/", f"/{'9' * 5000}/"), "row 1: expected …/<category>"),
     "oml, no file": ("oml", {}, removed("df.csv"), "or a folder with df.csv"),
     "oml, a column": ("oml", {}, text("df.csv", "is_query", "query"), "expected the column 'is_query'"),
     "oml, a split": ("oml", {}, text("df.csv", "jpg,train", "jpg,test"), "expected split train or"),
@@ -160,6 +167,44 @@ def test_a_damaged_or_hostile_set_is_bad_input_in_one_line(tmp_path, case):
     with pytest.raises(BadInput) as caught:
         list(list_source(layout, root, options).items)
     assert says in str(caught.value) and "\n" not in str(caught.value) and len(str(caught.value)) < 600
+
+
+def damaged(data: bytes, rng: random.Random) -> bytes:
+    """The bytes cut off, overwritten, with junk or a part of them put in, a part taken out, lines in another order."""
+    at, length = rng.randrange(len(data)), rng.randrange(1, 60)
+    ways: list[Callable[[], bytes]] = [
+        lambda: data[:at],
+        lambda: data[:at] + rng.randbytes(length)[:4] + data[at + 4 :],
+        lambda: data[:at] + rng.randbytes(length) + data[at:],
+        lambda: data[:at] + data[at + length :],
+        lambda: data[:at] + data[length : 4 * length] + data[at:],
+        lambda: b"\n".join(rng.sample(lines := data.split(b"\n"), len(lines))),
+        lambda: rng.choice([b"", b"\n", b"null", b"[]", b"{}", b"[{}]", b"\xff\xfe\0", b"\0" * 600, b"9" * 5000]),
+    ]
+    return rng.choice(ways)()
+
+
+@pytest.mark.parametrize("layout", [name for name in (*DRAWN, "uned") if name not in ("gpr1200", "rp2k")])
+@pytest.mark.faults("hostile list")
+def test_a_list_damaged_anywhere_is_listed_or_bad_input_and_names_nothing_outside(tmp_path, layout, tried):
+    draw = DRAWN.get(layout) or (lambda folder: draw_uned(folder, ["gldv2"], pictures=False))
+    root, found, rng = draw(tmp_path / "set"), find_layout(layout), random.Random(7)
+    options: list[dict] = [{"split": split} for split in found.splits or found.published]
+    options = [{**each, "domain": "gldv2"} if layout == "uned" else each for each in options]
+    options += [{"split": "distractors", "mini": True, "verify": True}] if layout == "ilias" else []
+    lists = [path for path in sorted(root.rglob("*.*")) if path.suffix in (".txt", ".json", ".csv", ".mat", ".tar")]
+    for _ in range(20):
+        path = rng.choice([each for each in lists if not each.match("ilias_core/*/*/*")])
+        before = path.read_bytes()
+        path.write_bytes(damaged(before, rng))
+        for each in options:
+            try:
+                items = list(list_source(layout, root, each).items)
+                assert all(Path(item.file).resolve().is_relative_to(root) for item in items if item.file)
+            except BadInput as error:
+                assert "\n" not in str(error) and len(str(error)) < 900
+        path.write_bytes(before)
+    tried(20)
 
 
 def test_boxes_of_ilias_that_are_no_boxes_reject_the_image_alone(tmp_path):
