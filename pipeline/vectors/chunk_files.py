@@ -91,18 +91,21 @@ def is_made(found: Any) -> bool:
     return isinstance(found, dict) and isinstance(found.get("count"), int) and isinstance(found.get("files"), dict)
 
 
-def read_vectors(folder: Path, number: int, dtype: str, start: int, stop: int) -> np.ndarray:
-    """Rows start … stop of a chunk as float32 [stop − start, D]. Raises BadInput where the files cannot be read."""
+def read_vectors(folder: Path, number: int, dtype: str, start: int, out: np.ndarray) -> None:
+    """Rows of a chunk from `start` on into `out`, float32 [n, D]. Raises BadInput where the file does not hold them."""
     where = paths(folder, number, dtype)
     try:
-        found = np.load(where[VECTORS], mmap_mode="r")[start:stop].astype(np.float32)
+        found = np.load(where[VECTORS], mmap_mode="r")[start : start + len(out)]
+        if found.shape != out.shape:
+            raise ValueError(f"it holds other vectors than its store says: {found.shape} instead of {out.shape}")
         if dtype == "int8":
-            found *= np.load(where[SCALE])
+            np.multiply(found, np.load(where[SCALE]), out=out)
+        else:
+            out[:] = found
     except (OSError, ValueError, EOFError) as error:
         if machine.refuses(error):
             raise
         raise BadInput(f"{where[VECTORS]} cannot be read ({reason(error)}): embed again what it holds") from None
-    return found
 
 
 def read_rows(folder: Path, number: int) -> Iterator[Row]:
