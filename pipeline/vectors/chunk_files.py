@@ -23,7 +23,7 @@ DTYPES = ("float32", "float16", "int8")
 VECTORS, SCALE, ITEMS = "vectors", "scale", "items"
 COLUMNS = ("key", "source", "class", "also")
 PARTIAL = ".partial-"
-LARGEST_INT8 = 127
+LARGEST_INT8, LARGEST_HALF = 127, 65_504.0
 
 
 class Row(NamedTuple):
@@ -136,7 +136,7 @@ def _encoded(vectors: np.ndarray, dtype: str, folder: Path, number: int) -> dict
     if dtype == "float32":
         return {VECTORS: vectors}
     most = float(np.abs(vectors).max(initial=0.0))
-    if not np.isfinite(most) or (dtype == "float16" and most > np.finfo(np.float16).max):
+    if not np.isfinite(most) or (dtype == "float16" and most > LARGEST_HALF):
         held = "up to 65,504" if dtype == "float16" else "that are finite"
         raise BadInput(f"{folder}: chunk {number} holds {most:g}, {dtype} takes numbers {held}: choose float32")
     if dtype == "float16":
