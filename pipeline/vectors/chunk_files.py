@@ -8,9 +8,9 @@ import csv
 import json
 import os
 import socket
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -57,13 +57,8 @@ def write(folder: Path, number: int, vectors: np.ndarray, rows: Iterable[Row], d
     lines = [csv_line(COLUMNS), *(csv_line(_cells(Row(*row))) for row in rows)]
     if len(lines) != len(vectors) + 1:
         raise ValueError(f"expected an item a vector, got {len(lines) - 1:,} items for {len(vectors):,} vectors")
-    where = paths(folder, number, dtype)
-    digests = {}
-    for name, path in where.items():
-        if name == ITEMS:
-            digests[name] = _appear(path, lambda file: file.write("".join(lines).encode()))
-        else:
-            digests[name] = _appear(path, lambda file, values=stored[name]: np.save(file, values))
+    held: dict[str, np.ndarray | bytes] = {**stored, ITEMS: "".join(lines).encode()}
+    digests = {name: _appear(path, held[name]) for name, path in paths(folder, number, dtype).items()}
     return {"count": len(vectors), "files": digests}
 
 
@@ -146,7 +141,7 @@ def _encoded(vectors: np.ndarray, dtype: str, folder: Path, number: int) -> dict
     return {VECTORS: steps.astype(np.int8), SCALE: scale}
 
 
-def _appear(path: Path, fill: Callable[[BinaryIO], Any]) -> str:
+def _appear(path: Path, held: np.ndarray | bytes) -> str:
     """Writes a file and gives it its name; returns 16 hex digits of its SHA-256.
 
     Not by `files.atomic_path`, which removes what another writer has begun: a distributed run may begin a chunk twice.
@@ -154,7 +149,10 @@ def _appear(path: Path, fill: Callable[[BinaryIO], Any]) -> str:
     temporary = path.with_name(f"{PARTIAL}{path.name}-{socket.gethostname()}-{os.getpid()}")
     try:
         with temporary.open("wb") as file:
-            fill(file)
+            if isinstance(held, bytes):
+                file.write(held)
+            else:
+                np.save(file, held)
             file.flush()
             os.fsync(file.fileno())  # a renamed file is whole even after a power cut
         digest = file_sha256(temporary)[:16]
