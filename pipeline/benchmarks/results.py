@@ -1,4 +1,4 @@
-"""What a protocol gives: tables of measures, each row with its intervals; and how they are written as text. NumPy alone."""
+"""What a protocol gives: tables of measures, each row with its intervals; how they are written as text. NumPy alone."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
