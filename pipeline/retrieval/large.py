@@ -15,11 +15,16 @@ PAIRS = 1 << 24  # inner products held at a time: 64 MB
 QUERIES = 4096  # whose inner products are held at a time
 
 Block = tuple[int, np.ndarray]  # the first row's number, float32 [n, D]
+Neighbours = tuple[np.ndarray, np.ndarray]  # rows int64 [Q, k], similarities float32 [Q, k]
 
 
 def most_similar(
-    queries: np.ndarray, blocks: Iterable[Block], k: int, exclude: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray]:
+    queries: np.ndarray,
+    blocks: Iterable[Block],
+    k: int,
+    exclude: np.ndarray | None = None,
+    so_far: Neighbours | None = None,
+) -> Neighbours:
     """The k rows of the largest inner product with each query.
 
     >>> rows, similarities = most_similar(np.eye(2), [(0, np.eye(2)), (2, np.eye(2))], 3)
@@ -31,6 +36,7 @@ def most_similar(
         blocks: in any order, read once; of one block at a time memory holds what the iterator does.
         k: neighbours a query, at least 1.
         exclude: int64 [Q], a row that the query does not find; -1 for none.
+        so_far: what a search over other rows has found: it goes on from there.
 
     Returns:
         (rows int64 [Q, k], similarities float32 [Q, k]), the most similar first, ties by the smaller row; where there
@@ -38,8 +44,9 @@ def most_similar(
     """
     queries = np.ascontiguousarray(queries, np.float32)
     lengths = _lengths(queries, "query")
-    rows = np.full((len(queries), k), -1, np.int64)
-    similarities = np.full((len(queries), k), -np.inf, np.float32)
+    if so_far is None:
+        so_far = np.full((len(queries), k), -1, np.int64), np.full((len(queries), k), -np.inf, np.float32)
+    rows, similarities = (each.copy() for each in so_far)
     for first, block in blocks:
         block = np.ascontiguousarray(block, np.float32)
         if block.shape[1] != queries.shape[1]:

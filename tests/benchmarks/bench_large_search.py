@@ -58,9 +58,8 @@ def search(peer: str, folder: Path) -> dict:
     queries = np.load(folder / "queries.npy")
     system, kind = peer.split()
     if system == "guie":
-        from pipeline.vectors.store import open_store
-
         from pipeline.retrieval.large import most_similar
+        from pipeline.vectors.store import open_store
 
         began = time.perf_counter()
         store = open_store(folder / kind)

@@ -61,6 +61,17 @@ def test_blocks_in_any_order_and_rising_similarities_give_the_same():
         assert np.array_equal(found[0], expected[0]) and np.array_equal(found[1], expected[1])
 
 
+def test_a_search_goes_on_over_further_rows():
+    queries, vectors = drawn(8, 4, 11, 2), drawn(900, 4, 12, 2)
+    blocks = list(in_blocks(vectors, 100))
+    before = most_similar(queries, blocks[:4], 40)
+    kept = [each.copy() for each in before]
+    found = most_similar(queries, blocks[4:], 40, so_far=before)
+    expected = most_similar(queries, blocks, 40)
+    assert np.array_equal(found[0], expected[0]) and np.array_equal(found[1], expected[1])
+    assert all(np.array_equal(*each) for each in zip(before, kept, strict=True))  # and is not changed by it
+
+
 def test_more_copies_than_neighbours_go_by_the_smaller_row():
     vectors = np.repeat(drawn(3, 5, 5), 400, axis=0)
     rows, similarities = most_similar(vectors[:1], in_blocks(vectors[::-1], 100), 10)

@@ -6,11 +6,14 @@ features_image_queries.hdf5, features_positives.hdf5, features_text_queries.hdf5
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from pipeline import files
+from pipeline.benchmarks.ilias.truth import object_of
 from pipeline.errors import BadInput, reason
+from pipeline.vectors.chunk_files import Row
 
 QUERIES, POSITIVES, TEXTS, DISTRACTORS = "image_queries", "positives", "text_queries", "distractors"
 READ_ROWS = 1 << 16
@@ -37,34 +40,33 @@ class Features:
                 raise BadInput(f"{path}: expected an index entry a vector, got {file['index'].shape} for {shape}")
             self.count, self.dim = shape
 
-    def ids(self) -> list[str]:
-        """Row by row."""
+    def items(self) -> Iterator[Row]:
+        """The ids, row by row; the class is the object, a distractor's its shard."""
         with _opened(self.path) as file:
-            return [key.decode() if isinstance(key, bytes) else str(key) for key in file["index"][:]]
+            for start in range(0, self.count, READ_ROWS):
+                for each in _read(file["index"], start, start + READ_ROWS, self.path):
+                    key = each.decode("utf-8", "backslashreplace") if isinstance(each, bytes) else str(each)
+                    yield Row(key, "ilias", object_of(key))
 
     def blocks(self, rows: int = READ_ROWS) -> Iterator[tuple[int, np.ndarray]]:
         """(first row, float32 [≤rows, D]) of the whole file, in order."""
         with _opened(self.path) as file:
             for start in range(0, self.count, rows):
-                try:
-                    found = file["features"][start : start + rows]
-                except OSError as error:
-                    raise _damaged(self.path, error) from None
-                yield start, found.astype(np.float32)
+                yield start, _read(file["features"], start, start + rows, self.path).astype(np.float32)
 
 
-def write(path: Path, keys: Iterable[str], blocks: Iterable[np.ndarray], dim: int) -> None:
+def write(path: Path, ids: Iterable[str], blocks: Iterable[np.ndarray], dim: int) -> None:
     """Writes a file in the authors' form, whole or not at all: float16, chunked by rows.
 
-    keys: N ASCII ids. blocks: float [n, dim], N rows in all. Raises BadInput: numbers that float16 does not hold.
+    ids: N, ASCII. blocks: float [n, dim], N rows in all. Raises BadInput: numbers that float16 does not hold.
     """
     import h5py
 
-    names = list(keys)
+    names = list(ids)
     with files.atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
         file.create_dataset("index", data=names, shape=(len(names),), dtype=h5py.string_dtype(encoding="ascii"))
         chunk = (max(1, min(len(names), 2**20 // max(2 * dim, 1))), dim)  # a megabyte
-        features = file.create_dataset("features", (len(names), dim), np.float16, chunks=chunk)
+        features = file.create_dataset("features", (len(names), dim), np.float16, chunks=chunk if names else None)
         start = 0
         for block in blocks:
             if np.abs(block).max(initial=0) > np.finfo(np.float16).max:
@@ -99,5 +101,8 @@ def _opened(path: Path):
         yield file
 
 
-def _damaged(path: Path, error: Exception) -> BadInput:
-    return BadInput(f"{path} cannot be read ({reason(error)}): is it whole?")
+def _read(dataset: Any, start: int, stop: int, path: Path) -> np.ndarray:
+    try:
+        return dataset[start:stop]
+    except (OSError, RuntimeError) as error:  # HDF5 knows no third
+        raise BadInput(f"{path} cannot be read ({reason(error)}): is it whole?") from None

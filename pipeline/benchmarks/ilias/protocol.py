@@ -51,31 +51,32 @@ def oracle(hits: np.ndarray, matches: np.ndarray, k: int = K) -> np.ndarray:
 def grouped(
     values: np.ndarray,
     bounds: Sequence[float],
-    positives: np.ndarray,
+    places: np.ndarray,
     wanted: np.ndarray,
     similarities: np.ndarray,
     owners: Sequence[np.ndarray],
-) -> dict[str, float]:
-    """Mean AP over the positives of one group at a time, the others' taken out of ranking and matches.
+    k: int = K,
+) -> dict[str, np.ndarray]:
+    """AP over the positives of one group at a time, the object's others taken out of ranking and matches.
 
     Args:
         values: float [P], of each positive. bounds: of the groups, one more than there are; low ≤ value < high.
-        positives: int [Q, k], which positive stands at a rank; -1 for a distractor or none.
-        wanted: bool [Q, k], whether it is one of the query's object.
-        similarities: float [Q, k]. owners: of each query, which positives show its object.
+        places: int [Q, k], which positive stands at a rank; -1 for a distractor or none.
+        wanted: bool [Q, k], whether it is one of the query's object. similarities: float [Q, k].
+        owners: of each query, int [n_q]: which positives show its object.
 
     Returns:
-        "low-high" → mean over the queries that have a positive in the group; no others.
+        "low-high" → AP of the queries that have a positive in the group, float64 [≤Q]; no group without any.
     """
     found = {}
     for low, high in pairwise(bounds):
         inside = (values >= low) & (values < high)  # [P]
         scores = []
         for row, own in enumerate(owners):
-            matches = int(inside[own].sum())
-            if matches:
-                kept = ~wanted[row] | inside[positives[row]]
-                scores.append(average_precision(wanted[row][None, kept], similarities[row][None, kept], [matches])[0])
+            if matches := int(inside[own].sum()):
+                kept = ~wanted[row] | inside[places[row]]
+                part = wanted[row][None, kept], similarities[row][None, kept]
+                scores.append(average_precision(*part, np.array([matches]), k)[0])
         if scores:
-            found[f"{low:.4g}-{high:.4g}"] = float(np.mean(scores))
+            found[f"{low:.3g}-{high:.3g}"] = np.array(scores)
     return found

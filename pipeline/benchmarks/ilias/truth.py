@@ -1,4 +1,4 @@
-"""What ILIAS asks and what answers it: the id lists of the authors, or the folders of its core.
+"""What ILIAS asks and what answers it, by the authors' lists of ids.
 
 <root>/image_ids/image_query_ids.txt    id[,…] a line, such as name_xxx/query/Qxxx_yy.jpg
 <root>/image_ids/positive_ids.txt       id,scale,clutter
@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.errors import BadInput, reason
-from tfrecords.sources import list_source
 
 LISTS = "image_ids"
 PUBLISHED = {"image queries": 1_232, "text queries": 1_000, "positives": 4_715}
@@ -30,7 +29,7 @@ class Truth:
     image_queries: list[str]  # sorted
     text_queries: list[str]  # sorted
     positives: list[str]  # sorted
-    # Group → what each positive has of it, float64 [P]: "scale" and "clutter", from the authors' list alone.
+    # "scale" and "clutter" → what each positive has of it, float64 [P].
     groups: dict[str, np.ndarray] = field(default_factory=dict)
 
     def caveats(self) -> list[str]:
@@ -62,42 +61,34 @@ def escaped(key: str) -> str:
 
 
 def read(root: Path) -> Truth:
-    """The authors' lists, or without them what lies in the folders of the core, whose groups are not known.
+    """The authors' lists, in <root>/image_ids or <root>.
 
-    Raises BadInput: neither is there, a list is not of its form, a key stands twice, no query or no positive.
+    Raises BadInput: one is missing or not of its form, an id stands twice, there is no query or no positive. Without
+    `text_query_ids.txt` there are no text queries.
     """
-    if (root / LISTS).is_dir():
-        truth = _of_lists(root / LISTS)
-    else:
-        queries, positives = (_of_folders(root, split) for split in ("image_queries", "positives"))
-        truth = Truth(queries, [], positives)
-    for what, keys in (("queries", truth.image_queries), ("positives", truth.positives)):
-        if not keys:
-            raise BadInput(f"{root}: expected {what} of ILIAS, it has none")
-        if len(set(keys)) < len(keys):
-            twice = next(key for key, after in pairwise(sorted(keys)) if key == after)
-            raise BadInput(f"{root}: expected each of the {what} once, {twice} stands twice")
-    return truth
-
-
-def _of_folders(root: Path, split: str) -> list[str]:
-    return sorted(escaped(item.key) for item in list_source("ilias", root, {"split": split}).items)
-
-
-def _of_lists(folder: Path) -> Truth:
-    queries = [row[0] for row in _rows(folder / "image_query_ids.txt")]
-    texts = folder / "text_query_ids.txt"
-    rows = sorted(_rows(folder / "positive_ids.txt"))
+    queries, texts, positives = (_path(root, name) for name in ("image_query", "text_query", "positive"))
+    rows = sorted(_rows(positives))
     try:
         groups = {name: np.array([float(row[place]) for row in rows]) for name, place in (("scale", 1), ("clutter", 2))}
     except (ValueError, IndexError) as error:
-        raise BadInput(f"{folder}/positive_ids.txt: expected id,scale,clutter a line ({reason(error)})") from None
-    return Truth(
-        sorted(queries),
+        raise BadInput(f"{positives}: expected id,scale,clutter a line ({reason(error)})") from None
+    truth = Truth(
+        sorted(row[0] for row in _rows(queries)),
         sorted(row[0] for row in _rows(texts)) if texts.exists() else [],
         [row[0] for row in rows],
         groups,
     )
+    for what, path, ids in (("query", queries, truth.image_queries), ("positive", positives, truth.positives)):
+        if not ids:
+            raise BadInput(f"{path}: expected the id of a {what} a line, it has none")
+        if twice := next((each for each, after in pairwise(ids) if each == after), ""):
+            raise BadInput(f"{path}: expected each {what} once, {twice} stands twice")
+    return truth
+
+
+def _path(root: Path, name: str) -> Path:
+    places = (root / LISTS / f"{name}_ids.txt", root / f"{name}_ids.txt")
+    return next((path for path in places if path.exists()), places[0])
 
 
 def _rows(path: Path) -> list[Sequence[str]]:
