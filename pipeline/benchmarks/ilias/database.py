@@ -20,6 +20,7 @@ from pipeline.vectors.chunk_files import Row
 from pipeline.vectors.store import Store, open_store
 
 BLOCK_VALUES = 1 << 25  # of a block that is searched: 128 MB
+STORES = f"*/{store.NAME}"
 
 
 class Vectors(Protocol):
