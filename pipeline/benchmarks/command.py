@@ -14,6 +14,7 @@ import numpy as np
 
 from pipeline import files
 from pipeline.benchmarks import descriptors, features, page, reported, results
+from pipeline.benchmarks.ilias.database import Vectors
 from pipeline.benchmarks.results import Result
 from pipeline.benchmarks.table import Benchmark, Part
 from pipeline.benchmarks.work import Work
@@ -40,6 +41,7 @@ class Options:
     batch_size: int = 64
     trust: bool = False
     distractors: str = ""
+    mini: bool = False
     export: str = ""
 
 
@@ -47,7 +49,7 @@ class Options:
 class Opened:
     """An embedder with the vectors that it has of each part."""
 
-    store: Callable[[Part], Store]
+    store: Callable[[Part], Vectors]
     pixels: str  # in a few words
     warnings: tuple[str, ...] = ()
 
@@ -62,8 +64,11 @@ def main(options: Options) -> None:
         opened = _opened(options, parts, out)
         for warning in opened.warnings:
             print(f"bench: warning: {options.embedder} {warning}")
-        work = Work(benchmark, parts, out, opened.store, options.distractors)
-        modes = import_module(f"pipeline.benchmarks.protocols.{benchmark.protocol}").score(work)
+        folder = Path(options.embedder) if opened.pixels == FEATURES else None
+        root = Path(options.root)
+        work = Work(benchmark, parts, out, opened.store, root, folder, options.distractors, options.mini)
+        protocol = import_module(f"pipeline.benchmarks.protocols.{benchmark.protocol}")
+        modes = protocol.score(work)
         stores = {part: work.store(part) for part in parts}
         first = next(iter(stores.values()))
         notes = [*filter(None, [benchmark.caveat]), *_notes(options, stores), *work.notes]
@@ -72,7 +77,7 @@ def main(options: Options) -> None:
             opened.pixels, benchmark.headline, modes, notes,
         )  # fmt: skip
         if options.export:
-            _export(Path(options.export), stores)
+            getattr(protocol, "export", _export)(Path(options.export), work)
         figures = reported.of(benchmark.name)
         held = {**result.to_json(), "reported": [each._asdict() for each in figures]}
         files.write_json(out / "bench.json", held)
@@ -87,11 +92,12 @@ def _expect_fitting(options: Options) -> None:
     name = options.benchmark.name
     if options.domains and name != "uned":
         raise BadInput(f"--domain is of uned, {name} has none")
-    if options.distractors and name != "ilias":
-        raise BadInput(f"--distractors is of ilias, {name} has none")
-    if options.export and name != "uned":
+    if (options.distractors or options.mini) and name != "ilias":
+        raise BadInput(f"--distractors and --mini are of ilias, {name} has no distractors")
+    if options.export and name not in ("uned", "ilias"):
         raise BadInput(
-            f"--export writes UnED's descriptors, {name} has no form of its own: DIR/vectors has the vectors"
+            f"--export writes UnED's descriptors and ILIAS's features, {name} has no form of its own: DIR/vectors has "
+            "the vectors"
         )
     if not Path(options.root).exists():
         raise BadInput(f"--root {options.root}: expected the folder of {options.benchmark.title}, nothing is there")
@@ -137,12 +143,14 @@ def _opened(options: Options, parts: tuple[Part, ...], out: Path) -> Opened:
     def embedded(part: Part) -> Store:
         named = ((part.domain or part.name, item) for item in listed(part))
         total = sum(1 for _ in listed(part))
-        return models.embedded(model, out / "vectors" / part.name, named, total, options.batch_size)
+        return models.embedded(
+            model, out / "vectors" / part.name, named, total, batch_size=options.batch_size, dtype=benchmark.dtype
+        )
 
     return Opened(embedded, model.pixels, model.submission.warnings)
 
 
-def _notes(options: Options, stores: dict[Part, Store]) -> list[str]:
+def _notes(options: Options, stores: dict[Part, Vectors]) -> list[str]:
     """What the numbers do not say of themselves: images that are missing, vectors of another length."""
     notes = []
     for part, store in stores.items():
@@ -168,11 +176,11 @@ def _published(benchmark: Benchmark, part: Part) -> int | None:
     return size.images if size else None
 
 
-def _export(path: Path, stores: dict[Part, Store]) -> None:
+def _export(path: Path, work: Work) -> None:
     found: dict[str, dict[str, Callable[[], Iterator[np.ndarray]]]] = {}
-    for part, store in stores.items():
-        found.setdefault(part.domain, {})[str(part.options["split"])] = lambda store=store: (
-            block for _, block in store.blocks()
+    for part in work.parts:
+        found.setdefault(part.domain, {})[str(part.options["split"])] = lambda part=part: (
+            block for _, block in work.store(part).blocks()
         )
     descriptors.write(path, found)
     print(f"bench: {path}: UnED's descriptors of {', '.join(found)}")

@@ -1,4 +1,4 @@
-"""Vectors that are there already as EMBEDDER: stores of `guie bench` or `guie embed`, UnED's descriptors.
+"""Vectors that are there already as EMBEDDER: stores of `guie bench` or `guie embed`, UnED's descriptors, ILIAS's HDF5.
 
 A store is taken as it is, once its images are known to be the benchmark's; a file is copied into stores.
 """
@@ -11,6 +11,8 @@ import numpy as np
 
 from pipeline import files
 from pipeline.benchmarks import descriptors
+from pipeline.benchmarks.ilias import hdf5
+from pipeline.benchmarks.ilias.database import Vectors
 from pipeline.benchmarks.table import Part
 from pipeline.errors import BadInput
 from pipeline.vectors.store import NAME, REJECTS, Store, open_store
@@ -25,7 +27,9 @@ DESCRIPTORS = (".json", ".pkl")  # the official code writes its JSON as .pkl
 def are_there(embedder: str) -> bool:
     """Whether EMBEDDER is features, not a model."""
     path = Path(embedder)
-    return (path.is_file() and path.suffix in DESCRIPTORS) or (path.is_dir() and bool(_stores(path)))
+    if path.is_dir():
+        return bool(_stores(path)) or hdf5.path_of(path, hdf5.POSITIVES).is_file()
+    return path.is_file() and path.suffix in DESCRIPTORS
 
 
 def _stores(folder: Path) -> dict[str, Path]:
@@ -36,8 +40,10 @@ def _stores(folder: Path) -> dict[str, Path]:
     return {path.parent.name: path.parent for path in sorted(below.glob(f"*/{NAME}"))}
 
 
-def opened(embedder: str, benchmark: str, parts: Sequence[Part], out: Path, listed: Listed) -> Callable[[Part], Store]:
-    """Part → its store.
+def opened(
+    embedder: str, benchmark: str, parts: Sequence[Part], out: Path, listed: Listed
+) -> Callable[[Part], Vectors]:
+    """Part → its store, or its file as ILIAS's authors have it.
 
     Args:
         out: folder that a file's vectors are copied to. listed: the benchmark's images of a part.
@@ -50,6 +56,10 @@ def opened(embedder: str, benchmark: str, parts: Sequence[Part], out: Path, list
             raise BadInput(f"{path}: expected a model or stores of vectors; a file of descriptors is UnED's form alone")
         return _of_descriptors(path, parts, out, listed)
     stores = _stores(path)
+    if not stores:
+        if benchmark != "ilias":
+            raise BadInput(f"{path}: expected a model or stores of vectors; HDF5 is ILIAS's form alone")
+        return lambda part: hdf5.Features(hdf5.path_of(path, part.name))
 
     def opens(part: Part) -> Store:
         found = stores.get(part.name) or (stores.get("") if len(parts) == 1 else None)

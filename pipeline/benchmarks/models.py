@@ -58,10 +58,12 @@ def opened(asked: Asked) -> Model:
     return _raw_features(encoder, asked)
 
 
-def embedded(model: Model, folder: Path, items: Iterable[Named], total: int, batch_size: int) -> Store:
-    """The store of a part's images; goes on where it was killed."""
+def embedded(
+    model: Model, folder: Path, items: Iterable[Named], total: int, *, batch_size: int, dtype: str = "float32"
+) -> Store:
+    """The store of a part's images in `folder`; goes on where it was killed. `dtype`: of the vectors on disk."""
     what = f"bench: {folder.name}"
-    return embed_into(folder, model.submission, items, batch_size=batch_size, what=what, total=total)
+    return embed_into(folder, model.submission, items, batch_size=batch_size, dtype=dtype, what=what, total=total)
 
 
 def _encoder(asked: Asked) -> config.Encoder | None:

@@ -40,6 +40,7 @@ class Benchmark:
     # How raw features see an image: "own", as the encoder was trained; "uned", see pixels.uned; "aspect", whole.
     pixels: str = "own"
     image_size_px: int | None = None  # None: the encoder's own
+    dtype: str = "float32"  # of the vectors on disk
 
     def of_domains(self, domains: Sequence[str]) -> tuple[Part, ...]:
         """The parts of some domains, all without any. Raises BadInput: a domain that the benchmark does not have."""
@@ -82,7 +83,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         ),
         Benchmark(
             "ilias", "ILIAS", "ilias", "mAP@1k of whole images against positives and distractors", "mAP@1k",
-            _two("image_queries", "positives"), pixels="aspect",
+            _two("image_queries", "positives"), pixels="aspect", dtype="float16",
         ),
         Benchmark(
             "gpr1200", "GPR1200", "gpr1200", "mAP over the whole ranking of all 12,000 images", "mAP", (Part("all"),),

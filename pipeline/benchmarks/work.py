@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from pipeline import files
+from pipeline.benchmarks.ilias.database import Vectors, identity
 from pipeline.benchmarks.labels import Labels, Numbers, numbered
 from pipeline.benchmarks.table import Benchmark, Part
 from pipeline.console import Progress
 from pipeline.retrieval.large import most_similar
-from pipeline.vectors.store import Store
 
 Changed = Callable[[np.ndarray], np.ndarray]  # float32 [n, D] → float32 [n, E]
 BLOCK_VALUES = 1 << 25  # numbers of a block of the index, and of the queries asked at a time: 128 MB
@@ -27,15 +27,20 @@ class Work:
         benchmark: Benchmark,
         parts: Sequence[Part],
         out: Path,
-        opened: Callable[[Part], Store],
+        opened: Callable[[Part], Vectors],
+        root: Path,
+        features: Path | None = None,
         distractors: str = "",
+        mini: bool = False,
     ):
-        self.benchmark, self.parts, self.out, self.distractors = benchmark, tuple(parts), out, distractors
+        """`root`: of the benchmark. `features`: where the embedder is a folder of features. The others: of ILIAS."""
+        self.benchmark, self.parts, self.out = benchmark, tuple(parts), out
+        self.root, self.features, self.distractors, self.mini = root, features, distractors, mini
         self.numbers: Numbers = {}
         self.notes: list[str] = []  # what the result does not say of itself; a protocol may add to it
-        self._opened, self._stores = opened, dict[str, Store]()
+        self._opened, self._stores = opened, dict[str, Vectors]()
 
-    def store(self, part: Part) -> Store:
+    def store(self, part: Part) -> Vectors:
         """The vectors of a part, in the order of its listing without the images that cannot be read."""
         if part.name not in self._stores:
             self._stores[part.name] = self._opened(part)
@@ -87,7 +92,7 @@ class Work:
         Returns:
             (rows int64 [Q, k], similarities float32 [Q, k]), -1 and -inf for none. Kept on disk, for the same vectors.
         """
-        named = [files.identity(self.store(part).folder / "store.json") for part in (queries, *index)]
+        named = [identity(self.store(part)) for part in (queries, *index)]
         path = self.out / "search" / f"{queries.name}-{files.fingerprint([named, k, by])}.npz"
         if path.is_file():
             with np.load(path) as held:

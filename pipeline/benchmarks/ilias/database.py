@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from pipeline import files
-from pipeline.benchmarks.ilias.hdf5 import Features, found_distractors
+from pipeline.benchmarks.ilias.hdf5 import READ_ROWS, Features, found_distractors
 from pipeline.errors import BadInput, reason
 from pipeline.retrieval.large import Block
 from pipeline.vectors import store
@@ -36,9 +36,13 @@ class Vectors(Protocol):
     def dtype(self) -> str:
         """As they are stored."""
 
+    @property
+    def fingerprint(self) -> str:
+        """Of the embedder; of features that others made "": nobody knows it."""
+
     def items(self) -> Iterator[Row]: ...
 
-    def blocks(self, rows: int) -> Iterator[Block]: ...
+    def blocks(self, rows: int = ...) -> Iterator[Block]: ...
 
 
 class Listed:
@@ -48,7 +52,7 @@ class Listed:
     """
 
     def __init__(self, part: Vectors, listed: np.ndarray):
-        self.part, self.dim, self.dtype = part, part.dim, part.dtype
+        self.part, self.dim, self.dtype, self.fingerprint = part, part.dim, part.dtype, part.fingerprint
         found = np.array([row.key.partition("/")[2].encode() for row in part.items()] or [b""])
         place = np.minimum(np.searchsorted(listed, found), len(listed) - 1)
         self.chosen = (listed[place] == found)[: part.count]  # bool [N]
@@ -57,7 +61,7 @@ class Listed:
     def items(self) -> Iterator[Row]:
         return (row for row, chosen in zip(self.part.items(), self.chosen, strict=True) if chosen)
 
-    def blocks(self, rows: int) -> Iterator[Block]:
+    def blocks(self, rows: int = READ_ROWS) -> Iterator[Block]:
         first = 0
         for start, block in self.part.blocks(rows):
             kept = block[self.chosen[start : start + len(block)]]
@@ -104,11 +108,14 @@ class Database:
         return found
 
 
-def distractors(folder: Path, fingerprint: str = "") -> list[Vectors]:
+def distractors(folder: Path, fingerprint: str = "", needed: bool = True) -> list[Vectors]:
     """The vectors of distractors that lie in a folder: a store, folders of one each, or features of the authors' form.
 
-    `fingerprint`: of the embedder of the queries; "" where nobody knows it. Raises BadInput: none of these, or a store
-    of another embedder.
+    Args:
+        fingerprint: of the embedder of the queries; "" where nobody knows it.
+        needed: whether a folder without any is refused.
+
+    Raises BadInput: none of these, or a store of another embedder.
     """
     places = (
         [folder] if (folder / store.NAME).is_file() else sorted(path.parent for path in folder.glob(f"*/{store.NAME}"))
@@ -118,7 +125,7 @@ def distractors(folder: Path, fingerprint: str = "") -> list[Vectors]:
         if fingerprint not in ("", each.fingerprint):
             raise BadInput(f"{each.folder}: expected vectors of the embedder of the queries, they are of another one")
     found: list[Vectors] = [*stores] if stores else [*found_distractors(folder)]
-    if not found:
+    if needed and not found:
         expected = f"a store of vectors ({store.NAME}), folders of one each, or features_distractors_00000.hdf5"
         raise BadInput(f"--distractors {folder}: expected {expected}")
     return found
