@@ -97,12 +97,14 @@ def test_uneds_pixels_are_those_of_its_code(height, width):
 
 
 def test_an_encoder_by_name_and_by_a_runs_config(tmp_path):
-    root = draw_cub200(tmp_path / "set", classes=(1, 101, 102), images=2)
-    result = bench("cub200", "mobilenet_v3_small_100", root, tmp_path / "a", "--weights", "none", "--image-size", 32)
+    root, name = draw_cub200(tmp_path / "set", classes=(1, 101, 102), images=2), "mobilenet_v3_small_050"
+    result = bench("cub200", name, root, tmp_path / "a", "--weights", "none", "--image-size", 32)
+    assert (result["pixels"], result["embedding_dim"]) == ("squashed to 32 px, bicubic", 1024)
     config = tmp_path / "run.yaml"
-    config.write_text("encoder: {name: mobilenet_v3_small_100, weights: none, image_size_px: 32, fit: crop}\n")
-    by_config = bench("cub200", config, root, tmp_path / "b")
-    assert by_config["modes"] == result["modes"] or by_config["pixels"] != result["pixels"]
+    config.write_text(f"encoder: {{name: {name}, image_size_px: 32}}\n")
+    assert bench("cub200", config, root, tmp_path / "b")["modes"] == result["modes"]
+    config.write_text(f"encoder: {{name: {name}, image_size_px: 32, fit: crop}}\n")
+    assert bench("cub200", config, root, tmp_path / "c")["pixels"] == "shorter side 32 px, bicubic, central square"
 
 
 def test_a_name_without_weights_is_refused(tmp_path, capsys):
