@@ -13,20 +13,20 @@ from pathlib import Path
 import numpy as np
 
 from pipeline import files
-from pipeline.benchmarks import descriptors, features, models, page, reported, results
+from pipeline.benchmarks import descriptors, features, page, reported, results
 from pipeline.benchmarks.ilias.database import Vectors
 from pipeline.benchmarks.results import Result
 from pipeline.benchmarks.table import Benchmark, Part
 from pipeline.benchmarks.work import Work
 from pipeline.errors import BadInput
-from pipeline.evaluation.embedders import UNIT_TOLERANCE
-from pipeline.evaluation.embedding.chunks import embed_into
 from pipeline.guards.locks import locked
+from pipeline.quiet import import_quietly
 from pipeline.vectors.store import Store
 from tfrecords.benchmarks import uned
 from tfrecords.sources import Item, find_layout, list_source
 
 FEATURES = "features that were there already"
+UNIT_TOLERANCE = 1e-3  # as `guie check`
 
 
 @dataclass(frozen=True)
@@ -71,9 +71,10 @@ def main(options: Options) -> None:
         modes = protocol.score(work)
         stores = {part: work.store(part) for part in parts}
         first = next(iter(stores.values()))
+        notes = [*filter(None, [benchmark.caveat]), *_notes(options, stores), *work.notes]
         result = Result(
             benchmark.name, benchmark.title, benchmark.rule, options.embedder, first.fingerprint, first.dim,
-            opened.pixels, benchmark.headline, modes, [*_notes(options, stores), *work.notes],
+            opened.pixels, benchmark.headline, modes, notes,
         )  # fmt: skip
         if options.export:
             getattr(protocol, "export", _export)(Path(options.export), work)
@@ -98,7 +99,7 @@ def _expect_fitting(options: Options) -> None:
             f"--export writes UnED's descriptors and ILIAS's features, {name} has no form of its own: DIR/vectors has "
             "the vectors"
         )
-    if not Path(options.root).is_dir():
+    if not Path(options.root).exists():
         raise BadInput(f"--root {options.root}: expected the folder of {options.benchmark.title}, nothing is there")
 
 
@@ -122,7 +123,7 @@ def _opened(options: Options, parts: tuple[Part, ...], out: Path) -> Opened:
 
     def listed(part: Part) -> Iterator[Item]:
         layout = benchmark.layout or benchmark.name
-        return iter(list_source(layout, Path(options.root), dict(part.options)).items)
+        return iter(list_source(layout, Path(options.root), part.options).items)
 
     if features.are_there(options.embedder):
         if options.weights or options.image_size_px:
@@ -131,25 +132,19 @@ def _opened(options: Options, parts: tuple[Part, ...], out: Path) -> Opened:
         return Opened(opens, FEATURES)
     for part in parts:
         next(listed(part), None)  # what is missing is said before a model is loaded
+    models = import_quietly("pipeline.benchmarks.models")  # TensorFlow: features do without
     of_benchmark = benchmark.pixels, benchmark.image_size_px
-    asked = models.Asked(options.embedder, options.weights, options.image_size_px, options.trust, *of_benchmark)
-    model = models.opened(asked)
-    print(
-        f"bench: {benchmark.title} by {options.embedder} ({model.submission.embedding_dim} dimensions), "
-        f"pixels: {model.pixels}",
-        flush=True,
+    model = models.opened(
+        models.Asked(options.embedder, options.weights, options.image_size_px, options.trust, *of_benchmark)
     )
+    dim = model.submission.embedding_dim
+    print(f"bench: {benchmark.title} by {options.embedder} ({dim} dimensions), pixels: {model.pixels}", flush=True)
 
     def embedded(part: Part) -> Store:
-        return embed_into(
-            out / "vectors" / part.name,
-            model.submission,
-            ((part.domain or part.name, item) for item in listed(part)),
-            batch_size=options.batch_size,
-            dtype=benchmark.dtype,
-            what=f"bench: {part.name}",
-            total=sum(1 for _ in listed(part)),
-        )
+        named = ((part.domain or part.name, item) for item in listed(part))
+        total = sum(1 for _ in listed(part))
+        folder = out / "vectors" / part.name
+        return models.embedded(model, folder, named, total, options.batch_size, benchmark.dtype)
 
     return Opened(embedded, model.pixels, model.submission.warnings)
 

@@ -1,6 +1,6 @@
 """EMBEDDER of `guie bench` as something that embeds: of any width, exported or the raw features of an encoder."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -11,14 +11,17 @@ from pipeline import config, files
 from pipeline.benchmarks import pixels
 from pipeline.config.sidecar import completed
 from pipeline.data import host_resize, preprocessing
+from pipeline.data.parts import Named
 from pipeline.data.preprocessing import normalize
 from pipeline.errors import BadInput
 from pipeline.evaluation import embedders
 from pipeline.evaluation.embedders import Submission
+from pipeline.evaluation.embedding.chunks import embed_into
 from pipeline.evaluation.halves import Halves, Pixels
 from pipeline.models import catalogue, encoders
 from pipeline.models.encoders import KERAS_FILE, ImageEncoder
 from pipeline.retrieval.vectors import unit_length
+from pipeline.vectors.store import Store
 
 OWN = "its own"
 CONFIGS = (".yaml", ".yml")
@@ -53,6 +56,14 @@ def opened(asked: Asked) -> Model:
         handle = str(inside) if inside.is_file() else asked.embedder
         return Model(embedders.load(handle, asked.trust, widest=None), OWN)
     return _raw_features(encoder, asked)
+
+
+def embedded(
+    model: Model, folder: Path, items: Iterable[Named], total: int, batch_size: int, dtype: str = "float32"
+) -> Store:
+    """The store of a part's images; goes on where it was killed."""
+    what = f"bench: {folder.name}"
+    return embed_into(folder, model.submission, items, batch_size=batch_size, dtype=dtype, what=what, total=total)
 
 
 def _encoder(asked: Asked) -> config.Encoder | None:
