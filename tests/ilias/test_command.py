@@ -133,7 +133,8 @@ def test_features_that_are_exported_score_the_same_without_an_image(root, embedd
 def test_features_are_cut_into_files_of_so_many_rows(rows):
     from pipeline.benchmarks.protocols import ilias
 
-    found = list(map(np.concatenate, ilias._cut((np.full((n, 2), n) for n in (3, 0, 5, 1, 2)), rows)))
+    blocks = (np.full((n, 2), n) for n in (3, 0, 5, 1, 2))
+    found = [np.concatenate(list(each)) for each in ilias._cut(blocks, rows)]
     assert np.concatenate(found)[:, 0].tolist() == [3] * 3 + [5] * 5 + [1] + [2] * 2
     assert [len(each) for each in found] == [rows] * (11 // rows) + [11 % rows] * (11 % rows > 0)
 

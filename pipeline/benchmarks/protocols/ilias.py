@@ -47,7 +47,7 @@ def score(work: Work) -> list[Mode]:
     core, whole = rank(queries, database, kept=work.out / "search" / "ilias.npz")
     ids = database.ids_of(np.unique(whole.rows))
     files_of_results.write(work.out, queries.ids, whole.rows, whole.similarities, ids)
-    work.notes += _notes(lists, queries, answers, database)
+    work.notes += _notes(queries, answers, database)
     sizes = dict.fromkeys([database.count, positives.count])  # the core once, where it is all there is
     rows = {
         _database(size - positives.count): _row(answers, queries, whole if size == database.count else core, size)
@@ -120,9 +120,9 @@ def _ids_path(root: Path) -> Path:
     return next((path for path in (root / truth.LISTS / MINI_IDS, root / MINI_IDS) if path.exists()), root / MINI_IDS)
 
 
-def _notes(lists: truth.Truth, queries: Asked, answers: Answers, database: Database) -> list[str]:
+def _notes(queries: Asked, answers: Answers, database: Database) -> list[str]:
     """What the numbers do not say of themselves."""
-    notes = lists.caveats()
+    notes = []
     if queries.missing:
         notes.append(f"{len(queries.missing):,} queries without a vector find nothing, such as {queries.missing[0]}")
     if queries.unknown:
