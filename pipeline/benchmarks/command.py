@@ -69,9 +69,8 @@ def main(options: Options) -> None:
         work = Work(benchmark, parts, out, opened.store, root, folder, options.distractors, options.mini)
         protocol = import_module(f"pipeline.benchmarks.protocols.{benchmark.protocol}")
         modes = protocol.score(work)
-        stores = {part: work.store(part) for part in parts}
-        first = next(iter(stores.values()))
-        notes = [*filter(None, [benchmark.caveat]), *_notes(options, stores), *work.notes]
+        first = work.store(parts[0])
+        notes = [*filter(None, [benchmark.caveat]), *_notes(work), *work.notes]
         result = Result(
             benchmark.name, benchmark.title, benchmark.rule, options.embedder, first.fingerprint, first.dim,
             opened.pixels, benchmark.headline, modes, notes,
@@ -90,8 +89,6 @@ def main(options: Options) -> None:
 
 def _expect_fitting(options: Options) -> None:
     name = options.benchmark.name
-    if options.domains and name != "uned":
-        raise BadInput(f"--domain is of uned, {name} has none")
     if (options.distractors or options.mini) and name != "ilias":
         raise BadInput(f"--distractors and --mini are of ilias, {name} has no distractors")
     if options.export and name not in ("uned", "ilias"):
@@ -143,17 +140,18 @@ def _opened(options: Options, parts: tuple[Part, ...], out: Path) -> Opened:
     def embedded(part: Part) -> Store:
         named = ((part.domain or part.name, item) for item in listed(part))
         total = sum(1 for _ in listed(part))
-        folder = out / "vectors" / part.name
-        return models.embedded(model, folder, named, total, options.batch_size, benchmark.dtype)
+        return models.embedded(
+            model, out / "vectors" / part.name, named, total, batch_size=options.batch_size, dtype=benchmark.dtype
+        )
 
     return Opened(embedded, model.pixels, model.submission.warnings)
 
 
-def _notes(options: Options, stores: dict[Part, Vectors]) -> list[str]:
+def _notes(work: Work) -> list[str]:
     """What the numbers do not say of themselves: images that are missing, vectors of another length."""
     notes = []
-    for part, store in stores.items():
-        wanted = _published(options.benchmark, part)
+    for part in work.parts:
+        wanted, store = _published(work.benchmark, part), work.store(part)
         if wanted and wanted != store.count:
             notes.append(
                 f"{part.name}: {store.count:,} of {wanted:,} published images: no figure to compare with others'"

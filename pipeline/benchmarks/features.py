@@ -3,6 +3,7 @@
 A store is taken as it is, once its images are known to be the benchmark's; a file is copied into stores.
 """
 
+import csv
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -20,7 +21,6 @@ from pipeline.vectors.writer import Writer
 from tfrecords.sources import Item
 
 Listed = Callable[[Part], Iterator[Item]]
-CHUNK_ROWS = 16_384
 DESCRIPTORS = (".json", ".pkl")  # the official code writes its JSON as .pkl
 
 
@@ -74,17 +74,15 @@ def opened(
 
 def _expect_images(store: Store, part: Part, listed: Listed) -> None:
     """Raises BadInput where a store is of other images, classes or of another order than the benchmark's."""
-    import csv
-
     rejected: set[str] = set()
     if (store.folder / REJECTS).is_file():
         with (store.folder / REJECTS).open(encoding="utf-8", newline="") as file:
             rejected = {row["key"] for row in csv.DictReader(file)}
     held = store.items()
     for number, item in enumerate(listed(part)):
-        row = None if item.key in rejected else next(held, None)
         if item.key in rejected:
             continue
+        row = next(held, None)
         if row is None or (row.key, row.class_name, tuple(row.also)) != (item.key, item.class_name, item.also):
             came = "no more vectors" if row is None else f"{row.key} of class {row.class_name}"
             raise BadInput(

@@ -59,9 +59,9 @@ def opened(asked: Asked) -> Model:
 
 
 def embedded(
-    model: Model, folder: Path, items: Iterable[Named], total: int, batch_size: int, dtype: str = "float32"
+    model: Model, folder: Path, items: Iterable[Named], total: int, *, batch_size: int, dtype: str = "float32"
 ) -> Store:
-    """The store of a part's images; goes on where it was killed."""
+    """The store of a part's images in `folder`; goes on where it was killed. `dtype`: of the vectors on disk."""
     what = f"bench: {folder.name}"
     return embed_into(folder, model.submission, items, batch_size=batch_size, dtype=dtype, what=what, total=total)
 

@@ -38,7 +38,7 @@ class Work:
         self.root, self.features, self.distractors, self.mini = root, features, distractors, mini
         self.numbers: Numbers = {}
         self.notes: list[str] = []  # what the result does not say of itself; a protocol may add to it
-        self._opened, self._stores = opened, dict[str, Vectors]()
+        self._opened, self._stores, self._labels = opened, dict[str, Vectors](), dict[str, Labels]()
 
     def store(self, part: Part) -> Vectors:
         """The vectors of a part, in the order of its listing without the images that cannot be read."""
@@ -51,8 +51,10 @@ class Work:
 
     def labels(self, part: Part) -> Labels:
         """The classes of a part's images; those of two domains differ."""
-        classes = ((name, *also) for _, _, name, also in self.store(part).items())
-        return numbered(part.domain, classes, self.numbers)
+        if part.name not in self._labels:
+            classes = ((name, *also) for _, _, name, also in self.store(part).items())
+            self._labels[part.name] = numbered(part.domain, classes, self.numbers)
+        return self._labels[part.name]
 
     def keys(self, part: Part) -> Iterator[str]:
         return (key for key, *_ in self.store(part).items())
@@ -64,13 +66,13 @@ class Work:
             if part.name == queries.name:
                 return np.arange(start, start + wanted)
             start += self.store(part).count
-        row_of: dict[tuple[str, str], int] = {}
+        row_of: dict[str, int] = {}
         start = 0
         for part in index:
             if part.domain == queries.domain:
-                row_of.update(((key, part.domain), start + row) for row, key in enumerate(self.keys(part)))
+                row_of.update((key, start + row) for row, key in enumerate(self.keys(part)))
             start += self.store(part).count
-        return np.array([row_of.get((key, queries.domain), -1) for key in self.keys(queries)], np.int64)
+        return np.array([row_of.get(key, -1) for key in self.keys(queries)], np.int64)
 
     def blocks(self, parts: Sequence[Part]) -> Iterator[tuple[int, np.ndarray]]:
         """(first row, float32 [n, D]) of several parts one after another."""

@@ -49,7 +49,7 @@ def test_descriptors_go_out_and_come_back_to_the_same_scores(cars, tmp_path, cap
     [
         (lambda held: held["cars"]["test"][0].pop(), "cars-test has 19 vectors, fewer than its list has images"),
         (lambda held: held["cars"]["test"][0].append([0.0] * 8), "cars-test has more vectors than its list has images"),
-        (lambda held: held.pop("inshop"), "no descriptors of inshop: test"),
+        (lambda held: held.pop("inshop"), "no descriptors of inshop: index"),
         (lambda held: held["cars"]["test"][0][3].pop(), "expected 8 numbers a vector, got 7"),
         (lambda held: held["cars"]["test"][0][3].__setitem__(0, "x"), "expected a vector of numbers"),
         (lambda held: held["cars"]["test"][0][3].__setitem__(0, 1e39), "a number is not finite"),
@@ -111,10 +111,10 @@ def test_vectors_that_are_not_of_unit_length_are_taken_as_they_are_and_said(tmp_
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("sop", "FEATURES", "--domain", "cars"), "--domain is of uned"),
+        (("sop", "FEATURES", "--domain", "cars"), "--domain cars: sop has none"),
         (("uned", "FEATURES", "--domain", "car"), "--domain car: uned has cars"),
         (("sop", "FEATURES", "--export", "x.json"), "--export writes UnED's descriptors"),
-        (("sop", "FEATURES", "--distractors", "none"), "--distractors is of ilias"),
+        (("sop", "FEATURES", "--distractors", "none"), "--distractors and --mini are of ilias"),
         (("sop", "FEATURES", "--weights", "none"), "are of an encoder"),
         (("sop", "nothing"), "nearest"),
         (("sop", "vit_b_16", "--root", "nothing"), "expected the folder of Stanford Online Products"),
