@@ -123,7 +123,7 @@ def _merge(best: np.ndarray, of_queries: np.ndarray, keys: np.ndarray) -> None:
 
 
 def _keys(rows: np.ndarray, similarities: np.ndarray) -> np.ndarray:
-    """Numbers that sort by falling similarity, then by row, uint64: a sort of them is faster than one by two columns."""
+    """Numbers that sort by falling similarity, then by row, uint64: faster than a sort by two columns."""
     bits = (similarities + np.float32(0)).view(np.uint32)  # -0.0 becomes 0.0, which it equals
     falling = np.where(bits >> 31, bits, ~bits & np.uint32(0x7FFFFFFF))
     keys = falling.astype(np.uint64) << np.uint64(32) | rows.astype(np.uint64) & np.uint64(0xFFFFFFFF)

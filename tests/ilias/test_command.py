@@ -15,6 +15,7 @@ from tfrecords import pixels
 from tfrecords.benchmarks import ilias as layout
 
 OBJECTS, TARS, DISTRACTORS = 5, 2, 6
+WIDTH = 2  # so few numbers that objects are taken for each other
 
 
 @pytest.fixture(scope="module")
@@ -24,15 +25,15 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def embedder(tmp_path_factory):
-    return save(MeanColour(), tmp_path_factory.mktemp("embedder"))
+    return save(MeanColour(WIDTH), tmp_path_factory.mktemp("embedder"))
 
 
 def slowly(root, tars=TARS, mini=False):
     """mAP@1k by the slow implementation, on vectors that the embedder gives each image by itself."""
-    embed = MeanColour().embed
+    model = MeanColour(WIDTH)  # the function alone does not keep it
 
     def vector(data):
-        found = embed(pixels.read(data)[None])["embedding_norm"].numpy()[0]
+        found = model.embed(pixels.read(data)[None])["embedding_norm"].numpy()[0]
         return found.astype(np.float16)
 
     def listed(name):
@@ -73,7 +74,7 @@ def test_a_model_is_scored_by_the_protocol_and_goes_on_by_tars(root, embedder, t
     assert list(rows) == [name, "core alone"] and (rows[name]["index"], rows["core alone"]["index"]) == (count, core)
     assert rows[name]["queries"] == 2 * OBJECTS - 1  # the last object has one query, and no positive
     assert rows[name]["values"]["mAP@1k"] == pytest.approx(expected, abs=1e-6)
-    assert rows["core alone"]["values"]["mAP@1k"] == pytest.approx(alone, abs=1e-6) and alone >= expected > 0
+    assert rows["core alone"]["values"]["mAP@1k"] == pytest.approx(alone, abs=1e-6) and 1 > alone > expected > 0
     assert "exact over float16 vectors" in said and "reported by others" in said
     assert "text queries are left out" in said
 
@@ -117,14 +118,14 @@ def test_features_that_are_exported_score_the_same_without_an_image(root, embedd
     lists.mkdir()
     (root / "image_ids").rename(lists / "image_ids")  # no image can be read, none is asked for
     try:
-        again, said = bench(capsys, tmp_path / "b", folder, lists)
+        again, _ = bench(capsys, tmp_path / "b", folder, lists)
         full, _ = bench(capsys, tmp_path / "c", folder, lists, "--mini")
         texts = (lists / "image_ids" / "text_query_ids.txt").read_text().split()
-        drawn.features(folder / "features_text_queries.hdf5", texts, np.ones((len(texts), 12)))
+        drawn.features(folder / "features_text_queries.hdf5", texts, np.ones((len(texts), WIDTH)))
         with_texts, _ = bench(capsys, tmp_path / "d", folder, lists)
     finally:
         (lists / "image_ids").rename(root / "image_ids")
-    assert table(again) == table(full) == table(result) and "features that were there already" in said
+    assert table(again) == table(full) == table(result) and again["pixels"] == "features that were there already"
     assert table(with_texts)["text queries"]["queries"] == OBJECTS
     assert {key: row for key, row in table(with_texts).items() if key != "text queries"} == table(result)
 
