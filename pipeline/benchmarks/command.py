@@ -70,10 +70,11 @@ def main(options: Options) -> None:
         protocol = import_module(f"pipeline.benchmarks.protocols.{benchmark.protocol}")
         modes = protocol.score(work)
         first = work.store(parts[0])
-        notes = [*filter(None, [benchmark.caveat]), *_notes(work), *work.notes]
+        others = _not_published(work)
+        notes = [*filter(None, [benchmark.caveat, others]), *_lengths(work), *work.notes]
         result = Result(
             benchmark.name, benchmark.title, benchmark.rule, options.embedder, first.fingerprint, first.dim,
-            opened.pixels, benchmark.headline, modes, notes,
+            opened.pixels, benchmark.headline, modes, notes, complete=not others and parts == benchmark.parts,
         )  # fmt: skip
         if options.export:
             getattr(protocol, "export", _export)(Path(options.export), work)
@@ -147,22 +148,25 @@ def _opened(options: Options, parts: tuple[Part, ...], out: Path) -> Opened:
     return Opened(embedded, model.pixels, model.submission.warnings)
 
 
-def _notes(work: Work) -> list[str]:
-    """What the numbers do not say of themselves: images that are missing, vectors of another length."""
-    notes = []
+def _not_published(work: Work) -> str:
+    """Which parts are not as large as their authors publish them; "" where all are."""
+    found = []
     for part in work.parts:
-        wanted, store = _published(work.benchmark, part), work.store(part)
-        if wanted and wanted != store.count:
-            notes.append(
-                f"{part.name}: {store.count:,} of {wanted:,} published images: no figure to compare with others'"
-            )
-        lengths = np.linalg.norm(next((block for _, block in store.blocks(1024)), np.ones((1, 1))), axis=1)
+        wanted, count = _published(work.benchmark, part), work.store(part).count
+        if wanted and wanted != count:
+            found.append(f"{part.name} {count:,} of {wanted:,}")
+    return f"not the published images: {', '.join(found)}: no figure to compare with others'" if found else ""
+
+
+def _lengths(work: Work) -> Iterator[str]:
+    """What is said of vectors that are not of unit length, by the first of each part."""
+    for part in work.parts:
+        lengths = np.linalg.norm(next((block for _, block in work.store(part).blocks(1024)), np.ones((1, 1))), axis=1)
         if np.abs(lengths - 1).max() > UNIT_TOLERANCE:
-            notes.append(
+            yield (
                 f"{part.name}: vectors of length {lengths.min():.3g} … {lengths.max():.3g}: the protocol takes inner "
                 "products as they are, unit length is on whoever made them"
             )
-    return notes
 
 
 def _published(benchmark: Benchmark, part: Part) -> int | None:

@@ -10,6 +10,7 @@ from pipeline.benchmarks.results import Result
 
 TABLE = Path(__file__).with_name("reported.csv")
 ABSENT = "–"
+OTHER_IMAGES = " *"
 
 
 class Reported(NamedTuple):
@@ -46,7 +47,11 @@ def beside(result: Result, figures: Sequence[Reported]) -> Beside:
     models: dict[tuple[str, str], dict[tuple[str, str], Reported]] = {}
     for each in figures:
         models.setdefault((each.model, each.dim), {})[each.of, each.measure] = each
-    own = [result.embedder, f"{result.embedding_dim}", *(_own(result, *column) for column in columns)]
+    own = [
+        result.embedder + OTHER_IMAGES * (not result.complete),
+        f"{result.embedding_dim}",
+        *(_own(result, *column) for column in columns),
+    ]
     rows = [own]
     for (model, dim), found in models.items():
         numbers = sorted({1 + notes.index((each.source, each.caveat)) for each in found.values()})
@@ -54,6 +59,8 @@ def beside(result: Result, figures: Sequence[Reported]) -> Beside:
         rows.append([marked, dim or ABSENT, *(found[each].value if each in found else ABSENT for each in columns)])
     header = ["reported by others", "numbers", *(f"{measure} {of}".strip() for of, measure in columns)]
     said = [f"[{number}] {source}" + f": {caveat}" * bool(caveat) for number, (source, caveat) in enumerate(notes, 1)]
+    if not result.complete:
+        said.append("* not the published images: not to be compared")
     return Beside(header, rows, said)
 
 

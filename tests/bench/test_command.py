@@ -61,7 +61,7 @@ def test_an_image_that_cannot_be_read_is_left_out_and_said(tmp_path, wide, capsy
     lost.write_bytes(b"no image")
     result = bench("sop", wide, root, tmp_path / "out")
     assert "1 images cannot be read" in capsys.readouterr().out
-    assert any("11 of 60,502 published images" in note for note in result["notes"])
+    assert any("test 11 of 60,502" in note for note in result["notes"])
     assert bench("sop", tmp_path / "out", root, tmp_path / "again")["modes"] == result["modes"]
 
 

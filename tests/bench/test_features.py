@@ -105,7 +105,7 @@ def test_vectors_that_are_not_of_unit_length_are_taken_as_they_are_and_said(tmp_
     stores(tmp_path / "features", "sop", root, coarse)
     notes = bench("sop", tmp_path / "features", root, tmp_path / "out")["notes"]
     assert any("the protocol takes inner products as they are" in note for note in notes)
-    assert any("12 of 60,502 published images" in note for note in notes)
+    assert any("not the published images: test 12 of 60,502" in note for note in notes)
 
 
 @pytest.mark.parametrize(
