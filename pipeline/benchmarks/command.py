@@ -7,6 +7,7 @@ images and lists of the benchmark → <out>/bench.json, bench.html; <out>/vector
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -178,10 +179,11 @@ def _published(benchmark: Benchmark, part: Part) -> int | None:
 
 
 def _export(path: Path, work: Work) -> None:
+    def blocks(part: Part) -> Iterator[np.ndarray]:
+        return (block for _, block in work.store(part).blocks())
+
     found: dict[str, dict[str, Callable[[], Iterator[np.ndarray]]]] = {}
     for part in work.parts:
-        found.setdefault(part.domain, {})[str(part.options["split"])] = lambda part=part: (
-            block for _, block in work.store(part).blocks()
-        )
+        found.setdefault(part.domain, {})[str(part.options["split"])] = partial(blocks, part)
     descriptors.write(path, found)
     print(f"bench: {path}: UnED's descriptors of {', '.join(found)}")

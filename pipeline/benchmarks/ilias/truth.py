@@ -6,7 +6,6 @@
 """
 
 import csv
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -81,7 +80,7 @@ def _path(root: Path, name: str) -> Path:
     return next((path for path in places if path.exists()), places[0])
 
 
-def _rows(path: Path) -> list[Sequence[str]]:
+def _rows(path: Path) -> list[list[str]]:
     try:
         with path.open(encoding="utf-8", newline="") as file:
             return [[cell.strip() for cell in row] for row in csv.reader(file) if any(map(str.strip, row))]

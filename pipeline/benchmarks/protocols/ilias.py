@@ -47,7 +47,7 @@ def score(work: Work) -> list[Mode]:
     core, whole = rank(queries, database, kept=work.out / "search" / "ilias.npz")
     ids = database.ids_of(np.unique(whole.rows))
     files_of_results.write(work.out, queries.ids, whole.rows, whole.similarities, ids)
-    work.notes += _notes(lists, queries, answers, database)
+    work.notes += _notes(queries, answers, database)
     sizes = dict.fromkeys([database.count, positives.count])  # the core once, where it is all there is
     rows = {
         _database(size - positives.count): _row(answers, queries, whole if size == database.count else core, size)
@@ -120,9 +120,9 @@ def _ids_path(root: Path) -> Path:
     return next((path for path in (root / truth.LISTS / MINI_IDS, root / MINI_IDS) if path.exists()), root / MINI_IDS)
 
 
-def _notes(lists: truth.Truth, queries: Asked, answers: Answers, database: Database) -> list[str]:
+def _notes(queries: Asked, answers: Answers, database: Database) -> list[str]:
     """What the numbers do not say of themselves."""
-    notes = lists.caveats()
+    notes = []
     if queries.missing:
         notes.append(f"{len(queries.missing):,} queries without a vector find nothing, such as {queries.missing[0]}")
     if queries.unknown:
@@ -145,12 +145,10 @@ def export(folder: Path, work: Work) -> None:
     found = _distractors(work, positives)
     ids = (each for part in found for each in _ids(part))
     blocks = (block for part in found for _, block in part.blocks())
-    count, number = sum(part.count for part in found), 0
-    for block_of_file in _cut(blocks, FILE_ROWS):
-        rows = min(FILE_ROWS, count - number * FILE_ROWS)
-        hdf5.write(hdf5.distractor_path(folder, number), islice(ids, rows), block_of_file, positives.dim)
-        number += 1
-    print(f"bench: {folder}: features of ILIAS, {number} files of distractors")
+    for number, of_file in enumerate(_cut(blocks, FILE_ROWS)):
+        hdf5.write(hdf5.distractor_path(folder, number), islice(ids, FILE_ROWS), of_file, positives.dim)
+    count = sum(part.count for part in found)
+    print(f"bench: {folder}: ILIAS's features of queries, positives and {count:,} distractors")
 
 
 def _ids(part: Vectors) -> Iterator[str]:
@@ -159,18 +157,19 @@ def _ids(part: Vectors) -> Iterator[str]:
 
 def _cut(blocks: Iterable[np.ndarray], rows: int) -> Iterator[Iterator[np.ndarray]]:
     """Blocks [n, D] as several iterators of blocks, each of `rows` rows in all; each is used up before the next."""
-    rest: list[np.ndarray] = []
+    rest = np.zeros(0)
     stream = (block for block in blocks if len(block))
 
     def of_one() -> Iterator[np.ndarray]:
+        nonlocal rest
         wanted = rows
-        while wanted and (block := rest.pop() if rest else next(stream, None)) is not None:
-            yield block[:wanted]
-            if len(block) > wanted:
-                rest.append(block[wanted:])
-            wanted -= min(len(block), wanted)
+        while wanted and len(rest):
+            block, rest = rest[:wanted], rest[wanted:]
+            wanted -= len(block)
+            if not len(rest):
+                rest = next(stream, rest)
+            yield block
 
-    while rest or (first := next(stream, None)) is not None:
-        if not rest:
-            rest.append(first)
+    rest = next(stream, rest)
+    while len(rest):
         yield of_one()
