@@ -9,7 +9,8 @@ from typing import Any
 
 import click
 
-from pipeline import commands_benchmarks, commands_older, commands_training
+from pipeline import commands_older, commands_training
+from pipeline.benchmarks import commands as benchmarks
 from pipeline.command_line import BATCH_SIZE, PATH, PATH_OR_URL, SETTINGS, TRUST, Group, OneOf, takes_config
 from pipeline.errors import BadInput
 from pipeline.guards import interrupts
@@ -271,7 +272,7 @@ def embed(**options: Any) -> None:
     module.main(module.Options(**options))
 
 
-for each in (*commands_benchmarks.COMMANDS, *commands_older.COMMANDS):
+for each in (*benchmarks.COMMANDS, *commands_older.COMMANDS):
     guie.add_command(each)
 
 
