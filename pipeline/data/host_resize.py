@@ -4,6 +4,7 @@ TensorFlow's kernel filters each row's pixels three values at a time. Here both 
 matrix, over whole rows: the image is turned between the two.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import cv2
@@ -19,7 +20,8 @@ MAX_FLOATS = 2_000_000  # of a strip of the image: 8 MB
 
 
 def resize(image: np.ndarray, preprocess: Preprocess) -> np.ndarray:
-    """uint8 [H, W, 3], any H and W → float32 [S, S, 3] in 0…255, as `preprocessing.resize` to 1e-4 of a level.
+    """uint8 [H, W, 3], any H and W → float32 [S, S, 3] in 0…255, as `preprocessing.resize` to 1e-4 of a level; of
+    `fit: aspect` [h, w, 3].
 
     A filter that is not in RADIUS, and one without antialias, is left to TensorFlow.
     """
@@ -28,23 +30,36 @@ def resize(image: np.ndarray, preprocess: Preprocess) -> np.ndarray:
     height, width, side = *image.shape[:2], preprocess.image_size_px
     if preprocess.fit == "crop":
         scaled = [side * each // min(height, width) for each in (height, width)]
-        return _cropped(image, scaled, [preprocessing.middle(each - side) for each in scaled], side, preprocess.resize)
+        first = [preprocessing.middle(each - side) for each in scaled]
+        return _in_levels(image, scaled, first, (side, side), preprocess.resize)
+    if preprocess.fit == "aspect":
+        size = preprocessing.aspect_size(height, width, side)
+        to = tuple(-(-each // preprocess.multiple_px) * preprocess.multiple_px for each in size)
+        return _padded(_in_levels(image, size, (0, 0), size, preprocess.resize), to, preprocess)
     if preprocess.fit != "pad":
         return _scaled(image, side, side, preprocess.resize)
     longer = max(height, width)
     height, width = (max((2 * side * each + longer) // (2 * longer), 1) for each in (height, width))
-    padded = np.empty((side, side, 3), np.float32)
+    return _padded(_scaled(image, height, width, preprocess.resize), (side, side), preprocess)
+
+
+def _padded(image: np.ndarray, to: Sequence[int], preprocess: Preprocess) -> np.ndarray:
+    """float32 [h, w, 3] → [H, W, 3], H and W of `to` and no smaller, in the middle of the mean colour."""
+    height, width = image.shape[:2]
+    padded = np.empty((*to, 3), np.float32)
     padded[:] = np.array(preprocess.mean, np.float32) * np.float32(255.0)
-    top, left = (side - height) // 2, (side - width) // 2
-    padded[top : top + height, left : left + width] = _scaled(image, height, width, preprocess.resize)
+    top, left = (to[0] - height) // 2, (to[1] - width) // 2
+    padded[top : top + height, left : left + width] = image
     return padded
 
 
-def _cropped(image: np.ndarray, scaled: list[int], first: list[int], side: int, method: str) -> np.ndarray:
-    """uint8 [H, W, 3] → float32 [side, side, 3] from `first` on of the image scaled to `scaled`, in whole levels."""
+def _in_levels(
+    image: np.ndarray, scaled: Sequence[int], first: Sequence[int], kept: Sequence[int], method: str
+) -> np.ndarray:
+    """uint8 [H, W, 3] → float32 [*kept, 3] from `first` on of the image scaled to `scaled`, in whole levels."""
     for axis in (1, 0):
         turned = image if axis == 0 else cv2.transpose(image)
-        turned = _rows_scaled(turned, filter_matrix(turned.shape[0], scaled[axis], method, first[axis], side))
+        turned = _rows_scaled(turned, filter_matrix(turned.shape[0], scaled[axis], method, first[axis], kept[axis]))
         levels = np.floor(np.clip(turned, 0.0, 255.0) + np.float32(0.5))
         image = levels if axis == 0 else cv2.transpose(levels)
     return image

@@ -169,6 +169,33 @@ def test_pad_keeps_the_aspect_and_fills_up_with_what_is_normalised_to_0(size):
     assert (normalized[~inside] == 0).all() and (np.abs(normalized[inside]).max(axis=-1) > 0).mean() > 0.9
 
 
+def whole_as_ilias(pixels, side, multiple):
+    """The transform of ILIAS's feature extraction on Pillow: larger side, then zeros after normalising. float32."""
+    height, width = pixels.shape[:2]
+    ratio = float(height) / float(width)
+    high = max(1, int(side * ratio) if ratio <= 1 else side)
+    wide = max(1, int(side / ratio) if ratio > 1 else side)
+    scaled = (pillow_resize(pixels, high, wide) / 255 - CLIP_MEAN) / CLIP_STD
+    lacking = [-each % multiple for each in (high, wide)]
+    return np.pad(scaled, [*((each // 2, each - each // 2) for each in lacking), (0, 0)])
+
+
+@pytest.mark.parametrize("side", [32, 38])
+@pytest.mark.parametrize("size", [*SIZES, (96, 64), (64, 160), (300, 200), (500, 375), (61, 183), (183, 61)])
+def test_aspect_is_the_transform_of_ilias(size, side):
+    pixels, preprocess = scene(*size), replace(SQUARE, fit="aspect", image_size_px=side, multiple_px=8)
+    got, expected = prepare(pixels, preprocess).numpy(), whole_as_ilias(pixels, side, 8)
+    assert got.shape == expected.shape and not any(each % 8 for each in got.shape[:2])
+    apart = np.abs(got - expected) * 255 * np.array(CLIP_STD)
+    assert apart.max() < 1.01 and (apart > 0.01).mean() < 2e-3
+    batch = np.stack([pixels, scene(*size, 1)])
+    signature = [tf.TensorSpec([None, None, None, 3], tf.uint8)]
+    served = tf.function(lambda images: prepare(images, preprocess), input_signature=signature)
+    np.testing.assert_array_equal(served(batch)[0], got)
+    assert identified(json.loads(json.dumps(identity(preprocess)))) == preprocess
+    assert "multiple_px" not in identity(SQUARE)  # caches of earlier versions hold
+
+
 @pytest.mark.parametrize("fit", ["squash", "crop", "pad"])
 @pytest.mark.parametrize("size", SIZES)
 def test_any_fit_gives_the_same_bits_singly_in_a_batch_and_in_a_graph(fit, size):

@@ -24,7 +24,7 @@ open_clip = files.import_open_clip()
 def checkpoint(tmp_path_factory):
     """A narrow CLIP as open_clip saves it, and its state."""
     torch.manual_seed(1)
-    model = open_clip.CLIP(**narrow_clip(False).open_clip)
+    model = open_clip.CLIP(**narrow_clip(False).reference)
     state = {key: value.contiguous().numpy() for key, value in model.state_dict().items()}
     path = tmp_path_factory.mktemp("open_clip") / "narrow.safetensors"
     save_file(state, path)
