@@ -112,7 +112,7 @@ def _resized_in_levels(images: tf.Tensor, scaled: Any, first: Any, kept: Any, pr
     for axis in (1, 0):
         batch = _one_way(batch, axis, scaled[axis], first[axis], kept[axis], preprocess)
         batch = tf.floor(tf.clip_by_value(batch, 0.0, 255.0) + 0.5)
-    return tf.reshape(batch, tf.concat([tf.shape(images)[:-3], tf.stack([*kept, 3])], axis=0))
+    return tf.reshape(batch, tf.concat([tf.shape(images)[:-3], tf.stack([kept[0], kept[1], 3])], axis=0))
 
 
 def _square(images: tf.Tensor, preprocess: Preprocess) -> tf.Tensor:

@@ -90,6 +90,26 @@ def _clip_parts(backbone: Any) -> Parts:
     )
 
 
+def _metaclip2(a: dict[str, Any], side: int) -> keras.Model:
+    encoder = _transformer(keras_hub.models.MetaCLIP2VisionEncoder, a, side)
+    encoder.layer_norm = keras.layers.LayerNormalization(epsilon=1e-5, name="layer_norm")  # KerasHub's is outside
+    encoder.layer_norm.build((None, None, a["hidden_dim"]))
+    return encoder
+
+
+def _metaclip2_parts(backbone: Any) -> Parts:
+    embedding = backbone.embedding
+    return Parts(
+        embedding=embedding,
+        patch_convolution=embedding.patch_embedding,
+        position_table=embedding.position_embedding.embeddings,
+        before=(backbone.pre_layer_norm,),
+        blocks=list(backbone.encoder_layers),
+        norm=backbone.layer_norm,
+        class_token=embedding.class_embedding,
+    )
+
+
 def _siglip_parts(backbone: Any) -> Parts:
     embedding, head = backbone.embedding, backbone.head
     # KerasHub gives it no name, and Keras then numbers it by what was built before in the process.
@@ -193,7 +213,7 @@ class Builders(NamedTuple):
 
 BUILDERS = {  # a key for each of catalogue.FAMILIES
     "clip": Builders(partial(_transformer, keras_hub.models.CLIPVisionEncoder), _clip_parts),
-    "metaclip2": Builders(partial(_transformer, keras_hub.models.CLIPVisionEncoder), _clip_parts),
+    "metaclip2": Builders(_metaclip2, _metaclip2_parts),
     "pe_core": Builders(ImageTower, _pe_core_parts),
     "siglip": Builders(partial(_transformer, keras_hub.models.SigLIPVisionEncoder), _siglip_parts),
     "siglip2": Builders(partial(_transformer, keras_hub.models.SigLIPVisionEncoder), _siglip_parts),

@@ -92,7 +92,7 @@ class Block(keras.layers.Layer):
         self.dense_2.build((*input_shape[:-1], self.dense_1.units))
 
     def call(self, x: Any, angles: Any, prefix_tokens: int, training: bool | None = None) -> Any:
-        x = x + self.attention(self.layer_norm_1(x), angles, prefix_tokens)
+        x = x + self.attention(self.layer_norm_1(x), angles=angles, prefix_tokens=prefix_tokens)
         return x + self.dense_2(self.dense_1(self.layer_norm_2(x)))
 
     def compute_output_shape(self, x_shape: tuple, angles_shape: tuple | None = None) -> tuple:

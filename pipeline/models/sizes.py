@@ -22,7 +22,7 @@ def at_size(encoder: ImageEncoder, image_size_px: int) -> ImageEncoder:
     if encoder.preprocess.fit == "aspect":  # its graph takes any size
         return replace(encoder, preprocess=preprocess)
     try:
-        model = rewired(encoder.model, image_size_px, lambda stem: _stem_at(stem, encoder, image_size_px))
+        model = rewired(encoder.model, (image_size_px,) * 2, lambda stem: _stem_at(stem, encoder, image_size_px))
     except (ValueError, TypeError) as error:
         fixed = encoder.preprocess.image_size_px
         raise BadInput(f"{encoder.name} takes {fixed} px alone, not {image_size_px} px: {reason(error)}") from None

@@ -239,17 +239,19 @@ class Grid(keras.layers.Layer):
         return keras.KerasTensor((2,), "int32")
 
 
-def rewired(model: keras.Model, size: int | None, stem_of: Callable[[Stem], Stem]) -> keras.Model:
-    """The same layers, so the same weights, on images [B, size, size, 3], or of any size for None.
+def rewired(model: keras.Model, size: tuple[int | None, ...], stem_of: Callable[[Stem], Stem]) -> keras.Model:
+    """The same layers, so the same weights, on images of `size` (height, width), or of any size: (None, None).
 
     `stem_of`: a transformer's stem → the one for that size. Raises what Keras does for a graph of one size alone.
     """
-    images = keras.Input((size, size, 3), dtype="float32", name="images")
+    images = keras.Input((*size, 3), dtype="float32", name="images")
     stems = [layer for layer in model.layers if isinstance(layer, Stem)]
     grid: Any = None
     if stems and any(isinstance(layer, Residual) and layer.rotates for layer in model.layers):
         patch, stride = int(stems[0].parts.value.patch_convolution.kernel.shape[0]), stems[0].stride
-        grid = Grid(patch, stride)(images) if size is None else (grid_side(size, patch, patch - stride),) * 2
+        grid = Grid(patch, stride)(images)
+        if None not in size:
+            grid = tuple(grid_side(side, patch, patch - stride) for side in size)
 
     def called(layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:
         if isinstance(layer, Residual) and layer.rotates:
@@ -267,7 +269,13 @@ def of_any_size(model: keras.Model) -> keras.Model:
 
     Raises ValueError or TypeError for a graph that takes one size alone.
     """
-    return rewired(model, None, lambda stem: Stem(stem.parts.value, stem.stride, None))
+
+    def any_grid(stem: Stem) -> Stem:
+        return Stem(stem.parts.value, stem.stride, None)
+
+    side = model.input_shape[1]
+    rewired(model, (side, 2 * side), any_grid)  # a layer that takes one size alone shows in known shapes only
+    return rewired(model, (None, None), any_grid)
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,7 @@ def mixed(tmp_path_factory) -> Path:
     [
         {"fit": "crop", "flip_average": True},
         {"fit": "pad", "sizes_px": [32, 48]},
+        {"fit": "aspect", "sizes_px": [32, 48], "flip_average": True},
         {"crops": 6, "flip_average": True, "sizes_px": [16, 32]},
     ],
 )
