@@ -20,8 +20,9 @@ MAX_FLOATS = 2_000_000  # of a strip of the image: 8 MB
 
 
 def resize(image: np.ndarray, preprocess: Preprocess) -> np.ndarray:
-    """uint8 [H, W, 3], any H and W → float32 [S, S, 3] in 0…255, as `preprocessing.resize` to 1e-4 of a level; of
-    `fit: aspect` [h, w, 3].
+    """uint8 [H, W, 3], any H and W → float32 [S, S, 3] in 0…255, as `preprocessing.resize` to 1e-4 of a level.
+
+    Of `fit: aspect` it is [h, w, 3], by Pillow as ILIAS has it: one value in some thousands is another level.
 
     A filter that is not in RADIUS, and one without antialias, is left to TensorFlow.
     """
@@ -31,11 +32,11 @@ def resize(image: np.ndarray, preprocess: Preprocess) -> np.ndarray:
     if preprocess.fit == "crop":
         scaled = [side * each // min(height, width) for each in (height, width)]
         first = [preprocessing.middle(each - side) for each in scaled]
-        return _in_levels(image, scaled, first, (side, side), preprocess.resize)
+        return _cropped(image, scaled, first, side, preprocess.resize)
     if preprocess.fit == "aspect":
         size = preprocessing.aspect_size(height, width, side)
         to = tuple(-(-each // preprocess.multiple_px) * preprocess.multiple_px for each in size)
-        return _padded(_in_levels(image, size, (0, 0), size, preprocess.resize), to, preprocess)
+        return _padded(preprocessing.by_pillow(image, *size, preprocess.resize), to, preprocess)
     if preprocess.fit != "pad":
         return _scaled(image, side, side, preprocess.resize)
     longer = max(height, width)
@@ -53,13 +54,11 @@ def _padded(image: np.ndarray, to: Sequence[int], preprocess: Preprocess) -> np.
     return padded
 
 
-def _in_levels(
-    image: np.ndarray, scaled: Sequence[int], first: Sequence[int], kept: Sequence[int], method: str
-) -> np.ndarray:
-    """uint8 [H, W, 3] → float32 [*kept, 3] from `first` on of the image scaled to `scaled`, in whole levels."""
+def _cropped(image: np.ndarray, scaled: list[int], first: list[int], side: int, method: str) -> np.ndarray:
+    """uint8 [H, W, 3] → float32 [side, side, 3] from `first` on of the image scaled to `scaled`, in whole levels."""
     for axis in (1, 0):
         turned = image if axis == 0 else cv2.transpose(image)
-        turned = _rows_scaled(turned, filter_matrix(turned.shape[0], scaled[axis], method, first[axis], kept[axis]))
+        turned = _rows_scaled(turned, filter_matrix(turned.shape[0], scaled[axis], method, first[axis], side))
         levels = np.floor(np.clip(turned, 0.0, 255.0) + np.float32(0.5))
         image = levels if axis == 0 else cv2.transpose(levels)
     return image

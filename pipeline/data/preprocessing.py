@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from PIL import Image
 
 DCT_METHOD = "INTEGER_ACCURATE"  # Pillow's pixels, see `decode`
 CROP = 2  # version of `fit: crop`; 1 cut the square out first and did not round
-LEVELS = 2  # version of `resize_to_square`; 1 rounded once
+LEVELS = 3  # version of `resize_to_square`; 1 rounded once, 2 added in float32
 KERNELS = {"bicubic": "keyscubic", "bilinear": "triangle"}  # tf.image.resize's names → its op's, with antialias
 
 
@@ -177,16 +178,23 @@ def prepare_all(images: Sequence[np.ndarray], preprocess: Preprocess) -> tf.Tens
 
 
 def resize_to_square(image: np.ndarray, preprocess: Preprocess) -> np.ndarray:
-    """uint8 [H, W, 3] → uint8 [S, S, 3] by the encoder's resize, in whole levels: as Pillow would, squashed too.
+    """uint8 [H, W, 3] → uint8 [S, S, 3] by the encoder's resize, in whole levels: Pillow's own, squashed too.
 
-    Of `fit: aspect` it is no square, but [h, w, 3].
+    `resize` adds up in float32 where Pillow adds integers: of a crop one value in some thousands is another level.
     """
+    side, (height, width) = preprocess.image_size_px, image.shape[:2]
+    if preprocess.fit == "pad" or preprocess.resize not in KERNELS or not preprocess.antialias:
+        return tf.cast(tf.round(resize(image, preprocess)), tf.uint8).numpy()
     if preprocess.fit == "squash":
-        sides = [preprocess.image_size_px] * 2
-        square = _resized_in_levels(tf.constant(image), sides, [0, 0], sides, preprocess)
-    else:
-        square = tf.round(resize(image, preprocess))
-    return tf.cast(square, tf.uint8).numpy()
+        return by_pillow(image, side, side, preprocess.resize)
+    scaled = [side * each // min(height, width) for each in (height, width)]
+    top, left = (middle(each - side) for each in scaled)
+    return by_pillow(image, *scaled, preprocess.resize)[top : top + side, left : left + side]
+
+
+def by_pillow(image: np.ndarray, height: int, width: int, method: str) -> np.ndarray:
+    """uint8 [H, W, 3] → uint8 [height, width, 3], antialiased; `method` of KERNELS."""
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling[method.upper()]))
 
 
 def identity(preprocess: Preprocess) -> dict[str, Any]:

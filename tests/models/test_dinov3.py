@@ -25,9 +25,9 @@ def timms(name: str, gated: bool) -> tuple[State, dict, np.ndarray]:
     biased = catalogue.find(name).architecture["use_query_bias"]
     sizes = {**narrowed.image, "use_query_bias": biased, "use_value_bias": biased}
     torch.manual_seed(1)
-    model = timm.create_model(
-        catalogue.find(name).timm, num_classes=0, global_pool="token", **narrowed.reference
-    ).eval()
+    more = {"swiglu_align_to": 8} if gated else {}  # the largest aligns to 64, which 96 is not
+    arguments = {**narrowed.reference, **more, "num_classes": 0, "global_pool": "token"}
+    model = timm.create_model(catalogue.find(name).timm, **arguments).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.05)

@@ -32,7 +32,7 @@ def test_every_block_of_both_towers_and_what_is_made_of_photographs_agree(name, 
     text = [] if name.startswith("dinov3") else [("text", 2)]
     assert [(row.tower, row.blocks) for row in rows] == [("image", 3), ("photographs", 0), *text]
     assert max(row.error for row in rows) < 1e-5
-    assert rows[1].differing < 1e-3
+    assert rows[1].differing == 0
 
 
 @pytest.fixture(scope="module")
