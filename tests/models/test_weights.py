@@ -185,7 +185,7 @@ def test_weights_that_are_missing_or_damaged_are_one_line(checkpoint, tmp_path, 
         (f"open_clip:{tmp_path / 'none.pt'}", "does not exist"),
         (f"file:{tmp_path / 'none.safetensors'}", "does not exist"),
         (f"file:{tmp_path / 'cut.safetensors'}", "not a whole safetensors"),
-        (f"file:{tmp_path / 'odd.npz'}", r"\.safetensors, \.weights\.h5 or \.keras"),
+        (f"file:{tmp_path / 'odd.npz'}", r"\.safetensors, \.pth, \.weights\.h5 or \.keras"),
         (f"file:{tmp_path / 'bad.keras'}", "does not load"),
         (f"file:{tmp_path / 'bad.weights.h5'}", "does not load"),
     ]:
