@@ -163,6 +163,24 @@ def test_landmarks_of_public_and_private_queries(tmp_path):
     assert mode["rows"]["private"]["without_match"] == 1  # its image is not in the index
 
 
+def test_landmarks_beyond_rank_100_count_for_nothing(tmp_path):
+    root = draw_gldv2(tmp_path / "set")
+    ids = [f"a{number:03d}0123456789ab" for number in range(260)]  # lists alone: no image is opened
+    (root / "index.csv").write_text("\n".join(["id", *ids]) + "\n")
+    answers = {"q00123456789abc": ids[::2], "q10123456789abc": ids[:7]}
+    rows = [
+        f"{query},{' '.join(found)},{usage}"
+        for (query, found), usage in zip(answers.items(), ("Public", "Private"), strict=True)
+    ]
+    (root / "retrieval_solution_v2.1.csv").write_text("\n".join(["id,images,Usage", *rows]) + "\n")
+    found = stores(tmp_path / "features", "gldv2_retrieval", root, coarse, chunk=100)
+    index = {item.key: each for item, each in found["index"]}
+    (mode,) = bench("gldv2_retrieval", tmp_path / "features", root, tmp_path / "out")["modes"]
+    for name in ("private", "public"):
+        queries = {item.key: each for item, each in found[name]}
+        assert values(mode)[name]["mAP@100"] == pytest.approx(slow.landmarks(queries, index, answers), abs=1e-12)
+
+
 def test_the_mets_classifier_with_distractors(tmp_path):
     root = draw_met(tmp_path / "set", exhibits=12)
     found = stores(tmp_path / "features", "met", root, near_its_class)
