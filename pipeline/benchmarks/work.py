@@ -1,10 +1,12 @@
 """A benchmark's parts as vectors: embedded once, or read from features that are there; their classes and neighbours.
 
-<out>/vectors/<part>/ a store of `pipeline.vectors`, <out>/search/*.npz neighbours: a killed command goes on from both.
+<out>/vectors/<part>/ a store of `pipeline.vectors`, <out>/search/ neighbours: a killed command goes on from both.
 """
 
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,7 +18,16 @@ from pipeline.console import Progress
 from pipeline.retrieval.large import most_similar
 
 Changed = Callable[[np.ndarray], np.ndarray]  # float32 [n, D] → float32 [n, E]
+QUERIES = 16_384  # of a lot: a kill loses no more
 BLOCK_VALUES = 1 << 25  # numbers of a block of the index, and of the queries asked at a time: 128 MB
+
+
+class Near(NamedTuple):
+    """The neighbours of some queries."""
+
+    first: int  # the row of the first of them
+    rows: np.ndarray  # int64 [q, k], of the index; -1 for none
+    similarities: np.ndarray  # float32 [q, k], falling; -inf for none
 
 
 class Work:
@@ -86,28 +97,46 @@ class Work:
     def neighbours(
         self, queries: Part, index: Sequence[Part], k: int, changed: Changed | None = None, by: str = ""
     ) -> tuple[np.ndarray, np.ndarray]:
+        """All of `searched`: rows int64 [Q, k], similarities float32 [Q, k]."""
+        count = self.store(queries).count
+        rows, similarities = np.empty((count, k), np.int64), np.empty((count, k), np.float32)
+        for near in self.searched(queries, index, k, changed, by):
+            here = slice(near.first, near.first + len(near.rows))
+            rows[here], similarities[here] = near.rows, near.similarities
+        return rows, similarities
+
+    def searched(
+        self, queries: Part, index: Sequence[Part], k: int, changed: Changed | None = None, by: str = ""
+    ) -> Iterator[Near]:
         """The rows of the index with the largest inner product, ties by the smaller row; the query itself, too.
+
+        So many queries at a time; each lot is kept on disk, so that a killed search goes on.
 
         Args:
             changed: what becomes of the vectors before they are compared. by: its name.
-
-        Returns:
-            (rows int64 [Q, k], similarities float32 [Q, k]), -1 and -inf for none. Kept on disk, for the same vectors.
         """
-        named = [identity(self.store(part)) for part in (queries, *index)]
-        path = self.out / "search" / f"{queries.name}-{files.fingerprint([named, k, by])}.npz"
-        if path.is_file():
-            with np.load(path) as held:
-                return held["rows"], held["similarities"]
         asked = self.store(queries)
-        step = max(1, BLOCK_VALUES // max(asked.dim, 2 * k))
-        rows, similarities = np.full((asked.count, k), -1, np.int64), np.full((asked.count, k), -np.inf, np.float32)
+        step = max(1, min(QUERIES, BLOCK_VALUES // max(asked.dim, 2 * k)))
+        named = [identity(self.store(part)) for part in (queries, *index)]
+        folder = self.out / "search" / f"{queries.name}-{files.fingerprint([named, k, by, step])}"
         progress = Progress(f"bench: searches {queries.name}", asked.count, "queries")
         for first, vectors in asked.blocks(step):
-            here = slice(first, first + len(vectors))
-            blocks = self.blocks(index) if changed is None else ((at, changed(each)) for at, each in self.blocks(index))
-            rows[here], similarities[here] = most_similar(changed(vectors) if changed else vectors, blocks, k)
-            progress.add(len(vectors))
-        with files.atomic_path(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, rows=rows, similarities=similarities)
-        return rows, similarities
+            path = folder / f"{first // step:05d}.npz"
+            near = _kept(path, first)
+            timed = near is None
+            if near is None:
+                blocks = ((at, changed(each) if changed else each) for at, each in self.blocks(index))
+                near = Near(first, *most_similar(changed(vectors) if changed else vectors, blocks, k))
+                with files.atomic_path(path) as temporary, temporary.open("wb") as file:
+                    np.savez(file, rows=near.rows, similarities=near.similarities)
+            progress.add(len(vectors), timed=timed)
+            yield near
+
+
+def _kept(path: Path, first: int) -> Near | None:
+    """A lot as it was found before; None where it was not, or its file is damaged."""
+    try:
+        with np.load(path) as held:
+            return Near(first, held["rows"], held["similarities"])
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None

@@ -41,7 +41,7 @@ def test_an_embedder_of_any_width_is_scored_where_guie_score_refuses_it(tmp_path
     result = bench("sop", wide, root, tmp_path / "out")
     assert result["embedding_dim"] == 100
     said = capsys.readouterr().out
-    assert "100 dimensions" in said and "Stanford Online Products: R@1" in said and "reported by others" in said
+    assert "100 dimensions" in said and "Stanford Online Products: R@1" in said and "reported [1]" in said
     assert cli.main(["score", str(wide), "--index", f"sop:{root}"]) == 2
 
 
