@@ -97,13 +97,34 @@ def test_uneds_pixels_are_those_of_its_code(height, width):
     np.testing.assert_array_equal(pixels.uned(image, 224), expected.numpy())
 
 
-def test_an_encoder_by_name_and_by_a_runs_config(tmp_path):
-    root, name = draw_cub200(tmp_path / "set", classes=(1, 101, 102), images=2), "mobilenet_v3_small_050"
-    result = bench("cub200", name, root, tmp_path / "a", "--weights", "none", "--image-size", 32)
-    assert (result["pixels"], result["embedding_dim"]) == ("squashed to 32 px, bicubic", 288)
-    config = tmp_path / "run.yaml"
-    config.write_text(f"encoder: {{name: {name}, image_size_px: 32}}\n")
-    assert bench("cub200", config, root, tmp_path / "b")["modes"] == result["modes"]
+def test_an_encoder_by_name():
+    model = models.opened(models.Asked("mobilenet_v3_small_050", "none", 32))
+    assert (model.pixels, model.submission.embedding_dim) == ("squashed to 32 px, bicubic", 288)
+
+
+def test_the_encoder_of_a_runs_config(tmp_path, small):
+    root, config = draw_cub200(tmp_path / "set", classes=(1, 101, 102), images=2), tmp_path / "run.yaml"
+    config.write_text(f"encoder: {{name: 'keras_file:{small}', fit: crop}}\n")
+    result = bench("cub200", config, root, tmp_path / "a")
+    assert result["pixels"] == "shorter side 32 px, bicubic, central square"
+    config.write_text(f"encoder: {{name: 'keras_file:{small}'}}\n")
+    squashed = bench("cub200", config, root, tmp_path / "b")
+    assert squashed["modes"] == bench("cub200", small, root, tmp_path / "c")["modes"]
+
+
+def test_an_encoder_sees_whole_images_where_the_protocol_keeps_the_aspect(tmp_path):
+    entering = keras.Input((None, None, 3))
+    pooled = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(5, 3, activation="relu")(entering))
+    keras.Model(entering, pooled).save(tmp_path / "any.keras")
+    (tmp_path / "any.json").write_text(json.dumps({"mean": [0.5] * 3, "std": [0.5] * 3, "image_size_px": 64}))
+    model = models.opened(models.Asked(str(tmp_path / "any.keras"), way="aspect"))
+    assert model.pixels == "longer side 64 px, bicubic, aspect kept"
+    wide, high = (np.random.default_rng(0).integers(0, 256, size, np.uint8) for size in ((30, 90, 3), (90, 30, 3)))
+    halves = model.submission.halves
+    assert [halves.resize(each)["images"].shape[:2] for each in (wide, high)] == [(21, 64), (64, 21)]
+    for image in (wide, high):
+        found = model.submission.embed(image[None])
+        assert found.shape == (1, 5) and np.linalg.norm(found) == pytest.approx(1, abs=1e-5)
 
 
 def test_a_name_without_weights_is_refused(tmp_path, capsys):

@@ -37,6 +37,10 @@ def uned(tmp_path_factory):
     """Root, stores, lists and vectors of all domains: ties, duplicates, lists of labels, a query without a match."""
     root, folder = (tmp_path_factory.mktemp(name) for name in ("uned", "features"))
     draw_uned(root, pictures=False)
+    path = root / "info_files/gldv2/test.json"
+    rows = json.loads(path.read_text())
+    rows[1]["class_id"] = [2999, 2003]  # nothing has the first, four images have the second alone
+    path.write_text(json.dumps(rows))
     stores(folder, "uned", root, coarse)
     lists, vectors = {}, {}
     for domain in UNED_DOMAINS:
@@ -60,6 +64,8 @@ def test_uned_merged_and_separate_by_position_and_by_identity(uned, tmp_path):
         for name, value in mode["mean"]["values"].items():
             by_domain = slow.mean([each[name] for each in expected.values()])
             assert value == pytest.approx(by_domain if "identity" in name else float(np.round(by_domain, 3)), abs=1e-12)
+        indexes = [row["index"] for row in mode["rows"].values()]
+        assert mode["mean"]["index"] == (indexes[0] if merged else sum(indexes))
         low, high = mode["mean"]["intervals"]["mMP@5"]
         assert low < mode["mean"]["values"]["mMP@5"] < high
     merged = values(result["modes"][0])
@@ -161,6 +167,24 @@ def test_landmarks_of_public_and_private_queries(tmp_path):
         queries = {item.key: each for item, each in found[name]}
         assert values(mode)[name]["mAP@100"] == pytest.approx(slow.landmarks(queries, index, answers), abs=1e-12)
     assert mode["rows"]["private"]["without_match"] == 1  # its image is not in the index
+
+
+def test_landmarks_beyond_rank_100_count_for_nothing(tmp_path):
+    root = draw_gldv2(tmp_path / "set")
+    ids = [f"a{number:03d}0123456789ab" for number in range(260)]  # lists alone: no image is opened
+    (root / "index.csv").write_text("\n".join(["id", *ids]) + "\n")
+    answers = {"q00123456789abc": ids[::2], "q10123456789abc": ids[:7]}
+    rows = [
+        f"{query},{' '.join(found)},{usage}"
+        for (query, found), usage in zip(answers.items(), ("Public", "Private"), strict=True)
+    ]
+    (root / "retrieval_solution_v2.1.csv").write_text("\n".join(["id,images,Usage", *rows]) + "\n")
+    found = stores(tmp_path / "features", "gldv2_retrieval", root, coarse, chunk=100)
+    index = {item.key: each for item, each in found["index"]}
+    (mode,) = bench("gldv2_retrieval", tmp_path / "features", root, tmp_path / "out")["modes"]
+    for name in ("private", "public"):
+        queries = {item.key: each for item, each in found[name]}
+        assert values(mode)[name]["mAP@100"] == pytest.approx(slow.landmarks(queries, index, answers), abs=1e-12)
 
 
 def test_the_mets_classifier_with_distractors(tmp_path):
