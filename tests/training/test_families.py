@@ -1,4 +1,7 @@
-"""Encoders whose attention rotates train as the others do: XLA, layer decay, dropped and recomputed blocks, overlap."""
+"""Encoders whose attention rotates train as the others do: XLA, layer decay, dropped and recomputed blocks, overlap.
+
+A head is trained on features of images that keep their aspect, and served so.
+"""
 
 import json
 import re
@@ -7,7 +10,9 @@ import numpy as np
 import pytest
 
 from pipeline import cli
+from pipeline.data.preprocessing import prepare
 from pipeline.evaluation import embedders
+from pipeline.models import any_size
 from tests.training.tiny_runs import TUNE, VIT
 
 SIZES = {**VIT, "num_layers": 3}
@@ -39,3 +44,19 @@ def test_it_is_trained_by_xla_and_served_by_the_contract(tiny, name, architectur
     loaded = embedders.load(str(trained.folder / "submission.zip"))
     images = np.random.default_rng(0).integers(0, 256, (2, 31, 45, 3)).astype(np.uint8)
     assert loaded.halves and loaded.embed(images).shape == (2, 8)
+
+
+@pytest.mark.slow
+def test_a_head_on_images_that_keep_their_aspect_is_served_with_it(tiny, tmp_path):
+    encoder = {"name": "clip_tiny", "architecture": VIT, "image_size_px": 24, "pooling": "class_token", "fit": "aspect"}
+    overrides = [f"encoder={json.dumps(encoder)}", f"train.phases={json.dumps([{**TUNE, 'trainable': 'head'}])}"]
+    trained = tiny.train("aspect", *overrides)
+    assert cli.main(["export", str(tiny.config), f"run_dir={trained.folder}", *overrides]) == 0
+    loaded = embedders.load(str(trained.folder / "submission.zip"))
+    built = trained.embedder(2)
+    run = any_size.forward(built.encoder)
+    for height, width in ((31, 45), (60, 20), (24, 24)):
+        images = np.random.default_rng(0).integers(0, 256, (2, height, width, 3)).astype(np.uint8)
+        pixels = prepare(images, built.preprocess)
+        assert max(pixels.shape[1:3]) == 24
+        np.testing.assert_allclose(loaded.embed(images), built.head(run(pixels)), atol=1e-5)
