@@ -246,16 +246,14 @@ def resized_before(submission):
     """
     loaded = getattr(submission, "loaded", None)
     signature = loaded.signatures.get("embed_resized") if loaded is not None else None
-    if signature is None or not hasattr(loaded, "resizing"):
+    if loaded is None or signature is None or not hasattr(loaded, "resizing"):
         return
     shapes = {name: spec.shape.as_list() for name, spec in signature.structured_input_signature[1].items()}
     sizes = {f"pixels_{size['image_size_px']}": size for size in json.loads(loaded.resizing().numpy())["sizes"]}
     plain = np.full((1, 1, 3), [200, 30, 90], np.uint8)
     one = [shape[1] for shape in shapes.values()] == [1]
     sides = {name: sizes[name]["image_size_px"] for name in shapes}
-    images = {
-        name: blocks(side, side, 5) if one else np.tile(plain, (side, side, 1)) for name, side in sides.items()
-    }
+    images = {name: blocks(side, side, 5) if one else np.tile(plain, (side, side, 1)) for name, side in sides.items()}
     pixels = {name: np.stack([filled(images[name], sizes[name])] * shapes[name][1])[None] for name in shapes}
     output = signature(**{name: submission.tf.constant(values) for name, values in pixels.items()})[KEY].numpy()
     expected = submission(next(iter(images.values()))[None])
