@@ -4,12 +4,15 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import BadInput
+
+# The class of an image that matches nothing, a distractor, as the Met's own code labels it.
+NO_CLASS = "-1"
 
 # Of a file read whole: MAX_PIXELS of `pixels` as 16-bit RGBA are 0.7 GB, CIFAR-100 is 0.2 GB.
 MAX_FILE_BYTES = 1 << 30
@@ -27,10 +30,15 @@ class Item:
     # picklable, so that a worker process can call it. Raises OSError or ValueError where the image cannot be read.
     # Where it reads of a file it is a `partial` whose first argument is the file's path.
     read: Callable[[], bytes]
+    # Further classes of the image, where a benchmark gives several: a query then hits by any of them. Records and
+    # `guie score` go by `class_name`.
+    also: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "key", as_text(self.key))
         object.__setattr__(self, "class_name", as_text(self.class_name))
+        if self.also:
+            object.__setattr__(self, "also", tuple(map(as_text, self.also)))
 
     @property
     def file(self) -> str:
@@ -83,9 +91,8 @@ def _told_apart(item: Item, escaped: set[str]) -> Item:
     escaped.add(key)
     if key == item.key:
         return item
-    return Item(
-        key, item.class_name, partial(refuse, f"its name is not UTF-8 and reads as {item.key}, as another does")
-    )
+    why = f"its name is not UTF-8 and reads as {item.key}, as another does"
+    return replace(item, key=key, read=partial(refuse, why))
 
 
 def read_file(path: str) -> bytes:
@@ -154,7 +161,7 @@ def is_hidden(entry: os.DirEntry[str]) -> bool:
     return entry.name.startswith(".")
 
 
-def below(root: Path, relative: str) -> str:
+def below(root: Path | str, relative: str) -> str:
     """`root/relative`. A CSV may hold `../..` or an absolute path: both are refused.
 
     Only the text is checked. A symbolic link below the root was put there by the user and is followed. Raises
@@ -164,6 +171,18 @@ def below(root: Path, relative: str) -> str:
     if "\0" in relative or os.path.isabs(normal) or normal.split(os.sep, 1)[0] == "..":
         raise ValueError(f"path {relative!r} leaves the source's root")
     return os.path.join(root, normal)
+
+
+def expect_below(path: str, where: Path | str, number: int) -> None:
+    """Raises BadInput where a path of a benchmark's list leaves the root; its authors' own never do.
+
+    `where`, `number`: the list and the row, for the message.
+    """
+    if ".." in path or path.startswith("/") or "\0" in path or not path:  # else it cannot
+        try:
+            below("", path)
+        except ValueError as error:
+            raise BadInput(f"{where}: row {number}: {error}") from None
 
 
 def reader_below(root: Path, relative: str) -> Callable[[], bytes]:
