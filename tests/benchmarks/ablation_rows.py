@@ -147,4 +147,37 @@ ALL_CLASSES = Table(
     ),
 )
 
-TABLES = (HEAD, ENCODER, ALL_CLASSES)
+NO_TEACHERS = "train.teachers.dim=null"
+IN_TURN = P + "sampling={one_domain: true, domains: round_robin}"
+ARCFACE = "train.loss={name: arcface, scale: 16, margin_radians: 0.1}"
+FROM_PCA = "embedder.init=pca"
+MANY_DOMAINS = Table(
+    "many_domains",
+    "Many domains: UDON beside joint and separate classifiers",
+    "Folds as for the head. 64 numbers on frozen features, with the same optimizer and the same length in every row.",
+    "configs/real_images_udon.yaml",
+    (),
+    (
+        ("UDON",),
+        ("UDON, sources in turn", P + "sampling.domains=round_robin"),
+        ("UDON, mixed batches", P + "sampling={domains: losses, losses_every_steps: 100}"),
+        ("UDON, logits alone", "train.teachers.similarities=0"),
+        ("UDON, similarities alone", "train.teachers.logits=0"),
+        ("separate classifiers, sources in turn", NO_TEACHERS, IN_TURN),
+        ("one joint classifier, sources in turn", NO_TEACHERS, IN_TURN, "train.loss.own_domain=false"),
+        ("joint ArcFace, mixed batches", NO_TEACHERS, ARCFACE, P + "sampling={domains: sqrt}"),
+        ("UDON, from PCA", FROM_PCA),
+        ("UDON, sources in turn, from PCA", FROM_PCA, P + "sampling.domains=round_robin"),
+        ("separate classifiers, sources in turn, from PCA", FROM_PCA, NO_TEACHERS, IN_TURN),
+        (
+            "one joint classifier, sources in turn, from PCA",
+            FROM_PCA,
+            NO_TEACHERS,
+            IN_TURN,
+            "train.loss.own_domain=false",
+        ),
+        ("joint ArcFace, mixed batches, from PCA", FROM_PCA, NO_TEACHERS, ARCFACE, P + "sampling={domains: sqrt}"),
+    ),
+)
+
+TABLES = (HEAD, ENCODER, ALL_CLASSES, MANY_DOMAINS)
