@@ -147,9 +147,12 @@ ALL_CLASSES = Table(
     ),
 )
 
-NO_TEACHERS = "train.teachers.dim=null"
-IN_TURN = P + "sampling={one_domain: true, domains: round_robin}"
-ARCFACE = "train.loss={name: arcface, scale: 16, margin_radians: 0.1}"
+IN_TURN = (P + "sampling.domains=round_robin",)
+SEPARATE = (*IN_TURN, "train.teachers.dim=null")
+JOINT = (*SEPARATE, "train.loss.own_domain=false")
+MIXED = (P + "sampling.one_domain=false",)
+ARCFACE = ("train.teachers.dim=null", "train.loss.own_domain=false", "train.loss.name=arcface")
+ARCFACE += ("train.loss.margin_radians=0.1", P + "sampling.domains=sqrt", *MIXED)
 FROM_PCA = "embedder.init=pca"
 MANY_DOMAINS = Table(
     "many_domains",
@@ -159,24 +162,18 @@ MANY_DOMAINS = Table(
     (),
     (
         ("UDON",),
-        ("UDON, sources in turn", P + "sampling.domains=round_robin"),
-        ("UDON, mixed batches", P + "sampling={domains: losses, losses_every_steps: 100}"),
+        ("UDON, sources in turn", *IN_TURN),
+        ("UDON, mixed batches", *MIXED),
         ("UDON, logits alone", "train.teachers.similarities=0"),
         ("UDON, similarities alone", "train.teachers.logits=0"),
-        ("separate classifiers, sources in turn", NO_TEACHERS, IN_TURN),
-        ("one joint classifier, sources in turn", NO_TEACHERS, IN_TURN, "train.loss.own_domain=false"),
-        ("joint ArcFace, mixed batches", NO_TEACHERS, ARCFACE, P + "sampling={domains: sqrt}"),
+        ("separate classifiers, sources in turn", *SEPARATE),
+        ("one joint classifier, sources in turn", *JOINT),
+        ("joint ArcFace, mixed batches", *ARCFACE),
         ("UDON, from PCA", FROM_PCA),
-        ("UDON, sources in turn, from PCA", FROM_PCA, P + "sampling.domains=round_robin"),
-        ("separate classifiers, sources in turn, from PCA", FROM_PCA, NO_TEACHERS, IN_TURN),
-        (
-            "one joint classifier, sources in turn, from PCA",
-            FROM_PCA,
-            NO_TEACHERS,
-            IN_TURN,
-            "train.loss.own_domain=false",
-        ),
-        ("joint ArcFace, mixed batches, from PCA", FROM_PCA, NO_TEACHERS, ARCFACE, P + "sampling={domains: sqrt}"),
+        ("UDON, sources in turn, from PCA", FROM_PCA, *IN_TURN),
+        ("separate classifiers, sources in turn, from PCA", FROM_PCA, *SEPARATE),
+        ("one joint classifier, sources in turn, from PCA", FROM_PCA, *JOINT),
+        ("joint ArcFace, mixed batches, from PCA", FROM_PCA, *ARCFACE),
     ),
 )
 
