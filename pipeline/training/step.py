@@ -38,7 +38,7 @@ def make_run_steps(
     # Whether the teachers' terms end at the head: where the encoder is frozen they do anyway.
     ends = teachers is not None and not teachers.options.through_encoder and phase.options.trainable != "head"
     domains = classes.domains if phase.loss.own_domain else None
-    sources = len(teachers.bias) if teachers else 0
+    sources = teachers.sources if teachers else 0
     pairs = state.trained_beside(started) if keep.weights and started else []
     kept = [(now.value, then.value) for now, then in pairs]
 

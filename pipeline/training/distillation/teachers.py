@@ -34,6 +34,11 @@ class Teachers:
     batches: keras.Variable  # int64 [T], of each source in this phase, before the shares were set
 
     @property
+    def sources(self) -> int:
+        """T, how many they are."""
+        return self.bias.shape[0]
+
+    @property
     def trained(self) -> list[keras.Variable]:
         """Heads, then classifiers."""
         return [self.kernel, self.bias, self.centers]
@@ -60,9 +65,8 @@ class Teachers:
         kernel, bias = starts.head_weights(mean, axes)
         pieces = np.array_split(np.asarray(features), -(-len(features) // 4096))
         embedded = np.concatenate([unit_length(unit_length(piece) @ kernel + bias) for piece in pieces])
-        count = len(self.bias)
         centers = unit_length(class_means(embedded, labels))[:, None]
-        self.assign(np.stack([kernel] * count), np.stack([bias] * count), centers)
+        self.assign(np.stack([kernel] * self.sources), np.stack([bias] * self.sources), centers)
 
     def crosses_replicas(self, replicas: int) -> bool:
         """Whether `losses` calls collectives, see `ClassCenters.crosses_replicas`."""
@@ -126,7 +130,7 @@ class Teachers:
                 students, teachers = both[:, :width], both[:, width:]
             compare = by_xla(distillation.similarity_difference)
             total += options.similarities * compare(student, teacher, own, students, teachers, every)
-        of_domain = tf.one_hot(own, self.bias.shape[0])  # [b, T]
+        of_domain = tf.one_hot(own, self.sources)  # [b, T]
         images = tf.reduce_sum(of_domain, axis=0)
         summed = tf.linalg.matvec(of_domain, tf.stop_gradient(losses), transpose_a=True)
         return total / TERMS, tf.stack([summed, images])
@@ -158,7 +162,7 @@ def build(options: config.Teachers, domains: int, classes: int, width: int, seed
 
 def random_values(teachers: Teachers, seed: int) -> list[np.ndarray]:
     """Heads as Keras starts a Dense, classes of about unit length: the values of `Teachers.assign`, float32."""
-    rng = np.random.default_rng([seed, len(teachers.bias)])
+    rng = np.random.default_rng(seed)
     domains, width, dim = teachers.kernel.shape
     most = np.sqrt(6.0 / (width + dim))
     kernel = rng.uniform(-most, most, (domains, width, dim))
