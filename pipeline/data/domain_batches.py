@@ -53,7 +53,7 @@ class OneDomain:
 
     def __init__(self, streams: Sequence[Stream], rows: Sequence[np.ndarray], shares: Shares, seed: int):
         self.streams, self.rows, self.shares, self.seed = streams, rows, shares, seed
-        drawn = np.arange(len(rows)) if shares.weights is None else np.flatnonzero(shares.weights)
+        drawn = range(len(rows)) if shares.weights is None else np.flatnonzero(shares.weights).tolist()
         self.entries = np.concatenate([rows[domain][streams[domain].entries] for domain in drawn])
         # Of each window since the shares' step: batches of each domain before it [D], domains of its steps [WINDOW].
         self._windows: list[tuple[np.ndarray, np.ndarray]] = []
