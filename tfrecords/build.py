@@ -217,10 +217,10 @@ def find_duplicates(config: Run, folder: Path, made: list[Chunk], done: list[dic
         kept = (item.key for item, _ in chunk.items() if item.key not in left_out)
         images += [duplicates.Image(chunk.source, chunk.split, key) for key in kept]
     pairs = duplicates.exact(images, [digest for mark in done for digest in mark["hashes"]])
-    if config.records.near_duplicates:
-        shards = [folder / mark["file"] for mark in done if mark["file"]]
+    shards = [folder / mark["file"] for mark in done if mark["file"]]
+    if config.records.near_duplicates and shards:
         by_shard = duplicates.perceptual_hashes(shards, config.records.workers)
-        hashes = np.array([value for shard in shards for value in by_shard[shard]], dtype=np.uint64)
+        hashes = np.concatenate([by_shard[shard] for shard in shards])
         known = {pair.other for pair in pairs}
         pairs += [pair for pair in duplicates.near(images, hashes) if pair.other not in known]
     return pairs
