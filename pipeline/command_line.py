@@ -54,6 +54,8 @@ PATH, PATH_OR_URL, WORD = Place(), Place(urls=True), Place(overrides=True)
 
 
 CONFIG = Config()
+BATCH_SIZE = click.option("--batch-size", type=int, default=64, help="Images embedded together.")
+TRUST = click.option("--trust", is_flag=True, help="Load EMBEDDER although it reaches files, the network or Python.")
 
 
 class Command(click.Command):

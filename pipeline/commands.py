@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
-from pipeline import commands_older, commands_training
-from pipeline.command_line import PATH, PATH_OR_URL, SETTINGS, Group, OneOf, takes_config
+from pipeline import commands_benchmarks, commands_older, commands_training
+from pipeline.command_line import BATCH_SIZE, PATH, PATH_OR_URL, SETTINGS, TRUST, Group, OneOf, takes_config
 from pipeline.errors import BadInput
 from pipeline.guards import interrupts
 from pipeline.quiet import import_quietly
@@ -22,6 +22,7 @@ SECTIONS = {  # of guie --help; a command in none of them stands under Commands
     "Configs": ("configs", "new", "config"),
     "A run and its stages": ("run", "tfrecords", "train", "export", "report", "status", "verify", "contact-sheet"),
     "Before and after training": ("plan", "sweep", "soup", "import-weights"),
+    "Benchmarks": ("bench",),
     "The competition": ("check", "submit"),
     "Older systems": ("zero-shot", "staged", "similar", "captions"),
 }
@@ -221,10 +222,6 @@ def submit(config: Any, dry_run: bool, scorer: str) -> None:
     module.main(module.SubmitConfig(config, dry_run, scorer))
 
 
-BATCH_SIZE = click.option("--batch-size", type=int, default=64, help="Images embedded together.")
-TRUST = click.option("--trust", is_flag=True, help="Load EMBEDDER although it reaches files, the network or Python.")
-
-
 @guie.command()
 @click.argument("embedder", type=PATH_OR_URL)
 @click.option("--index", metavar="DATA", type=PATH_OR_URL, multiple=True, help="Images to search in; repeatable.")
@@ -267,7 +264,7 @@ def embed(**options: Any) -> None:
     module.main(module.Options(**options))
 
 
-for each in commands_older.COMMANDS:
+for each in (*commands_benchmarks.COMMANDS, *commands_older.COMMANDS):
     guie.add_command(each)
 
 

@@ -74,6 +74,25 @@ def paired(values_a: np.ndarray, values_b: np.ndarray) -> tuple[float, float]:
     return over_seeds(np.atleast_2d(np.asarray(values_a) - np.asarray(values_b)))
 
 
+def of_groups(groups: Sequence[np.ndarray]) -> tuple[float, float]:
+    """95 % interval of the unweighted mean of several groups' means; queries are drawn within their group.
+
+    >>> of_groups([np.array([1.0, 1.0]), np.array([0.0, 0.0, 0.0])])
+    (0.5, 0.5)
+
+    Args:
+        groups: float [Q] each, such as the queries of a domain; an empty one has the mean 0.
+    """
+    random = np.random.default_rng(SEED)
+    total = np.zeros(DRAWS)
+    for values in groups:
+        found, counts = np.unique(np.asarray(values), return_counts=True)
+        if len(found):
+            total += random.multinomial(len(values), counts / len(values), DRAWS) / len(values) @ found
+    low, high = np.quantile(total / len(groups), SHARES)
+    return float(low), float(high)
+
+
 def over_seeds(values: np.ndarray) -> tuple[float, float]:
     """95 % interval of the mean over training seeds and queries, float [S, Q]; row s are the queries under seed s.
 

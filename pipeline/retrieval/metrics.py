@@ -51,20 +51,46 @@ def mean_precision_at_5(hits: np.ndarray, matches: np.ndarray, k: int = 5) -> fl
 
 
 def map_at_k(hits: np.ndarray, matches: np.ndarray, k: int) -> float:
-    """Mean average precision over the first k ranks.
-
-        AP@k(q) = (1 / min(n_q, k)) · Σ_{j=1..k} rel_q(j) · (Σ_{i≤j} rel_q(i)) / j
+    """Mean of `average_precision_at_k` over all queries.
 
     >>> round(map_at_k(np.array([[True, False, True]]), np.array([2]), 3), 4)
     0.8333
+    """
+    scores = average_precision_at_k(hits, matches, k)
+    return float(scores.mean()) if len(scores) else 0.0
+
+
+def average_precision_at_k(hits: np.ndarray, matches: np.ndarray, k: int) -> np.ndarray:
+    """Average precision of each query over the first k ranks, float64 [Q].
+
+        AP@k(q) = (1 / min(n_q, k)) · Σ_{j=1..k} rel_q(j) · (Σ_{i≤j} rel_q(i)) / j
+
+    >>> average_precision_at_k(np.array([[True, False, True], [False, True, False]]), np.array([1, 1]), 2).tolist()
+    [1.0, 0.5]
 
     Args:
         hits: bool [Q, ≥k]. matches: int [Q], n_q; a query with none scores 0.
     """
     relevant = hits[:, :k].astype(np.float64)
     precision = np.cumsum(relevant, axis=1) / np.arange(1, relevant.shape[1] + 1)
-    scores = (relevant * precision).sum(axis=1) / np.maximum(np.minimum(matches, k), 1)
-    return float(scores.mean()) if len(scores) else 0.0
+    return (relevant * precision).sum(axis=1) / np.maximum(np.minimum(matches, k), 1)
+
+
+def average_precision_at_r(hits: np.ndarray, matches: np.ndarray) -> np.ndarray:
+    """Average precision of each query over its first R ranks, R = n_q: MAP@R of metric learning. float64 [Q].
+
+        AP@R(q) = (1 / R) · Σ_{j=1..R} rel_q(j) · (Σ_{i≤j} rel_q(i)) / j
+
+    >>> average_precision_at_r(np.array([[True, False, True]]), np.array([2])).tolist()
+    [0.5]
+
+    Args:
+        hits: bool [Q, ≥max n_q]. matches: int [Q], n_q; a query with none scores 0.
+
+    Source: Musgrave et al., A metric learning reality check, ECCV 2020.
+    """
+    within = np.arange(hits.shape[1])[None, :] < matches[:, None]  # [Q, k]
+    return average_precision_at_k(hits & within, matches, max(hits.shape[1], 1))
 
 
 def recall_at_k(hits: np.ndarray, k: int) -> float:

@@ -1,0 +1,1 @@
+"""The field's own benchmarks, each by its own protocol: `guie bench`."""

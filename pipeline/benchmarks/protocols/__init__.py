@@ -1,0 +1,1 @@
+"""Protocols: the vectors of a benchmark's parts → its tables. One module a protocol, `score(work) -> list[Mode]`."""

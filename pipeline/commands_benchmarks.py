@@ -1,0 +1,40 @@
+"""The commands of the field's benchmarks, see `pipeline.commands`."""
+
+import click
+
+from pipeline.benchmarks.table import BENCHMARKS
+from pipeline.command_line import BATCH_SIZE, PATH, PATH_OR_URL, TRUST, Command, OneOf
+from pipeline.quiet import import_quietly
+
+
+@click.command(cls=Command)
+@click.argument("name", metavar="NAME", type=OneOf(tuple(BENCHMARKS)))
+@click.argument("embedder", type=PATH_OR_URL)
+@click.option("--root", metavar="DIR", type=PATH, required=True, help="The benchmark's folder, as published.")
+@click.option("--domain", "domains", metavar="D", multiple=True, help="Of uned: only these; repeatable.")
+@click.option("--out", metavar="DIR", type=PATH, default="", help="Default: runs/bench/NAME/<embedder>.")
+@click.option("--weights", metavar="W", default="", help="Of an encoder by name, as encoder.weights of a run.")
+@click.option("--image-size", "image_size_px", metavar="PX", type=click.IntRange(min=1), help="Of an encoder by name.")
+@BATCH_SIZE
+@TRUST
+@click.option("--distractors", metavar="STORE|none", type=PATH, default="", help="Of ilias: their vectors.")
+@click.option("--export", metavar="FILE", type=PATH, default="", help="Write the vectors in the benchmark's format.")
+def bench(name: str, **options) -> None:
+    """Scores an embedder by a benchmark's own protocol.
+
+    NAME is uned, ilias, gpr1200, sop, inshop, cars196, cub200, gldv2_retrieval, met, rp2k, food2k, inat2018 or oml.
+
+    EMBEDDER is of any width: a SavedModel folder, submission.zip or Hub handle; an encoder's raw features, by a name
+    of the catalogue with --weights, a FILE.keras or a run's config.yaml; or features that are there already, as
+    guie bench left them in DIR/vectors, or in the benchmark's own format. A killed command goes on where it was.
+
+    \b
+    Reads    DIR: the images and lists of the benchmark, as published
+    Writes   <out>/: bench.json, bench.html, vectors/; prints the table beside published rows
+    Example  guie bench cub200 runs/demo/submission.zip --root CUB_200_2011
+    """
+    module = import_quietly("pipeline.benchmarks.command")
+    module.main(module.Options(BENCHMARKS[name], **options))
+
+
+COMMANDS = (bench,)
