@@ -70,10 +70,10 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
     Names are data that programs read back, so they stand as they are: what holds a comma, a quote or an end of line is
     quoted (RFC 4180), and nothing is put before a name that a spreadsheet would take for a formula (`=cmd()`, `@x`).
     """
-    write_text(path, "".join(map(_csv_line, [header, *rows])))
+    write_text(path, "".join(map(csv_line, [header, *rows])))
 
 
-def _csv_line(row: Sequence[Any]) -> str:
+def csv_line(row: Sequence[Any]) -> str:
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\r\n").writerow(row)  # these two are quoted within a name: "\n" alone leaves "\r"
     return text.getvalue().removesuffix("\r\n") + "\n"

@@ -1,0 +1,171 @@
+"""The files of one chunk: vectors-NNNNN.npy, scale-NNNNN.npy where they are int8, items-NNNNN.csv.
+
+Each appears whole, by a rename. What was written is known as `made`: count of vectors, SHA-256 of each file, and
+`quick`, a digest of their sizes and times, see `pipeline.marks`.
+"""
+
+import csv
+import json
+import os
+import socket
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+
+from pipeline import marks
+from pipeline.errors import BadInput, reason
+from pipeline.files import csv_line, file_sha256
+from pipeline.guards import machine
+
+DTYPES = ("float32", "float16", "int8")
+VECTORS, SCALE, ITEMS = "vectors", "scale", "items"
+COLUMNS = ("key", "source", "class", "also")
+PARTIAL = ".partial-"
+LARGEST_INT8 = 127
+
+
+class Row(NamedTuple):
+    """What a vector is of."""
+
+    key: str
+    source: str
+    class_name: str
+    also: tuple[str, ...] = ()  # further classes of the image
+
+
+def paths(folder: Path, number: int, dtype: str) -> dict[str, Path]:
+    """VECTORS, SCALE (of int8 alone), ITEMS → the chunk's file."""
+    suffixes = {VECTORS: "npy", SCALE: "npy", ITEMS: "csv"}
+    return {
+        name: folder / f"{name}-{number:05d}.{suffix}"
+        for name, suffix in suffixes.items()
+        if name != SCALE or dtype == "int8"
+    }
+
+
+def write(folder: Path, number: int, vectors: np.ndarray, rows: Iterable[Row], dtype: str) -> dict[str, Any]:
+    """Writes a chunk's files and returns what was made: count, files (name → SHA-256), quick.
+
+    Args:
+        vectors: float [n, D]. rows: n of them. dtype: one of DTYPES; int8 gets a scale per dimension, the chunk's own.
+
+    Raises BadInput: numbers that the dtype does not hold.
+    """
+    stored = _encoded(vectors, dtype, folder, number)
+    lines = [csv_line(COLUMNS), *(csv_line(_cells(Row(*row))) for row in rows)]
+    if len(lines) != len(vectors) + 1:
+        raise ValueError(f"expected an item a vector, got {len(lines) - 1:,} items for {len(vectors):,} vectors")
+    where = paths(folder, number, dtype)
+    digests = {}
+    for name, path in where.items():
+        if name == ITEMS:
+            digests[name] = _appear(path, lambda file: file.write("".join(lines).encode()))
+        else:
+            digests[name] = _appear(path, lambda file, values=stored[name]: np.save(file, values))
+    return {"count": len(vectors), "files": digests, "quick": quick(where)}
+
+
+def damaged(folder: Path, number: int, dtype: str, made: dict[str, Any]) -> str:
+    """The file of a chunk that is missing or is not what was made, as part of a line; "" where all are whole.
+
+    Equal `quick` is taken as equal; else the bytes are compared, and where they are equal `made` gets the new `quick`.
+    """
+    where = paths(folder, number, dtype)
+    now = quick(where)
+    if now == made["quick"]:
+        return ""
+    for name, path in where.items():
+        if not path.is_file():
+            return f"{path.name} is missing"
+        if file_sha256(path)[:16] != made["files"].get(name):
+            return f"{path.name} is damaged: it is not what was written"
+    made["quick"] = now
+    return ""
+
+
+def quick(where: Mapping[str, Path]) -> str:
+    return marks.stat_digest(map(str, where.values()))
+
+
+def is_made(found: Any) -> bool:
+    """Whether what a JSON file holds has the form of `made`."""
+    return (
+        isinstance(found, dict)
+        and isinstance(found.get("count"), int)
+        and isinstance(found.get("quick"), str)
+        and isinstance(found.get("files"), dict)
+    )
+
+
+def read_vectors(folder: Path, number: int, dtype: str, start: int, stop: int) -> np.ndarray:
+    """Rows start … stop of a chunk as float32 [stop − start, D]. Raises BadInput where the files cannot be read."""
+    where = paths(folder, number, dtype)
+    try:
+        found = np.load(where[VECTORS], mmap_mode="r")[start:stop].astype(np.float32)
+        if dtype == "int8":
+            found *= np.load(where[SCALE])
+    except (OSError, ValueError, EOFError) as error:
+        if machine.refuses(error):
+            raise
+        raise BadInput(f"{where[VECTORS]} cannot be read ({reason(error)}): embed again what it holds") from None
+    return found
+
+
+def read_rows(folder: Path, number: int) -> Iterator[Row]:
+    """Raises BadInput where the file cannot be read."""
+    path = paths(folder, number, "")[ITEMS]
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            lines = csv.reader(file)
+            next(lines)
+            for key, source, class_name, also in lines:
+                yield Row(key, source, class_name, tuple(json.loads(also)) if also else ())
+    except (OSError, ValueError, StopIteration, csv.Error) as error:
+        raise BadInput(f"{path} cannot be read ({reason(error)}): embed again what it holds") from None
+
+
+def remove(folder: Path, number: int) -> None:
+    for path in paths(folder, number, "int8").values():
+        path.unlink(missing_ok=True)
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    return (*row[:3], json.dumps(row.also, ensure_ascii=False) if row.also else "")
+
+
+def _encoded(vectors: np.ndarray, dtype: str, folder: Path, number: int) -> dict[str, np.ndarray]:
+    """VECTORS, and SCALE of int8, as they are stored."""
+    if dtype == "float32":
+        return {VECTORS: np.ascontiguousarray(vectors, np.float32)}
+    most = float(np.abs(vectors).max(initial=0.0))
+    if not np.isfinite(most) or (dtype == "float16" and most > np.finfo(np.float16).max):
+        held = "up to 65,504" if dtype == "float16" else "that are finite"
+        raise BadInput(f"{folder}: chunk {number} holds {most:g}, {dtype} takes numbers {held}: choose float32")
+    if dtype == "float16":
+        return {VECTORS: np.ascontiguousarray(vectors, np.float16)}
+    scale = (np.abs(vectors).max(axis=0, initial=0.0) / LARGEST_INT8).astype(np.float32)  # [D]
+    steps = np.rint(vectors / np.where(scale > 0, scale, 1)).clip(-LARGEST_INT8, LARGEST_INT8)
+    return {VECTORS: steps.astype(np.int8), SCALE: scale}
+
+
+def _appear(path: Path, fill: Callable[[BinaryIO], Any]) -> str:
+    """Writes a file and gives it its name; returns 16 hex digits of its SHA-256.
+
+    Not by `files.atomic_path`, which removes what another writer has begun: a distributed run may begin a chunk twice.
+    """
+    temporary = path.with_name(f"{PARTIAL}{path.name}-{socket.gethostname()}-{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            fill(file)
+            file.flush()
+            os.fsync(file.fileno())  # a renamed file is whole even after a power cut
+        digest = file_sha256(temporary)[:16]
+        os.replace(temporary, path)
+    except Exception as error:
+        machine.note(error, path)
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+    return digest
