@@ -4,7 +4,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,15 @@ class Item:
     # picklable, so that a worker process can call it. Raises OSError or ValueError where the image cannot be read.
     # Where it reads of a file it is a `partial` whose first argument is the file's path.
     read: Callable[[], bytes]
+    # Further classes of the image, where a benchmark gives several: a query then hits by any of them. Records and
+    # `guie score` go by `class_name`.
+    also: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "key", as_text(self.key))
         object.__setattr__(self, "class_name", as_text(self.class_name))
+        if self.also:
+            object.__setattr__(self, "also", tuple(map(as_text, self.also)))
 
     @property
     def file(self) -> str:
@@ -83,9 +88,8 @@ def _told_apart(item: Item, escaped: set[str]) -> Item:
     escaped.add(key)
     if key == item.key:
         return item
-    return Item(
-        key, item.class_name, partial(refuse, f"its name is not UTF-8 and reads as {item.key}, as another does")
-    )
+    why = f"its name is not UTF-8 and reads as {item.key}, as another does"
+    return replace(item, key=key, read=partial(refuse, why))
 
 
 def read_file(path: str) -> bytes:
