@@ -48,20 +48,21 @@ def open_data(spec: str) -> list[ImageSet]:
     if given:
         sets = open_data(rest)
         return [replace(each, name=given if len(sets) == 1 else f"{given}/{each.name}") for each in sets]
-    layout, root = _of_layout(spec)
+    layout, root, options = _of_layout(spec)
     if layout:
         expect_local(layout, root)
-        return [_listed(layout, layout, Path(root))]
+        return [_listed(name_of(spec), layout, Path(root), options)]
     if _is_shards(spec):
         return _from_shards(spec)
     _expect_folder(spec)
-    return [_listed(name_of(spec), "folder", Path(spec))]
+    return [_listed(name_of(spec), "folder", Path(spec), {})]
 
 
 def name_of(spec: str) -> str:
     """The name that `open_data(spec)` gives its set; "" where shards name their own. Opens nothing."""
     given, spec = _named(spec)
-    if name := given or _of_layout(spec)[0]:
+    layout, _, options = _of_layout(spec)
+    if name := given or "/".join(filter(None, (layout, options.get("domain", "")))):
         return name
     if _is_shards(spec):
         return ""
@@ -69,17 +70,27 @@ def name_of(spec: str) -> str:
     return folder.parent.name if folder.name.lower() in SPLIT_NAMES else folder.name
 
 
+def split_of(spec: str) -> str:
+    """The split that `spec` names for all its images: a layout's option, a folder's name; "" where it names none."""
+    spec = _named(spec)[1]
+    layout, _, options = _of_layout(spec)
+    if layout or _is_shards(spec):
+        return options.get("split", "")
+    name = Path(spec).resolve().name
+    return name if name.lower() in SPLIT_NAMES else ""
+
+
 def files_of(spec: str) -> marks.Files:
     """The files behind `open_data(spec)`, to be known by; none where they are gone. Opens no image."""
     spec = _named(spec)[1]
-    layout, root = _of_layout(spec)
+    layout, root, options = _of_layout(spec)
     folder = Path(root)
     try:
         if not layout and (_is_shards(spec) or not folder.is_dir()):
             found = matching(spec)
             tables = sorted({path.parent / "labels.json" for path in found}, key=str)
             return marks.Files([(path.name, path) for path in [*found, *(each for each in tables if each.is_file())]])
-        items = list(list_source(layout or "folder", folder).items)
+        items = list(list_source(layout or "folder", folder, options).items)
     except BadInput:
         return marks.Files([])
     paths = dict.fromkeys([str(folder)] * folder.is_file() + [item.file for item in items if item.file])
@@ -90,9 +101,10 @@ def files_of(spec: str) -> marks.Files:
 def expect_data(spec: str) -> None:
     """Raises BadInput where nothing is at `spec`, or its layout is unknown; as `open_data`, but nothing is listed."""
     spec = _named(spec)[1]
-    layout, root = _of_layout(spec)
+    layout, root, options = _of_layout(spec)
     if layout:
         expect_local(layout, root)
+        LAYOUTS[layout].options(options)
         if LAYOUTS[layout].rooted and not Path(root).exists():
             raise BadInput(f"{spec}: {root} does not exist")
     elif _is_shards(spec):
@@ -106,13 +118,22 @@ def expect_data(spec: str) -> None:
 def _named(spec: str) -> tuple[str, str]:
     """`NAME=SPEC` → (NAME, SPEC); "" where there is no name."""
     given, equals, rest = spec.partition("=")
-    return (given, rest) if equals and not Path(spec).exists() and "/" not in given else ("", spec)
+    is_name = equals and "/" not in given and "?" not in given and not Path(spec).exists()
+    return (given, rest) if is_name else ("", spec)
 
 
-def _of_layout(spec: str) -> tuple[str, str]:
-    """`LAYOUT:ROOT` → (LAYOUT, ROOT); ("", spec) where it names no layout that is known."""
-    layout, colon, root = spec.partition(":")
-    return (layout, root) if colon and layout in LAYOUTS else ("", spec)
+def _of_layout(spec: str) -> tuple[str, str, dict[str, Any]]:
+    """`LAYOUT:ROOT?OPTION=VALUE&…` → (LAYOUT, ROOT, its options); ("", spec, {}) where it names no known layout.
+
+    Raises BadInput: an option without `=`, or a value that is not of the option's type.
+    """
+    layout, colon, rest = spec.partition(":")
+    if not colon or layout not in LAYOUTS:
+        return "", spec, {}
+    root, mark, query = rest.rpartition("?")
+    if not mark or Path(rest).exists():
+        return layout, rest, {}
+    return layout, root, LAYOUTS[layout].parse(query)
 
 
 def _is_shards(spec: str) -> bool:
@@ -170,8 +191,8 @@ def _read_one(item: Item) -> tuple[np.ndarray | None, str]:
         return None, as_text(str(error))
 
 
-def _listed(name: str, layout: str, root: Path) -> ImageSet:
-    items = list(list_source(layout, root).items)
+def _listed(name: str, layout: str, root: Path, options: Mapping[str, Any]) -> ImageSet:
+    items = list(list_source(layout, root, options).items)
     if not items:
         raise BadInput(f"{root}: no images found in the layout {layout!r}")
     return ImageSet(name, items)

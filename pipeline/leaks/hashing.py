@@ -128,4 +128,3 @@ def _digest(*parts: bytes) -> np.ndarray:
     for part in parts:
         hasher.update(part)
     return np.frombuffer(hasher.digest(), np.uint8)
-
