@@ -14,7 +14,7 @@ from tfrecords import perceptual
 
 KINDS = ("bytes", "pixels", "hash", "mirrored", "embedding")  # the surest first
 NONE = -1
-Blocks = Iterable[tuple[int, np.ndarray]]  # (first row, float32 [n, D]), unit length
+Blocks = Iterable[tuple[np.ndarray, np.ndarray]]  # (images int64 [n], their vectors float32 [n, D], unit length)
 
 
 class Pair(NamedTuple):
@@ -135,21 +135,21 @@ class _Distinct:
 
 
 def match_vectors(found: Matches, train: Blocks, bench: Callable[[], Blocks], distance: float) -> None:
-    """Adds the pairs of embeddings at most `distance` apart (Euclidean, unit length).
+    """Adds the pairs of embeddings at most `distance` apart: Euclidean, of unit length.
 
     Args:
-        train: its blocks. bench: gives its blocks anew for each of them; rows of both are images.
+        train: its blocks. bench: gives the blocks of the benchmark, anew for each of `train`.
     """
     least = 1 - distance**2 / 2
-    for start, ours in train:
-        for begin, theirs in bench():
-            similar = ours @ theirs.T  # [n, m]
-            for values, side, first, other in (
-                (similar, found.train, start, begin),
-                (similar.T, found.bench, begin, start),
+    for ours, vectors in train:
+        for theirs, others in bench():
+            similar = vectors @ others.T  # [n, m]
+            for cosines, side, rows, partners in (
+                (similar, found.train, ours, theirs),
+                (similar.T, found.bench, theirs, ours),
             ):
-                best = values.argmax(axis=1)
-                cosines = values[np.arange(len(values)), best]
-                near = np.flatnonzero(cosines >= least)
-                apart = np.sqrt(np.maximum(2 - 2 * cosines[near].astype(np.float64), 0))
-                side.offer(KINDS.index("embedding"), first + near, other + best[near], apart)
+                best = cosines.argmax(axis=1)
+                highest = cosines[np.arange(len(cosines)), best]
+                near = np.flatnonzero(highest >= least)
+                apart = np.sqrt(np.maximum(2 - 2 * highest[near].astype(np.float64), 0))
+                side.offer(KINDS.index("embedding"), rows[near], partners[best[near]], apart)

@@ -1,0 +1,139 @@
+"""guie leaks: the share of altered copies that the perceptual hash finds, and the time of a search among drawn hashes.
+
+python -m tests.benchmarks.bench_leaks [--images N] [--hashes N]
+Real images of ../shared/data, evenly chosen of its five sets: each is altered in every way, and is found where its
+hash is at most MAX_DISTANCE bits from the altered one's. Unrelated pictures: pairs of the originals.
+Drawn hashes: N on both sides, a hundredth of the second altered copies of the first, in at most MAX_DISTANCE bits.
+"""
+
+import argparse
+import io
+import resource
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageEnhance
+
+from pipeline.data import sources
+from tfrecords import perceptual, pixels
+from tfrecords.processes import in_processes
+from tfrecords.sources import Item
+
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
+SETS = {
+    "imagenet": "imagenet:{}/imagenet",
+    "products10k": "products10k:{}/products10k",
+    "landmarks": "landmarks:{}/landmarks",
+    "cub200": "cub200:{}/CUB_200_2011",
+    "cifar10": "{}/cifar10/train",
+}
+
+
+def _saved(image: Image.Image, kind: str, **options) -> Image.Image:
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return Image.open(stream).convert("RGB")
+
+
+def _cropped(image: Image.Image, side: float) -> Image.Image:
+    """The middle, `side` of each side."""
+    width, height = (round(side * each) for each in image.size)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
+
+
+ALTERED: dict[str, Callable[[Image.Image], Image.Image]] = {
+    "JPEG of quality 40": lambda image: _saved(image, "JPEG", quality=40),
+    "WebP of quality 50": lambda image: _saved(image, "WEBP", quality=50),
+    "half the size": lambda image: image.resize([max(1, side // 2) for side in image.size]),
+    "squashed to a square of 224 px": lambda image: image.resize((224, 224)),
+    "1.4 times as bright": lambda image: ImageEnhance.Brightness(image).enhance(1.4),
+    "0.6 of the contrast": lambda image: ImageEnhance.Contrast(image).enhance(0.6),
+    "grey": lambda image: image.convert("L").convert("RGB"),
+    "mirrored": lambda image: image.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+    "cropped to 0.98 of each side": lambda image: _cropped(image, 0.98),
+    "cropped to 0.95 of each side": lambda image: _cropped(image, 0.95),
+    "cropped to 0.9 of each side": lambda image: _cropped(image, 0.9),
+    "cropped to 0.8 of each side": lambda image: _cropped(image, 0.8),
+    "turned by 3 degrees": lambda image: image.rotate(3, Image.Resampling.BILINEAR),
+}
+
+
+def hashed(item: Item) -> tuple[np.ndarray, np.ndarray]:
+    """uint8 [32], [A, 32]: the perceptual hash of the image, and of each altered copy (mirrored: of its mirror)."""
+    image = Image.fromarray(pixels.read(item.read()))
+    found = []
+    for name, alter in ALTERED.items():
+        grey = perceptual.thumbnail(np.asarray(alter(image)))
+        found.append(perceptual.perceptual_hash(grey[:, ::-1] if name == "mirrored" else grey))
+    return perceptual.perceptual_hash(perceptual.thumbnail(np.asarray(image))), np.stack(found)
+
+
+def recall(images: int) -> None:
+    names, originals, altered = [], [], []
+    for name, spec in SETS.items():
+        (found,) = sources.open_data(spec.format(SHARED))
+        chosen = np.unique(np.linspace(0, len(found.items) - 1, images // len(SETS)).astype(int))
+        for _, (one, others) in in_processes(hashed, [found.items[at] for at in chosen]):
+            names.append(name)
+            originals.append(one)
+            altered.append(others)
+    ours, theirs, of = np.stack(originals), np.stack(altered), np.array(names)
+    flat = perceptual.is_flat(ours)
+    print(f"{len(ours):,} images, {flat.sum()} of them flat; found at most {perceptual.MAX_DISTANCE} bits apart:")
+    print(f"{'':32}" + "".join(f"{name:>12}" for name in (*SETS, "all")))
+    for number, name in enumerate(ALTERED):
+        bits = np.bitwise_count(ours ^ theirs[:, number]).sum(axis=1)
+        hit = (bits <= perceptual.MAX_DISTANCE) & ~flat & ~perceptual.is_flat(theirs[:, number])
+        shares = [hit[of == each].mean() for each in SETS] + [hit.mean()]
+        print(f"{name:32}" + "".join(f"{share:12.1%}" for share in shares))
+    useful = ours[~flat]
+    for most in (perceptual.MAX_DISTANCE, perceptual.MAX_DISTANCE + 16):
+        pairs = {
+            (min(a, b), max(a, b)): bit
+            for one, other, bits in perceptual.near(useful, useful, most)
+            for a, b, bit in zip(one.tolist(), other.tolist(), bits.tolist(), strict=True)
+            if a != b
+        }
+        total = len(useful) * (len(useful) - 1) // 2
+        print(f"pairs of different files at most {most} bits apart: {len(pairs):,} of {total:,}")
+
+
+def search(count: int) -> None:
+    generator = np.random.default_rng(0)
+    train = generator.integers(0, 256, (count, perceptual.BYTES), np.uint8)
+    bench = generator.integers(0, 256, (count, perceptual.BYTES), np.uint8)
+    copies = generator.choice(count, count // 100, replace=False)
+    bench[: len(copies)] = train[copies]
+    for row in range(len(copies)):
+        for bit in generator.choice(8 * perceptual.BYTES, perceptual.MAX_DISTANCE, replace=False):
+            bench[row, bit // 8] ^= np.uint8(1 << bit % 8)
+    began, found = time.perf_counter(), 0
+    hits = np.zeros(count, bool)
+    for one, other, _ in perceptual.near(train, bench):
+        found += len(one)
+        hits[other] = True
+    seconds, peak = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    share = hits[: len(copies)].mean()
+    print(
+        f"{count:,} × {count:,} drawn hashes: {seconds:,.0f} s, peak {peak:.2f} GB; {share:.1%} of "
+        f"{len(copies):,} copies found"
+    )
+    print(f"{found - int(hits[: len(copies)].sum()):,} pairs beside them")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--images", type=int, default=2_000, help="0: none")
+    parser.add_argument("--hashes", type=int, default=1_000_000, help="0: none")
+    options = parser.parse_args()
+    if options.images:
+        recall(options.images)
+    if options.hashes:
+        search(options.hashes)
+
+
+if __name__ == "__main__":
+    main()
