@@ -22,6 +22,12 @@ class Labels:
     def __len__(self) -> int:
         return len(self.first)
 
+    def part(self, rows: slice) -> "Labels":
+        """Some of them, from a start to a stop."""
+        start, stop, _ = rows.indices(len(self))
+        several = {row - start: found for row, found in self.all.items() if start <= row < stop}
+        return Labels(self.first[rows], several)
+
     def of(self, row: int) -> tuple[int, ...]:
         return self.all.get(row, (int(self.first[row]),))
 

@@ -54,9 +54,9 @@ class Result:
         return asdict(self)
 
 
-def row(measures: Measures, index: int, without_match: int = 0, decimals: int | None = None) -> Row:
-    """A row of per-query values. `decimals`: rounded as `numpy.round` does, None: not at all."""
-    values = {name: mean(each, decimals) for name, each in measures.items()}
+def row(measures: Measures, index: int, without_match: int = 0, decimals: Mapping[str, int] | None = None) -> Row:
+    """A row of per-query values. `decimals`: of the measures that the protocol rounds."""
+    values = {name: mean(each, (decimals or {}).get(name)) for name, each in measures.items()}
     bounds = {name: intervals.interval(each) for name, each in measures.items()}
     return Row(len(next(iter(measures.values()))), index, values, bounds, without_match)
 
@@ -71,14 +71,18 @@ def mean(values: np.ndarray, decimals: int | None = None) -> float:
     return found if decimals is None else float(np.round(found, decimals))
 
 
-def unweighted(rows: Mapping[str, Row], measures: Mapping[str, Measures], decimals: int | None = None) -> Row:
+def unweighted(
+    rows: Mapping[str, Row], measures: Mapping[str, Measures], decimals: Mapping[str, int] | None = None
+) -> Row:
     """The mean of the rows' means, each counted once however many queries it has.
 
     Args:
         rows: name → row, with the values that are averaged. measures: name → per-query values, for the intervals.
+        decimals: as in `row`.
     """
     names = list(next(iter(rows.values())).values)
-    values = {name: mean(np.array([each.values[name] for each in rows.values()]), decimals) for name in names}
+    columns = {name: np.array([each.values[name] for each in rows.values()]) for name in names}
+    values = {name: mean(each, (decimals or {}).get(name)) for name, each in columns.items()}
     bounds = {name: intervals.of_groups([each[name] for each in measures.values()]) for name in names}
     sizes = [sum(getattr(each, size) for each in rows.values()) for size in ("queries", "index", "without_match")]
     return Row(sizes[0], sizes[1], values, bounds, sizes[2])

@@ -36,8 +36,8 @@ class Benchmark:
     headline: str  # the measure of the last line
     parts: tuple[Part, ...]
     layout: str = ""  # of tfrecords.sources; "": as the name
-    # How raw features see an image: "uned", "crop" (shorter side, central square) or "aspect" (longer side, whole).
-    pixels: str = "crop"
+    # How raw features see an image: "own", as the encoder was trained; "uned", see pixels.uned; "aspect", whole.
+    pixels: str = "own"
     image_size_px: int | None = None  # None: the encoder's own
 
     def of_domains(self, domains: Sequence[str]) -> tuple[Part, ...]:

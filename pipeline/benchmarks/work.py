@@ -1,6 +1,6 @@
 """A benchmark's parts as vectors: embedded once, or read from features that are there; their classes and neighbours.
 
-<out>/vectors/<part>/ a store of `pipeline.vectors`, <out>/search/*.npy neighbours: a killed command goes on from both.
+<out>/vectors/<part>/ a store of `pipeline.vectors`, <out>/search/*.npz neighbours: a killed command goes on from both.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +15,7 @@ from pipeline.console import Progress
 from pipeline.retrieval.large import most_similar
 from pipeline.vectors.store import Store
 
+Changed = Callable[[np.ndarray], np.ndarray]  # float32 [n, D] → float32 [n, E]
 BLOCK_VALUES = 1 << 25  # numbers of a block of the index, and of the queries asked at a time: 128 MB
 
 
@@ -75,21 +76,31 @@ class Work:
                 yield start + first, block
             start += store.count
 
-    def neighbours(self, queries: Part, index: Sequence[Part], k: int) -> np.ndarray:
-        """int64 [Q, k], the rows of the index with the largest inner product, ties by the smaller row; -1 for none.
+    def neighbours(
+        self, queries: Part, index: Sequence[Part], k: int, changed: Changed | None = None, by: str = ""
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The rows of the index with the largest inner product, ties by the smaller row; the query itself, too.
 
-        The query itself is found, too. Kept on disk, for the same vectors.
+        Args:
+            changed: what becomes of the vectors before they are compared. by: its name.
+
+        Returns:
+            (rows int64 [Q, k], similarities float32 [Q, k]), -1 and -inf for none. Kept on disk, for the same vectors.
         """
         named = [files.identity(self.store(part).folder / "store.json") for part in (queries, *index)]
-        path = self.out / "search" / f"{queries.name}-{files.fingerprint([named, k])}.npy"
+        path = self.out / "search" / f"{queries.name}-{files.fingerprint([named, k, by])}.npz"
         if path.is_file():
-            return np.load(path)
+            with np.load(path) as held:
+                return held["rows"], held["similarities"]
         asked = self.store(queries)
         step = max(1, BLOCK_VALUES // max(asked.dim, 2 * k))
-        found = np.full((asked.count, k), -1, np.int64)
+        rows, similarities = np.full((asked.count, k), -1, np.int64), np.full((asked.count, k), -np.inf, np.float32)
         progress = Progress(f"bench: searches {queries.name}", asked.count, "queries")
         for first, vectors in asked.blocks(step):
-            found[first : first + len(vectors)], _ = most_similar(vectors, self.blocks(index), k)
+            here = slice(first, first + len(vectors))
+            blocks = self.blocks(index) if changed is None else ((at, changed(each)) for at, each in self.blocks(index))
+            rows[here], similarities[here] = most_similar(changed(vectors) if changed else vectors, blocks, k)
             progress.add(len(vectors))
-        files.write_array(path, found)
-        return found
+        with files.atomic_path(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, rows=rows, similarities=similarities)
+        return rows, similarities

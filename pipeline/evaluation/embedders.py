@@ -41,15 +41,16 @@ class Submission:
     warnings: tuple[str, ...] = ()  # where it departs from the contract and can be scored all the same; a line each
 
 
-def load(handle: str, trust: bool = False) -> Submission:
+def load(handle: str, trust: bool = False, widest: int | None = LARGEST_DIM) -> Submission:
     """Loads an embedder and calls it on a few images.
 
     Args:
         handle: SavedModel folder, submission.zip or Hub handle.
         trust: load it although it reaches files, the network or Python.
+        widest: numbers of a vector at most, 64 in the competition; None: any.
 
     Raises BadInput: no such file, not a model, a model that reaches out and is not trusted, another signature, output
-    of another shape, more than 64 dimensions.
+    of another shape, more than `widest` dimensions.
     """
     path = Path(handle)
     if path.is_file():
@@ -59,7 +60,7 @@ def load(handle: str, trust: bool = False) -> Submission:
         path = folder
         if (script := path / "saved_model.pt").exists():
             _expect_harmless(torchscript_ops.reaching(script, handle)[0], handle, trust)
-            return _tried(_torchscript(script, handle), None, handle, _fingerprint(path))
+            return _tried(_torchscript(script, handle), None, handle, _fingerprint(path), widest)
     elif path.is_dir():
         if not (path / "saved_model.pb").exists():
             raise BadInput(f"{handle}: expected a SavedModel folder, it holds no saved_model.pb")
@@ -67,7 +68,7 @@ def load(handle: str, trust: bool = False) -> Submission:
         raise BadInput(f"{handle}: expected a SavedModel folder, a submission.zip or a Hub handle; nothing is there")
     location = str(path) if path.exists() else _fetched(handle)
     _expect_harmless(saved_model_ops.reaching(location, handle)[0], handle, trust)
-    return _saved_model(location, handle, _fingerprint(path) if path.exists() else handle)
+    return _saved_model(location, handle, _fingerprint(path) if path.exists() else handle, widest)
 
 
 def _expect_harmless(found: list[str], handle: str, trust: bool) -> None:
@@ -86,7 +87,7 @@ def _fetched(handle: str) -> str:
         raise BadInput(f"{handle}: not a SavedModel that loads ({reason(error)})") from None
 
 
-def _saved_model(location: str, handle: str, fingerprint: str) -> Submission:
+def _saved_model(location: str, handle: str, fingerprint: str, widest: int | None) -> Submission:
     try:
         model = tf.saved_model.load(location)
     except Exception as error:  # TensorFlow and protobuf each raise their own
@@ -113,7 +114,7 @@ def _saved_model(location: str, handle: str, fingerprint: str) -> Submission:
         warnings.append(f"{said}: it would be refused there")
     in_halves = halves.of_saved_model(model, OUTPUT)
     singly = spec.shape.rank is not None and spec.shape[0] == 1
-    return _tried(embed, in_halves, handle, fingerprint, warnings, singly)
+    return _tried(embed, in_halves, handle, fingerprint, widest, warnings, singly)
 
 
 def _torchscript(path: Path, handle: str) -> Embed:
@@ -140,11 +141,12 @@ def _tried(
     in_halves: Halves | None,
     handle: str,
     fingerprint: str,
+    widest: int | None,
     warnings: Sequence[str] = (),
     singly: bool = False,
 ) -> Submission:
     """Calls the embedder on one image and on two; one that takes no batch is called once an image from here on."""
-    dim = _checked_dim(embed, handle)
+    dim = _checked_dim(embed, handle, widest)
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 48, 3), np.uint8)
 
     def embed_singly(images: np.ndarray) -> np.ndarray:
@@ -187,10 +189,11 @@ def _called(embed: Embed, images: np.ndarray, handle: str) -> np.ndarray:
         raise BadInput(f"{handle}: does not take uint8 [B, H, W, 3] of any size ({reason(error)})") from None
 
 
-def _checked_dim(embed: Embed, handle: str) -> int:
+def _checked_dim(embed: Embed, handle: str, widest: int | None) -> int:
     output = _called(embed, np.full((1, 32, 48, 3), 127, np.uint8), handle)
-    if output.ndim != 2 or output.shape[0] != 1 or not 1 <= output.shape[1] <= LARGEST_DIM:
-        raise BadInput(f"{handle}: expected embeddings [1, ≤{LARGEST_DIM}] of one image, got {list(output.shape)}")
+    if output.ndim != 2 or output.shape[0] != 1 or not 1 <= output.shape[1] <= (widest or output.shape[1]):
+        expected = f"[1, ≤{widest}]" if widest else "[1, D]"
+        raise BadInput(f"{handle}: expected embeddings {expected} of one image, got {list(output.shape)}")
     if not np.isfinite(output).all():
         raise BadInput(f"{handle}: gives NaN or infinity for a grey image")
     return int(output.shape[1])

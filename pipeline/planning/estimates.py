@@ -212,7 +212,7 @@ def set_size(run: Run, images: int | None = None, classes: int | None = None) ->
     split, total_images, total_classes = run.records.split, 0.0, 0.0
     for source in run.records.sources:
         published = find_layout(source.layout).size(source.options)
-        if published is None:
+        if published is None or published.classes is None:
             why = f"the size of a {source.layout!r} is known only once its records are built"
             raise BadInput(f"source {source.name}: {why}: run `guie tfrecords`, or give --images N --classes N")
         cap = run.records.cap_per_class if source.cap_per_class is None else source.cap_per_class

@@ -11,6 +11,9 @@ from typing import Any
 
 from pipeline.errors import BadInput
 
+# The class of an image that matches nothing, a distractor, as the Met's own code labels it.
+NO_CLASS = "-1"
+
 # Of a file read whole: MAX_PIXELS of `pixels` as 16-bit RGBA are 0.7 GB, CIFAR-100 is 0.2 GB.
 MAX_FILE_BYTES = 1 << 30
 
@@ -158,7 +161,7 @@ def is_hidden(entry: os.DirEntry[str]) -> bool:
     return entry.name.startswith(".")
 
 
-def below(root: Path, relative: str) -> str:
+def below(root: Path | str, relative: str) -> str:
     """`root/relative`. A CSV may hold `../..` or an absolute path: both are refused.
 
     Only the text is checked. A symbolic link below the root was put there by the user and is followed. Raises
@@ -168,6 +171,18 @@ def below(root: Path, relative: str) -> str:
     if "\0" in relative or os.path.isabs(normal) or normal.split(os.sep, 1)[0] == "..":
         raise ValueError(f"path {relative!r} leaves the source's root")
     return os.path.join(root, normal)
+
+
+def expect_below(path: str, where: Path | str, number: int) -> None:
+    """Raises BadInput where a path of a benchmark's list leaves the root; its authors' own never do.
+
+    `where`, `number`: the list and the row, for the message.
+    """
+    if ".." in path or path.startswith("/") or "\0" in path or not path:  # else it cannot
+        try:
+            below("", path)
+        except ValueError as error:
+            raise BadInput(f"{where}: row {number}: {error}") from None
 
 
 def reader_below(root: Path, relative: str) -> Callable[[], bytes]:

@@ -1,7 +1,7 @@
 """A layout: the form of an image set on disk, and everything known about it without reading the disk."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -10,7 +10,7 @@ from tfrecords.listing.items import Listing
 
 
 class Size(NamedTuple):
-    classes: int
+    classes: int | None  # None: not published
     images: int
 
 
@@ -24,8 +24,16 @@ class Layout:
     # split → size of the whole set as published; empty where sets of any size have this layout
     published: Mapping[str, Size] = field(default_factory=dict)
     # (size of the split, all options) → size, where more options than the split change it
-    sized: Callable[[Size, Mapping[str, Any]], Size] | None = None
+    sized: Callable[[Size, Mapping[str, Any]], Size | None] | None = None
     rooted: bool = True  # False where nothing lies on disk
+    splits: Sequence[str] = ()  # all of them, where not of each a size is published
+    # split of queries → split that they search; the same one: each image searches the others. Empty: no benchmark
+    searched: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def _splits(self) -> Sequence[str]:
+        """The first is that of a layout without an option `split`."""
+        return self.splits or tuple(self.published)
 
     def options(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Every option: as given, else its default.
@@ -41,8 +49,8 @@ class Layout:
             if type(value) is not wanted:
                 raise BadInput(f"layout {self.name}: option {key} expects {wanted.__name__}, got {value!r}")
         options = {key: parameter.default for key, parameter in parameters.items()} | dict(given)
-        if self.published and options.get("split", "train") not in self.published:
-            *first, last = self.published
+        if self._splits and options.get("split", self._splits[0]) not in self._splits:
+            *first, last = self._splits
             expected = f"{', '.join(first)} or {last}"
             raise BadInput(f"layout {self.name}: option split expects {expected}, got {options['split']!r}")
         return options
@@ -71,5 +79,5 @@ class Layout:
         options = self.options(given)
         if not self.published:
             return None
-        size = self.published[options.get("split", "train")]
-        return self.sized(size, options) if self.sized else size
+        size = self.published.get(options.get("split", self._splits[0]))
+        return self.sized(size, options) if self.sized and size else size

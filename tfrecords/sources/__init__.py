@@ -1,4 +1,7 @@
-"""Public image sets as their users have them on disk. Each file defines a layout: how it is listed, its size."""
+"""Public image sets as their users have them on disk. Each file defines a layout: how it is listed, its size.
+
+Those of `tfrecords.benchmarks` are listed by the same names.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,6 +9,7 @@ from typing import Any
 
 from pipeline.config import Source, resolve_data_path
 from pipeline.errors import BadInput, nearest
+from tfrecords import benchmarks
 from tfrecords.listing.items import Item, Listing, read_file
 from tfrecords.listing.layout import Layout
 from tfrecords.sources import (
@@ -28,7 +32,9 @@ LAYOUTS: dict[str, Layout] = {
     layout.name: layout
     for layout in (
         folder.LAYOUT, drawn.LAYOUT, imagenet.LAYOUT, products10k.LAYOUT, landmarks.LAYOUT, cub200.LAYOUT,
+        cub200.RETRIEVAL,
         cifar.CIFAR10, cifar.CIFAR100, idx.MNIST, idx.FASHION_MNIST, parquet.LAYOUT, csv_table.LAYOUT, shards.LAYOUT,
+        *benchmarks.LAYOUTS,
     )
 }  # fmt: skip
 

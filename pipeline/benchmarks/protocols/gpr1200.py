@@ -1,0 +1,73 @@
+"""GPR1200's protocol: each image asks for all, average precision over the whole ranking, its mean over all images.
+
+The repository's code leaves the query in the ranking, nearly always at rank 1, where it counts as a hit; beside that
+stands the same without it. The six domains are the categories in order, 200 each.
+
+Source: Schall et al., GPR1200, MMM 2022, and its code, `eval/utils.py`. It sorts ties by an unstable sort; here the
+smaller row is first.
+"""
+
+import numpy as np
+
+from pipeline.benchmarks import results
+from pipeline.benchmarks.results import Measures, Mode, Row
+from pipeline.benchmarks.work import Work
+from pipeline.errors import BadInput
+
+DOMAINS = ("Google Landmarks v2", "iNaturalist", "ImageNet Sketch", "INSTRE", "SOP", "faces")
+CATEGORIES = 200  # of a domain
+WITH, WITHOUT = "mAP", "mAP without the query"
+AT_A_TIME = 1 << 22  # similarities that are held at a time
+DECIMALS = 4
+
+
+def score(work: Work) -> list[Mode]:
+    """One table: the domains, searched in the whole, and all images."""
+    (part,) = work.parts
+    store = work.store(part)
+    try:
+        categories = np.array([int(name) for _, _, name, _ in store.items()], np.int64)
+    except ValueError as error:
+        raise BadInput(f"gpr1200: expected files <category number>_<name>.jpg ({error})") from None
+    vectors = np.concatenate([block for _, block in store.blocks()]) if store.count else np.zeros((0, store.dim))
+    every = average_precisions(vectors, categories)
+    domain_of = np.minimum(categories // CATEGORIES, len(DOMAINS) - 1)
+    rows: dict[str, Row] = {}
+    for number, name in enumerate(DOMAINS):
+        if (of := domain_of == number).any():
+            rows[name] = _row(every, of)
+    return [Mode("domain", {**rows, "all": _row(every, np.ones(len(categories), bool))}, decimals=DECIMALS)]
+
+
+def _row(every: Measures, of: np.ndarray) -> Row:
+    alone = np.isnan(every[WITHOUT])  # no other image of its category: the official code scores it, ours does not
+    chosen = {WITH: every[WITH][of], WITHOUT: every[WITHOUT][of & ~alone]}
+    return results.row(chosen, len(of), int((of & alone).sum()), {WITH: DECIMALS})
+
+
+def average_precisions(vectors: np.ndarray, classes: np.ndarray) -> dict[str, np.ndarray]:
+    """WITH and WITHOUT the query in its ranking → float64 [N]; NaN where no other image has its class.
+
+        AP(q) = (1 / n_q) · Σ over its n_q hits of (hits up to its rank) / rank
+
+    Args:
+        vectors: float32 [N, D]. classes: int64 [N].
+    """
+    found = {WITH: np.zeros(len(classes)), WITHOUT: np.full(len(classes), np.nan)}
+    step = max(1, AT_A_TIME // max(len(classes), 1))
+    exact = vectors.astype(np.float64)
+    for start in range(0, len(classes), step):
+        similarities = exact[start : start + step] @ exact.T  # [Q, N]
+        order = np.argsort(-similarities.astype(np.float32), axis=1, kind="stable")
+        for row, ranked in enumerate(order, start):
+            right = classes[ranked] == classes[row]
+            found[WITH][row] = _average_precision(right)
+            others = right[ranked != row]
+            if others.any():
+                found[WITHOUT][row] = _average_precision(others)
+    return found
+
+
+def _average_precision(right: np.ndarray) -> float:
+    ranks = np.flatnonzero(right) + 1.0
+    return float((np.arange(1, len(ranks) + 1) / ranks).mean())
