@@ -251,16 +251,23 @@ def score(index: tuple[str, ...], queries: tuple[str, ...], **options: Any) -> N
 @click.option("--out", metavar="DIR", type=PATH, required=True, help="Folder to write.")
 @BATCH_SIZE
 @TRUST
+@click.option("--dtype", type=OneOf(("float32", "float16", "int8")), default="float32", help="int8: with --store.")
+@click.option("--store", is_flag=True, help="Leave the vectors in chunks of some thousand, for 100 million images.")
+@click.option("--runner", type=OneOf(("here", "beam")), default="here", help="beam: Apache Beam, on several machines.")
+@click.option("--beam-options", metavar="WORDS", default="", help='Beam\'s own, such as "--runner=FlinkRunner".')
 def embed(**options: Any) -> None:
     """Embeds images.
+
+    A killed command goes on where it was; nothing is embedded twice.
 
     \b
     Reads    EMBEDDER: SavedModel folder, submission.zip or Hub handle
              DATA: folder of class folders, glob of shards, or LAYOUT:ROOT
-    Writes   DIR/embeddings.npy (float32 [N, 64]), items.csv (key,source,class), rejects.csv
+    Writes   DIR/embeddings.npy (float32 [N, 64]), items.csv (key,source,class), rejects.csv; or with --store
+             DIR/vectors-NNNNN.npy, items-NNNNN.csv, store.json, rejects.csv
     Example  guie embed runs/demo/submission.zip FOLDER --out vectors
     """
-    module = import_quietly("pipeline.evaluation.embed")
+    module = import_quietly("pipeline.evaluation.embedding.command")
     module.main(module.Options(**options))
 
 

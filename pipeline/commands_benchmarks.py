@@ -41,21 +41,28 @@ def bench(name: str, **options) -> None:
 @click.argument("train", metavar="TRAIN", type=PATH_OR_URL)
 @click.option("--against", metavar="BENCH", type=PATH_OR_URL, multiple=True, required=True, help="DATA; repeatable.")
 @click.option("--out", metavar="DIR", type=PATH, default="leaks", help="Folder to write; hashes are kept there.")
+@click.option("--embedder", type=PATH_OR_URL, default="", help="Look for near embeddings, too; as of guie bench.")
+@click.option("--weights", metavar="W", default="", help="Of an encoder by name, as encoder.weights of a run.")
+@click.option("--image-size", "image_size_px", metavar="PX", type=click.IntRange(min=1), help="Of an encoder by name.")
+@click.option("--distance", type=float, help="Of embeddings of one picture, 0 … 2; without it measured on copies.")
+@BATCH_SIZE
+@TRUST
 @click.option("--bits", type=int, default=31, help="Of 256: in which perceptual hashes of one picture may differ.")
 @click.option("--workers", type=int, default=0, help="Processes that hash; 0: one a core.")
 def leaks(against: tuple[str, ...], **options) -> None:
     """Finds the pictures that are in training data and in a benchmark.
 
-    By the bytes of the file, by its pixels, and by perceptual hash, of the picture and of its mirror image. TRAIN and
-    BENCH are DATA: a folder of class folders, a glob of shards, or LAYOUT:ROOT, with options as in
-    uned:ROOT?domain=cars&split=test. Exit code 3 where there are any.
+    By the bytes of the file, by its pixels, and by perceptual hash, of the picture and of its mirror image; with
+    --embedder also by the distance of embeddings, which finds crops. TRAIN and BENCH are DATA: a folder of class
+    folders, a glob of shards, or LAYOUT:ROOT with options, as in uned:ROOT?domain=cars&split=test. Exit code 3 where
+    there are any.
 
     What to do with them: records.leave_out=DIR/leaks.csv builds records without the training images that it names. A
     row that is deleted there keeps its image.
 
     \b
     Reads    the images of TRAIN and of each BENCH
-    Writes   DIR/: leaks.csv, leaks.html, rejects.csv, hashes/ that a rerun goes on from
+    Writes   DIR/: leaks.csv, leaks.html, rejects.csv; hashes/ and vectors/, that a rerun goes on from
     Example  guie leaks 'runs/demo/records/*-train-*.tfrec' --against cifar10:cifar?split=test
     """
     module = import_quietly("pipeline.leaks.command")

@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -18,14 +18,14 @@ from pipeline.config import Source
 from pipeline.errors import BadInput
 from pipeline.files import file_sha256, fingerprint, matching
 from pipeline.guards import machine
-from pipeline.reading import File, expect_local
+from pipeline.reading import File, expect_local, is_url
 from tfrecords import labels, pixels, schema, shards
 from tfrecords.listing.items import as_text
 from tfrecords.sources import LAYOUTS, Item, list_configured, list_source
 from tfrecords.sources.shards import read_record
 
 SPLIT_NAMES = ("train", "test", "val", "validation", "index", "query", "queries", "images")
-Result = TypeVar("Result")
+Task, Result = TypeVar("Task"), TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,26 @@ def split_of(spec: str) -> str:
         return options.get("split", "")
     name = Path(spec).resolve().name
     return name if name.lower() in SPLIT_NAMES else ""
+
+
+def shards_of(spec: str) -> Sequence[File]:
+    """The shards that DATA names; none where it is another form, or gives them another name. Opens nothing.
+
+    Raises BadInput: no shard matches.
+    """
+    return _expect_shards(spec) if not _named(spec)[0] and not _of_layout(spec)[0] and _is_shards(spec) else ()
+
+
+def absolute(spec: str) -> str:
+    """DATA for a process in another working directory."""
+    given, spec = _named(spec)
+    layout, root, _ = _of_layout(spec)
+    if layout:
+        options = spec.removeprefix(f"{layout}:{root}")
+        where = f"{layout}:{os.path.abspath(root)}{options}" if LAYOUTS[layout].rooted else spec
+    else:
+        where = spec if is_url(spec) else os.path.abspath(spec)
+    return f"{given}={where}" if given else where
 
 
 def files_of(spec: str) -> marks.Files:
@@ -168,27 +188,34 @@ def read_each(
 ) -> Iterator[tuple[int, Result | None, str]]:
     """As `read_decoded`, with what `work` makes of each image in the thread that decoded it."""
 
-    def read(item: Item) -> tuple[Result | None, str]:
-        image, reason = _read_one(item)
-        return (None if image is None else work(image)), reason
+    def read(task: tuple[int, Item]) -> tuple[int, Result | None, str]:
+        _, image, reason = read_one(task[1])
+        return task[0], (None if image is None else work(image)), reason
 
-    rows = iter(enumerate(items))
+    return in_threads(read, enumerate(items), threads, window)
+
+
+def in_threads(work: Callable[[Task], Result], tasks: Iterable[Task], threads: int, ahead: int) -> Iterator[Result]:
+    """`work` of each task, in order; at most `ahead` are begun and not taken yet."""
+    rest = iter(tasks)
     with ThreadPoolExecutor(threads) as pool:
-        pending = deque((row, pool.submit(read, item)) for row, item in islice(rows, window))
+        pending = deque(pool.submit(work, task) for task in islice(rest, ahead))
         while pending:
-            row, future = pending.popleft()
-            pending.extend((later, pool.submit(read, item)) for later, item in islice(rows, 1))
-            result, reason = future.result()
-            yield row, result, reason
+            first = pending.popleft()
+            pending.extend(pool.submit(work, task) for task in islice(rest, 1))
+            yield first.result()
 
 
-def _read_one(item: Item) -> tuple[np.ndarray | None, str]:
+def read_one(item: Item) -> tuple[bytes | None, np.ndarray | None, str]:
+    """(the encoded image, uint8 [H, W, 3], ""); None and a reason where it cannot be read or decoded."""
+    data = None
     try:
-        return pixels.read(item.read()), ""
+        data = item.read()
+        return data, pixels.read(data), ""
     except (ValueError, OSError) as error:
         if machine.refuses(error):
             raise  # the image may be whole
-        return None, as_text(str(error))
+        return data, None, as_text(str(error))
 
 
 def _listed(name: str, layout: str, root: Path, options: Mapping[str, Any]) -> ImageSet:

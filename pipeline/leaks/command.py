@@ -2,7 +2,7 @@
 
 guie leaks TRAIN --against BENCH [--against …] [--embedder EMBEDDER] [--out DIR]
 → DIR/leaks.csv: a row a pair, see COLUMNS; rejects.csv: images that cannot be read; leaks.html: the pairs side by side.
-DIR/hashes/ is kept: a rerun goes on from there.
+DIR/hashes/ and vectors/ are kept: a rerun goes on from there.
 
 `records.leave_out: DIR/leaks.csv` builds records without the training images that it names.
 """
@@ -20,6 +20,7 @@ from pipeline.leaks.hashing import Hashes, hash_side
 from pipeline.leaks.matching import Matches, match_hashes
 from pipeline.leaks.page import Found
 from pipeline.leaks.sides import Side, open_side
+from pipeline.quiet import import_quietly
 from tfrecords.perceptual import BYTES, MAX_DISTANCE
 
 OF_A_SIDE = ("source", "key", "class", "split")
@@ -30,6 +31,12 @@ COLUMNS = ("kind", "distance", *OF_A_SIDE, *(f"bench_{name}" for name in OF_A_SI
 class Options:
     train: str
     against: tuple[str, ...]
+    embedder: str = ""  # "": by hashes alone
+    weights: str = ""  # of an encoder by name
+    image_size_px: int | None = None  # of an encoder by name
+    distance: float | None = None  # within which embeddings are of one picture; None: measured
+    batch_size: int = 64
+    trust: bool = False
     out: str = "leaks"
     bits: int = MAX_DISTANCE  # of 256, that two perceptual hashes of one picture may differ in
     workers: int = 0  # processes that hash; 0: one a core
@@ -47,6 +54,10 @@ def main(options: Options) -> int:
         raise BadInput(
             f"--bits: expected 0 … {4 * BYTES - 1}: pictures with nothing in common differ in half, got {options.bits}"
         )
+    if options.distance is not None and not 0 <= options.distance < 2:
+        raise BadInput(f"--distance: expected a Euclidean distance of unit vectors, 0 … 2, got {options.distance:g}")
+    if not options.embedder and (options.distance is not None or options.weights or options.image_size_px):
+        raise BadInput("--distance, --weights and --image-size are of an embedder: add --embedder")
     train = open_side(options.train)
     benches = [open_side(spec) for spec in dict.fromkeys(options.against)]
     with locked(out):
@@ -58,16 +69,22 @@ def _compare(options: Options, out: Path, train: Side, benches: Sequence[Side]) 
     print(f"leaks: {len(train.items):,} training images of {train.spec} against {sizes} → {out}", flush=True)
     hashes = _hashed(train, out, options.workers)
     rejects = _rejects(train, hashes)
-    found = []
+    every = []
     for bench in benches:
         theirs = _hashed(bench, out, options.workers)
         rejects += _rejects(bench, theirs)
-        matches = Matches(len(train.items), len(bench.items))
-        match_hashes(matches, hashes, theirs, options.bits)
-        found.append(Found(train, bench, matches.pairs()))
+        every.append((bench, Matches(len(train.items), len(bench.items))))
+        match_hashes(every[-1][1], hashes, theirs, options.bits)
+    notes = [_of_hashes(options)]
+    if options.embedder:
+        notes += import_quietly("pipeline.leaks.embedding").match(options, out, train, every)
+    else:
+        notes.append("No --embedder: crops and pictures that were much altered are not looked for.")
+    print("\n".join(f"leaks: {note}" for note in notes[1:]), flush=True)
+    found = [Found(train, bench, matches.pairs()) for bench, matches in every]
     write_csv(out / "leaks.csv", COLUMNS, [row for each in found for row in _rows(each)])
     write_csv(out / "rejects.csv", ("data", "source", "key", "reason"), rejects)
-    write_text(out / "leaks.html", page.page(found, _notes(options), len(rejects)))
+    write_text(out / "leaks.html", page.page(found, notes, len(rejects)))
     print(console.table(["benchmark", "kind", "pairs", "training images", "benchmark images"], page.summary(found), 2))
     if rejects:
         print(f"leaks: {len(rejects):,} images cannot be read: {out / 'rejects.csv'}")
@@ -97,8 +114,8 @@ def _rows(found: Found) -> list[tuple[str, ...]]:
     ]
 
 
-def _notes(options: Options) -> list[str]:
-    return [
+def _of_hashes(options: Options) -> str:
+    return (
         f"Looked for: the same bytes, the same pixels in another file, and perceptual hashes at most {options.bits} of "
         f"{8 * BYTES} bits apart, of the picture and of its mirror image."
-    ]
+    )

@@ -74,12 +74,11 @@ def measured_limit(bench: Side, embedded: Embedded, folder: Path, submission: Su
     count = embedded.store.count
     chosen = np.unique(np.linspace(0, count - 1, min(SAMPLE, count)).astype(int))
     items = [bench.items[row] for row in embedded.rows[chosen]]
-    copies = [("copies", _copy(item, way)) for item in items for way in WAYS]
+    copies = [("copies", _copy(item, way, at)) for at, item in enumerate(items) for way in WAYS]
     store = embed_into(
         folder, submission, copies, batch_size=batch_size, what=f"leaks: copies of {bench.spec}", redo=True
     )
-    of = {item.key: at for at, item in enumerate(items)}
-    originals = [of[row.key.split("/", 1)[1]] for row in store.items()]
+    originals = [int(row.key.split("/")[1]) for row in store.items()]
     vectors = np.concatenate([vectors for _, vectors in store.blocks()])
     taken = _taken(embedded, chosen)
     apart = np.linalg.norm(unit_length(vectors) - taken[originals], axis=1)
@@ -88,8 +87,8 @@ def measured_limit(bench: Side, embedded: Embedded, folder: Path, submission: Su
     return Limit(distance, float((apart <= distance).mean()), float((others <= distance).mean()))
 
 
-def _copy(item: Item, way: str) -> Item:
-    return Item(f"{way}/{item.key}", item.class_name, partial(altered, item.file, item, way))
+def _copy(item: Item, way: str, at: int) -> Item:
+    return Item(f"{way}/{at}", item.class_name, partial(altered, item.file, item, way))
 
 
 def altered(_file: str, item: Item, way: str) -> bytes:

@@ -1,7 +1,7 @@
 """The files of one chunk: vectors-NNNNN.npy, scale-NNNNN.npy where they are int8, items-NNNNN.csv.
 
-Each appears whole, by a rename. What was written is known as `made`: count of vectors, SHA-256 of each file, and
-`quick`, a digest of their sizes and times, see `pipeline.marks`.
+Each appears whole, by a rename. What was written is known as `made`: count of vectors, SHA-256 of each file. `quick` is
+a digest of the files' sizes and times, see `pipeline.marks`.
 """
 
 import csv
@@ -46,7 +46,7 @@ def paths(folder: Path, number: int, dtype: str) -> dict[str, Path]:
 
 
 def write(folder: Path, number: int, vectors: np.ndarray, rows: Iterable[Row], dtype: str) -> dict[str, Any]:
-    """Writes a chunk's files and returns what was made: count, files (name → SHA-256), quick.
+    """Writes a chunk's files and returns what was made: count, files (name → SHA-256).
 
     Args:
         vectors: float [n, D]. rows: n of them. dtype: one of DTYPES; int8 gets a scale per dimension, the chunk's own.
@@ -64,39 +64,31 @@ def write(folder: Path, number: int, vectors: np.ndarray, rows: Iterable[Row], d
             digests[name] = _appear(path, lambda file: file.write("".join(lines).encode()))
         else:
             digests[name] = _appear(path, lambda file, values=stored[name]: np.save(file, values))
-    return {"count": len(vectors), "files": digests, "quick": quick(where)}
+    return {"count": len(vectors), "files": digests}
 
 
-def damaged(folder: Path, number: int, dtype: str, made: dict[str, Any]) -> str:
-    """The file of a chunk that is missing or is not what was made, as part of a line; "" where all are whole.
+def damaged(folder: Path, number: int, dtype: str, made: Mapping[str, Any], then: str) -> tuple[str, str]:
+    """(the file of a chunk that is missing or is not what was made, as part of a line, else ""; `quick` as it is now).
 
-    Equal `quick` is taken as equal; else the bytes are compared, and where they are equal `made` gets the new `quick`.
+    Where `quick` is as it was `then` the files are taken as equal; else their bytes are compared.
     """
-    where = paths(folder, number, dtype)
-    now = quick(where)
-    if now == made["quick"]:
-        return ""
-    for name, path in where.items():
-        if not path.is_file():
-            return f"{path.name} is missing"
-        if file_sha256(path)[:16] != made["files"].get(name):
-            return f"{path.name} is damaged: it is not what was written"
-    made["quick"] = now
-    return ""
+    now = quick(folder, number, dtype)
+    if now != then:
+        for name, path in paths(folder, number, dtype).items():
+            if not path.is_file():
+                return f"{path.name} is missing", now
+            if file_sha256(path)[:16] != made["files"].get(name):
+                return f"{path.name} is damaged: it is not what was written", now
+    return "", now
 
 
-def quick(where: Mapping[str, Path]) -> str:
-    return marks.stat_digest(map(str, where.values()))
+def quick(folder: Path, number: int, dtype: str) -> str:
+    return marks.stat_digest(map(str, paths(folder, number, dtype).values()))
 
 
 def is_made(found: Any) -> bool:
     """Whether what a JSON file holds has the form of `made`."""
-    return (
-        isinstance(found, dict)
-        and isinstance(found.get("count"), int)
-        and isinstance(found.get("quick"), str)
-        and isinstance(found.get("files"), dict)
-    )
+    return isinstance(found, dict) and isinstance(found.get("count"), int) and isinstance(found.get("files"), dict)
 
 
 def read_vectors(folder: Path, number: int, dtype: str, start: int, stop: int) -> np.ndarray:
@@ -137,14 +129,15 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 def _encoded(vectors: np.ndarray, dtype: str, folder: Path, number: int) -> dict[str, np.ndarray]:
     """VECTORS, and SCALE of int8, as they are stored."""
+    vectors = np.ascontiguousarray(vectors, np.float32)
     if dtype == "float32":
-        return {VECTORS: np.ascontiguousarray(vectors, np.float32)}
+        return {VECTORS: vectors}
     most = float(np.abs(vectors).max(initial=0.0))
     if not np.isfinite(most) or (dtype == "float16" and most > np.finfo(np.float16).max):
         held = "up to 65,504" if dtype == "float16" else "that are finite"
         raise BadInput(f"{folder}: chunk {number} holds {most:g}, {dtype} takes numbers {held}: choose float32")
     if dtype == "float16":
-        return {VECTORS: np.ascontiguousarray(vectors, np.float16)}
+        return {VECTORS: vectors.astype(np.float16)}
     scale = (np.abs(vectors).max(axis=0, initial=0.0) / LARGEST_INT8).astype(np.float32)  # [D]
     steps = np.rint(vectors / np.where(scale > 0, scale, 1)).clip(-LARGEST_INT8, LARGEST_INT8)
     return {VECTORS: steps.astype(np.int8), SCALE: scale}

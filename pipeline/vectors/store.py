@@ -1,7 +1,9 @@
 """A store of vectors, opened: a folder of chunks and `store.json`, which is written last.
 
-store.json: `format`, `embedder` (its fingerprint), `dim`, `dtype`, `chunks` (of each what `chunk_files.write` made)
+store.json: `format`, `embedder` (its fingerprint), `dim`, `dtype`, `rejects` (their number), `chunks` (of each what
+`chunk_files.write` made)
 rejects.csv: source,key,reason of the images without a vector
+.chunks/times.json: of each chunk `quick` when it was last known to be whole; without it all files are read
 """
 
 import contextlib
@@ -20,6 +22,7 @@ from pipeline.vectors.chunk_files import DTYPES, Row
 
 FORMAT = 1
 NAME, REJECTS = "store.json", "rejects.csv"
+MARKS, TIMES = ".chunks", "times.json"
 BLOCK_ROWS = 65_536
 AGAIN = "run again what wrote it: it makes what is missing or damaged, and nothing else"
 
@@ -33,6 +36,7 @@ class Store:
     dim: int
     dtype: str  # as they are stored; they are given as float32
     counts: tuple[int, ...]  # vectors of each chunk
+    rejects: int = 0  # images without a vector
 
     @property
     def count(self) -> int:
@@ -81,15 +85,26 @@ def open_store(folder: Path) -> Store:
     held = files.read_json(path)
     if not _is_store(held):
         raise BadInput(f"{path} is damaged or of another version of guie: {AGAIN}")
-    before = json.dumps(held)
+    then, times = _times(folder), []
     for number, made in enumerate(held["chunks"]):
-        if wrong := chunk_files.damaged(folder, number, held["dtype"], made):
+        before = then[number] if number < len(then) else ""
+        wrong, now = chunk_files.damaged(folder, number, held["dtype"], made, before)
+        if wrong:
             raise BadInput(f"{folder}: {wrong}: {AGAIN}")
-    if json.dumps(held) != before:
+        times.append(now)
+    if times != then:
         with contextlib.suppress(OSError):  # a folder that is only looked at
-            files.write_json(path, held)
+            files.write_json(folder / MARKS / TIMES, times)
     counts = tuple(made["count"] for made in held["chunks"])
-    return Store(folder, held["embedder"], held["dim"], held["dtype"], counts)
+    return Store(folder, held["embedder"], held["dim"], held["dtype"], counts, held["rejects"])
+
+
+def _times(folder: Path) -> list[str]:
+    try:
+        found = json.loads((folder / MARKS / TIMES).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    return found if isinstance(found, list) else []
 
 
 def _is_store(held: Any) -> bool:
@@ -99,6 +114,7 @@ def _is_store(held: Any) -> bool:
         and held.get("dtype") in DTYPES
         and isinstance(held.get("dim"), int)
         and isinstance(held.get("embedder"), str)
+        and isinstance(held.get("rejects"), int)
         and isinstance(held.get("chunks"), list)
         and all(map(chunk_files.is_made, held["chunks"]))
     )

@@ -4,7 +4,7 @@ A chunk is done when `.chunks/NNNNN.json`, its mark, describes its files. The ma
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,9 @@ from pipeline import files, marks
 from pipeline.errors import BadInput
 from pipeline.vectors import chunk_files
 from pipeline.vectors.chunk_files import DTYPES, PARTIAL, Row
-from pipeline.vectors.store import FORMAT, NAME, REJECTS, Store
+from pipeline.vectors.store import FORMAT, MARKS, NAME, REJECTS, TIMES, Store
 
-MARKS, KEYS = ".chunks", "keys.json"
+KEYS = "keys.json"
 Reject = tuple[str, str, str]  # source, key, reason
 
 
@@ -59,12 +59,13 @@ class Writer:
             mark = json.loads(self._mark_path(number).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
-        if not isinstance(mark, dict) or not chunk_files.is_made(mark.get("made")):
+        if not isinstance(mark, dict) or not (chunk_files.is_made(mark.get("made")) and "made_of" in mark):
             return None
-        before = mark["made"]["quick"]
-        if chunk_files.damaged(self.folder, number, self.dtype, mark["made"]):
+        wrong, now = chunk_files.damaged(self.folder, number, self.dtype, mark["made"], mark.get("quick", ""))
+        if wrong:
             return None
-        if mark["made"]["quick"] != before:
+        if mark.get("quick") != now:
+            mark["quick"] = now
             files.write_json(self._mark_path(number), mark)
         return mark
 
@@ -90,17 +91,21 @@ class Writer:
         (self.folder / NAME).unlink(missing_ok=True)  # it tells of all chunks
         self._mark_path(number).unlink(missing_ok=True)
         made = chunk_files.write(self.folder, number, vectors, (Row(*row) for row in items), self.dtype)
-        mark = {"made": made, "rejects": [list(reject) for reject in rejects], "made_of": dict(made_of or {})}
+        mark = {
+            "made": made,
+            "quick": chunk_files.quick(self.folder, number, self.dtype),
+            "rejects": [list(reject) for reject in rejects],
+            "made_of": dict(made_of or {}),
+        }
         files.write_json(self._mark_path(number), mark)
 
     def renew(self, number: int, mark: Mapping[str, Any], made_of: Mapping[str, str]) -> None:
         """The mark of a done chunk, made of the same images: their files have other times alone."""
         files.write_json(self._mark_path(number), {**mark, "made_of": dict(made_of)})
 
-    def rejects(self, numbers: Iterable[int]) -> Iterator[Reject]:
-        """Of the done chunks, in order."""
-        for number in numbers:
-            yield from (self.mark(number) or {}).get("rejects", ())
+    def made_of(self, number: int) -> Mapping[str, str]:
+        """As `put` was given it, of a chunk that is done."""
+        return (self.mark(number) or {"made_of": {}})["made_of"]
 
     def finish(self) -> Store:
         """Writes rejects.csv and, last, store.json.
@@ -108,16 +113,21 @@ class Writer:
         The chunks are 0 … C − 1; what is beyond them was removed by `keep`. Raises BadInput: a chunk that is not done.
         """
         numbers = range(len(list((self.folder / MARKS).glob("[0-9]*.json"))))
-        chunks = []
+        chunks, times, rejects = [], [], []
         for number in numbers:
             mark = self.mark(number)
             if mark is None:
                 raise BadInput(f"{self.folder}: chunk {number} is missing or damaged: the same command makes it again")
             chunks.append(mark["made"])
-        files.write_csv(self.folder / REJECTS, ("source", "key", "reason"), self.rejects(numbers))
+            times.append(mark["quick"])
+            rejects += mark["rejects"]
+        files.write_csv(self.folder / REJECTS, ("source", "key", "reason"), rejects)
         held = {"format": FORMAT, "embedder": self.fingerprint, "dim": self.dim, "dtype": self.dtype}
+        held["rejects"] = len(rejects)
+        files.write_json(self.folder / MARKS / TIMES, times)
         files.write_json(self.folder / NAME, {**held, "chunks": chunks})
-        return Store(self.folder, self.fingerprint, self.dim, self.dtype, tuple(made["count"] for made in chunks))
+        counts = tuple(made["count"] for made in chunks)
+        return Store(self.folder, self.fingerprint, self.dim, self.dtype, counts, len(rejects))
 
     def keep(self, chunks: int) -> None:
         """Removes what is beyond the first `chunks`: the data has become less since."""

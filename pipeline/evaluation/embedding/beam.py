@@ -1,0 +1,89 @@
+r"""The same chunks made by more than one machine, as an Apache Beam pipeline (extra `beam`).
+
+    guie embed EMBEDDER DATA --out DIR --store --runner beam \
+        --beam-options "--runner=FlinkRunner --flink_master=HOST:PORT"
+
+Beam distributes the parts to its workers; each loads the embedder once and writes whole chunks with the same code, so a
+pipeline that broke off is run again and skips what is done. All machines must see EMBEDDER, DATA and DIR under the same
+paths (a shared file system) and have guie installed. Without options Beam runs in this process (DirectRunner).
+
+A worker imports this module: TensorFlow is imported where it embeds, as a command imports it.
+"""
+
+import os
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.data.parts import Part
+from pipeline.errors import BadInput, missing
+from pipeline.quiet import import_quietly
+
+if TYPE_CHECKING:
+    from pipeline.evaluation.embedders import Submission
+
+Task = tuple[int, Part]  # number of the chunk, what it is made of
+
+
+@dataclass(frozen=True)
+class Work:
+    """What every worker is told."""
+
+    folder: Path  # of the store, begun already
+    embedder: str
+    trust: bool
+    fingerprint: str
+    dtype: str
+    images: int  # of a chunk
+    batch_size: int
+
+
+def embed_chunks(work: Work, todo: Sequence[Task], options: Sequence[str]) -> None:
+    """Makes a chunk of every part.
+
+    Raises BadInput: Beam is not installed, or refuses an option.
+    """
+    try:
+        import apache_beam as beam
+        from apache_beam.options.pipeline_options import PipelineOptions
+    except ImportError:
+        raise missing("--runner beam needs", "apache-beam", "beam") from None
+    try:
+        pipeline = beam.Pipeline(options=PipelineOptions(list(options)))
+    except (SystemExit, ValueError) as error:
+        raise BadInput(f"--beam-options {' '.join(options)}: {error}") from None
+    with pipeline:
+        (
+            pipeline
+            | "Parts" >> beam.Create(list(todo))
+            | "Distribute" >> beam.Reshuffle()
+            | "Chunks" >> beam.Map(partial(_embed_chunk, work))
+        )
+
+
+def _embed_chunk(work: Work, task: Task) -> int:
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    chunks = import_quietly("pipeline.evaluation.embedding.chunks")
+    submission = _loaded(work)
+    writer = chunks.begin(work.folder, submission, work.dtype, work.images)
+    for number, part in chunks.pending(writer, [task]):  # another worker may have been faster
+        chunks.embed_chunks(writer, submission, [(number, part)], work.batch_size)
+    return task[0]
+
+
+_submissions: dict[tuple[str, str], Any] = {}  # of this process
+_loading = threading.Lock()  # a worker's threads begin together
+
+
+def _loaded(work: Work) -> "Submission":
+    with _loading:
+        known = work.embedder, work.fingerprint
+        if known not in _submissions:
+            found = import_quietly("pipeline.evaluation.embedders").load(work.embedder, work.trust)
+            if found.fingerprint != work.fingerprint:
+                raise BadInput(f"{work.embedder} is another embedder on a worker: all must see the same files")
+            _submissions[known] = found
+        return _submissions[known]
