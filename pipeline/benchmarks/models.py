@@ -32,7 +32,8 @@ class Asked:
     weights: str = ""
     image_size_px: int | None = None  # None: the benchmark's, else the encoder's own
     trust: bool = False
-    way: str = "own"  # the benchmark's pixels for raw features, see table.Benchmark
+    way: str = "own"  # of the benchmark for raw features, see table.Benchmark
+    benchmark_px: int | None = None
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def _encoder(asked: Asked) -> config.Encoder | None:
     if path.suffix == ".keras":
         if not path.is_file():
             raise BadInput(f"{path}: expected a Keras file, nothing is there")
-        return completed(config.Encoder(name=f"{KERAS_FILE}{path}", image_size_px=asked.image_size_px))
+        return completed(config.Encoder(name=f"{KERAS_FILE}{path}"))
     if path.exists() or "://" in asked.embedder or path.suffix == ".zip":
         return None
     entry = catalogue.find(asked.embedder)  # raises BadInput, and names the nearest
@@ -75,8 +76,8 @@ def _encoder(asked: Asked) -> config.Encoder | None:
 
 
 def _raw_features(encoder: config.Encoder, asked: Asked) -> Model:
-    if asked.image_size_px:
-        encoder = replace(encoder, image_size_px=asked.image_size_px)
+    if size := asked.image_size_px or asked.benchmark_px:
+        encoder = replace(encoder, image_size_px=size)
     catalogue.expect(encoder)
     built = encoders.build(encoder)
     way = built.preprocess.fit if asked.way == "own" else asked.way

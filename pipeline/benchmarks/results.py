@@ -105,7 +105,9 @@ def text(result: Result) -> str:
     """Every table and note, for the screen."""
     parts = []
     for mode in result.modes:
-        parts += [console.table(*header_and_rows(mode)), *([mode.note] if mode.note else []), ""]
+        left_out = sum(each.without_match for each in mode.rows.values())
+        parts += [console.table(*header_and_rows(mode)), *([mode.note] if mode.note else [])]
+        parts += [f"{left_out:,} queries left out: nothing in the index is right", ""] if left_out else [""]
     return "\n".join([*parts, *result.notes]).rstrip()
 
 

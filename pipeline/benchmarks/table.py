@@ -64,8 +64,8 @@ def _test(split: str = "test") -> tuple[Part, ...]:
     return (Part(split, {"split": split}),)
 
 
-def _two(queries: str, index: str, *more: Part) -> tuple[Part, ...]:
-    return (Part(queries, {"split": queries}, "", True, False), Part(index, {"split": index}, "", False, True), *more)
+def _two(queries: str, index: str) -> tuple[Part, ...]:
+    return (Part(queries, {"split": queries}, "", True, False), Part(index, {"split": index}, "", False, True))
 
 
 MAP_AT_R = "R@1 and MAP@R among unseen classes; a query does not find itself, one without a match is left out"
@@ -83,7 +83,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             _two("image_queries", "positives"), pixels="aspect",
         ),
         Benchmark(
-            "gpr1200", "GPR1200", "gpr1200", "mAP over the whole ranking of all 12,000 images", "mAP", _test("all"),
+            "gpr1200", "GPR1200", "gpr1200", "mAP over the whole ranking of all 12,000 images", "mAP", (Part("all"),),
         ),
         Benchmark("sop", "Stanford Online Products", "metric_learning", MAP_AT_R, "R@1", _test()),
         Benchmark("inshop", "DeepFashion In-Shop", "metric_learning", MAP_AT_R, "R@1", _two("query", "gallery")),
@@ -94,11 +94,19 @@ BENCHMARKS: dict[str, Benchmark] = {
         Benchmark(
             "gldv2_retrieval", "Google Landmarks v2 retrieval", "landmarks",
             "mAP@100 of the public and the private queries; ignored ones are left out", "mAP@100",
-            _two("query", "index"),
+            (
+                Part("public", {"split": "public"}, "", True, False),
+                Part("private", {"split": "private"}, "", True, False),
+                Part("index", {"split": "index"}, "", False, True),
+            ),
         ),
         Benchmark(
             "met", "The Met", "met", "kNN classifier tuned on the validation queries: GAP, GAP-, ACC", "GAP",
-            _two("test", "train", Part("val", {"split": "val"}, "", True, False)),
+            (
+                Part("test", {"split": "test", "distractors": True}, "", True, False),
+                Part("val", {"split": "val", "distractors": True}, "", True, False),
+                Part("train", {"split": "train"}, "", False, True),
+            ),
         ),
         Benchmark("rp2k", "RP2K", "metric_learning", MAP_AT_R, "R@1", _test()),
         Benchmark("food2k", "Food2K", "metric_learning", MAP_AT_R, "R@1", _test()),

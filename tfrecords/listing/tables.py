@@ -7,6 +7,8 @@ from pathlib import Path
 
 from pipeline.errors import BadInput
 
+csv.field_size_limit(1 << 24)  # the images of a landmark, as GLDv2 lists them, are more than Python's limit of 131,072
+
 
 def rows(lines: Iterable[str], where: str, columns: tuple[str, ...], delimiter: str = ",") -> Iterator[list[str]]:
     """The values of `columns`, in that order, of each row below the header; empty lines are skipped.

@@ -22,7 +22,6 @@ from pipeline.errors import BadInput
 from pipeline.retrieval import intervals
 from pipeline.retrieval.vectors import unit_length
 
-DISTRACTOR = "-1"  # class of a query that shows no exhibit
 NEIGHBOURS = (1, 2, 3, 5, 7, 10, 15, 20, 50)
 TEMPERATURES = (0.01, 0.1, 1.0, 5.0, 10.0, 15.0, 20.0, 25.0, 30.0, 50.0, 100.0, 500.0)
 WHITENED_DIM = 512
