@@ -104,11 +104,14 @@ class Database:
         return found
 
 
-def distractors(folder: Path, fingerprint: str = "") -> list[Vectors]:
+def distractors(folder: Path, fingerprint: str = "", needed: bool = True) -> list[Vectors]:
     """The vectors of distractors that lie in a folder: a store, folders of one each, or features of the authors' form.
 
-    `fingerprint`: of the embedder of the queries; "" where nobody knows it. Raises BadInput: none of these, or a store
-    of another embedder.
+    Args:
+        fingerprint: of the embedder of the queries; "" where nobody knows it.
+        needed: whether a folder without any is refused.
+
+    Raises BadInput: none of these, or a store of another embedder.
     """
     places = (
         [folder] if (folder / store.NAME).is_file() else sorted(path.parent for path in folder.glob(f"*/{store.NAME}"))
@@ -118,7 +121,7 @@ def distractors(folder: Path, fingerprint: str = "") -> list[Vectors]:
         if fingerprint not in ("", each.fingerprint):
             raise BadInput(f"{each.folder}: expected vectors of the embedder of the queries, they are of another one")
     found: list[Vectors] = [*stores] if stores else [*found_distractors(folder)]
-    if not found:
+    if needed and not found:
         expected = f"a store of vectors ({store.NAME}), folders of one each, or features_distractors_00000.hdf5"
         raise BadInput(f"--distractors {folder}: expected {expected}")
     return found
