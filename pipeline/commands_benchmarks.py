@@ -47,7 +47,7 @@ def bench(name: str, **options) -> None:
 @click.option("--distance", type=float, help="Of embeddings of one picture, 0 … 2; without it measured on copies.")
 @BATCH_SIZE
 @TRUST
-@click.option("--bits", type=int, default=31, help="Of 256: in which perceptual hashes of one picture may differ.")
+@click.option("--bits", type=int, default=40, help="Of 256: in which perceptual hashes of one picture may differ.")
 @click.option("--workers", type=int, default=0, help="Processes that hash; 0: one a core.")
 def leaks(against: tuple[str, ...], **options) -> None:
     """Finds the pictures that are in training data and in a benchmark.

@@ -11,10 +11,9 @@ import cv2
 import numpy as np
 
 BYTES = 32  # of a hash
-MAX_DISTANCE = 31  # bits of 256 that two copies of a picture may differ in
+MAX_DISTANCE = 40  # bits of 256 that two copies of a picture may differ in
 SIDE_PX, FREQUENCIES = 64, 16  # of the thumbnail; of each side of its transform
 FLAT = 3.0  # grey levels: a thumbnail of a smaller standard deviation has no hash
-BANDS = 16  # of 16 bits: hashes at most MAX_DISTANCE apart differ by at most one bit in one of them
 ROWS = 4096  # whose neighbours are in memory at a time
 
 
@@ -40,11 +39,9 @@ def is_flat(hashes: np.ndarray) -> np.ndarray:
 def near(
     queries: np.ndarray, index: np.ndarray, distance: int = MAX_DISTANCE
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Every pair of hashes at most `distance` bits apart, exactly; a part of the queries at a time.
+    """Every pair of hashes at most `distance` bits apart, by comparing all; a part of the queries at a time.
 
-    Of each band of bits only the values are looked up that such a pair can have there (multi-index hashing: Norouzi,
-    Punjani and Fleet, 2012), by faiss. Equal hashes should be given once each: a thousand equal ones on both sides are
-    a million pairs.
+    Equal hashes should be given once each: a thousand equal ones on both sides are a million pairs.
 
     Args:
         queries, index: uint8 [Q, 32], [N, 32].
@@ -55,8 +52,7 @@ def near(
 
     if not len(queries) or not len(index):
         return
-    search = faiss.IndexBinaryMultiHash(8 * BYTES, BANDS, 8 * BYTES // BANDS)
-    search.nflip = distance // BANDS
+    search = faiss.IndexBinaryFlat(8 * BYTES)
     search.add(np.ascontiguousarray(index))
     for start in range(0, len(queries), ROWS):
         block = np.ascontiguousarray(queries[start : start + ROWS])

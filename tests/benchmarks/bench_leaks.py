@@ -2,7 +2,8 @@
 
 python -m tests.benchmarks.bench_leaks [--images N] [--hashes N]
 Real images of ../shared/data, evenly chosen of its five sets: each is altered in every way, and is found where its
-hash is at most MAX_DISTANCE bits from the altered one's. Unrelated pictures: pairs of the originals.
+hash is at most so many bits from the altered one's. Unrelated pictures: pairs of images of two sets, and the studio
+photographs of different products.
 Drawn hashes: N on both sides, a hundredth of the second altered copies of the first, in at most MAX_DISTANCE bits.
 """
 
@@ -11,6 +12,7 @@ import io
 import resource
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +20,10 @@ from PIL import Image, ImageEnhance
 
 from pipeline.data import sources
 from tfrecords import perceptual, pixels
-from tfrecords.processes import in_processes
 from tfrecords.sources import Item
 
+MOST = perceptual.MAX_DISTANCE
+DISTANCES = (24, 32, 40, 48, 56, 64)
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 SETS = {
     "imagenet": "imagenet:{}/imagenet",
@@ -76,29 +79,54 @@ def recall(images: int) -> None:
     for name, spec in SETS.items():
         (found,) = sources.open_data(spec.format(SHARED))
         chosen = np.unique(np.linspace(0, len(found.items) - 1, images // len(SETS)).astype(int))
-        for _, (one, others) in in_processes(hashed, [found.items[at] for at in chosen]):
-            names.append(name)
-            originals.append(one)
-            altered.append(others)
+        with ThreadPoolExecutor(2) as pool:
+            for one, others in pool.map(hashed, [found.items[at] for at in chosen]):
+                names.append(name)
+                originals.append(one)
+                altered.append(others)
     ours, theirs, of = np.stack(originals), np.stack(altered), np.array(names)
     flat = perceptual.is_flat(ours)
-    print(f"{len(ours):,} images, {flat.sum()} of them flat; found at most {perceptual.MAX_DISTANCE} bits apart:")
-    print(f"{'':32}" + "".join(f"{name:>12}" for name in (*SETS, "all")))
+    print(f"{len(ours):,} images, {flat.sum()} of them flat; found within the bits, and within {MOST} by set:")
+    print(f"{'':32}" + "".join(f"{name:>12}" for name in (*DISTANCES, *SETS)))
     for number, name in enumerate(ALTERED):
         bits = np.bitwise_count(ours ^ theirs[:, number]).sum(axis=1)
-        hit = (bits <= perceptual.MAX_DISTANCE) & ~flat & ~perceptual.is_flat(theirs[:, number])
-        shares = [hit[of == each].mean() for each in SETS] + [hit.mean()]
+        bits[flat | perceptual.is_flat(theirs[:, number])] = 8 * perceptual.BYTES
+        shares = [(bits <= most).mean() for most in DISTANCES] + [(bits[of == each] <= MOST).mean() for each in SETS]
         print(f"{name:32}" + "".join(f"{share:12.1%}" for share in shares))
-    useful = ours[~flat]
-    for most in (perceptual.MAX_DISTANCE, perceptual.MAX_DISTANCE + 16):
-        pairs = {
-            (min(a, b), max(a, b)): bit
-            for one, other, bits in perceptual.near(useful, useful, most)
-            for a, b, bit in zip(one.tolist(), other.tolist(), bits.tolist(), strict=True)
-            if a != b
-        }
-        total = len(useful) * (len(useful) - 1) // 2
-        print(f"pairs of different files at most {most} bits apart: {len(pairs):,} of {total:,}")
+
+
+def unrelated() -> None:
+    hashes, names = [], []
+    for name, spec in SETS.items():
+        (found,) = sources.open_data(spec.format(SHARED))
+        with ThreadPoolExecutor(2) as pool:
+            hashes += list(pool.map(hash_of, found.items))
+        names += [name] * len(found.items)
+    studio = [
+        hash_of(item)
+        for item in sources.open_data(f"products10k:{SHARED}/products10k?iconic=true")[0].items
+        if item.key.startswith("iconic/")
+    ]
+    _print_pairs("of two sets", np.stack(hashes), np.unique(names, return_inverse=True)[1])
+    _print_pairs("of two studio photographs", np.stack(studio), np.arange(len(studio)))
+
+
+def hash_of(item: Item) -> np.ndarray:
+    return perceptual.perceptual_hash(perceptual.thumbnail(pixels.read(item.read())))
+
+
+def _print_pairs(what: str, hashes: np.ndarray, groups: np.ndarray) -> None:
+    """Pairs of two groups within each distance."""
+    sizes = np.bincount(groups)
+    total = (len(hashes) ** 2 - (sizes**2).sum()) // 2
+    found = np.concatenate(
+        [
+            bits[(one < other) & (groups[one] != groups[other])]
+            for one, other, bits in perceptual.near(hashes, hashes, max(DISTANCES))
+        ]
+    )
+    counts = "".join(f"{(found <= most).sum():12,}" for most in DISTANCES)
+    print(f"{'pairs ' + what:32}{counts}  of {total:,}")
 
 
 def search(count: int) -> None:
@@ -108,7 +136,7 @@ def search(count: int) -> None:
     copies = generator.choice(count, count // 100, replace=False)
     bench[: len(copies)] = train[copies]
     for row in range(len(copies)):
-        for bit in generator.choice(8 * perceptual.BYTES, perceptual.MAX_DISTANCE, replace=False):
+        for bit in generator.choice(8 * perceptual.BYTES, MOST, replace=False):
             bench[row, bit // 8] ^= np.uint8(1 << bit % 8)
     began, found = time.perf_counter(), 0
     hits = np.zeros(count, bool)
@@ -131,6 +159,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.images:
         recall(options.images)
+        unrelated()
     if options.hashes:
         search(options.hashes)
 

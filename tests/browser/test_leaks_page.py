@@ -4,8 +4,8 @@ import pytest
 
 from pipeline import cli
 from tests.browser.test_report_pages import CONTRAST
-from tests.leaks.test_command import FOUND, write
-from tests.tfrecords.damage import encoded, photograph
+from tests.leaks.test_command import FOUND, photograph, write
+from tests.tfrecords.damage import encoded
 
 pytestmark = pytest.mark.slow
 

@@ -50,7 +50,7 @@ def test_options_of_a_layout_stand_behind_its_root(tmp_path):
         ("drawn:?classes=many", "option classes expects int, got 'many'"),
         ("drawn:?clases=2", "has no option 'clases'"),
         ("products10k:nowhere?iconic=1", "option iconic expects true or false, got '1'"),
-        ("cifar10:nowhere?split=dev", "option split expects train or test, got 'dev'"),
+        ("cifar10:nowhere?split=dev", "option split expects train, test or all, got 'dev'"),
     ],
 )
 def test_a_wrong_option_is_one_line(spec, said):

@@ -8,8 +8,8 @@ from PIL import Image
 
 from pipeline import cli
 from tests.evaluation import tiny
-from tests.leaks.test_command import FOUND, leaks, table, write
-from tests.tfrecords.damage import encoded, photograph
+from tests.leaks.test_command import FOUND, leaks, photograph, table, write
+from tests.tfrecords.damage import encoded
 
 
 @pytest.fixture(scope="module")

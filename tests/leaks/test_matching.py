@@ -52,7 +52,7 @@ def obvious(train: Hashes, bench: Hashes, most: int) -> set[tuple]:
 
 def test_the_pairs_are_those_of_comparing_every_image_with_every_other():
     train, bench = drawn(60, 1), drawn(45, 2)
-    for row, (ours, bits) in enumerate([(3, 0), (3, 31), (9, 32), (10, 16), (10, 17), (11, 5), (12, 5), (13, 30)]):
+    for row, (ours, bits) in enumerate([(3, 0), (3, 40), (9, 41), (10, 16), (10, 17), (11, 5), (12, 5), (13, 30)]):
         bench.upright[row] = flipped(train.upright[ours], bits, row)
     bench.mirrored[8] = flipped(train.upright[20], 12, 0)
     bench.mirrored[0] = train.upright[21]  # nearer by the mirror image, but surer upright
@@ -86,7 +86,7 @@ def test_thousands_of_equal_pictures_are_no_more_pairs_than_images():
     assert len(pairs) == 3_000 + 3_500 - 1 and {pair.kind for pair in pairs} == {"bytes"}
 
 
-@pytest.mark.parametrize("most", [0, 31, 47, 70])
+@pytest.mark.parametrize("most", [0, 40, 70])
 def test_the_search_misses_no_pair_within_its_distance(most):
     rng = np.random.default_rng(most)
     index = rng.integers(0, 256, (300, perceptual.BYTES), np.uint8)

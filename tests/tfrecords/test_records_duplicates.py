@@ -21,7 +21,7 @@ def test_near_finds_what_comparing_all_pairs_finds():
     rng = np.random.default_rng(0)
     hashes = np.repeat(rng.integers(0, 256, (40, perceptual.BYTES), np.uint8), 10, axis=0)
     for at in range(len(hashes)):
-        for bit in rng.choice(8 * perceptual.BYTES, rng.choice([0, 3, 12, 16, 31]), replace=False):
+        for bit in rng.choice(8 * perceptual.BYTES, rng.choice([0, 3, 12, 16, 40]), replace=False):
             hashes[at, bit // 8] ^= 1 << bit % 8
     hashes[::37] = 0
     hashes = hashes[rng.permutation(len(hashes))]
@@ -52,7 +52,7 @@ def test_a_perceptual_hash_survives_recoding_resizing_and_light_and_differs_betw
         for other in (encoded(image, quality=60), encoded(image.resize((120, 96)), quality=90), encoded(brighter)):
             assert bits(original, perceptual_hash(other)) <= perceptual.MAX_DISTANCE
     distances = [bits(one, other) for at, one in enumerate(hashes) for other in hashes[:at]]
-    assert min(distances) > 2 * perceptual.MAX_DISTANCE
+    assert min(distances) > perceptual.MAX_DISTANCE
 
 
 def test_the_hash_is_the_signs_of_the_low_frequencies_about_their_median():
