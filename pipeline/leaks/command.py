@@ -24,6 +24,7 @@ from pipeline.quiet import import_quietly
 from tfrecords.perceptual import BYTES, MAX_DISTANCE
 
 OF_A_SIDE = ("source", "key", "class", "split")
+WITHOUT = "No --embedder: crops and pictures that were much altered are not looked for."
 COLUMNS = ("kind", "distance", *OF_A_SIDE, *(f"bench_{name}" for name in OF_A_SIDE))
 
 
@@ -45,7 +46,7 @@ class Options:
 def main(options: Options) -> int:
     """Returns how many images of the benchmarks are in the training data.
 
-    Raises BadInput: DATA that cannot be opened, an output that is no folder, a number out of its range.
+    Raises BadInput: DATA or an embedder that cannot be opened, an output that is no folder, a number out of its range.
     """
     out = Path(options.out)
     if out.exists() and not out.is_dir():
@@ -58,42 +59,41 @@ def main(options: Options) -> int:
         raise BadInput(f"--distance: expected a Euclidean distance of unit vectors, 0 … 2, got {options.distance:g}")
     if not options.embedder and (options.distance is not None or options.weights or options.image_size_px):
         raise BadInput("--distance, --weights and --image-size are of an embedder: add --embedder")
+    embedding = import_quietly("pipeline.leaks.embedding").opened(options) if options.embedder else None
     train = open_side(options.train)
     benches = [open_side(spec) for spec in dict.fromkeys(options.against)]
+    sizes = ", ".join(f"{len(side.items):,} of {side.spec}" for side in benches)
     with locked(out):
-        return _compare(options, out, train, benches)
+        print(f"leaks: {len(train.items):,} training images of {train.spec} against {sizes} → {out}", flush=True)
+        hashes = _hashed(train, out, options.workers)
+        rejects = _rejects(train, hashes)
+        every = []
+        for bench in benches:
+            theirs = _hashed(bench, out, options.workers)
+            rejects += _rejects(bench, theirs)
+            matches = Matches(len(train.items), len(bench.items))
+            match_hashes(matches, hashes, theirs, options.bits)
+            every.append((bench, matches))
+        notes = embedding.match(out / "vectors", train, every) if embedding else [WITHOUT]
+        print("\n".join(f"leaks: {note}" for note in notes), flush=True)
+        found = [Found(train, bench, matches.pairs()) for bench, matches in every]
+        write_csv(out / "leaks.csv", COLUMNS, [row for each in found for row in _rows(each)])
+        write_csv(out / "rejects.csv", ("data", "source", "key", "reason"), rejects)
+        write_text(out / "leaks.html", page.page(found, [_of_hashes(options), *notes], len(rejects)))
+    return _said(found, len(rejects), out)
 
 
-def _compare(options: Options, out: Path, train: Side, benches: Sequence[Side]) -> int:
-    sizes = ", ".join(f"{side.spec} {len(side.items):,}" for side in benches)
-    print(f"leaks: {len(train.items):,} training images of {train.spec} against {sizes} → {out}", flush=True)
-    hashes = _hashed(train, out, options.workers)
-    rejects = _rejects(train, hashes)
-    every = []
-    for bench in benches:
-        theirs = _hashed(bench, out, options.workers)
-        rejects += _rejects(bench, theirs)
-        every.append((bench, Matches(len(train.items), len(bench.items))))
-        match_hashes(every[-1][1], hashes, theirs, options.bits)
-    notes = [_of_hashes(options)]
-    if options.embedder:
-        notes += import_quietly("pipeline.leaks.embedding").match(options, out, train, every)
-    else:
-        notes.append("No --embedder: crops and pictures that were much altered are not looked for.")
-    print("\n".join(f"leaks: {note}" for note in notes[1:]), flush=True)
-    found = [Found(train, bench, matches.pairs()) for bench, matches in every]
-    write_csv(out / "leaks.csv", COLUMNS, [row for each in found for row in _rows(each)])
-    write_csv(out / "rejects.csv", ("data", "source", "key", "reason"), rejects)
-    write_text(out / "leaks.html", page.page(found, notes, len(rejects)))
+def _said(found: Sequence[Found], rejects: int, out: Path) -> int:
+    """Prints the table and the last line; returns how many images of the benchmarks are in the training data."""
     print(console.table(["benchmark", "kind", "pairs", "training images", "benchmark images"], page.summary(found), 2))
     if rejects:
-        print(f"leaks: {len(rejects):,} images cannot be read: {out / 'rejects.csv'}")
+        print(f"leaks: {rejects:,} images cannot be read: {out / 'rejects.csv'}")
     leaked = sum(each.images("")[1] for each in found)
     ours = len({pair.train for each in found for pair in each.pairs})
-    of = sum(len(bench.items) for bench in benches)
+    of = sum(len(each.bench.items) for each in found)
     print(
         f"leaks: {leaked:,} of {of:,} benchmark images are in the training data, as {ours:,} of its "
-        f"{len(train.items):,} → {out / 'leaks.html'}"
+        f"{len(found[0].train.items):,} → {out / 'leaks.html'}"
     )
     return leaked
 

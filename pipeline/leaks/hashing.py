@@ -94,7 +94,7 @@ def make(folder: Path, task: Task) -> None:
     """Hashes a chunk in a worker, and writes it whole."""
     found = _hashed(task)
     with atomic_path(folder / f"{task.number:05d}.npz") as temporary, temporary.open("wb") as file:
-        np.savez(file, **found)
+        np.savez(file, **found)  # type: ignore[arg-type]  # one of them could be called allow_pickle
 
 
 def _hashed(task: Task) -> dict[str, np.ndarray]:
