@@ -8,11 +8,11 @@ import numpy as np
 from pipeline.leaks.matching import KINDS, Pair
 from pipeline.leaks.sides import Place, Side
 from pipeline.pages.pictures import Figure, data_url, thumbnail
-from pipeline.pages.render import count, distance, render
+from pipeline.pages.render import count, distance, render, short
 from tfrecords.perceptual import BYTES
 
 MOST_PAIRS = 100  # shown of a kind, evenly chosen by distance
-THUMBNAIL_PX = 160
+THUMBNAIL_PX, NAME_LENGTH = 160, 24  # of a picture; letters of a key below it
 SAID = {
     "bytes": "The same file",
     "pixels": "The same pixels in another file",
@@ -90,4 +90,5 @@ def _figure(side: Side, row: int, what: str) -> Figure:
     place: Place = side.place(row)
     where = " ".join(filter(None, (place.source, place.split)))
     picture = data_url(thumbnail(side.items[row], THUMBNAIL_PX))
-    return Figure(picture, f"{where} {place.key}", f"{what}: {where}, {place.class_name}", note=place.key)
+    name = short(place.key, NAME_LENGTH, from_end=True)
+    return Figure(picture, f"{where} {place.key}", f"{what}: {where}, {place.class_name}", note=name)

@@ -1,22 +1,28 @@
 """guie leaks: the share of altered copies that the perceptual hash finds, and the time of a search among drawn hashes.
 
-python -m tests.benchmarks.bench_leaks [--images N] [--hashes N]
+python -m tests.benchmarks.bench_leaks [--images N] [--hashes N] [--embedder FILE]
 Real images of ../shared/data, evenly chosen of its five sets: each is altered in every way, and is found where its
 hash is at most so many bits from the altered one's. Unrelated pictures: pairs of images of two sets, and the studio
 photographs of different products.
+With --embedder: the birds of 25 species as training data, those of 25 others as a benchmark, and 20 copies of training
+images in each of seven ways among them; `guie leaks` searches.
 Drawn hashes: N on both sides, a hundredth of the second altered copies of the first, in at most MAX_DISTANCE bits.
 """
 
 import argparse
+import csv
 import io
 import resource
+import shutil
+import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageEnhance
+from PIL import Image, ImageEnhance, ImageOps
 
 from pipeline.data import sources
 from tfrecords import perceptual, pixels
@@ -129,6 +135,49 @@ def _print_pairs(what: str, hashes: np.ndarray, groups: np.ndarray) -> None:
     print(f"{'pairs ' + what:32}{counts}  of {total:,}")
 
 
+FAR: dict[str, Callable[[Image.Image], Image.Image]] = {
+    "recoded": lambda image: image,
+    "mirrored": ALTERED["mirrored"],
+    "the middle, 0.8 of each side": lambda image: _cropped(image, 0.8),
+    "the middle, 0.6 of each side": lambda image: _cropped(image, 0.6),
+    "a corner, 0.7 of each side": lambda image: image.crop((0, 0, int(0.7 * image.width), int(0.7 * image.height))),
+    "turned by 10 degrees": lambda image: image.rotate(10, Image.Resampling.BILINEAR),
+    "a white frame of 20 px": lambda image: ImageOps.expand(image, 20, "white"),
+}
+COPIES = 20  # in each way
+
+
+def by_embedder(embedder: str) -> None:
+    from pipeline.leaks import command  # TensorFlow where it is needed
+
+    species = sorted((SHARED / "CUB_200_2011/images").iterdir())
+    with tempfile.TemporaryDirectory() as made:
+        train, bench = Path(made) / "train", Path(made) / "test"
+        for number, folder in enumerate(species[:50]):
+            shutil.copytree(folder, (train if number < 25 else bench) / folder.name)
+        images = sorted(train.rglob("*.jpg"))
+        chosen = np.random.default_rng(0).permutation(len(images))[: COPIES * len(FAR)]
+        way_of = {}
+        for place, number in enumerate(chosen.tolist()):
+            way, path = list(FAR)[place % len(FAR)], images[number]
+            copy = bench / path.parent.name / f"{place}.jpg"
+            copy.parent.mkdir(exist_ok=True)
+            FAR[way](Image.open(path).convert("RGB")).save(copy, quality=80)
+            way_of[copy.relative_to(bench).as_posix()] = way, path.relative_to(train).as_posix()
+        options = {"embedder": embedder, "out": f"{made}/leaks"}
+        command.main(command.Options(train=str(train), against=(str(bench),), **options))
+        with (Path(made) / "leaks" / "leaks.csv").open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+    right: Counter[tuple[str, str]] = Counter()
+    for row in rows:
+        way, key = way_of.get(row["bench_key"], ("", ""))
+        right[way if key == row["key"] else "", row["kind"]] += 1
+    for way in FAR:
+        kinds = {kind: count for (of, kind), count in right.items() if of == way}
+        print(f"{way:32}{sum(kinds.values()):4} of {COPIES}  {kinds}")
+    print(f"pairs of different pictures: {sum(count for (of, _), count in right.items() if not of)}")
+
+
 def search(count: int) -> None:
     generator = np.random.default_rng(0)
     train = generator.integers(0, 256, (count, perceptual.BYTES), np.uint8)
@@ -156,10 +205,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--images", type=int, default=2_000, help="0: none")
     parser.add_argument("--hashes", type=int, default=1_000_000, help="0: none")
+    parser.add_argument("--embedder", default="", help="as of guie leaks")
     options = parser.parse_args()
     if options.images:
         recall(options.images)
         unrelated()
+    if options.embedder:
+        by_embedder(options.embedder)
     if options.hashes:
         search(options.hashes)
 
