@@ -234,7 +234,7 @@ def score(index: tuple[str, ...], queries: tuple[str, ...], **options: Any) -> N
     """Scores an embedder: mean Precision@5.
 
     Without --queries every image queries all others. Several --index merge into one index; the table then gives each
-    domain and the whole. DATA is a folder of class folders, a glob of shards, or LAYOUT:ROOT.
+    domain and the whole. DATA is a folder of class folders, a glob of shards, or LAYOUT[,OPTION=VALUE,…]:ROOT.
 
     \b
     Reads    EMBEDDER: SavedModel folder, submission.zip or Hub handle; with --solution, embeddings
@@ -262,7 +262,7 @@ def embed(**options: Any) -> None:
 
     \b
     Reads    EMBEDDER: SavedModel folder, submission.zip or Hub handle
-             DATA: folder of class folders, glob of shards, or LAYOUT:ROOT
+             DATA: folder of class folders, glob of shards, or LAYOUT[,OPTION=VALUE,…]:ROOT
     Writes   DIR/embeddings.npy (float32 [N, 64]), items.csv (key,source,class), rejects.csv; or with --store
              DIR/vectors-NNNNN.npy, items-NNNNN.csv, store.json, rejects.csv
     Example  guie embed runs/demo/submission.zip FOLDER --out vectors

@@ -54,8 +54,7 @@ def leaks(against: tuple[str, ...], **options) -> None:
 
     By the bytes of the file, by its pixels, and by perceptual hash, of the picture and of its mirror image; with
     --embedder also by the distance of embeddings, which finds crops. TRAIN and BENCH are DATA: a folder of class
-    folders, a glob of shards, or LAYOUT:ROOT with options, as in uned:ROOT?domain=cars&split=test. Exit code 3 where
-    there are any.
+    folders, a glob of shards, or LAYOUT[,OPTION=VALUE,…]:ROOT. Exit code 3 where there are any.
 
     What to do with them: records.leave_out=DIR/leaks.csv builds records without the training images that it names. A
     row that is deleted there keeps its image.
@@ -63,7 +62,7 @@ def leaks(against: tuple[str, ...], **options) -> None:
     \b
     Reads    the images of TRAIN and of each BENCH
     Writes   DIR/: leaks.csv, leaks.html, rejects.csv; hashes/ and vectors/, that a rerun goes on from
-    Example  guie leaks 'runs/demo/records/*-train-*.tfrec' --against cifar10:cifar?split=test
+    Example  guie leaks 'runs/demo/records/*-train-*.tfrec' --against uned,domain=cars,split=test:UnED
     """
     module = import_quietly("pipeline.leaks.command")
     if module.main(module.Options(against=against, **options)):

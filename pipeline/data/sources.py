@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from pipeline import marks
-from pipeline.config import Source
+from pipeline.config import ImageSource
 from pipeline.errors import BadInput
 from pipeline.files import file_sha256, fingerprint, matching
 from pipeline.guards import machine
@@ -62,7 +62,7 @@ def name_of(spec: str) -> str:
     """The name that `open_data(spec)` gives its set; "" where shards name their own. Opens nothing."""
     given, spec = _named(spec)
     layout, _, options = _of_layout(spec)
-    if name := given or "/".join(filter(None, (layout, options.get("domain", "")))):
+    if name := given or options.get("domain") or layout:
         return name
     if _is_shards(spec):
         return ""
@@ -93,8 +93,7 @@ def absolute(spec: str) -> str:
     given, spec = _named(spec)
     layout, root, _ = _of_layout(spec)
     if layout:
-        options = spec.removeprefix(f"{layout}:{root}")
-        where = f"{layout}:{os.path.abspath(root)}{options}" if LAYOUTS[layout].rooted else spec
+        where = spec.removesuffix(root) + os.path.abspath(root) if LAYOUTS[layout].rooted else spec
     else:
         where = spec if is_url(spec) else os.path.abspath(spec)
     return f"{given}={where}" if given else where
@@ -121,10 +120,9 @@ def files_of(spec: str) -> marks.Files:
 def expect_data(spec: str) -> None:
     """Raises BadInput where nothing is at `spec`, or its layout is unknown; as `open_data`, but nothing is listed."""
     spec = _named(spec)[1]
-    layout, root, options = _of_layout(spec)
+    layout, root, _ = _of_layout(spec)
     if layout:
         expect_local(layout, root)
-        LAYOUTS[layout].options(options)
         if LAYOUTS[layout].rooted and not Path(root).exists():
             raise BadInput(f"{spec}: {root} does not exist")
     elif _is_shards(spec):
@@ -138,22 +136,27 @@ def expect_data(spec: str) -> None:
 def _named(spec: str) -> tuple[str, str]:
     """`NAME=SPEC` → (NAME, SPEC); "" where there is no name."""
     given, equals, rest = spec.partition("=")
-    is_name = equals and "/" not in given and "?" not in given and not Path(spec).exists()
-    return (given, rest) if is_name else ("", spec)
+    is_name = equals and not Path(spec).exists() and "/" not in given
+    return (given, rest) if is_name and given.partition(",")[0] not in LAYOUTS else ("", spec)
 
 
 def _of_layout(spec: str) -> tuple[str, str, dict[str, Any]]:
-    """`LAYOUT:ROOT?OPTION=VALUE&…` → (LAYOUT, ROOT, its options); ("", spec, {}) where it names no known layout.
+    """`LAYOUT[,OPTION=VALUE…]:ROOT` → (LAYOUT, ROOT, options); ("", spec, {}) where it names no layout that is known.
 
-    Raises BadInput: an option without `=`, or a value that is not of the option's type.
+    The split of a benchmark is that which is searched. Raises BadInput as `Layout.options`; queries and index of a
+    benchmark are two splits, and none is named.
     """
-    layout, colon, rest = spec.partition(":")
-    if not colon or layout not in LAYOUTS:
+    head, colon, root = spec.partition(":")
+    name, *pairs = head.split(",")
+    if not colon or name not in LAYOUTS:
         return "", spec, {}
-    root, mark, query = rest.rpartition("?")
-    if not mark or Path(rest).exists():
-        return layout, rest, {}
-    return layout, root, LAYOUTS[layout].parse(query)
+    layout, given = LAYOUTS[name], dict(pair.partition("=")[::2] for pair in pairs)
+    if layout.searched and "split" not in given:
+        query, index = next(iter(layout.searched.items()))
+        if query != index:
+            raise BadInput(f"{spec}: queries of {name} search another split: name one, {name},split={query} or {index}")
+        given |= {"split": index} if layout.has("split") else {}
+    return name, root, layout.options(layout.parsed(given))
 
 
 def _is_shards(spec: str) -> bool:
@@ -218,7 +221,7 @@ def read_one(item: Item) -> tuple[bytes | None, np.ndarray | None, str]:
         return data, None, as_text(str(error))
 
 
-def _listed(name: str, layout: str, root: Path, options: Mapping[str, Any]) -> ImageSet:
+def _listed(name: str, layout: str, root: Path, options: Mapping[str, Any] | None = None) -> ImageSet:
     items = list(list_source(layout, root, options).items)
     if not items:
         raise BadInput(f"{root}: no images found in the layout {layout!r}")
@@ -251,7 +254,7 @@ def _names(table: File) -> dict[str, str]:
     return {str(row["label"]): row["name"] for row in space.to_json()["classes"]} if space else {}
 
 
-def list_images(sources: Sequence[Source], data_root: str) -> tuple[list[Item], dict[str, str]]:
+def list_images(sources: Sequence[ImageSource], data_root: str) -> tuple[list[Item], dict[str, str]]:
     """Lists sources → (images, keys `source/key`, in `hash_order`), (class → what a human calls it).
 
     A source's first `cap_per_class` images of a class are taken: a larger cap only adds.
@@ -276,7 +279,7 @@ def list_images(sources: Sequence[Source], data_root: str) -> tuple[list[Item], 
     return sorted(images, key=hash_order), names
 
 
-def check_shared_names(index: Sequence[Source], queries: Sequence[Source]) -> None:
+def check_shared_names(index: Sequence[ImageSource], queries: Sequence[ImageSource]) -> None:
     """A query finds its own image in the index by source and key, so one name must stand for one set of files.
 
     Raises BadInput: a name of both lists has another layout, root or options. `split` may differ: a set's keys are of
@@ -293,7 +296,7 @@ def check_shared_names(index: Sequence[Source], queries: Sequence[Source]) -> No
             )
 
 
-def _without_split(source: Source) -> tuple[str, str, dict[str, Any]]:
+def _without_split(source: ImageSource) -> tuple[str, str, dict[str, Any]]:
     """(layout, root, options) of a source."""
     options = {key: value for key, value in source.options.items() if key != "split"}
     return source.layout, os.path.normpath(source.root), options

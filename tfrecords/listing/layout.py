@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from pipeline.errors import BadInput, nearest
 from tfrecords.listing.items import Listing
+from tfrecords.listing.tables import is_number
 
 
 class Size(NamedTuple):
@@ -55,24 +56,17 @@ class Layout:
             raise BadInput(f"layout {self.name}: option split expects {expected}, got {options['split']!r}")
         return options
 
-    def parse(self, query: str) -> dict[str, Any]:
-        """Options as the command line writes them, `domain=cars&split=test`, each of its type; unknown ones as text.
+    def has(self, option: str) -> bool:
+        return option in inspect.signature(self.listing).parameters
 
-        Raises BadInput: a part without `=`, an option given twice, or a value that is not of its type.
-        """
-        parameters = inspect.signature(self.listing).parameters
-        found: dict[str, Any] = {}
-        for part in query.split("&"):
-            key, equals, value = part.partition("=")
-            if not equals or not key or key in found:
-                raise BadInput(f"layout {self.name}: expected ROOT?OPTION=VALUE&OPTION=VALUE, each once, got {part!r}")
-            wanted = parameters[key].annotation if key in parameters else str
-            try:
-                found[key] = {"true": True, "false": False}[value] if wanted is bool else wanted(value)
-            except (KeyError, ValueError):
-                expects = "true or false" if wanted is bool else wanted.__name__
-                raise BadInput(f"layout {self.name}: option {key} expects {expects}, got {value!r}") from None
-        return found
+    def parsed(self, given: Mapping[str, str]) -> dict[str, Any]:
+        """Options of a command line: numbers and true or false as such, where the option is one."""
+        kinds = {key: each.annotation for key, each in inspect.signature(self.listing).parameters.items()}
+        readings: dict[Any, Callable[[str], Any]] = {
+            int: lambda text: int(text) if is_number(text) else text,
+            bool: lambda text: {"true": True, "false": False}.get(text.lower(), text),
+        }
+        return {key: readings.get(kinds.get(key), str)(text) for key, text in given.items()}
 
     def size(self, given: Mapping[str, Any]) -> Size | None:
         """Size of the set that these options ask for; None where only a listing tells. Raises BadInput as `options`."""
