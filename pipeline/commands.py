@@ -9,7 +9,8 @@ from typing import Any
 
 import click
 
-from pipeline import commands_benchmarks, commands_older, commands_training
+from pipeline import commands_older, commands_training
+from pipeline.benchmarks import commands as benchmarks
 from pipeline.command_line import BATCH_SIZE, PATH, PATH_OR_URL, SETTINGS, TRUST, Group, OneOf, takes_config
 from pipeline.errors import BadInput
 from pipeline.guards import interrupts
@@ -136,11 +137,12 @@ for each in commands_training.COMMANDS:
 @click.option("--encoder", metavar="NAME", default="", help="Name in the catalogue, such as clip_vit_h_14.")
 @click.option("--out", metavar="FILE", type=PATH, default="", help="File to write, .safetensors.")
 @click.option("--parity", is_flag=True, help="Compare with open_clip on random weights instead; some minutes.")
-def import_weights(words: tuple[str, ...], encoder: str, out: str, parity: bool) -> None:
-    """Converts an open_clip checkpoint to KerasHub's names.
+@click.option("--images", metavar="FOLDER", type=PATH, default="", help="With --parity: JPEGs to compare on as well.")
+def import_weights(words: tuple[str, ...], encoder: str, out: str, parity: bool, images: str) -> None:
+    """Converts an open_clip or DINOv3 checkpoint to KerasHub's names.
 
     A run then names the file: encoder: {name: NAME, weights: file:FILE}. With --parity the words are encoders to
-    compare, by default the usual four.
+    compare, by default the usual five.
 
     \b
     Reads    CHECKPOINT, a file of safetensors or torch; or TAG, fetched as open_clip does
@@ -153,7 +155,7 @@ def import_weights(words: tuple[str, ...], encoder: str, out: str, parity: bool)
         if Path(out).suffix != ".safetensors":
             raise BadInput(f"--out: expected a .safetensors file, got {out}")
     module = import_quietly("pipeline.models.import_weights")
-    module.main(module.Config("" if parity else words[0], encoder, out, words if parity else (), parity))
+    module.main(module.Config("" if parity else words[0], encoder, out, words if parity else (), parity, images))
 
 
 @guie.command()
@@ -271,7 +273,7 @@ def embed(**options: Any) -> None:
     module.main(module.Options(**options))
 
 
-for each in (*commands_benchmarks.COMMANDS, *commands_older.COMMANDS):
+for each in (*benchmarks.COMMANDS, *commands_older.COMMANDS):
     guie.add_command(each)
 
 

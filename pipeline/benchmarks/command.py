@@ -7,25 +7,27 @@ images and lists of the benchmark → <out>/bench.json, bench.html; <out>/vector
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 
 from pipeline import files
-from pipeline.benchmarks import descriptors, features, models, page, reported, results
+from pipeline.benchmarks import descriptors, features, page, reported, results
+from pipeline.benchmarks.ilias.database import Vectors
 from pipeline.benchmarks.results import Result
 from pipeline.benchmarks.table import Benchmark, Part
 from pipeline.benchmarks.work import Work
 from pipeline.errors import BadInput
-from pipeline.evaluation.embedders import UNIT_TOLERANCE
-from pipeline.evaluation.embedding.chunks import embed_into
 from pipeline.guards.locks import locked
+from pipeline.quiet import import_quietly
 from pipeline.vectors.store import Store
 from tfrecords.benchmarks import uned
 from tfrecords.sources import Item, find_layout, list_source
 
 FEATURES = "features that were there already"
+UNIT_TOLERANCE = 1e-3  # as `guie check`
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Options:
     batch_size: int = 64
     trust: bool = False
     distractors: str = ""
+    mini: bool = False
     export: str = ""
 
 
@@ -47,7 +50,7 @@ class Options:
 class Opened:
     """An embedder with the vectors that it has of each part."""
 
-    store: Callable[[Part], Store]
+    store: Callable[[Part], Vectors]
     pixels: str  # in a few words
     warnings: tuple[str, ...] = ()
 
@@ -62,16 +65,20 @@ def main(options: Options) -> None:
         opened = _opened(options, parts, out)
         for warning in opened.warnings:
             print(f"bench: warning: {options.embedder} {warning}")
-        work = Work(benchmark, parts, out, opened.store, options.distractors)
-        modes = import_module(f"pipeline.benchmarks.protocols.{benchmark.protocol}").score(work)
-        stores = {part: work.store(part) for part in parts}
-        first = next(iter(stores.values()))
+        folder = Path(options.embedder) if opened.pixels == FEATURES else None
+        root = Path(options.root)
+        work = Work(benchmark, parts, out, opened.store, root, folder, options.distractors, options.mini)
+        protocol = import_module(f"pipeline.benchmarks.protocols.{benchmark.protocol}")
+        modes = protocol.score(work)
+        first = work.store(parts[0])
+        others = _not_published(work)
+        notes = [*filter(None, [benchmark.caveat, others]), *_lengths(work), *work.notes]
         result = Result(
             benchmark.name, benchmark.title, benchmark.rule, options.embedder, first.fingerprint, first.dim,
-            opened.pixels, benchmark.headline, modes, [*_notes(options, stores), *work.notes],
+            opened.pixels, benchmark.headline, modes, notes, complete=not others and parts == benchmark.parts,
         )  # fmt: skip
         if options.export:
-            _export(Path(options.export), stores)
+            getattr(protocol, "export", _export)(Path(options.export), work)
         figures = reported.of(benchmark.name)
         held = {**result.to_json(), "reported": [each._asdict() for each in figures]}
         files.write_json(out / "bench.json", held)
@@ -84,15 +91,14 @@ def main(options: Options) -> None:
 
 def _expect_fitting(options: Options) -> None:
     name = options.benchmark.name
-    if options.domains and name != "uned":
-        raise BadInput(f"--domain is of uned, {name} has none")
-    if options.distractors and name != "ilias":
-        raise BadInput(f"--distractors is of ilias, {name} has none")
-    if options.export and name != "uned":
+    if (options.distractors or options.mini) and name != "ilias":
+        raise BadInput(f"--distractors and --mini are of ilias, {name} has no distractors")
+    if options.export and name not in ("uned", "ilias"):
         raise BadInput(
-            f"--export writes UnED's descriptors, {name} has no form of its own: DIR/vectors has the vectors"
+            f"--export writes UnED's descriptors and ILIAS's features, {name} has no form of its own: DIR/vectors has "
+            "the vectors"
         )
-    if not Path(options.root).is_dir():
+    if not Path(options.root).exists():
         raise BadInput(f"--root {options.root}: expected the folder of {options.benchmark.title}, nothing is there")
 
 
@@ -116,7 +122,7 @@ def _opened(options: Options, parts: tuple[Part, ...], out: Path) -> Opened:
 
     def listed(part: Part) -> Iterator[Item]:
         layout = benchmark.layout or benchmark.name
-        return iter(list_source(layout, Path(options.root), dict(part.options)).items)
+        return iter(list_source(layout, Path(options.root), part.options).items)
 
     if features.are_there(options.embedder):
         if options.weights or options.image_size_px:
@@ -125,44 +131,43 @@ def _opened(options: Options, parts: tuple[Part, ...], out: Path) -> Opened:
         return Opened(opens, FEATURES)
     for part in parts:
         next(listed(part), None)  # what is missing is said before a model is loaded
+    models = import_quietly("pipeline.benchmarks.models")  # TensorFlow: features do without
     of_benchmark = benchmark.pixels, benchmark.image_size_px
-    asked = models.Asked(options.embedder, options.weights, options.image_size_px, options.trust, *of_benchmark)
-    model = models.opened(asked)
-    print(
-        f"bench: {benchmark.title} by {options.embedder} ({model.submission.embedding_dim} dimensions), "
-        f"pixels: {model.pixels}",
-        flush=True,
+    model = models.opened(
+        models.Asked(options.embedder, options.weights, options.image_size_px, options.trust, *of_benchmark)
     )
+    dim = model.submission.embedding_dim
+    print(f"bench: {benchmark.title} by {options.embedder} ({dim} dimensions), pixels: {model.pixels}", flush=True)
 
     def embedded(part: Part) -> Store:
-        return embed_into(
-            out / "vectors" / part.name,
-            model.submission,
-            ((part.domain or part.name, item) for item in listed(part)),
-            batch_size=options.batch_size,
-            what=f"bench: {part.name}",
-            total=sum(1 for _ in listed(part)),
+        named = ((part.domain or part.name, item) for item in listed(part))
+        total = sum(1 for _ in listed(part))
+        return models.embedded(
+            model, out / "vectors" / part.name, named, total, batch_size=options.batch_size, dtype=benchmark.dtype
         )
 
     return Opened(embedded, model.pixels, model.submission.warnings)
 
 
-def _notes(options: Options, stores: dict[Part, Store]) -> list[str]:
-    """What the numbers do not say of themselves: images that are missing, vectors of another length."""
-    notes = []
-    for part, store in stores.items():
-        wanted = _published(options.benchmark, part)
-        if wanted and wanted != store.count:
-            notes.append(
-                f"{part.name}: {store.count:,} of {wanted:,} published images: no figure to compare with others'"
-            )
-        lengths = np.linalg.norm(next((block for _, block in store.blocks(1024)), np.ones((1, 1))), axis=1)
+def _not_published(work: Work) -> str:
+    """Which parts are not as large as their authors publish them; "" where all are."""
+    found = []
+    for part in work.parts:
+        wanted, count = _published(work.benchmark, part), work.store(part).count
+        if wanted and wanted != count:
+            found.append(f"{part.name} {count:,} of {wanted:,}")
+    return f"not the published images: {', '.join(found)}: no figure to compare with others'" if found else ""
+
+
+def _lengths(work: Work) -> Iterator[str]:
+    """What is said of vectors that are not of unit length, by the first of each part."""
+    for part in work.parts:
+        lengths = np.linalg.norm(next((block for _, block in work.store(part).blocks(1024)), np.ones((1, 1))), axis=1)
         if np.abs(lengths - 1).max() > UNIT_TOLERANCE:
-            notes.append(
+            yield (
                 f"{part.name}: vectors of length {lengths.min():.3g} … {lengths.max():.3g}: the protocol takes inner "
                 "products as they are, unit length is on whoever made them"
             )
-    return notes
 
 
 def _published(benchmark: Benchmark, part: Part) -> int | None:
@@ -173,11 +178,12 @@ def _published(benchmark: Benchmark, part: Part) -> int | None:
     return size.images if size else None
 
 
-def _export(path: Path, stores: dict[Part, Store]) -> None:
+def _export(path: Path, work: Work) -> None:
+    def blocks(part: Part) -> Iterator[np.ndarray]:
+        return (block for _, block in work.store(part).blocks())
+
     found: dict[str, dict[str, Callable[[], Iterator[np.ndarray]]]] = {}
-    for part, store in stores.items():
-        found.setdefault(part.domain, {})[str(part.options["split"])] = lambda store=store: (
-            block for _, block in store.blocks()
-        )
+    for part in work.parts:
+        found.setdefault(part.domain, {})[str(part.options["split"])] = partial(blocks, part)
     descriptors.write(path, found)
     print(f"bench: {path}: UnED's descriptors of {', '.join(found)}")

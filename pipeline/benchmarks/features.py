@@ -1,8 +1,9 @@
-"""Vectors that are there already as EMBEDDER: stores of `guie bench` or `guie embed`, UnED's descriptors.
+"""Vectors that are there already as EMBEDDER: stores of `guie bench` or `guie embed`, UnED's descriptors, ILIAS's HDF5.
 
 A store is taken as it is, once its images are known to be the benchmark's; a file is copied into stores.
 """
 
+import csv
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -11,6 +12,8 @@ import numpy as np
 
 from pipeline import files
 from pipeline.benchmarks import descriptors
+from pipeline.benchmarks.ilias import hdf5
+from pipeline.benchmarks.ilias.database import Vectors
 from pipeline.benchmarks.table import Part
 from pipeline.errors import BadInput
 from pipeline.vectors.store import NAME, REJECTS, Store, open_store
@@ -18,14 +21,15 @@ from pipeline.vectors.writer import Writer
 from tfrecords.sources import Item
 
 Listed = Callable[[Part], Iterator[Item]]
-CHUNK_ROWS = 16_384
 DESCRIPTORS = (".json", ".pkl")  # the official code writes its JSON as .pkl
 
 
 def are_there(embedder: str) -> bool:
     """Whether EMBEDDER is features, not a model."""
     path = Path(embedder)
-    return (path.is_file() and path.suffix in DESCRIPTORS) or (path.is_dir() and bool(_stores(path)))
+    if path.is_dir():
+        return bool(_stores(path)) or hdf5.path_of(path, hdf5.POSITIVES).is_file()
+    return path.is_file() and path.suffix in DESCRIPTORS
 
 
 def _stores(folder: Path) -> dict[str, Path]:
@@ -36,8 +40,10 @@ def _stores(folder: Path) -> dict[str, Path]:
     return {path.parent.name: path.parent for path in sorted(below.glob(f"*/{NAME}"))}
 
 
-def opened(embedder: str, benchmark: str, parts: Sequence[Part], out: Path, listed: Listed) -> Callable[[Part], Store]:
-    """Part → its store.
+def opened(
+    embedder: str, benchmark: str, parts: Sequence[Part], out: Path, listed: Listed
+) -> Callable[[Part], Vectors]:
+    """Part → its store, or its file as ILIAS's authors have it.
 
     Args:
         out: folder that a file's vectors are copied to. listed: the benchmark's images of a part.
@@ -50,6 +56,10 @@ def opened(embedder: str, benchmark: str, parts: Sequence[Part], out: Path, list
             raise BadInput(f"{path}: expected a model or stores of vectors; a file of descriptors is UnED's form alone")
         return _of_descriptors(path, parts, out, listed)
     stores = _stores(path)
+    if not stores:
+        if benchmark != "ilias":
+            raise BadInput(f"{path}: expected a model or stores of vectors; HDF5 is ILIAS's form alone")
+        return lambda part: hdf5.Features(hdf5.path_of(path, part.name))
 
     def opens(part: Part) -> Store:
         found = stores.get(part.name) or (stores.get("") if len(parts) == 1 else None)
@@ -64,17 +74,15 @@ def opened(embedder: str, benchmark: str, parts: Sequence[Part], out: Path, list
 
 def _expect_images(store: Store, part: Part, listed: Listed) -> None:
     """Raises BadInput where a store is of other images, classes or of another order than the benchmark's."""
-    import csv
-
     rejected: set[str] = set()
     if (store.folder / REJECTS).is_file():
         with (store.folder / REJECTS).open(encoding="utf-8", newline="") as file:
             rejected = {row["key"] for row in csv.DictReader(file)}
     held = store.items()
     for number, item in enumerate(listed(part)):
-        row = None if item.key in rejected else next(held, None)
         if item.key in rejected:
             continue
+        row = next(held, None)
         if row is None or (row.key, row.class_name, tuple(row.also)) != (item.key, item.class_name, item.also):
             came = "no more vectors" if row is None else f"{row.key} of class {row.class_name}"
             raise BadInput(

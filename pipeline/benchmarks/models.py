@@ -1,7 +1,8 @@
 """EMBEDDER of `guie bench` as something that embeds: of any width, exported or the raw features of an encoder."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +12,17 @@ from pipeline import config, files
 from pipeline.benchmarks import pixels
 from pipeline.config.sidecar import completed
 from pipeline.data import host_resize, preprocessing
+from pipeline.data.parts import Named
 from pipeline.data.preprocessing import normalize
 from pipeline.errors import BadInput
 from pipeline.evaluation import embedders
 from pipeline.evaluation.embedders import Submission
+from pipeline.evaluation.embedding.chunks import embed_into
 from pipeline.evaluation.halves import Halves, Pixels
-from pipeline.models import catalogue, encoders
+from pipeline.models import any_size, catalogue, encoders
 from pipeline.models.encoders import KERAS_FILE, ImageEncoder
 from pipeline.retrieval.vectors import unit_length
+from pipeline.vectors.store import Store
 
 OWN = "its own"
 CONFIGS = (".yaml", ".yml")
@@ -55,6 +59,14 @@ def opened(asked: Asked) -> Model:
     return _raw_features(encoder, asked)
 
 
+def embedded(
+    model: Model, folder: Path, items: Iterable[Named], total: int, *, batch_size: int, dtype: str = "float32"
+) -> Store:
+    """The store of a part's images in `folder`; goes on where it was killed. `dtype`: of the vectors on disk."""
+    what = f"bench: {folder.name}"
+    return embed_into(folder, model.submission, items, batch_size=batch_size, dtype=dtype, what=what, total=total)
+
+
 def _encoder(asked: Asked) -> config.Encoder | None:
     """The section `encoder` of a config, a name or a Keras file; None of what was exported."""
     path = Path(asked.embedder)
@@ -76,15 +88,21 @@ def _encoder(asked: Asked) -> config.Encoder | None:
 
 
 def _raw_features(encoder: config.Encoder, asked: Asked) -> Model:
-    if size := asked.image_size_px or asked.benchmark_px:
+    size = asked.image_size_px or asked.benchmark_px
+    if asked.way == "aspect":
+        entry = catalogue.expect(encoder)
+        native = entry.image_size_px if entry else encoder.image_size_px
+        encoder = replace(encoder, fit="aspect")
+        size = size or (entry and native and pixels.ilias_px(entry.family, native)) or None
+    if size:
         encoder = replace(encoder, image_size_px=size)
     catalogue.expect(encoder)
     built = encoders.build(encoder)
     way = built.preprocess.fit if asked.way == "own" else asked.way
     identity = [asdict(encoder), way, preprocessing.identity(built.preprocess), _identity(encoder)]
-    submission = Submission(
-        asked.embedder, _whole(built, way), built.width, files.fingerprint(identity), _halves(built, way)
-    )
+    halves = _halves(built, way)
+    fingerprint = files.fingerprint(identity)
+    submission = Submission(asked.embedder, _whole(halves), built.width, fingerprint, halves)
     return Model(submission, pixels.said(way, built.preprocess))
 
 
@@ -100,24 +118,25 @@ def _halves(built: ImageEncoder, way: str) -> Halves:
     side = built.preprocess.image_size_px
 
     def resize(image: np.ndarray) -> Pixels:
-        if way == "uned":
-            return {"images": pixels.uned(image, side)}
-        return {"images": host_resize.resize(image, built.preprocess)}
+        found = pixels.uned(image, side) if way == "uned" else host_resize.resize(image, built.preprocess)
+        return {"images": found}
 
-    return Halves(resize, _features(built), 3 * side * side)
+    return Halves(resize, _features(built, None if way == "aspect" else side), 3 * side * side)
 
 
-def _features(built: ImageEncoder) -> Callable[[Pixels], np.ndarray]:
-    """{"images": float32 [B, S, S, 3] in 0…255} → the encoder's features at unit length, float32 [B, width]."""
-    side = built.preprocess.image_size_px
+def _features(built: ImageEncoder, side: int | None) -> Callable[[Pixels], np.ndarray]:
+    """{"images": [B, H, W, 3] in 0…255} → the encoder's features at unit length, float32 [B, width].
+
+    `side`: of the squares that it takes; None: images of any size.
+    """
+    network = any_size.forward(built) if side is None else partial(built.model, training=False)
 
     @tf.function(input_signature=[tf.TensorSpec([None, side, side, 3], tf.float32)])
     def forward(images: tf.Tensor) -> tf.Tensor:
-        return tf.cast(built.model(normalize(images, built.preprocess), training=False), tf.float32)
+        return tf.cast(network(normalize(images, built.preprocess)), tf.float32)
 
-    return lambda batch: unit_length(forward(tf.constant(batch["images"])).numpy())
+    return lambda batch: unit_length(forward(tf.constant(batch["images"], tf.float32)).numpy())
 
 
-def _whole(built: ImageEncoder, way: str) -> embedders.Embed:
-    halves = _halves(built, way)
+def _whole(halves: Halves) -> embedders.Embed:
     return lambda images: halves.embed({"images": np.stack([halves.resize(each)["images"] for each in images])})

@@ -43,8 +43,8 @@ def _notes(mode: Mode) -> list[str]:
 
 
 def _chart(mode: Mode, headline: str) -> Markup:
-    """The first measure of the table that is there, by row; the headline's where it is."""
+    """The headline's measure by row, else the table's first. UnED's mMP@5 may be below 0: it is drawn as 0."""
     measures = list(next(iter(mode.rows.values())).values)
     measure = headline if headline in measures else measures[0]
-    rows = {name: {measure: row.values[measure]} for name, row in mode.rows.items()}
+    rows = {name: {measure: max(row.values[measure], 0.0)} for name, row in mode.rows.items()}
     return Markup(charts.bars(f"{measure}, {mode.title}", rows, measure, f".{min(mode.decimals, 3)}f"))

@@ -10,6 +10,7 @@ from pipeline.benchmarks.results import Result
 
 TABLE = Path(__file__).with_name("reported.csv")
 ABSENT = "–"
+OTHER_IMAGES = " [*]"
 
 
 class Reported(NamedTuple):
@@ -36,7 +37,7 @@ class Beside(NamedTuple):
 
     header: list[str]
     rows: list[list[str]]
-    notes: list[str]  # source and caveat of the figures, by the numbers that stand after the models
+    notes: list[str]  # source and caveat of the figures, by the numbers in the second column
 
 
 def beside(result: Result, figures: Sequence[Reported]) -> Beside:
@@ -46,21 +47,23 @@ def beside(result: Result, figures: Sequence[Reported]) -> Beside:
     models: dict[tuple[str, str], dict[tuple[str, str], Reported]] = {}
     for each in figures:
         models.setdefault((each.model, each.dim), {})[each.of, each.measure] = each
-    own = [result.embedder, f"{result.embedding_dim}", *(_own(result, *column) for column in columns)]
-    rows = [own]
+    here = f"measured here{OTHER_IMAGES * (not result.complete)}"
+    rows = [[result.embedder, here, f"{result.embedding_dim}", *(_own(result, *column) for column in columns)]]
     for (model, dim), found in models.items():
         numbers = sorted({1 + notes.index((each.source, each.caveat)) for each in found.values()})
-        marked = f"{model} [{', '.join(map(str, numbers))}]"
-        rows.append([marked, dim or ABSENT, *(found[each].value if each in found else ABSENT for each in columns)])
-    header = ["reported by others", "numbers", *(f"{measure} {of}".strip() for of, measure in columns)]
+        values = [found[each].value if each in found else ABSENT for each in columns]
+        rows.append([model, f"reported [{', '.join(map(str, numbers))}]", dim or ABSENT, *values])
+    header = ["model", "source", "numbers", *(f"{measure} {of}".strip() for of, measure in columns)]
     said = [f"[{number}] {source}" + f": {caveat}" * bool(caveat) for number, (source, caveat) in enumerate(notes, 1)]
+    if not result.complete:
+        said.append("[*] not the published images: not to be compared")
     return Beside(header, rows, said)
 
 
 def text(result: Result, figures: Sequence[Reported]) -> str:
     """The table and its notes, for the screen."""
     found = beside(result, figures)
-    return "\n".join(["", console.table(found.header, found.rows), *found.notes])
+    return "\n".join(["", console.table(found.header, found.rows, left=2), *found.notes])
 
 
 def _own(result: Result, of: str, measure: str) -> str:

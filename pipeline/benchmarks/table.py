@@ -36,9 +36,11 @@ class Benchmark:
     headline: str  # the measure of the last line
     parts: tuple[Part, ...]
     layout: str = ""  # of tfrecords.sources; "": as the name
+    caveat: str = ""  # what is to be known of every score
     # How raw features see an image: "own", as the encoder was trained; "uned", see pixels.uned; "aspect", whole.
     pixels: str = "own"
     image_size_px: int | None = None  # None: the encoder's own
+    dtype: str = "float32"  # of the vectors on disk
 
     def of_domains(self, domains: Sequence[str]) -> tuple[Part, ...]:
         """The parts of some domains, all without any. Raises BadInput: a domain that the benchmark does not have."""
@@ -68,7 +70,8 @@ def _two(queries: str, index: str) -> tuple[Part, ...]:
     return (Part(queries, {"split": queries}, "", True, False), Part(index, {"split": index}, "", False, True))
 
 
-MAP_AT_R = "R@1 and MAP@R among unseen classes; a query does not find itself, one without a match is left out"
+MAP_AT_R = "R@1 and MAP@R of the test images; a query does not find itself, one without a match is left out"
+SHARED = "the published split has the same classes in training and test; class-disjoint ones are UnED's"
 
 BENCHMARKS: dict[str, Benchmark] = {
     each.name: each
@@ -80,7 +83,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         ),
         Benchmark(
             "ilias", "ILIAS", "ilias", "mAP@1k of whole images against positives and distractors", "mAP@1k",
-            _two("image_queries", "positives"), pixels="aspect",
+            _two("image_queries", "positives"), pixels="aspect", dtype="float16",
         ),
         Benchmark(
             "gpr1200", "GPR1200", "gpr1200", "mAP over the whole ranking of all 12,000 images", "mAP", (Part("all"),),
@@ -108,8 +111,8 @@ BENCHMARKS: dict[str, Benchmark] = {
                 Part("train", {"split": "train"}, "", False, True),
             ),
         ),
-        Benchmark("rp2k", "RP2K", "metric_learning", MAP_AT_R, "R@1", _test()),
-        Benchmark("food2k", "Food2K", "metric_learning", MAP_AT_R, "R@1", _test()),
+        Benchmark("rp2k", "RP2K", "metric_learning", MAP_AT_R, "R@1", _test(), caveat=SHARED),
+        Benchmark("food2k", "Food2K", "metric_learning", MAP_AT_R, "R@1", _test(), caveat=SHARED),
         Benchmark("inat2018", "iNaturalist 2018", "metric_learning", MAP_AT_R, "R@1", _test()),
         Benchmark(
             "oml", "open-metric-learning CSV", "metric_learning", MAP_AT_R, "R@1", _two("query", "gallery")

@@ -95,7 +95,8 @@ class Encoder:
     pooling: str | None = None  # None: the encoder's own
     mean: list[float] | None = None  # of pixels scaled to [0, 1]; None: the encoder's own
     std: list[float] | None = None  # of the same pixels
-    fit: str | None = key(None, one_of=("squash", "crop", "pad"))  # an image to the square; None: squash
+    # an image to image_size_px: squash, crop and pad to the square, aspect as it is; None: squash
+    fit: str | None = key(None, one_of=("squash", "crop", "pad", "aspect"))
     patch_overlap_px: int = key(0, least=0)  # by which a transformer's patches overlap, in px
     # chance that the last block is skipped in training; the first block's is 0
     stochastic_depth: float = key(0.0, least=0, most=0.9999999)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
 
 from pipeline import files, marks
 from pipeline.data import sources
@@ -23,20 +22,6 @@ COUNT = re.compile(r"-(\d+)\.tfrec$")  # of a shard's images, in its name
 Named = tuple[str, Item]  # source, image
 
 
-class Part(Protocol):
-    """Images that stay together, in order."""
-
-    def images(self) -> Iterator[Named]: ...
-
-    def count(self) -> int:
-        """Images; of a shard what its name says."""
-        ...
-
-    def quick(self) -> str:
-        """A digest of the listing and of the files' sizes and times, see `pipeline.marks`."""
-        ...
-
-
 @dataclass(frozen=True)
 class Window:
     """Images of a listing."""
@@ -44,12 +29,14 @@ class Window:
     listed: tuple[Named, ...]
 
     def images(self) -> Iterator[Named]:
+        """In order."""
         return iter(self.listed)
 
     def count(self) -> int:
         return len(self.listed)
 
     def quick(self) -> str:
+        """A digest of the names and of the files' sizes and times, see `pipeline.marks`."""
         names = [(source, item.key, item.class_name, item.also) for source, item in self.listed]
         return files.fingerprint([names, marks.stat_digest(item.file for _, item in self.listed)])
 
@@ -61,6 +48,7 @@ class Shard:
     path: str  # or URL
 
     def images(self) -> Iterator[Named]:
+        """In order. Raises BadInput: a damaged shard."""
         file = file_of(self.path)
         spans = shards.shard_index(file)
         for (offset, length), record in zip(spans.tolist(), schema.read_shard(file), strict=True):
@@ -69,13 +57,18 @@ class Shard:
             yield record.source or file.name.split("-")[0], item
 
     def count(self) -> int:
+        """What the shard's name says, else its index."""
         found = COUNT.search(self.path)
         return int(found[1]) if found else len(shards.shard_index(file_of(self.path)))
 
     def quick(self) -> str:
-        if is_url(self.path):  # its size is all that is known of it
+        """A digest of the file's size and times; behind a URL of its size alone."""
+        if is_url(self.path):
             return files.fingerprint([self.path, files.size(file_of(self.path))])
         return files.fingerprint([Path(self.path).name, marks.stat_digest([self.path])])
+
+
+Part = Window | Shard
 
 
 def of_data(spec: str, images: int) -> list[Part]:

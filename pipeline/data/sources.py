@@ -25,7 +25,8 @@ from tfrecords.sources import LAYOUTS, Item, list_configured, list_source
 from tfrecords.sources.shards import read_record
 
 SPLIT_NAMES = ("train", "test", "val", "validation", "index", "query", "queries", "images")
-Task, Result = TypeVar("Task"), TypeVar("Result")
+Task = TypeVar("Task")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from pipeline.config import Phase, Run, resolve_data_path, seeds_of
-from pipeline.config.phase_keys import expect_phase, expect_phases, geometry, head_start, trained_blocks
+from pipeline.config.phase_keys import expect_phase, expect_phases, geometry, head_start, sees_features, trained_blocks
 from pipeline.data import folds
 from pipeline.data.sources import expect_data
 from pipeline.errors import BadInput, missing
@@ -100,6 +100,8 @@ def expect_training(run: Run) -> None:
         blocks = {**entry.architecture, **run.encoder.architecture}["num_layers"]
     for number, phase in enumerate(run.train.phases):
         expect_phase(run, phase, _replicas(run))
+        if not sees_features(phase):
+            catalogue.expect_square(run.encoder, f"phase {phase.name}, which trains on batches of images,")
         trained_blocks(phase, blocks)
         _expect_sources_of(run, phase)
         if blocks < UNKNOWN_BLOCKS and (init := head_start(run, number)) not in (None, "random"):
@@ -193,6 +195,9 @@ def formats_beside(run: Run) -> list[str]:
         raise BadInput(
             "export.formats: embedder.sizes_px averages several sizes, for saved_model only; drop the others"
         )
+    if run.encoder.fit == "aspect" and (wanted or run.export.crops > 1):
+        what = "images keep their aspect, which saved_model can alone, and of an image as a whole"
+        raise BadInput(f"export: encoder.fit is aspect: {what}: drop the other formats, and crops")
     squashing = [name for name in wanted if name in ("onnx", "torchscript")]  # LiteRT's images are square already
     if squashing and (fit := run.encoder.fit or "squash") != "squash":
         what = f"{' and '.join(squashing)} would squash images to a square, but encoder.fit is {fit}"

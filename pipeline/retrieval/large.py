@@ -13,6 +13,8 @@ from pipeline.errors import BadInput
 
 PAIRS = 1 << 24  # inner products held at a time: 64 MB
 QUERIES = 4096  # whose inner products are held at a time
+MOST_ROWS = 2**32 - 1
+EMPTY = np.uint64(2**64 - 1)  # the key of no row, behind all others
 
 Block = tuple[int, np.ndarray]  # the first row's number, float32 [n, D]
 Neighbours = tuple[np.ndarray, np.ndarray]  # rows int64 [Q, k], similarities float32 [Q, k]
@@ -44,36 +46,32 @@ def most_similar(
     """
     queries = np.ascontiguousarray(queries, np.float32)
     lengths = _lengths(queries, "query")
-    if so_far is None:
-        so_far = np.full((len(queries), k), -1, np.int64), np.full((len(queries), k), -np.inf, np.float32)
-    rows, similarities = (each.copy() for each in so_far)
+    best = np.full((len(queries), k), EMPTY) if so_far is None else _keys(*so_far)
     for first, block in blocks:
         block = np.ascontiguousarray(block, np.float32)
         if block.shape[1] != queries.shape[1]:
             raise BadInput(f"expected vectors as wide as the queries, {queries.shape[1]}, got {block.shape[1]}")
+        if first + len(block) > MOST_ROWS:
+            raise BadInput(f"expected at most {MOST_ROWS:,} vectors in one search: search in parts")
         # Of a sum of D products, each of them rounded: Higham, Accuracy and Stability of Numerical Algorithms, 3.1.
         slack = lengths * _lengths(block, "row", first).max(initial=0) * (queries.shape[1] + 2) * 2.0**-23
         for start in range(0, len(queries), QUERIES):
             part = slice(start, start + QUERIES)
             excluded = None if exclude is None else exclude[part] - first
-            _search(queries[part], block, first, slack[part], excluded, rows[part], similarities[part])
-    return rows, similarities
+            _search(queries[part], block, first, slack[part], excluded, best[part])
+    return _neighbours(best)
 
 
 def _search(
-    queries: np.ndarray,
-    block: np.ndarray,
-    first: int,
-    slack: np.ndarray,
-    excluded: np.ndarray | None,
-    rows: np.ndarray,
-    similarities: np.ndarray,
+    queries: np.ndarray, block: np.ndarray, first: int, slack: np.ndarray, excluded: np.ndarray | None, best: np.ndarray
 ) -> None:
     """Puts a block's rows among the best so far, in place.
 
-    slack: float32 [Q], by which a product of matrices may err. excluded: int64 [Q], rows of the block, or others.
+    Args:
+        slack: float32 [Q], by which a product of matrices may err. excluded: int64 [Q], rows of the block, or others.
+        best: uint64 [Q, k], keys.
     """
-    k = rows.shape[1]
+    k = best.shape[1]
     step = max(1, PAIRS // len(queries))
     found: list[tuple[np.ndarray, np.ndarray]] = []
     for start in range(0, len(block), step):
@@ -83,18 +81,17 @@ def _search(
             here = np.flatnonzero((own >= 0) & (own < near.shape[1]))
             near[here, own[here]] = -np.inf
         # Never -inf, which would let the excluded in.
-        least = np.maximum(similarities[:, -1] - slack, np.finfo(np.float32).min)
+        least = np.maximum(_neighbours(best[:, -1])[1] - slack, np.finfo(np.float32).min)
         enough = near >= least[:, None]
         if k < near.shape[1] and np.count_nonzero(enough) > 2 * k * len(queries):  # as in the first block
             kth = np.partition(near, near.shape[1] - k, axis=1)[:, near.shape[1] - k]
             enough &= near >= (kth - 2 * slack)[:, None]
-        of_queries, of_rows = np.nonzero(enough)
+        of_queries, of_rows = np.divmod(np.flatnonzero(enough), near.shape[1])
         found.append((of_queries, of_rows + start))
-        last = start + step >= len(block)
-        if last or sum(len(each) for each, _ in found) > k * len(queries):
+        if start + step >= len(block) or sum(len(each) for each, _ in found) > k * len(queries):
             of_queries, of_rows = (np.concatenate(each) for each in zip(*found, strict=True))
             measured = _inner_products(queries, block, of_queries, of_rows)
-            _merge(rows, similarities, of_queries, of_rows + first, measured)
+            _merge(best, of_queries, _keys(of_rows + first, measured))
             found = []
 
 
@@ -109,19 +106,37 @@ def _inner_products(queries: np.ndarray, block: np.ndarray, of_queries: np.ndarr
     return products
 
 
-def _merge(
-    rows: np.ndarray, similarities: np.ndarray, of_queries: np.ndarray, new_rows: np.ndarray, measured: np.ndarray
-) -> None:
-    """Puts candidates among the best so far, in place. of_queries, new_rows, measured: [P], candidate by candidate."""
-    k = rows.shape[1]
-    touched, places = np.unique(of_queries, return_inverse=True)
-    owner = np.concatenate([np.repeat(np.arange(len(touched)), k), places])
-    row = np.concatenate([rows[touched].ravel(), new_rows])
-    similarity = np.concatenate([similarities[touched].ravel(), measured])
-    order = np.lexsort((row, -similarity, owner))
-    starts = np.searchsorted(owner[order], np.arange(len(touched)))
-    best = order[starts[:, None] + np.arange(k)]  # [touched, k]: each has the k that it had, at least
-    rows[touched], similarities[touched] = row[best], similarity[best]
+def _merge(best: np.ndarray, of_queries: np.ndarray, keys: np.ndarray) -> None:
+    """Puts candidates among the best so far, in place: a candidate a query and key, [P]."""
+    k = best.shape[1]
+    order = np.argsort(of_queries, kind="stable")
+    of_queries, keys = of_queries[order], keys[order]
+    touched, starts, counts = np.unique(of_queries, return_index=True, return_counts=True)
+    place = np.arange(len(keys)) - np.repeat(starts, counts)  # of each among the candidates of its query
+    for begun in range(0, int(counts.max(initial=0)), 2 * k):  # as many of each query at a time: one may have all
+        now = (place >= begun) & (place < begun + 2 * k)
+        some = counts > begun
+        new = np.full((some.sum(), min(2 * k, int(counts.max()) - begun)), EMPTY)
+        new[np.searchsorted(touched[some], of_queries[now]), place[now] - begun] = keys[now]
+        merged = np.concatenate([best[touched[some]], new], axis=1)
+        best[touched[some]] = np.sort(merged, axis=1)[:, :k]
+
+
+def _keys(rows: np.ndarray, similarities: np.ndarray) -> np.ndarray:
+    """Numbers that sort by falling similarity, then by row, uint64: faster than a sort by two columns."""
+    bits = (similarities + np.float32(0)).view(np.uint32)  # -0.0 becomes 0.0, which it equals
+    falling = np.where(bits >> 31, bits, ~bits & np.uint32(0x7FFFFFFF))
+    keys = falling.astype(np.uint64) << np.uint64(32) | rows.astype(np.uint64) & np.uint64(0xFFFFFFFF)
+    return np.where(rows < 0, EMPTY, keys)
+
+
+def _neighbours(keys: np.ndarray) -> Neighbours:
+    """What `_keys` was made of; -1 and -inf of EMPTY."""
+    falling = (keys >> np.uint64(32)).astype(np.uint32)
+    bits = np.where(falling >> 31, falling, ~falling & np.uint32(0x7FFFFFFF))
+    none = keys == EMPTY
+    rows = np.where(none, -1, (keys & np.uint64(0xFFFFFFFF)).astype(np.int64))
+    return rows, np.where(none, np.float32(-np.inf), bits.view(np.float32))
 
 
 def _lengths(vectors: np.ndarray, what: str, first: int = 0) -> np.ndarray:

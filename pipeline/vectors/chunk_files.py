@@ -8,9 +8,9 @@ import csv
 import json
 import os
 import socket
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,7 +23,7 @@ DTYPES = ("float32", "float16", "int8")
 VECTORS, SCALE, ITEMS = "vectors", "scale", "items"
 COLUMNS = ("key", "source", "class", "also")
 PARTIAL = ".partial-"
-LARGEST_INT8 = 127
+LARGEST_INT8, LARGEST_HALF = 127, 65_504.0
 
 
 class Row(NamedTuple):
@@ -57,13 +57,8 @@ def write(folder: Path, number: int, vectors: np.ndarray, rows: Iterable[Row], d
     lines = [csv_line(COLUMNS), *(csv_line(_cells(Row(*row))) for row in rows)]
     if len(lines) != len(vectors) + 1:
         raise ValueError(f"expected an item a vector, got {len(lines) - 1:,} items for {len(vectors):,} vectors")
-    where = paths(folder, number, dtype)
-    digests = {}
-    for name, path in where.items():
-        if name == ITEMS:
-            digests[name] = _appear(path, lambda file: file.write("".join(lines).encode()))
-        else:
-            digests[name] = _appear(path, lambda file, values=stored[name]: np.save(file, values))
+    held: dict[str, np.ndarray | bytes] = {**stored, ITEMS: "".join(lines).encode()}
+    digests = {name: _appear(path, held[name]) for name, path in paths(folder, number, dtype).items()}
     return {"count": len(vectors), "files": digests}
 
 
@@ -91,18 +86,21 @@ def is_made(found: Any) -> bool:
     return isinstance(found, dict) and isinstance(found.get("count"), int) and isinstance(found.get("files"), dict)
 
 
-def read_vectors(folder: Path, number: int, dtype: str, start: int, stop: int) -> np.ndarray:
-    """Rows start … stop of a chunk as float32 [stop − start, D]. Raises BadInput where the files cannot be read."""
+def read_vectors(folder: Path, number: int, dtype: str, start: int, out: np.ndarray) -> None:
+    """Rows of a chunk from `start` on into `out`, float32 [n, D]. Raises BadInput where the file does not hold them."""
     where = paths(folder, number, dtype)
     try:
-        found = np.load(where[VECTORS], mmap_mode="r")[start:stop].astype(np.float32)
+        found = np.load(where[VECTORS], mmap_mode="r")[start : start + len(out)]
+        if found.shape != out.shape:
+            raise ValueError(f"it holds other vectors than its store says: {found.shape} instead of {out.shape}")
         if dtype == "int8":
-            found *= np.load(where[SCALE])
+            np.multiply(found, np.load(where[SCALE]), out=out)
+        else:
+            out[:] = found
     except (OSError, ValueError, EOFError) as error:
         if machine.refuses(error):
             raise
         raise BadInput(f"{where[VECTORS]} cannot be read ({reason(error)}): embed again what it holds") from None
-    return found
 
 
 def read_rows(folder: Path, number: int) -> Iterator[Row]:
@@ -133,7 +131,7 @@ def _encoded(vectors: np.ndarray, dtype: str, folder: Path, number: int) -> dict
     if dtype == "float32":
         return {VECTORS: vectors}
     most = float(np.abs(vectors).max(initial=0.0))
-    if not np.isfinite(most) or (dtype == "float16" and most > np.finfo(np.float16).max):
+    if not np.isfinite(most) or (dtype == "float16" and most > LARGEST_HALF):
         held = "up to 65,504" if dtype == "float16" else "that are finite"
         raise BadInput(f"{folder}: chunk {number} holds {most:g}, {dtype} takes numbers {held}: choose float32")
     if dtype == "float16":
@@ -143,7 +141,7 @@ def _encoded(vectors: np.ndarray, dtype: str, folder: Path, number: int) -> dict
     return {VECTORS: steps.astype(np.int8), SCALE: scale}
 
 
-def _appear(path: Path, fill: Callable[[BinaryIO], Any]) -> str:
+def _appear(path: Path, held: np.ndarray | bytes) -> str:
     """Writes a file and gives it its name; returns 16 hex digits of its SHA-256.
 
     Not by `files.atomic_path`, which removes what another writer has begun: a distributed run may begin a chunk twice.
@@ -151,7 +149,10 @@ def _appear(path: Path, fill: Callable[[BinaryIO], Any]) -> str:
     temporary = path.with_name(f"{PARTIAL}{path.name}-{socket.gethostname()}-{os.getpid()}")
     try:
         with temporary.open("wb") as file:
-            fill(file)
+            if isinstance(held, bytes):
+                file.write(held)
+            else:
+                np.save(file, held)
             file.flush()
             os.fsync(file.fileno())  # a renamed file is whole even after a power cut
         digest = file_sha256(temporary)[:16]

@@ -53,10 +53,7 @@ class Store:
             at = 0
             while at < count:
                 taken = min(count - at, len(block) - filled)
-                read = chunk_files.read_vectors(self.folder, number, self.dtype, at, at + taken)
-                if read.shape != (taken, self.dim):
-                    raise BadInput(f"{self.folder}: chunk {number} is not that of {NAME}: {AGAIN}")
-                block[filled : filled + taken] = read
+                chunk_files.read_vectors(self.folder, number, self.dtype, at, block[filled : filled + taken])
                 at, filled = at + taken, filled + taken
                 if filled == len(block):
                     yield first, block

@@ -59,7 +59,7 @@ class Writer:
             mark = json.loads(self._mark_path(number).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
-        if not isinstance(mark, dict) or not (chunk_files.is_made(mark.get("made")) and "made_of" in mark):
+        if not _is_mark(mark):
             return None
         wrong, now = chunk_files.damaged(self.folder, number, self.dtype, mark["made"], mark.get("quick", ""))
         if wrong:
@@ -171,3 +171,12 @@ class Writer:
 
     def _mark_path(self, number: int) -> Path:
         return self.folder / MARKS / f"{number:05d}.json"
+
+
+def _is_mark(found: Any) -> bool:
+    return (
+        isinstance(found, dict)
+        and chunk_files.is_made(found.get("made"))
+        and isinstance(found.get("made_of"), dict)
+        and isinstance(found.get("rejects"), list)
+    )

@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from pipeline import files
-from pipeline.benchmarks.ilias.hdf5 import Features, found_distractors
+from pipeline.benchmarks.ilias.hdf5 import READ_ROWS, Features, found_distractors
 from pipeline.errors import BadInput, reason
 from pipeline.retrieval.large import Block
 from pipeline.vectors import store
@@ -36,9 +36,13 @@ class Vectors(Protocol):
     def dtype(self) -> str:
         """As they are stored."""
 
+    @property
+    def fingerprint(self) -> str:
+        """Of the embedder; of features that others made "": nobody knows it."""
+
     def items(self) -> Iterator[Row]: ...
 
-    def blocks(self, rows: int) -> Iterator[Block]: ...
+    def blocks(self, rows: int = ...) -> Iterator[Block]: ...
 
 
 class Listed:
@@ -48,7 +52,7 @@ class Listed:
     """
 
     def __init__(self, part: Vectors, listed: np.ndarray):
-        self.part, self.dim, self.dtype = part, part.dim, part.dtype
+        self.part, self.dim, self.dtype, self.fingerprint = part, part.dim, part.dtype, part.fingerprint
         found = np.array([row.key.partition("/")[2].encode() for row in part.items()] or [b""])
         place = np.minimum(np.searchsorted(listed, found), len(listed) - 1)
         self.chosen = (listed[place] == found)[: part.count]  # bool [N]
@@ -57,7 +61,7 @@ class Listed:
     def items(self) -> Iterator[Row]:
         return (row for row, chosen in zip(self.part.items(), self.chosen, strict=True) if chosen)
 
-    def blocks(self, rows: int) -> Iterator[Block]:
+    def blocks(self, rows: int = READ_ROWS) -> Iterator[Block]:
         first = 0
         for start, block in self.part.blocks(rows):
             kept = block[self.chosen[start : start + len(block)]]

@@ -30,6 +30,8 @@ def distractor_path(folder: Path, number: int) -> Path:
 class Features:
     """One file of features, opened whenever it is read. Raises BadInput: it is not of the authors' form."""
 
+    fingerprint = ""
+
     def __init__(self, path: Path):
         self.path = path
         with _opened(path) as file:

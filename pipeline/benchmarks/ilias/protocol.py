@@ -19,8 +19,8 @@ def average_precision(hits: np.ndarray, similarities: np.ndarray, matches: np.nd
 
     P_q(j) is the precision at the last rank whose similarity is that of rank j: of a tie, no order is better.
 
-    >>> average_precision(np.array([[True, False, True]]), np.array([[0.9, 0.8, 0.7]]), np.array([4])).tolist()
-    [0.4166666666666667]
+    >>> average_precision(np.array([[True, False, True]]), np.array([[0.9, 0.8, 0.7]]), np.array([2])).round(4).tolist()
+    [0.8333]
     >>> average_precision(np.array([[True, False]]), np.array([[0.9, 0.9]]), np.array([1])).tolist()
     [0.5]
 

@@ -6,7 +6,6 @@
 """
 
 import csv
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +15,6 @@ import numpy as np
 from pipeline.errors import BadInput, reason
 
 LISTS = "image_ids"
-PUBLISHED = {"image queries": 1_232, "text queries": 1_000, "positives": 4_715}
 # Quartiles of the positives, by the authors: of their scale, the object's share of the image, and of their clutter.
 SCALES = (0.0, 0.06880213760855043, 0.13526567164179104, 0.2729876723163842, float("inf"))
 CLUTTERS = (0.0, 18.0, 33.0, 53.0, float("inf"))
@@ -31,15 +29,6 @@ class Truth:
     positives: list[str]  # sorted
     # "scale" and "clutter" → what each positive has of it, float64 [P].
     groups: dict[str, np.ndarray] = field(default_factory=dict)
-
-    def caveats(self) -> list[str]:
-        """A line for each list that is not of the published length."""
-        found = {"image queries": self.image_queries, "positives": self.positives}
-        return [
-            f"{len(ids):,} {name} where ILIAS has {PUBLISHED[name]:,}: no figure to compare"
-            for name, ids in found.items()
-            if len(ids) != PUBLISHED[name]
-        ]
 
 
 def object_of(key: str) -> str:
@@ -91,7 +80,7 @@ def _path(root: Path, name: str) -> Path:
     return next((path for path in places if path.exists()), places[0])
 
 
-def _rows(path: Path) -> list[Sequence[str]]:
+def _rows(path: Path) -> list[list[str]]:
     try:
         with path.open(encoding="utf-8", newline="") as file:
             return [[cell.strip() for cell in row] for row in csv.reader(file) if any(map(str.strip, row))]

@@ -7,11 +7,14 @@ and no figure of the paper.
 Source: Kordopatis-Zilos et al., ILIAS: Instance-Level Image retrieval At Scale, CVPR 2025, and its code.
 """
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
+from pipeline import files
 from pipeline.benchmarks import results
 from pipeline.benchmarks.ilias import hdf5, truth
 from pipeline.benchmarks.ilias import results as files_of_results
@@ -20,9 +23,13 @@ from pipeline.benchmarks.ilias.ranking import Answers, Asked, Ranking, asked, me
 from pipeline.benchmarks.results import Mode, Row
 from pipeline.benchmarks.table import Part
 from pipeline.benchmarks.work import Work
+from pipeline.errors import BadInput
+from pipeline.vectors.store import open_store
 
 TARS, MINI_IDS = "yfcc100m", "mini_ilias_yfcc100m_ids.txt"
-NONE = "none"
+NONE, MINI, FULL = "none", "mini", "distractors"
+TAR_MARK = "tar.json"
+FILE_ROWS = 1_000_000  # of a file of distractors, as the authors write them
 PUBLISHED = {5_000_000: "5M distractors", 100_000_000: "100M distractors"}
 GROUPS: Mapping[str, Sequence[float]] = {"scale": truth.SCALES, "clutter": truth.CLUTTERS}
 TEXT_LEFT_OUT = "text queries are left out: features_text_queries.hdf5 beside the others would be asked, too"
@@ -40,7 +47,7 @@ def score(work: Work) -> list[Mode]:
     core, whole = rank(queries, database, kept=work.out / "search" / "ilias.npz")
     ids = database.ids_of(np.unique(whole.rows))
     files_of_results.write(work.out, queries.ids, whole.rows, whole.similarities, ids)
-    work.notes += _notes(lists, queries, answers, database)
+    work.notes += _notes(queries, answers, database)
     sizes = dict.fromkeys([database.count, positives.count])  # the core once, where it is all there is
     rows = {
         _database(size - positives.count): _row(answers, queries, whole if size == database.count else core, size)
@@ -78,26 +85,44 @@ def _distractors(work: Work, positives: Vectors) -> list[Vectors]:
     """Of the folder that the command names, of the features' folder, or embedded out of the tars below the root."""
     if work.distractors == NONE:
         return []
-    listed = read_ids(_ids_path(work.root)) if work.mini else None
-    if work.distractors or work.features:
-        folder = Path(work.distractors or work.features)
-        found = distractors(folder, getattr(positives, "fingerprint", ""), needed=bool(work.distractors))
-        return [Listed(part, listed) for part in found] if listed is not None else found
-    tars = sorted((work.root / TARS).glob("*.tar"))
-    name = "mini" if work.mini else "distractors"
-    return [
-        work.store(Part(f"{name}/{tar.stem}", {"split": "distractors", "mini": work.mini, "tars": tar.name}))
-        for tar in tars
-    ]
+    name = MINI if work.mini else FULL
+    if work.distractors:
+        found = distractors(Path(work.distractors), positives.fingerprint)
+    elif work.features is None:
+        return [_embedded(work, tar, name, positives) for tar in sorted((work.root / TARS).glob("*.tar"))]
+    else:
+        folder = work.features / "vectors" if (work.features / "vectors").is_dir() else work.features
+        if positives.fingerprint:  # stores, not the authors' files
+            folder = folder / name if (folder / name).is_dir() else folder / FULL
+        found = distractors(folder, positives.fingerprint, needed=False)
+    if not work.mini:
+        return found
+    listed = read_ids(_ids_path(work.root))
+    return [Listed(part, listed) for part in found]
+
+
+def _embedded(work: Work, tar: Path, name: str, positives: Vectors) -> Vectors:
+    """The store of a tar; of one that is whole the tar's headers are not read again, which takes minutes."""
+    part = Part(f"{name}/{tar.stem}", {"split": "distractors", "mini": work.mini, "tars": tar.name})
+    folder = work.out / "vectors" / part.name
+    made_of = {"tar": files.identity(tar), "ids": files.identity(_ids_path(work.root)) if work.mini else ""}
+    with contextlib.suppress(BadInput):
+        if files.read_json(folder / TAR_MARK) == made_of:
+            store = open_store(folder)
+            if (store.fingerprint, store.dtype) == (positives.fingerprint, positives.dtype):
+                return store
+    found = work.store(part)
+    files.write_json(folder / TAR_MARK, made_of)
+    return found
 
 
 def _ids_path(root: Path) -> Path:
     return next((path for path in (root / truth.LISTS / MINI_IDS, root / MINI_IDS) if path.exists()), root / MINI_IDS)
 
 
-def _notes(lists: truth.Truth, queries: Asked, answers: Answers, database: Database) -> list[str]:
+def _notes(queries: Asked, answers: Answers, database: Database) -> list[str]:
     """What the numbers do not say of themselves."""
-    notes = lists.caveats()
+    notes = []
     if queries.missing:
         notes.append(f"{len(queries.missing):,} queries without a vector find nothing, such as {queries.missing[0]}")
     if queries.unknown:
@@ -109,3 +134,42 @@ def _notes(lists: truth.Truth, queries: Asked, answers: Answers, database: Datab
     if len(database.parts) == 1:
         notes.append("the core alone: without distractors it is no figure of the paper")
     return notes
+
+
+def export(folder: Path, work: Work) -> None:
+    """Writes the vectors in the form of the authors' features, which their search reads: float16."""
+    image_queries, positives = (work.store(part) for part in work.parts)
+    for name, part in ((hdf5.QUERIES, image_queries), (hdf5.POSITIVES, positives)):
+        blocks = (block for _, block in part.blocks())
+        hdf5.write(hdf5.path_of(folder, name), _ids(part), blocks, part.dim)
+    found = _distractors(work, positives)
+    ids = (each for part in found for each in _ids(part))
+    blocks = (block for part in found for _, block in part.blocks())
+    for number, of_file in enumerate(_cut(blocks, FILE_ROWS)):
+        hdf5.write(hdf5.distractor_path(folder, number), islice(ids, FILE_ROWS), of_file, positives.dim)
+    count = sum(part.count for part in found)
+    print(f"bench: {folder}: ILIAS's features of queries, positives and {count:,} distractors")
+
+
+def _ids(part: Vectors) -> Iterator[str]:
+    return (truth.escaped(row.key) for row in part.items())
+
+
+def _cut(blocks: Iterable[np.ndarray], rows: int) -> Iterator[Iterator[np.ndarray]]:
+    """Blocks [n, D] as several iterators of blocks, each of `rows` rows in all; each is used up before the next."""
+    rest = np.zeros(0)
+    stream = (block for block in blocks if len(block))
+
+    def of_one() -> Iterator[np.ndarray]:
+        nonlocal rest
+        wanted = rows
+        while wanted and len(rest):
+            block, rest = rest[:wanted], rest[wanted:]
+            wanted -= len(block)
+            if not len(rest):
+                rest = next(stream, rest)
+            yield block
+
+    rest = next(stream, rest)
+    while len(rest):
+        yield of_one()

@@ -48,7 +48,8 @@ def _mode(work: Work, title: str, index: dict[str, list[Part]]) -> Mode:
         searched = index[part.domain]
         per_query[part.domain], left_out = _measures(work, part, searched)
         rows[part.domain] = results.row(per_query[part.domain], work.count(searched), left_out, ROUNDED)
-    return Mode(title, rows, results.unweighted(rows, per_query, ROUNDED), decimals=DECIMALS)
+    shared = len({id(each) for each in index.values()}) == 1
+    return Mode(title, rows, results.unweighted(rows, per_query, ROUNDED, shared), decimals=DECIMALS)
 
 
 def _measures(work: Work, queries: Part, index: Sequence[Part]) -> tuple[Measures, int]:

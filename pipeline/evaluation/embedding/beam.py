@@ -1,7 +1,6 @@
-r"""The same chunks made by more than one machine, as an Apache Beam pipeline (extra `beam`).
+"""The same chunks made by more than one machine, as an Apache Beam pipeline (extra `beam`).
 
-    guie embed EMBEDDER DATA --out DIR --store --runner beam \
-        --beam-options "--runner=FlinkRunner --flink_master=HOST:PORT"
+    guie embed EMBEDDER DATA --out DIR --runner beam --beam-options "--runner=FlinkRunner --flink_master=HOST:PORT"
 
 Beam distributes the parts to its workers; each loads the embedder once and writes whole chunks with the same code, so a
 pipeline that broke off is run again and skips what is done. All machines must see EMBEDDER, DATA and DIR under the same

@@ -17,8 +17,9 @@ from pipeline.quiet import import_quietly
 @click.option("--image-size", "image_size_px", metavar="PX", type=click.IntRange(min=1), help="Of an encoder by name.")
 @BATCH_SIZE
 @TRUST
-@click.option("--distractors", metavar="STORE|none", type=PATH, default="", help="Of ilias: their vectors.")
-@click.option("--export", metavar="FILE", type=PATH, default="", help="Write the vectors in the benchmark's format.")
+@click.option("--distractors", metavar="STORE|none", type=PATH, default="", help="Of ilias: a folder of their vectors.")
+@click.option("--mini", is_flag=True, help="Of ilias: the 5M distractors of mini-ILIAS alone.")
+@click.option("--export", metavar="PATH", type=PATH, default="", help="Write the vectors in the benchmark's format.")
 def bench(name: str, **options) -> None:
     """Scores an embedder by a benchmark's own protocol.
 
