@@ -9,10 +9,11 @@ import pytest
 
 from pipeline.benchmarks.ilias import hdf5, protocol, results, truth
 from pipeline.benchmarks.ilias import ranking as ranking_module
-from pipeline.benchmarks.ilias.database import Database, Listed, read_ids
+from pipeline.benchmarks.ilias.database import Database, Listed, distractors, read_ids
 from pipeline.benchmarks.ilias.ranking import Answers, asked, rank
 from pipeline.errors import BadInput
 from pipeline.retrieval import large
+from pipeline.vectors.writer import Writer
 from tests.ilias import drawn, slow
 
 
@@ -199,8 +200,8 @@ def test_features_of_another_set_are_named(root):
 def test_the_core_alone_is_ranked_beside_the_whole(root):
     queries, _, answers, database = opened(root, 1000)
     core, whole = rank(queries, database)
-    for ranking, distractors in ((core, False), (whole, True)):
-        mean, _ = slow.mean_average_precision(*read_slowly(root, distractors), 1000)
+    for ranking, with_distractors in ((core, False), (whole, True)):
+        mean, _ = slow.mean_average_precision(*read_slowly(root, with_distractors), 1000)
         assert answers.scores(queries.ids, ranking)["mAP@1k"].mean() == pytest.approx(mean)
 
 
@@ -248,3 +249,30 @@ def test_a_kept_search_of_other_vectors_is_not_gone_on_with(root, tmp_path, trie
     kept.write_bytes(kept.read_bytes()[:100])
     assert np.array_equal(rank(queries, database, 20, kept)[1].rows, expected.rows)
     tried(2)
+
+
+def test_distractors_of_a_store_of_int8_are_searched_as_stored(root, tmp_path):
+    folder = root / "features"
+    by_hand = []
+    for number in range(3):
+        ids, vectors = drawn.read(folder / f"features_distractors_{number:05d}.hdf5")
+        writer = Writer(tmp_path / "stores" / str(number), "embedder", drawn.WIDTH, "int8")
+        vectors = vectors.astype(np.float32) * 0.37
+        for chunk, start in enumerate(range(0, len(ids), 50)):
+            here = slice(start, start + 50)
+            writer.put(chunk, vectors[here], ((key, "", "", ()) for key in ids[here]))
+            scale = np.abs(vectors[here]).max(axis=0) / np.float32(127)
+            steps = np.rint(vectors[here] / np.where(scale > 0, scale, 1))
+            by_hand += zip(ids[here], (steps * scale).astype(np.float32), strict=True)
+        writer.finish()
+    lists = truth.read(root)
+    positives = hdf5.Features(hdf5.path_of(folder, hdf5.POSITIVES))
+    database = Database([positives, *distractors(tmp_path / "stores", "embedder")])
+    assert database.stored_as == "float16 and int8" and database.count == positives.count + len(by_hand)
+    queries = asked(lists.image_queries, hdf5.Features(hdf5.path_of(folder, hdf5.QUERIES)))
+    scores = Answers(lists, positives).scores(queries.ids, rank(queries, database)[1])
+    vectors, core, ids = read_slowly(root, distractors=False)
+    mean, _ = slow.mean_average_precision(vectors, [*core, *by_hand], ids, 1000)
+    assert scores["mAP@1k"].mean() == pytest.approx(mean)
+    with pytest.raises(BadInput, match="of the embedder of the queries"):
+        distractors(tmp_path / "stores", "another")
