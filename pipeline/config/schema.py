@@ -15,7 +15,7 @@ from pipeline.config.training import STARTS, Train
 from pipeline.guards.masked import shown
 
 SPLITS = ("train", "validation", "test")  # of records
-LARGEST_DIM = 64  # of an embedding: the competition's limit
+LARGEST_DIM = 64  # of an embedding that is submitted: the competition's limit
 REFERENCES = ("raw_pixels", "untrained", "raw_features", "pca", "half_whitened", "pml_arcface")
 
 
@@ -117,7 +117,7 @@ class Lda:
 class Embedder:
     """The section `embedder`: the head that makes the embedding of the encoder's features."""
 
-    embedding_dim: int = key(64, least=1, most=LARGEST_DIM)  # at most the competition's 64
+    embedding_dim: int = key(64, least=1)  # the competition takes at most 64; more train, embed and bench, too
     dropout: float = key(0.2, least=0, most=0.999)  # share of the features that are dropped in training
     init: str = key("random", one_of=STARTS)  # of the head and the class centres, at the first phase
     lda: Lda = field(default_factory=Lda)
