@@ -51,7 +51,7 @@ def bench(name: str, **options) -> None:
 @click.option("--bits", type=int, default=40, help="Of 256: in which perceptual hashes of one picture may differ.")
 @click.option("--workers", type=int, default=0, help="Processes that hash; 0: one a core.")
 def leaks(against: tuple[str, ...], **options) -> None:
-    """Finds the pictures that are in training data and in a benchmark.
+    """Finds pictures of a benchmark in training data.
 
     By the bytes of the file, by its pixels, and by perceptual hash, of the picture and of its mirror image; with
     --embedder also by the distance of embeddings, which finds crops. TRAIN and BENCH are DATA: a folder of class
