@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from pipeline.benchmarks.ilias import database as database_module
 from pipeline.benchmarks.ilias import hdf5, protocol, results, truth
 from pipeline.benchmarks.ilias import ranking as ranking_module
 from pipeline.benchmarks.ilias.database import Database, Listed, distractors, read_ids
@@ -206,7 +207,7 @@ def test_the_core_alone_is_ranked_beside_the_whole(root):
 
 
 @pytest.mark.faults("kill")
-def test_a_search_goes_on_behind_the_parts_that_it_has_seen(root, tmp_path, monkeypatch, tried):
+def test_a_search_goes_on_behind_the_blocks_that_it_has_seen(root, tmp_path, monkeypatch, tried):
     queries, expected, _, database = opened(root, 20)
     kept = tmp_path / "kept.npz"
     monkeypatch.setattr(ranking_module, "SECONDS", 0.0)
@@ -219,7 +220,8 @@ def test_a_search_goes_on_behind_the_parts_that_it_has_seen(root, tmp_path, monk
         return large.most_similar(vectors, blocks, k, so_far=so_far)
 
     monkeypatch.setattr(ranking_module, "most_similar", most_similar)
-    for stops_at, then in ((2, 4), (3, 3), (4, 2)):  # the core, and the parts that are left
+    monkeypatch.setattr(database_module, "BLOCK_VALUES", 50 * drawn.WIDTH)  # parts of 2, 1 and 3 blocks
+    for stops_at, then in ((2, 7), (3, 6), (4, 5), (6, 3), (7, 2)):  # the core, and the blocks that are left
         kept.unlink(missing_ok=True)
         searched.clear()
         with pytest.raises(KeyboardInterrupt):
@@ -232,7 +234,7 @@ def test_a_search_goes_on_behind_the_parts_that_it_has_seen(root, tmp_path, monk
     searched.clear()
     rank(queries, database, 20, kept)
     assert len(searched) == 1  # all are seen
-    tried(3)
+    tried(5)
 
 
 @pytest.mark.faults("stale results")
