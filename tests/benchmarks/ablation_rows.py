@@ -153,7 +153,7 @@ JOINT = (*SEPARATE, "train.loss.own_domain=false")
 MIXED = (P + "sampling.one_domain=false",)
 ARCFACE = ("train.teachers.dim=null", "train.loss.own_domain=false", "train.loss.name=arcface")
 ARCFACE += ("train.loss.margin_radians=0.1", P + "sampling.domains=sqrt", *MIXED)
-FROM_PCA = "embedder.init=pca"
+RANDOM = "embedder.init=random"
 MANY_DOMAINS = Table(
     "many_domains",
     "Many domains: UDON beside joint and separate classifiers",
@@ -166,14 +166,16 @@ MANY_DOMAINS = Table(
         ("UDON, mixed batches", *MIXED),
         ("UDON, logits alone", "train.teachers.similarities=0"),
         ("UDON, similarities alone", "train.teachers.logits=0"),
+        ("UDON, similarities as a mean over pairs: 4 / 128", "train.teachers.similarities=0.03125"),
+        ("teachers that nothing is learned from", "train.teachers.similarities=0", "train.teachers.logits=0"),
         ("separate classifiers, sources in turn", *SEPARATE),
         ("one joint classifier, sources in turn", *JOINT),
         ("joint ArcFace, mixed batches", *ARCFACE),
-        ("UDON, from PCA", FROM_PCA),
-        ("UDON, sources in turn, from PCA", FROM_PCA, *IN_TURN),
-        ("separate classifiers, sources in turn, from PCA", FROM_PCA, *SEPARATE),
-        ("one joint classifier, sources in turn, from PCA", FROM_PCA, *JOINT),
-        ("joint ArcFace, mixed batches, from PCA", FROM_PCA, *ARCFACE),
+        ("UDON, 20 epochs", P + "epochs=20"),
+        ("joint ArcFace, mixed batches, 20 epochs", *ARCFACE, P + "epochs=20"),
+        ("UDON, from random", RANDOM),
+        ("separate classifiers, sources in turn, from random", RANDOM, *SEPARATE),
+        ("joint ArcFace, mixed batches, from random", RANDOM, *ARCFACE),
     ),
 )
 
