@@ -253,6 +253,7 @@ def score(index: tuple[str, ...], queries: tuple[str, ...], **options: Any) -> N
 @click.option("--out", metavar="DIR", type=PATH, required=True, help="Folder to write.")
 @BATCH_SIZE
 @TRUST
+@click.option("--any-width", is_flag=True, help="Take EMBEDDER of more than the competition's 64 numbers, too.")
 @click.option("--dtype", type=OneOf(("float32", "float16", "int8")), default="float32", help="int8: with --store.")
 @click.option("--store", is_flag=True, help="Leave the vectors in chunks of some thousand, for 100 million images.")
 @click.option("--runner", type=OneOf(("here", "beam")), default="here", help="beam: Apache Beam, on several machines.")

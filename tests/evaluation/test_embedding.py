@@ -16,7 +16,7 @@ from pipeline.evaluation.embedders import Submission
 from pipeline.evaluation.embedding import chunks
 from pipeline.evaluation.embedding.chunks import embed_into
 from pipeline.vectors.store import open_store
-from tests.evaluation.tiny import jpeg, run
+from tests.evaluation.tiny import MeanColour, jpeg, run, save
 from tests.tfrecords.test_records_build import build, write_config
 from tfrecords import pixels
 from tfrecords.listing.items import Item, read_file
@@ -259,6 +259,14 @@ def test_the_command_leaves_a_store_where_it_is_asked_to(things, embedder, tmp_p
         code, _, error = run(capsys, "embed", embedder, things, *words)
         assert code == 2 and said in error and error.count("\n") == 1
     assert not (tmp_path / "new").exists()
+
+
+def test_an_embedder_of_more_numbers_is_taken_where_it_is_asked_for(things, tmp_path, capsys):
+    wide = save(MeanColour(width=100), tmp_path / "wide")
+    code, _, error = run(capsys, "embed", wide, things, "--out", tmp_path / "out")
+    assert code == 2 and "expected embeddings [1, ≤64]" in error
+    assert run(capsys, "embed", wide, things, "--out", tmp_path / "out", "--any-width")[0] == 0
+    assert np.load(tmp_path / "out/embeddings.npy").shape == (18, 100)
 
 
 @pytest.fixture

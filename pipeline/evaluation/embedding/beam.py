@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import files
+from pipeline.config.schema import LARGEST_DIM
 from pipeline.data.parts import Part
 from pipeline.errors import BadInput
 from pipeline.quiet import import_quietly
@@ -37,6 +38,7 @@ class Work:
     folder: Path  # of the store, begun already
     embedder: str
     trust: bool
+    any_width: bool
     fingerprint: str
     dtype: str
     images: int  # of a chunk
@@ -82,7 +84,8 @@ def _loaded(work: Work) -> "Submission":
     with _loading:
         known = work.embedder, work.fingerprint
         if known not in _submissions:
-            found = import_quietly("pipeline.evaluation.embedders").load(work.embedder, work.trust)
+            widest = None if work.any_width else LARGEST_DIM
+            found = import_quietly("pipeline.evaluation.embedders").load(work.embedder, work.trust, widest)
             if found.fingerprint != work.fingerprint:
                 raise BadInput(f"{work.embedder} is another embedder on a worker: all must see the same files")
             _submissions[known] = found
