@@ -94,12 +94,8 @@ def absolute(spec: str) -> str:
     given, spec = _named(spec)
     layout, root, _ = _of_layout(spec)
     if layout:
-<<<<<<< HEAD
-        where = spec.removesuffix(root) + os.path.abspath(root) if LAYOUTS[layout].rooted else spec
-=======
         head = spec.partition(":")[0]
         where = f"{head}:{os.path.abspath(root)}" if LAYOUTS[layout].rooted else spec
->>>>>>> d67ab857ce82454e8e3901c9b6daeba1eeae3c5d
     else:
         where = spec if is_url(spec) else os.path.abspath(spec)
     return f"{given}={where}" if given else where
