@@ -68,6 +68,7 @@ class Records:
     workers: int = 0  # 0: one process a core
     max_reject_share: float = 0.05  # more rejects than this share of the images fail the build
     merge_classes: str = ""  # CSV `source,class,into_source,into_class`: classes that are the same thing
+    leave_out: str = ""  # CSV with `source,key`, such as leaks.csv of `guie leaks`: images that are not taken
     near_duplicates: bool = False  # also report near-duplicates across splits (perceptual hash)
     runner: str = key("processes", one_of=("processes", "beam"))  # beam: Apache Beam, over several machines
     beam_options: list[str] = key([], urls=True)  # Beam's own flags, e.g. --runner=FlinkRunner
