@@ -69,6 +69,8 @@ def expect_sources(run: Run) -> None:
             raise BadInput(f"source {source.name}: layout {source.layout}: {root} does not exist: is its root right?")
     if (merged := run.records.merge_classes) and not Path(merged).is_file():
         raise BadInput(f"records.merge_classes: expected a CSV file, {merged} does not exist")
+    if (left_out := run.records.leave_out) and not Path(left_out).is_file():
+        raise BadInput(f"records.leave_out: expected a CSV file, {left_out} does not exist")
 
 
 def expect_encoder(run: Run) -> None:
@@ -98,7 +100,7 @@ def expect_training(run: Run) -> None:
         blocks = {**entry.architecture, **run.encoder.architecture}["num_layers"]
     for number, phase in enumerate(run.train.phases):
         expect_phase(run, phase, _replicas(run))
-        if not sees_features(phase):
+        if not sees_features(phase) or run.devices.rehearse:
             catalogue.expect_square(run.encoder, f"phase {phase.name}, which trains on batches of images,")
         trained_blocks(phase, blocks)
         _expect_sources_of(run, phase)
@@ -229,8 +231,7 @@ def _trained_sources(run: Run) -> Sequence[str]:
     """The sources of the records that are trained on; empty where only those records tell."""
     if any(pattern != "{run_dir}/records/*-train-*.tfrec" for pattern in run.train.records):
         return ()
-    whole = run.records.whole_splits
-    return [source.name for source in run.records.sources if whole.get(source.name, "train") == "train"]
+    return [source.name for source in run.records.trained_sources]
 
 
 def _expect_checkpoint(path: Path) -> None:

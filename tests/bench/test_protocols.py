@@ -37,6 +37,10 @@ def uned(tmp_path_factory):
     """Root, stores, lists and vectors of all domains: ties, duplicates, lists of labels, a query without a match."""
     root, folder = (tmp_path_factory.mktemp(name) for name in ("uned", "features"))
     draw_uned(root, pictures=False)
+    path = root / "info_files/gldv2/test.json"
+    rows = json.loads(path.read_text())
+    rows[1]["class_id"] = [2999, 2003]  # nothing has the first, four images have the second alone
+    path.write_text(json.dumps(rows))
     stores(folder, "uned", root, coarse)
     lists, vectors = {}, {}
     for domain in UNED_DOMAINS:
@@ -60,6 +64,8 @@ def test_uned_merged_and_separate_by_position_and_by_identity(uned, tmp_path):
         for name, value in mode["mean"]["values"].items():
             by_domain = slow.mean([each[name] for each in expected.values()])
             assert value == pytest.approx(by_domain if "identity" in name else float(np.round(by_domain, 3)), abs=1e-12)
+        indexes = [row["index"] for row in mode["rows"].values()]
+        assert mode["mean"]["index"] == (indexes[0] if merged else sum(indexes))
         low, high = mode["mean"]["intervals"]["mMP@5"]
         assert low < mode["mean"]["values"]["mMP@5"] < high
     merged = values(result["modes"][0])
