@@ -5,7 +5,10 @@ import json
 import numpy as np
 import pytest
 
+from pipeline import cli
+from pipeline.benchmarks import work
 from pipeline.benchmarks.table import UNED_DOMAINS
+from pipeline.retrieval.large import most_similar
 from tests.bench import slow
 from tests.bench.made import bench, coarse, fine, stores, values
 from tests.drawn_benchmarks import (
@@ -220,3 +223,25 @@ def white(train, rows):
     eigenvalues, directions = np.linalg.eigh((found - centre).T @ (found - centre) / len(found))
     changed = [(label, (each - centre) @ directions / np.sqrt(eigenvalues)) for label, each in rows]
     return [(label, (each / np.linalg.norm(each)).astype(np.float32)) for label, each in changed]
+
+
+def test_a_search_that_was_killed_goes_on_behind_its_last_lot(tmp_path, monkeypatch):
+    root = draw_sop(tmp_path / "set")
+    stores(tmp_path / "features", "sop", root, coarse)
+    expected = bench("sop", tmp_path / "features", root, tmp_path / "whole")["modes"]
+    monkeypatch.setattr(work, "QUERIES", 5)
+    searched = []
+
+    def search(queries, blocks, k, exclude=None):
+        searched.append(len(queries))
+        if len(searched) == 2:
+            raise KeyboardInterrupt
+        return most_similar(queries, blocks, k, exclude)
+
+    monkeypatch.setattr(work, "most_similar", search)
+    words = ["bench", "sop", str(tmp_path / "features"), "--root", str(root), "--out", str(tmp_path / "out")]
+    assert cli.main(words) == 130
+    next((tmp_path / "out/search").rglob("00000.npz")).with_name("00001.npz").write_bytes(b"damaged")
+    assert cli.main(words) == 0
+    assert searched == [5, 5, 5, 2]
+    assert json.loads((tmp_path / "out/bench.json").read_text())["modes"] == expected
