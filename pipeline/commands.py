@@ -236,7 +236,7 @@ def score(index: tuple[str, ...], queries: tuple[str, ...], **options: Any) -> N
     """Scores an embedder: mean Precision@5.
 
     Without --queries every image queries all others. Several --index merge into one index; the table then gives each
-    domain and the whole. DATA is a folder of class folders, a glob of shards, or LAYOUT:ROOT.
+    domain and the whole. DATA is a folder of class folders, a glob of shards, or LAYOUT[,OPTION=VALUE,…]:ROOT.
 
     \b
     Reads    EMBEDDER: SavedModel folder, submission.zip or Hub handle; with --solution, embeddings
@@ -253,6 +253,7 @@ def score(index: tuple[str, ...], queries: tuple[str, ...], **options: Any) -> N
 @click.option("--out", metavar="DIR", type=PATH, required=True, help="Folder to write.")
 @BATCH_SIZE
 @TRUST
+@click.option("--any-width", is_flag=True, help="Take EMBEDDER of more than the competition's 64 numbers, too.")
 @click.option("--dtype", type=OneOf(("float32", "float16", "int8")), default="float32", help="int8: with --store.")
 @click.option("--store", is_flag=True, help="Leave the vectors in chunks of some thousand, for 100 million images.")
 @click.option("--runner", type=OneOf(("here", "beam")), default="here", help="beam: Apache Beam, on several machines.")
@@ -264,7 +265,7 @@ def embed(**options: Any) -> None:
 
     \b
     Reads    EMBEDDER: SavedModel folder, submission.zip or Hub handle
-             DATA: folder of class folders, glob of shards, or LAYOUT:ROOT
+             DATA: folder of class folders, glob of shards, or LAYOUT[,OPTION=VALUE,…]:ROOT
     Writes   DIR/embeddings.npy (float32 [N, 64]), items.csv (key,source,class), rejects.csv; or with --store
              DIR/vectors-NNNNN.npy, items-NNNNN.csv, store.json, rejects.csv
     Example  guie embed runs/demo/submission.zip FOLDER --out vectors

@@ -314,6 +314,8 @@ def _keys(config: Run) -> dict[str, Any]:
         value.pop(key)
     for source in value["sources"]:
         source.pop("root")
+        if source["split"] is None:  # as in the marks of records from before there was the key
+            source.pop("split")
     value["split"]["left_out"] = sorted(set(value["split"]["left_out"]))
     return {"the records' format": FORMAT, **marks.flat(value, "records")}
 

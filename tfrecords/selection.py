@@ -75,8 +75,7 @@ def select(records: Records, listings: Mapping[str, Listing]) -> Selection:
     Raises BadInput: a source without images, no class large enough, a bad merge file, a key twice, a source left out
     that is none of the sources.
     """
-    left_sources = set(records.split.left_out)
-    if unknown := sorted(left_sources - set(listings)):
+    if unknown := sorted(set(records.split.left_out) - set(listings)):
         raise BadInput(f"records.split.left_out: no source {unknown[0]!r}; records.sources has {', '.join(listings)}")
     classes = {source: list(listing.classes) for source, listing in listings.items()}
     merged = read_merges(Path(records.merge_classes), classes) if records.merge_classes else {}
@@ -106,10 +105,7 @@ def select(records: Records, listings: Mapping[str, Listing]) -> Selection:
             labelled = [name for of, name in space.classes if of == source]
             of_class = split_classes(labelled, _shares(records))
             splits |= {(source, name): split for name, split in of_class.items()}
-        # A class that a source left out is merged into would be trained on with the other source's images.
-        merged_too = {into for (source, _), into in merged.items() if source in left_sources}
-        left_classes = [each for each in space.classes if each[0] in left_sources or each in merged_too]
-        splits |= dict.fromkeys(left_classes, "test")
+        splits |= whole_classes(records.whole_splits, space, merged)
     taken = {class_id: lowest[class_id].taken() for class_id in space.classes}
     return Selection(
         space=space,
@@ -120,6 +116,28 @@ def select(records: Records, listings: Mapping[str, Listing]) -> Selection:
         listed={class_id: lowest[class_id].seen for class_id in space.classes},
         too_small=too_small,
     )
+
+
+def whole_classes(whole: Mapping[str, str], space: LabelSpace, merged: Mapping[ClassId, ClassId]) -> dict[ClassId, str]:
+    """Class → split, of the classes of sources that go to one split whole (`whole`).
+
+    A class of another source that is merged with one of them goes there too: its images would else be trained on.
+    Raises BadInput where two sources that a class is of go to two splits.
+    """
+    members: dict[ClassId, list[ClassId]] = {class_id: [class_id] for class_id in space.classes}
+    for one, into in merged.items():
+        if into in members:
+            members[into].append(one)
+    found: dict[ClassId, str] = {}
+    for class_id, merged_here in members.items():
+        of_source = {source: whole[source] for source, _ in merged_here if source in whole}
+        if len(set(of_source.values())) > 1:
+            came = ", ".join(f"{source} goes to {split}" for source, split in of_source.items())
+            mend = "merge classes of one split, or give both sources the same"
+            raise BadInput(f"records.merge_classes: class {class_id[1]!r} would be in two splits: {came}; {mend}")
+        if of_source:
+            found[class_id] = next(iter(of_source.values()))
+    return found
 
 
 def offer_items(
@@ -149,14 +167,13 @@ def into_chunks(
     `taken`: class → (rank, candidate) of its images. `first`: (source, split) → number of its first new chunk; 0 where
     it is missing. Raises BadInput: a source has a key twice.
     """
-    shares, labels, left_out = _shares(records), space.labels(), set(records.split.left_out)
+    shares, labels, whole = _shares(records), space.labels(), records.whole_splits
     groups: dict[tuple[str, str], list[tuple[int, str, Item, int]]] = {
         (source, split): [] for source in space.sources for split in SPLITS
     }
     for class_id, ranked in taken.items():
         for _, (source, item) in ranked:
-            by_item = "test" if source in left_out else split_item(item.key, shares)
-            split = splits[class_id] if splits else by_item
+            split = splits[class_id] if splits else whole.get(source) or split_item(item.key, shares)
             groups[source, split].append((digest("order", item.key), item.key, item, labels[class_id]))
     chunks, size = [], records.images_per_shard
     for (source, split), group in groups.items():

@@ -14,12 +14,13 @@ from pipeline.config.keys import key
 from pipeline.config.training import STARTS, Train
 from pipeline.guards.masked import shown
 
+SPLITS = ("train", "validation", "test")  # of records
 LARGEST_DIM = 64  # of an embedding: the competition's limit
 REFERENCES = ("raw_pixels", "untrained", "raw_features", "pca", "half_whitened", "pml_arcface")
 
 
 @dataclass(frozen=True)
-class Source:
+class ImageSource:
     """One image set in a public layout. `options` are the layout's own, see `tfrecords/sources/`."""
 
     layout: str = MISSING  # a name in tfrecords.sources.LAYOUTS
@@ -30,6 +31,13 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Source(ImageSource):
+    """An image set that records are built of. `options` are the layout's own, see `tfrecords/sources/`."""
+
+    split: str | None = key(None, one_of=SPLITS)  # all of it goes there, as a benchmark splits; None: records.split
+
+
+@dataclass(frozen=True)
 class Split:
     """Shares of the splits; they must sum to 1. Chosen by hash, so a rerun and a larger set choose the same."""
 
@@ -37,10 +45,10 @@ class Split:
     train: float = key(1.0, least=0)  # share of the classes or items
     validation: float = key(0.0, least=0)  # share, scored while training
     test: float = key(0.0, least=0)  # share, scored at the end
-    left_out: list[str] = field(default_factory=list)  # sources that are test data whole
+    left_out: list[str] = field(default_factory=list)  # sources that are test data whole: domains never trained on
 
     def rules(self) -> Iterator[tuple[str, str]]:
-        shares = {name: getattr(self, name) for name in ("train", "validation", "test")}
+        shares = {name: getattr(self, name) for name in SPLITS}
         if abs(sum(shares.values()) - 1) > 1e-6:
             came = ", ".join(f"{name} {share:g}" for name, share in shares.items())
             yield "train", f"expected shares that sum to 1, got {came} (sum {sum(shares.values()):g})"
@@ -63,6 +71,17 @@ class Records:
     near_duplicates: bool = False  # also report near-duplicates across splits (perceptual hash)
     runner: str = key("processes", one_of=("processes", "beam"))  # beam: Apache Beam, over several machines
     beam_options: list[str] = key([], urls=True)  # Beam's own flags, e.g. --runner=FlinkRunner
+
+    @property
+    def whole_splits(self) -> dict[str, str]:
+        """Source → split, of the sources that go to one whole."""
+        given = {source.name: source.split for source in self.sources if source.split}
+        return {**given, **dict.fromkeys(self.split.left_out, "test")}
+
+    def rules(self) -> Iterator[tuple[str, str]]:
+        for number, source in enumerate(self.sources):
+            if source.split not in (None, "test") and source.name in self.split.left_out:
+                yield f"sources.{number}.split", f"expected test or null, {source.name} is left out; got {source.split}"
 
 
 @dataclass(frozen=True)

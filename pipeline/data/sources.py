@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from pipeline import marks
-from pipeline.config import Source
+from pipeline.config import ImageSource
 from pipeline.errors import BadInput
 from pipeline.files import file_sha256, fingerprint, matching
 from pipeline.guards import machine
@@ -49,10 +49,10 @@ def open_data(spec: str) -> list[ImageSet]:
     if given:
         sets = open_data(rest)
         return [replace(each, name=given if len(sets) == 1 else f"{given}/{each.name}") for each in sets]
-    layout, root = _of_layout(spec)
+    layout, root, options = _of_layout(spec)
     if layout:
         expect_local(layout, root)
-        return [_listed(layout, layout, Path(root))]
+        return [_listed(name_of(spec), layout, Path(root), options)]
     if _is_shards(spec):
         return _from_shards(spec)
     _expect_folder(spec)
@@ -62,7 +62,8 @@ def open_data(spec: str) -> list[ImageSet]:
 def name_of(spec: str) -> str:
     """The name that `open_data(spec)` gives its set; "" where shards name their own. Opens nothing."""
     given, spec = _named(spec)
-    if name := given or _of_layout(spec)[0]:
+    layout, _, options = _of_layout(spec)
+    if name := given or options.get("domain") or layout:
         return name
     if _is_shards(spec):
         return ""
@@ -79,11 +80,12 @@ def shards_of(spec: str) -> Sequence[File]:
 
 
 def absolute(spec: str) -> str:
-    """DATA for a process in another working directory."""
+    """DATA for a process in another working directory. Raises BadInput as `open_data` where options are wrong."""
     given, spec = _named(spec)
-    layout, root = _of_layout(spec)
+    layout, root, _ = _of_layout(spec)
     if layout:
-        where = f"{layout}:{os.path.abspath(root)}" if LAYOUTS[layout].rooted else spec
+        head = spec.partition(":")[0]
+        where = f"{head}:{os.path.abspath(root)}" if LAYOUTS[layout].rooted else spec
     else:
         where = spec if is_url(spec) else os.path.abspath(spec)
     return f"{given}={where}" if given else where
@@ -92,14 +94,14 @@ def absolute(spec: str) -> str:
 def files_of(spec: str) -> marks.Files:
     """The files behind `open_data(spec)`, to be known by; none where they are gone. Opens no image."""
     spec = _named(spec)[1]
-    layout, root = _of_layout(spec)
+    layout, root, options = _of_layout(spec)
     folder = Path(root)
     try:
         if not layout and (_is_shards(spec) or not folder.is_dir()):
             found = matching(spec)
             tables = sorted({path.parent / "labels.json" for path in found}, key=str)
             return marks.Files([(path.name, path) for path in [*found, *(each for each in tables if each.is_file())]])
-        items = list(list_source(layout or "folder", folder).items)
+        items = list(list_source(layout or "folder", folder, options).items)
     except BadInput:
         return marks.Files([])
     paths = dict.fromkeys([str(folder)] * folder.is_file() + [item.file for item in items if item.file])
@@ -110,7 +112,7 @@ def files_of(spec: str) -> marks.Files:
 def expect_data(spec: str) -> None:
     """Raises BadInput where nothing is at `spec`, or its layout is unknown; as `open_data`, but nothing is listed."""
     spec = _named(spec)[1]
-    layout, root = _of_layout(spec)
+    layout, root, _ = _of_layout(spec)
     if layout:
         expect_local(layout, root)
         if LAYOUTS[layout].rooted and not Path(root).exists():
@@ -126,13 +128,27 @@ def expect_data(spec: str) -> None:
 def _named(spec: str) -> tuple[str, str]:
     """`NAME=SPEC` → (NAME, SPEC); "" where there is no name."""
     given, equals, rest = spec.partition("=")
-    return (given, rest) if equals and not Path(spec).exists() and "/" not in given else ("", spec)
+    is_name = equals and not Path(spec).exists() and "/" not in given
+    return (given, rest) if is_name and given.partition(",")[0] not in LAYOUTS else ("", spec)
 
 
-def _of_layout(spec: str) -> tuple[str, str]:
-    """`LAYOUT:ROOT` → (LAYOUT, ROOT); ("", spec) where it names no layout that is known."""
-    layout, colon, root = spec.partition(":")
-    return (layout, root) if colon and layout in LAYOUTS else ("", spec)
+def _of_layout(spec: str) -> tuple[str, str, dict[str, Any]]:
+    """`LAYOUT[,OPTION=VALUE…]:ROOT` → (LAYOUT, ROOT, options); ("", spec, {}) where it names no layout that is known.
+
+    The split of a benchmark is that which is searched. Raises BadInput as `Layout.options`; queries and index of a
+    benchmark are two splits, and none is named.
+    """
+    head, colon, root = spec.partition(":")
+    name, *pairs = head.split(",")
+    if not colon or name not in LAYOUTS:
+        return "", spec, {}
+    layout, given = LAYOUTS[name], dict(pair.partition("=")[::2] for pair in pairs)
+    if layout.searched and "split" not in given:
+        query, index = next(iter(layout.searched.items()))
+        if query != index:
+            raise BadInput(f"{spec}: queries of {name} search another split: name one, {name},split={query} or {index}")
+        given |= {"split": index} if layout.has("split") else {}
+    return name, root, layout.options(layout.parsed(given))
 
 
 def _is_shards(spec: str) -> bool:
@@ -197,8 +213,8 @@ def read_one(item: Item) -> tuple[bytes | None, np.ndarray | None, str]:
         return data, None, as_text(str(error))
 
 
-def _listed(name: str, layout: str, root: Path) -> ImageSet:
-    items = list(list_source(layout, root).items)
+def _listed(name: str, layout: str, root: Path, options: Mapping[str, Any] | None = None) -> ImageSet:
+    items = list(list_source(layout, root, options).items)
     if not items:
         raise BadInput(f"{root}: no images found in the layout {layout!r}")
     return ImageSet(name, items)
@@ -230,7 +246,7 @@ def _names(table: File) -> dict[str, str]:
     return {str(row["label"]): row["name"] for row in space.to_json()["classes"]} if space else {}
 
 
-def list_images(sources: Sequence[Source], data_root: str) -> tuple[list[Item], dict[str, str]]:
+def list_images(sources: Sequence[ImageSource], data_root: str) -> tuple[list[Item], dict[str, str]]:
     """Lists sources → (images, keys `source/key`, in `hash_order`), (class → what a human calls it).
 
     A source's first `cap_per_class` images of a class are taken: a larger cap only adds.
@@ -255,7 +271,7 @@ def list_images(sources: Sequence[Source], data_root: str) -> tuple[list[Item], 
     return sorted(images, key=hash_order), names
 
 
-def check_shared_names(index: Sequence[Source], queries: Sequence[Source]) -> None:
+def check_shared_names(index: Sequence[ImageSource], queries: Sequence[ImageSource]) -> None:
     """A query finds its own image in the index by source and key, so one name must stand for one set of files.
 
     Raises BadInput: a name of both lists has another layout, root or options. `split` may differ: a set's keys are of
@@ -272,7 +288,7 @@ def check_shared_names(index: Sequence[Source], queries: Sequence[Source]) -> No
             )
 
 
-def _without_split(source: Source) -> tuple[str, str, dict[str, Any]]:
+def _without_split(source: ImageSource) -> tuple[str, str, dict[str, Any]]:
     """(layout, root, options) of a source."""
     options = {key: value for key, value in source.options.items() if key != "split"}
     return source.layout, os.path.normpath(source.root), options

@@ -127,7 +127,7 @@ def expect_own_shards(run: Run) -> None:
     Without sources the records are there already, or nowhere.
     """
     split, names = run.records.split, [source.name for source in run.records.sources]
-    made = {name for name in SPLITS if getattr(split, name) > 0} | ({"test"} if split.left_out else set())
+    made = {name for name in SPLITS if getattr(split, name) > 0} | set(run.records.whole_splits.values())
     for key, pattern in (*_patterns(run, "train", ("records",)), *_patterns(run, "score", ("index", "queries"))):
         if not names:
             done = _begun(run) if key == "train.records" else _scored(run)
@@ -229,7 +229,8 @@ def _trained_sources(run: Run) -> Sequence[str]:
     """The sources of the records that are trained on; empty where only those records tell."""
     if any(pattern != "{run_dir}/records/*-train-*.tfrec" for pattern in run.train.records):
         return ()
-    return [source.name for source in run.records.sources if source.name not in run.records.split.left_out]
+    whole = run.records.whole_splits
+    return [source.name for source in run.records.sources if whole.get(source.name, "train") == "train"]
 
 
 def _expect_checkpoint(path: Path) -> None:

@@ -16,7 +16,7 @@ from pipeline.evaluation.embedders import Submission
 from pipeline.evaluation.embedding import chunks
 from pipeline.evaluation.embedding.chunks import embed_into
 from pipeline.vectors.store import open_store
-from tests.evaluation.tiny import jpeg, run
+from tests.evaluation.tiny import MeanColour, jpeg, run, save
 from tests.tfrecords.test_records_build import build, write_config
 from tfrecords import pixels
 from tfrecords.listing.items import Item, read_file
@@ -261,6 +261,14 @@ def test_the_command_leaves_a_store_where_it_is_asked_to(things, embedder, tmp_p
     assert not (tmp_path / "new").exists()
 
 
+def test_an_embedder_of_more_numbers_is_taken_where_it_is_asked_for(things, tmp_path, capsys):
+    wide = save(MeanColour(width=100), tmp_path / "wide")
+    code, _, error = run(capsys, "embed", wide, things, "--out", tmp_path / "out")
+    assert code == 2 and "expected embeddings [1, ≤64]" in error
+    assert run(capsys, "embed", wide, things, "--out", tmp_path / "out", "--any-width")[0] == 0
+    assert np.load(tmp_path / "out/embeddings.npy").shape == (18, 100)
+
+
 @pytest.fixture
 def records(things, tmp_path) -> Path:
     """Shards of four records of the images that can be read."""
@@ -306,3 +314,21 @@ def test_beam_makes_the_same_chunks_and_skips_those_that_are_done(records, embed
         capsys, "embed", *words[:-4], "beam/new", *words[-3:], "--beam-options", "--runner=NoSuchRunner"
     )
     assert code == 2 and "NoSuchRunner" in error
+
+
+@pytest.mark.faults("damage")
+def test_a_shard_that_a_worker_of_beam_refuses_is_one_line_and_stops_no_other(records, embedder, tmp_path, capsys):
+    pytest.importorskip("apache_beam")
+    words = (embedder, f"{records}/*.tfrec", "--out", tmp_path / "out", "--store", "--runner", "beam")
+    whole, shards = {path: path.read_bytes() for path in records.glob("*.tfrec")}, sorted(records.glob("*.tfrec"))
+    for path in shards[1:3]:
+        path.write_bytes(whole[path][:-3] + b"xyz")
+    code, _, error = run(capsys, "embed", *words)
+    lines = error.splitlines()
+    assert code == 2 and "wrong CRC" in lines[-1] and lines[-1].endswith("(2 chunks are refused)")
+    assert "Traceback" not in error and str(shards[1]) in lines[-1]
+    assert len(list((tmp_path / "out").glob("vectors-*.npy"))) == len(shards) - 2
+    for path, content in whole.items():
+        path.write_bytes(content)
+    assert run(capsys, "embed", *words)[0] == 0
+    assert open_store(tmp_path / "out").count == 18

@@ -7,6 +7,8 @@ classification shares its classes, and is not used.)
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
 from pipeline.errors import BadInput, reason
 from pipeline.guards import machine
 from tfrecords.listing.archives import Store, open_archive
@@ -40,9 +42,9 @@ def _annotations(path: Path) -> tuple[list[str], list[tuple[str, int]]]:
     try:
         # A struct array is [1, N]; the names are cells.
         held = loadmat(str(path), variable_names=("annotations", "class_names"), squeeze_me=True)
-        table = held["annotations"].reshape(-1)
+        table = np.ravel(held["annotations"])
         paths, labels = table["relative_im_path"].tolist(), table["class"].tolist()
-        names = [str(each) for each in held["class_names"].reshape(-1).tolist()]
+        names = [str(each) for each in np.ravel(held["class_names"]).tolist()]
     except Exception as error:  # of whatever kind the damage is
         if machine.refuses(error):
             raise

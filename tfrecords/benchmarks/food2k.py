@@ -11,7 +11,7 @@ from pathlib import Path
 from pipeline.errors import BadInput
 from tfrecords.listing.items import Item, Lazily, Listing, existing_folder, expect_below, files_below, reader_below
 from tfrecords.listing.layout import Layout, Size
-from tfrecords.listing.tables import in_order
+from tfrecords.listing.tables import in_order, is_number
 
 IMAGES, PLACES = "Food2k_complete", ("", "Food2k_label", "Food2k_complete")
 
@@ -32,7 +32,7 @@ def food2k(root: Path, split: str = "train") -> Listing:
 
 def _of_folders(images: Path) -> list[tuple[str, str]]:
     found = [(path, path.split("/")[0]) for path in files_below(str(images))]
-    found = [(path, label) for path, label in found if path != label and label.isascii() and label.isdecimal()]
+    found = [(path, label) for path, label in found if path != label and is_number(label)]
     return sorted(found, key=lambda each: (int(each[1]), each[0]))
 
 
@@ -50,7 +50,7 @@ def _of_list(root: Path, split: str) -> list[tuple[str, str]]:
         image, _, label = line.strip().rpartition(" ")
         if not line.strip():
             continue
-        if not (label.isascii() and label.isdecimal()):
+        if not is_number(label):
             raise BadInput(f"{path}: row {number}: expected a path and the number of a class, got {line[:80]!r}")
         image = image.strip().removeprefix("/")  # the authors' code joins them as text
         expect_below(image, path, number)
@@ -63,4 +63,4 @@ def _items(images: Path, listed: list[tuple[str, str]]) -> Iterator[Item]:
         yield Item(path, label, reader_below(images, path))
 
 
-LAYOUT = Layout("food2k", food2k, {"all": Size(2_000, 1_036_564)}, splits=("train", "val", "test", "all"))
+LAYOUT = Layout("food2k", food2k, {"all": Size(2_000, 1_036_564)}, splits=("all", "train", "val", "test"))

@@ -8,7 +8,7 @@ their key is the tar's name and the member's without its suffix. mini-ILIAS has 
 
 import hashlib
 from collections.abc import Iterator
-from functools import partial
+from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
 
@@ -160,12 +160,20 @@ def _jpegs(path: Path) -> Iterator[tuple[str, Reader]]:
 
 
 def _chosen(path: Path) -> np.ndarray:
-    """[N] bytes, sorted: the keys of a list, a line each."""
+    """[N] bytes, sorted: the keys of a list, a line each; of the list that was read last they are kept."""
+    facts = path.stat()
+    return _read_keys(path, facts.st_size, facts.st_mtime_ns)
+
+
+@lru_cache(1)  # who lists tar by tar would read five million lines a thousand times
+def _read_keys(path: Path, *_facts: int) -> np.ndarray:
     found = []
     with path.open("rb") as file:
         while lines := [line.strip() for line in islice(file, LINES)]:
             found.append(np.array([line for line in lines if line], np.bytes_))
-    keys = np.sort(np.concatenate(found)) if found else np.array([], np.bytes_)
+    keys = np.concatenate(found) if found else np.array([], np.bytes_)
+    del found
+    keys.sort()
     if not len(keys):
         raise BadInput(f"{path} names no image")
     return keys

@@ -15,6 +15,7 @@ from pipeline.errors import BadInput
 from tfrecords.listing.items import Item, Lazily, Listing, existing_file, existing_folder, expect_below, reader_below
 from tfrecords.listing.json_rows import json_rows
 from tfrecords.listing.layout import Layout, Size
+from tfrecords.listing.tables import is_number
 
 LISTS = {"train": "Inaturalist_train_set1.txt", "test": "Inaturalist_test_set1.txt"}
 SIZES = {
@@ -64,7 +65,7 @@ def _of_list(path: Path) -> Iterator[tuple[str, int]]:
         if not line:
             continue
         folders = line.split("/")[:-1]
-        if len(folders) < 2 or not (folders[-1].isascii() and folders[-1].isdecimal()):
+        if len(folders) < 2 or not is_number(folders[-1]):
             raise BadInput(f"{path}: row {number}: expected …/<category>/<image>, got {line[:80]!r}")
         expect_below(line, path, number)
         yield line, int(folders[-1])

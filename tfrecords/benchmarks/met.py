@@ -12,6 +12,7 @@ from pipeline.errors import BadInput
 from tfrecords.listing.items import NO_CLASS, Item, Lazily, Listing, existing_folder, expect_below, reader_below
 from tfrecords.listing.json_rows import json_rows
 from tfrecords.listing.layout import Layout, Size
+from tfrecords.listing.tables import is_number
 
 LISTS = {"train": "MET_database.json", "mini": "mini_MET_database.json", "val": "valset.json", "test": "testset.json"}
 DISTRACTORS = {"val": 2_036, "test": 18_316}
@@ -50,7 +51,7 @@ def _rows(lists: Path, distractors: bool) -> Iterator[tuple[str, int]]:
         if queries and "MET_id" not in row and not distractors:
             continue
         label = row.get("MET_id", int(NO_CLASS)) if queries else row.get("id")
-        if isinstance(label, str) and label.isascii() and label.isdecimal():
+        if isinstance(label, str) and is_number(label):
             label = int(label)  # the authors' own code reads either
         path = row.get("path")
         if type(label) is not int or type(path) is not str:

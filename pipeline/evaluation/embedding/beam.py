@@ -17,9 +17,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline import files
+from pipeline.config.schema import LARGEST_DIM
 from pipeline.data.parts import Part
-from pipeline.errors import BadInput, missing
+from pipeline.errors import BadInput
 from pipeline.quiet import import_quietly
+from pipeline.vectors.store import MARKS
+from tfrecords.beam import distribute
 
 if TYPE_CHECKING:
     from pipeline.evaluation.embedders import Submission
@@ -34,6 +38,7 @@ class Work:
     folder: Path  # of the store, begun already
     embedder: str
     trust: bool
+    any_width: bool
     fingerprint: str
     dtype: str
     images: int  # of a chunk
@@ -41,35 +46,33 @@ class Work:
 
 
 def embed_chunks(work: Work, todo: Sequence[Task], options: Sequence[str]) -> None:
-    """Makes a chunk of every part.
+    """Makes a chunk of every part. Images that no worker can take do not stop the others.
 
-    Raises BadInput: Beam is not installed, or refuses an option.
+    Raises BadInput: Beam is not installed, or refuses an option; a chunk that a worker refused or did not leave here.
     """
-    try:
-        import apache_beam as beam
-        from apache_beam.options.pipeline_options import PipelineOptions
-    except ImportError:
-        raise missing("--runner beam needs", "apache-beam", "beam") from None
-    try:
-        pipeline = beam.Pipeline(options=PipelineOptions(list(options)))
-    except (SystemExit, ValueError) as error:
-        raise BadInput(f"--beam-options {' '.join(options)}: {error}") from None
-    with pipeline:
-        (
-            pipeline
-            | "Parts" >> beam.Create(list(todo))
-            | "Distribute" >> beam.Reshuffle()
-            | "Chunks" >> beam.Map(partial(_embed_chunk, work))
-        )
+    for stale in _refusals(work):
+        stale.unlink()
+    distribute(partial(_embed_chunk, work), todo, options, "--runner beam", "--beam-options")
+    if refused := _refusals(work):
+        more = f" ({len(refused):,} chunks are refused)" if len(refused) > 1 else ""
+        raise BadInput(refused[0].read_text(encoding="utf-8") + more)
+
+
+def _refusals(work: Work) -> list[Path]:
+    """What workers have written of chunks that they cannot make, a line each."""
+    return sorted((work.folder / MARKS).glob("*.refused"))
 
 
 def _embed_chunk(work: Work, task: Task) -> int:
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     chunks = import_quietly("pipeline.evaluation.embedding.chunks")
-    submission = _loaded(work)
-    writer = chunks.begin(work.folder, submission, work.dtype, work.images)
-    for number, part in chunks.pending(writer, [task]):  # another worker may have been faster
-        chunks.embed_chunks(writer, submission, [(number, part)], work.batch_size)
+    try:
+        submission = _loaded(work)
+        writer = chunks.begin(work.folder, submission, work.dtype, work.images)
+        for number, part in chunks.pending(writer, [task]):  # another worker may have been faster
+            chunks.embed_chunks(writer, submission, [(number, part)], work.batch_size)
+    except BadInput as error:  # Beam would try it again, and say it among tracebacks
+        files.write_text(work.folder / MARKS / f"{task[0]:05d}.refused", str(error))
     return task[0]
 
 
@@ -81,7 +84,8 @@ def _loaded(work: Work) -> "Submission":
     with _loading:
         known = work.embedder, work.fingerprint
         if known not in _submissions:
-            found = import_quietly("pipeline.evaluation.embedders").load(work.embedder, work.trust)
+            widest = None if work.any_width else LARGEST_DIM
+            found = import_quietly("pipeline.evaluation.embedders").load(work.embedder, work.trust, widest)
             if found.fingerprint != work.fingerprint:
                 raise BadInput(f"{work.embedder} is another embedder on a worker: all must see the same files")
             _submissions[known] = found

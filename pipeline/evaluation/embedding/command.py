@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline import files, marks
+from pipeline.config.schema import LARGEST_DIM
 from pipeline.console import Progress
 from pipeline.data import parts as data_parts
 from pipeline.data import sources
@@ -41,6 +42,7 @@ class Options:
     out: str
     batch_size: int = 64
     trust: bool = False  # load an embedder that reaches files, the network or Python
+    any_width: bool = False  # take an embedder of more than the competition's 64 numbers
     dtype: str = "float32"
     store: bool = False  # leave the chunks, in place of one file
     runner: str = "here"
@@ -55,7 +57,7 @@ def main(options: Options) -> None:
         raise BadInput("--dtype int8: each chunk has a scale of its own, one file cannot hold them: add --store")
     if options.beam_options and options.runner != "beam":
         raise BadInput("--beam-options: expected --runner beam beside them")
-    submission = embedders.load(options.embedder, options.trust)
+    submission = embedders.load(options.embedder, options.trust, widest=None if options.any_width else LARGEST_DIM)
     for warning in submission.warnings:
         print(f"embed: warning: {options.embedder} {warning}")
     data = sources.absolute(options.data) if options.runner == "beam" else options.data  # its workers stand elsewhere
@@ -106,6 +108,7 @@ def _embedded(options: Options, submission: Submission, parts: Sequence[Part], f
             folder.absolute(),
             os.path.abspath(options.embedder) if Path(options.embedder).exists() else options.embedder,
             options.trust,
+            options.any_width,
             submission.fingerprint,
             options.dtype,
             chunks.IMAGES,
