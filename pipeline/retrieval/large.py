@@ -11,7 +11,8 @@ import numpy as np
 
 from pipeline.errors import BadInput
 
-PAIRS = 1 << 24  # inner products held at a time: 64 MB
+PAIRS = 1 << 22  # inner products held at a time: 16 MB, which a processor's cache takes
+VALUES = 1 << 20  # float64 numbers of each side of the products that are measured again at a time
 QUERIES = 4096  # whose inner products are held at a time
 MOST_ROWS = 2**32 - 1
 EMPTY = np.uint64(2**64 - 1)  # the key of no row, behind all others
@@ -98,7 +99,7 @@ def _search(
 def _inner_products(queries: np.ndarray, block: np.ndarray, of_queries: np.ndarray, of_rows: np.ndarray) -> np.ndarray:
     """float32 [P], of each pair by float64: rounded once."""
     products = np.empty(len(of_queries), np.float32)
-    step = max(1, PAIRS // 16 // queries.shape[1])
+    step = max(1, VALUES // queries.shape[1])
     for start in range(0, len(products), step):
         part = slice(start, start + step)
         left, right = queries[of_queries[part]].astype(np.float64), block[of_rows[part]].astype(np.float64)

@@ -7,12 +7,14 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from pipeline.benchmarks.ilias import database as database_module
 from pipeline.benchmarks.ilias import hdf5, protocol, results, truth
 from pipeline.benchmarks.ilias import ranking as ranking_module
-from pipeline.benchmarks.ilias.database import Database, Listed, read_ids
+from pipeline.benchmarks.ilias.database import Database, Listed, distractors, read_ids
 from pipeline.benchmarks.ilias.ranking import Answers, asked, rank
 from pipeline.errors import BadInput
 from pipeline.retrieval import large
+from pipeline.vectors.writer import Writer
 from tests.ilias import drawn, slow
 
 
@@ -165,6 +167,19 @@ def test_results_are_what_the_authors_evaluation_reads(root, tmp_path):
     assert np.allclose(aps, answers.scores(queries.ids, ranking, 30)["mAP@30"])
 
 
+def test_a_query_without_a_vector_counts_as_nought_in_the_results_too(root, tmp_path):
+    path = root / "features" / "features_image_queries.hdf5"
+    ids, vectors = drawn.read(path)
+    drawn.features(path, ids[1:], vectors[1:])
+    queries, ranking, _, database = opened(root, 20)
+    results.write(tmp_path, queries.ids, ranking.rows, ranking.similarities, database.ids_of(np.unique(ranking.rows)))
+    assert json.loads((tmp_path / results.JSON).read_text())[ids[0]] == {}
+    held = pickle.loads((tmp_path / results.PICKLE).read_bytes())
+    at = held["query_ids"].index(ids[0])
+    assert {held["db_ids"][rank] for rank in held["ranks"][at]} == {results.NO_IMAGE}
+    assert held["ranks"].shape == (len(ids), 20) and np.isfinite(np.delete(held["similarities"], at, axis=0)).all()
+
+
 def test_a_small_database_leaves_no_false_ranks_in_the_results(root, tmp_path):
     queries, ranking, _, database = opened(root, 1000, distractors=False)
     results.write(tmp_path, queries.ids, ranking.rows, ranking.similarities, database.ids_of(np.unique(ranking.rows)))
@@ -199,13 +214,13 @@ def test_features_of_another_set_are_named(root):
 def test_the_core_alone_is_ranked_beside_the_whole(root):
     queries, _, answers, database = opened(root, 1000)
     core, whole = rank(queries, database)
-    for ranking, distractors in ((core, False), (whole, True)):
-        mean, _ = slow.mean_average_precision(*read_slowly(root, distractors), 1000)
+    for ranking, with_distractors in ((core, False), (whole, True)):
+        mean, _ = slow.mean_average_precision(*read_slowly(root, with_distractors), 1000)
         assert answers.scores(queries.ids, ranking)["mAP@1k"].mean() == pytest.approx(mean)
 
 
 @pytest.mark.faults("kill")
-def test_a_search_goes_on_behind_the_parts_that_it_has_seen(root, tmp_path, monkeypatch, tried):
+def test_a_search_goes_on_behind_the_blocks_that_it_has_seen(root, tmp_path, monkeypatch, tried):
     queries, expected, _, database = opened(root, 20)
     kept = tmp_path / "kept.npz"
     monkeypatch.setattr(ranking_module, "SECONDS", 0.0)
@@ -218,7 +233,8 @@ def test_a_search_goes_on_behind_the_parts_that_it_has_seen(root, tmp_path, monk
         return large.most_similar(vectors, blocks, k, so_far=so_far)
 
     monkeypatch.setattr(ranking_module, "most_similar", most_similar)
-    for stops_at, then in ((2, 4), (3, 3), (4, 2)):  # the core, and the parts that are left
+    monkeypatch.setattr(database_module, "BLOCK_VALUES", 50 * drawn.WIDTH)  # parts of 2, 1 and 3 blocks
+    for stops_at, then in ((2, 7), (3, 6), (4, 5), (6, 3), (7, 2)):  # the core, and the blocks that are left
         kept.unlink(missing_ok=True)
         searched.clear()
         with pytest.raises(KeyboardInterrupt):
@@ -231,7 +247,7 @@ def test_a_search_goes_on_behind_the_parts_that_it_has_seen(root, tmp_path, monk
     searched.clear()
     rank(queries, database, 20, kept)
     assert len(searched) == 1  # all are seen
-    tried(3)
+    tried(5)
 
 
 @pytest.mark.faults("stale results")
@@ -248,3 +264,30 @@ def test_a_kept_search_of_other_vectors_is_not_gone_on_with(root, tmp_path, trie
     kept.write_bytes(kept.read_bytes()[:100])
     assert np.array_equal(rank(queries, database, 20, kept)[1].rows, expected.rows)
     tried(2)
+
+
+def test_distractors_of_a_store_of_int8_are_searched_as_stored(root, tmp_path):
+    folder = root / "features"
+    by_hand = []
+    for number in range(3):
+        ids, vectors = drawn.read(folder / f"features_distractors_{number:05d}.hdf5")
+        writer = Writer(tmp_path / "stores" / str(number), "embedder", drawn.WIDTH, "int8")
+        vectors = vectors.astype(np.float32) * 0.37
+        for chunk, start in enumerate(range(0, len(ids), 50)):
+            here = slice(start, start + 50)
+            writer.put(chunk, vectors[here], ((key, "", "", ()) for key in ids[here]))
+            scale = np.abs(vectors[here]).max(axis=0) / np.float32(127)
+            steps = np.rint(vectors[here] / np.where(scale > 0, scale, 1))
+            by_hand += zip(ids[here], (steps * scale).astype(np.float32), strict=True)
+        writer.finish()
+    lists = truth.read(root)
+    positives = hdf5.Features(hdf5.path_of(folder, hdf5.POSITIVES))
+    database = Database([positives, *distractors(tmp_path / "stores", "embedder")])
+    assert database.stored_as == "float16 and int8" and database.count == positives.count + len(by_hand)
+    queries = asked(lists.image_queries, hdf5.Features(hdf5.path_of(folder, hdf5.QUERIES)))
+    scores = Answers(lists, positives).scores(queries.ids, rank(queries, database)[1])
+    vectors, core, ids = read_slowly(root, distractors=False)
+    mean, _ = slow.mean_average_precision(vectors, [*core, *by_hand], ids, 1000)
+    assert scores["mAP@1k"].mean() == pytest.approx(mean)
+    with pytest.raises(BadInput, match="of the embedder of the queries"):
+        distractors(tmp_path / "stores", "another")

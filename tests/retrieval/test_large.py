@@ -38,7 +38,7 @@ def drawn(rows, width, seed, values=None):
 
 @pytest.mark.parametrize("values", [None, 1, 2])
 @pytest.mark.parametrize("sizes", [(1000,), (7, 1, 64), (333,)])
-@pytest.mark.parametrize("pairs", [1 << 24, 600])  # 600: a few rows of a block at a time
+@pytest.mark.parametrize("pairs", [1 << 22, 600])  # 600: a few rows of a block at a time
 def test_the_most_similar_are_those_of_a_full_sort(monkeypatch, values, sizes, pairs):
     monkeypatch.setattr(large, "PAIRS", pairs)
     monkeypatch.setattr(large, "QUERIES", 16)

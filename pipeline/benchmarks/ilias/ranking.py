@@ -3,7 +3,7 @@
 import hashlib
 import zipfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -16,7 +16,7 @@ from pipeline.benchmarks.ilias.database import Database, Vectors, identity
 from pipeline.benchmarks.ilias.truth import Truth, escaped, object_of
 from pipeline.console import Progress
 from pipeline.errors import BadInput
-from pipeline.retrieval.large import Block, Neighbours, most_similar
+from pipeline.retrieval.large import Neighbours, most_similar
 
 SECONDS = 60.0  # between two times that a search is written down
 
@@ -59,7 +59,7 @@ def asked(listed: Sequence[str], part: Vectors) -> Asked:
 def rank(queries: Asked, database: Database, k: int = protocol.K, kept: Path | None = None) -> tuple[Ranking, Ranking]:
     """Exact inner products over the database's vectors; ties by the smaller row, so the positives come first.
 
-    kept: a file, written every SECONDS and read again: a search that was killed goes on behind the last part that it
+    kept: a file, written every SECONDS and read again: a search that was killed goes on behind the last block that it
     holds, and one over further parts behind those that it has seen.
 
     Returns:
@@ -68,35 +68,34 @@ def rank(queries: Asked, database: Database, k: int = protocol.K, kept: Path | N
     names = [files.fingerprint([queries.ids, hashlib.sha256(queries.vectors.tobytes()).hexdigest(), k])]
     names += [identity(part) for part in database.parts]
     core = most_similar(queries.vectors, database.blocks(0), k)
-    found, done = _kept(kept, names) or (core, 1)
-    progress = Progress("bench: searches ilias", database.count, "vectors", sum(p.count for p in database.parts[:done]))
-    written = monotonic()
-    for number in range(done, len(database.parts)):
-        found = most_similar(queries.vectors, _counted(database.blocks(number), progress), k, so_far=found)
-        if kept is not None and (monotonic() - written > SECONDS or number + 1 == len(database.parts)):
-            with files.atomic_path(kept) as temporary, temporary.open("wb") as file:
-                np.savez(file, names=np.array(names[: number + 2]), rows=found[0], similarities=found[1])
-            written = monotonic()
+    found, seen = _kept(kept, names) or (core, database.parts[0].count)
+    progress, written, end = Progress("bench: searches ilias", database.count, "vectors", seen), monotonic(), 0
+    for number, part in enumerate(database.parts):
+        end += part.count
+        for first, block in database.blocks(number) if end > seen else ():
+            if first < seen:
+                continue
+            found, seen = most_similar(queries.vectors, [(first, block)], k, so_far=found), first + len(block)
+            progress.add(len(block))
+            if kept is not None and (monotonic() - written > SECONDS or seen == database.count):
+                with files.atomic_path(kept) as temporary, temporary.open("wb") as file:
+                    held = {"names": np.array(names[: number + 2]), "seen": np.array(seen)}
+                    np.savez(file, rows=found[0], similarities=found[1], **held)
+                written = monotonic()
     return _padded(core, queries), _padded(found, queries)
 
 
 def _kept(path: Path | None, names: list[str]) -> tuple[Neighbours, int] | None:
-    """What a search has kept, and of how many of these parts; None of others, or where there is none."""
+    """What a search has kept, and over how many of the vectors; None of other parts, or where there is none."""
     if path is None or not path.is_file():
         return None
     try:
         with np.load(path) as held:
-            seen = held["names"].tolist()
+            parts, seen = held["names"].tolist(), int(held["seen"])
             neighbours = held["rows"], held["similarities"]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
-    return (neighbours, len(seen) - 1) if seen == names[: len(seen)] and len(seen) > 1 else None
-
-
-def _counted(blocks: Iterable[Block], progress: Progress) -> Iterator[Block]:
-    for first, block in blocks:
-        yield first, block
-        progress.add(len(block))
+    return (neighbours, seen) if parts == names[: len(parts)] else None
 
 
 def _padded(found: Neighbours, queries: Asked) -> Ranking:

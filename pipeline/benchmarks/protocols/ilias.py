@@ -20,13 +20,14 @@ from pipeline.benchmarks.ilias import hdf5, truth
 from pipeline.benchmarks.ilias import results as files_of_results
 from pipeline.benchmarks.ilias.database import Database, Listed, Vectors, distractors, read_ids
 from pipeline.benchmarks.ilias.ranking import Answers, Asked, Ranking, asked, measure, rank
-from pipeline.benchmarks.results import Mode, Row
+from pipeline.benchmarks.results import Mode
 from pipeline.benchmarks.table import Part
 from pipeline.benchmarks.work import Work
 from pipeline.errors import BadInput
 from pipeline.vectors.store import open_store
 
 TARS, MINI_IDS = "yfcc100m", "mini_ilias_yfcc100m_ids.txt"
+IMAGES = "image queries"
 NONE, MINI, FULL = "none", "mini", "distractors"
 TAR_MARK = "tar.json"
 FILE_ROWS = 1_000_000  # of a file of distractors, as the authors write them
@@ -48,37 +49,35 @@ def score(work: Work) -> list[Mode]:
     ids = database.ids_of(np.unique(whole.rows))
     files_of_results.write(work.out, queries.ids, whole.rows, whole.similarities, ids)
     work.notes += _notes(queries, answers, database)
-    sizes = dict.fromkeys([database.count, positives.count])  # the core once, where it is all there is
-    rows = {
-        _database(size - positives.count): _row(answers, queries, whole if size == database.count else core, size)
-        for size in sizes
-    }
-    rows.update(_texts(work, lists, answers, database))
+    modes = [_mode(IMAGES, answers, queries, whole, database)]
+    if database.count > positives.count:
+        modes.append(_mode(IMAGES, answers, queries, core, Database([positives])))
+    modes += _texts(work, lists, answers, database)
     groups = [
         Mode(name, {bounds: results.row({measure(): aps}, database.count) for bounds, aps in found.items()})
         for name, limits in GROUPS.items()
         if (found := answers.by_group(queries.ids, whole, name, limits))
     ]
-    return [Mode("database", rows, note=f"exact over {database.stored_as} vectors"), *groups]
+    return [*modes, *groups]
 
 
-def _database(distractors: int) -> str:
-    return PUBLISHED.get(distractors, f"{distractors:,} distractors" if distractors else "core alone")
+def _mode(what: str, answers: Answers, queries: Asked, ranking: Ranking, database: Database) -> Mode:
+    """A table of one row, under what its database has beside the positives."""
+    count = database.count - database.parts[0].count
+    title = PUBLISHED.get(count, f"{count:,} distractors" if count else "core alone")
+    row = results.row(answers.scores(queries.ids, ranking), database.count)
+    return Mode(title, {what: row}, note=f"exact over {database.stored_as} vectors")
 
 
-def _row(answers: Answers, queries: Asked, ranking: Ranking, size: int) -> Row:
-    return results.row(answers.scores(queries.ids, ranking), size)
-
-
-def _texts(work: Work, lists: truth.Truth, answers: Answers, database: Database) -> dict[str, Row]:
-    """The row of the text queries, where the authors' features have them."""
+def _texts(work: Work, lists: truth.Truth, answers: Answers, database: Database) -> list[Mode]:
+    """Text queries, where the authors' features have them."""
     path = work.features and hdf5.path_of(work.features, hdf5.TEXTS)
     if not path or not path.is_file() or not lists.text_queries:
         work.notes.append(TEXT_LEFT_OUT)
-        return {}
+        return []
     queries = asked(lists.text_queries, hdf5.Features(path))
     _, whole = rank(queries, database, kept=work.out / "search" / "ilias-text.npz")
-    return {"text queries": _row(answers, queries, whole, database.count)}
+    return [_mode("text queries", answers, queries, whole, database)]
 
 
 def _distractors(work: Work, positives: Vectors) -> list[Vectors]:
