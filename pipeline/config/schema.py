@@ -78,6 +78,11 @@ class Records:
         given = {source.name: source.split for source in self.sources if source.split}
         return {**given, **dict.fromkeys(self.split.left_out, "test")}
 
+    @property
+    def trained_sources(self) -> list[Source]:
+        """The sources that are trained on, all of them or a share."""
+        return [source for source in self.sources if self.whole_splits.get(source.name, "train") == "train"]
+
     def rules(self) -> Iterator[tuple[str, str]]:
         for number, source in enumerate(self.sources):
             if source.split not in (None, "test") and source.name in self.split.left_out:

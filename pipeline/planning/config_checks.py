@@ -229,8 +229,7 @@ def _trained_sources(run: Run) -> Sequence[str]:
     """The sources of the records that are trained on; empty where only those records tell."""
     if any(pattern != "{run_dir}/records/*-train-*.tfrec" for pattern in run.train.records):
         return ()
-    whole = run.records.whole_splits
-    return [source.name for source in run.records.sources if whole.get(source.name, "train") == "train"]
+    return [source.name for source in run.records.trained_sources]
 
 
 def _expect_checkpoint(path: Path) -> None:

@@ -210,11 +210,8 @@ def set_size(run: Run, images: int | None = None, classes: int | None = None) ->
     if not run.records.sources:
         raise BadInput("records.sources is empty and no records are built: give --images N --classes N")
     split, total_images, total_classes = run.records.split, 0.0, 0.0
-    for source in run.records.sources:
-        whole = run.records.whole_splits.get(source.name)
-        if whole not in (None, "train"):
-            continue
-        share = 1.0 if whole else split.train
+    for source in run.records.trained_sources:
+        share = 1.0 if source.split else split.train
         published = find_layout(source.layout).size(source.options)
         if published is None or published.classes is None:
             why = f"the size of a {source.layout!r} is known only once its records are built"

@@ -4,6 +4,8 @@ The first 98 of the 196 classes are trained on, of the other 98 each image searc
 classification shares its classes, and is not used.)
 """
 
+import struct
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +18,8 @@ from tfrecords.listing.items import Item, Lazily, Listing, existing_file, existi
 from tfrecords.listing.layout import Layout, Size
 
 LIST, TRAINED_CLASSES = "cars_annos.mat", 98
+LARGEST_BYTES = 1 << 28  # of a variable of the list, unpacked; the set's own takes some ten million
+COMPRESSED = 15  # the kind of a packed variable in MATLAB's format 5
 
 
 def cars196(root: Path, split: str = "train") -> Listing:
@@ -40,6 +44,7 @@ def _annotations(path: Path) -> tuple[list[str], list[tuple[str, int]]]:
     from scipy.io import loadmat  # scipy takes a third of a second to import
 
     try:
+        _refuse_bomb(path)
         # A struct array is [1, N]; the names are cells.
         held = loadmat(str(path), variable_names=("annotations", "class_names"), squeeze_me=True)
         table = np.ravel(held["annotations"])
@@ -59,6 +64,20 @@ def _annotations(path: Path) -> tuple[list[str], list[tuple[str, int]]]:
         expect_below(image, path, number)
         listed.append((image, label))
     return names, listed
+
+
+def _refuse_bomb(path: Path) -> None:
+    """Raises ValueError where a variable of a .mat would unpack to more than LARGEST_BYTES."""
+    data = path.read_bytes()
+    at = 128  # behind the header
+    while at + 8 <= len(data):
+        kind, size = struct.unpack_from("<II", data, at)
+        if kind == COMPRESSED:
+            unpacked = zlib.decompressobj()
+            unpacked.decompress(data[at + 8 : at + 8 + size], LARGEST_BYTES)
+            if unpacked.unconsumed_tail:
+                raise ValueError(f"a variable of more than {LARGEST_BYTES:,} bytes")
+        at += 8 + size
 
 
 def _images(root: Path) -> Store:

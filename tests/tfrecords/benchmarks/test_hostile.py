@@ -12,6 +12,7 @@ from scipy.io import savemat
 from pipeline.errors import BadInput
 from tests.drawn_benchmarks import draw_ilias, draw_uned
 from tests.tfrecords.benchmarks.test_layouts import DRAWN
+from tfrecords.benchmarks import cars196
 from tfrecords.sources import find_layout, list_source
 
 Change = Callable[[Path], object]
@@ -41,7 +42,8 @@ def cars(**fields) -> Change:
     def change(root: Path) -> None:
         row = np.zeros((1, 1), dtype=[(name, object) for name in fields])
         row[0, 0] = tuple(fields.values())
-        savemat(root / "cars_annos.mat", {"annotations": row, "class_names": np.array([["a"]], dtype=object)})
+        held = {"annotations": row, "class_names": np.array([["a"]], dtype=object)}
+        savemat(root / "cars_annos.mat", held, do_compression=True)
 
     return change
 
@@ -73,6 +75,7 @@ CASES: dict[str, tuple[str, dict, Change, str]] = {
         bytes_of("cars_annos.mat", b"MATLAB 7.3 MAT-file".ljust(124) + b"\0\2IM\x89HDF\r\n\x1a\n"), "struct array",
     ),
     "cars, other fields": ("cars196", {}, cars(fname="1.jpg"), "relative_im_path, class"),
+    "cars, a bomb": ("cars196", {}, cars(relative_im_path="x" * 9_000_000, **{"class": 1}), "more than 4,194,304 b"),
     "cars, a class": (
         "cars196", {}, cars(relative_im_path="car_ims/1.jpg", **{"class": "one"}), "row 1: expected",
     ),
@@ -159,7 +162,8 @@ CASES: dict[str, tuple[str, dict, Change, str]] = {
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.faults("hostile list")
-def test_a_damaged_or_hostile_set_is_bad_input_in_one_line(tmp_path, case):
+def test_a_damaged_or_hostile_set_is_bad_input_in_one_line(tmp_path, monkeypatch, case):
+    monkeypatch.setattr(cars196, "LARGEST_BYTES", 1 << 22)
     layout, options, change, says = CASES[case]
     root = DRAWN[layout](tmp_path / "set")
     list(list_source(layout, root, options if "*_9.tar" not in options.values() else {}).items)  # it was whole

@@ -10,6 +10,7 @@ from pipeline.config import Records, Run, Source, Split, load
 from pipeline.data import sources
 from pipeline.errors import BadInput
 from pipeline.planning import config_checks, estimates
+from pipeline.training import rehearsal
 from tests.drawn_benchmarks import draw_gpr1200, draw_sop, draw_uned
 from tests.evaluation.tiny import MeanColour, run, save
 from tests.tfrecords.test_records_build import all_records, build, splits_of, write_config
@@ -189,6 +190,8 @@ def test_a_config_of_whole_sources_is_checked_and_planned_by_what_is_trained_on(
     config = load(Run, path, [])
     config_checks.expect_own_shards(config)  # test shards are made, though records.split gives test no share
     assert config_checks._trained_sources(config) == ["cars_train", "rp2k_train"]
+    rehearsal._draw(config, str(tmp_path / "drawn"))
+    assert {path.name.split("-")[0] for path in tmp_path.glob("drawn/records/*.tfrec")} == {"cars_train", "rp2k_train"}
     size = estimates.set_size(config)
     # The published sizes of train alone: cars capped at 3 images a class, rp2k at 50.
     assert (size.classes, size.images) == (78 + 1_074, 3 * 78 + 50 * 1_074)

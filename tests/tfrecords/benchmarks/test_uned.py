@@ -130,6 +130,7 @@ def test_a_domain_of_ones_own_is_listed_beside_the_eight(tmp_path):
         ('[{"path": "/etc/passwd", "class_id": 1}]', "leaves the source's root"),
         ('[{"path": "a/../../b", "class_id": 1}]', "leaves the source's root"),
         ('[{"path": "a\\u0000b", "class_id": 1}]', "leaves the source's root"),
+        ('[{"path": "a\\ud800.jpg", "class_id": 1}]', "is no text that UTF-8 can hold"),
         ('{"cars/1.jpg": 1}', "expected a list of objects"),
         ('[{"path": "cars/1.jpg", "class_id": 1}', "is damaged JSON behind row 1"),
     ],
