@@ -98,7 +98,7 @@ def expect_training(run: Run) -> None:
         blocks = {**entry.architecture, **run.encoder.architecture}["num_layers"]
     for number, phase in enumerate(run.train.phases):
         expect_phase(run, phase, _replicas(run))
-        if not sees_features(phase):
+        if not sees_features(phase) or run.devices.rehearse:
             catalogue.expect_square(run.encoder, f"phase {phase.name}, which trains on batches of images,")
         trained_blocks(phase, blocks)
         _expect_sources_of(run, phase)

@@ -45,10 +45,13 @@ class Row:
 def main(names: Sequence[str], images: str = "") -> None:
     """Prints the table, of the usual models without names; BadInput for a difference above the limit.
 
-    `images`: a folder of JPEGs, of which the first few are prepared and embedded by both; "": none.
+    `images`: a folder of JPEGs, of which some are prepared and embedded by both; "": none.
     """
     names = names or USUAL
-    photographs = sorted(Path(images).rglob("*.jp*g"))[:PHOTOGRAPHS] if images else []
+    found = (
+        sorted(path for path in Path(images).rglob("*") if path.suffix.lower() in (".jpg", ".jpeg")) if images else []
+    )
+    photographs = found[:: max(len(found) // PHOTOGRAPHS, 1)][:PHOTOGRAPHS]
     if images and not photographs:
         raise BadInput(f"--images {images}: expected a folder of JPEGs, there is none below it")
     print(f"import-weights: compares {', '.join(names)} with open_clip on random weights", flush=True)
