@@ -30,7 +30,6 @@ class Mode:
     title: str
     rows: dict[str, Row]
     mean: Row | None = None  # over the rows, where the protocol has one
-    official: bool = True  # whether the benchmark's own code counts so
     note: str = ""  # what the numbers do not say of themselves
     decimals: int = 4
 
