@@ -31,7 +31,7 @@ def bench(name: str, **options) -> None:
 
     \b
     Reads    DIR: the images and lists of the benchmark, as published
-    Writes   <out>/: bench.json, bench.html, vectors/; prints the table beside published rows
+    Writes   <out>/: bench.json, bench.html; vectors/ and search/, that a rerun goes on from; prints the tables
     Example  guie bench cub200 runs/demo/submission.zip --root CUB_200_2011
     """
     module = import_quietly("pipeline.benchmarks.command")
