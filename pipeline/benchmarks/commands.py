@@ -21,7 +21,7 @@ from pipeline.quiet import import_quietly
 @click.option("--mini", is_flag=True, help="Of ilias: the 5M distractors of mini-ILIAS alone.")
 @click.option("--export", metavar="PATH", type=PATH, default="", help="Write the vectors in the benchmark's format.")
 def bench(name: str, **options) -> None:
-    """Scores by a benchmark's own protocol.
+    """Scores an embedder by a benchmark's own protocol.
 
     NAME is uned, ilias, gpr1200, sop, inshop, cars196, cub200, gldv2_retrieval, met, rp2k, food2k, inat2018 or oml.
 
