@@ -33,6 +33,8 @@ TAR_MARK = "tar.json"
 FILE_ROWS = 1_000_000  # of a file of distractors, as the authors write them
 PUBLISHED = {5_000_000: "5M distractors", 100_000_000: "100M distractors"}
 GROUPS: Mapping[str, Sequence[float]] = {"scale": truth.SCALES, "clutter": truth.CLUTTERS}
+ORACLE = "oracle: the share of its positives that a query has among the first 1,000"
+GROUPED = "of the positives of a group: the object's others are taken out of the ranking"
 TEXT_LEFT_OUT = "text queries are left out: features_text_queries.hdf5 beside the others would be asked, too"
 
 
@@ -54,7 +56,7 @@ def score(work: Work) -> list[Mode]:
         modes.append(_mode(IMAGES, answers, queries, core, Database([positives])))
     modes += _texts(work, lists, answers, database)
     groups = [
-        Mode(name, {bounds: results.row({measure(): aps}, database.count) for bounds, aps in found.items()})
+        Mode(name, {of: results.row({measure(): aps}, database.count) for of, aps in found.items()}, note=GROUPED)
         for name, limits in GROUPS.items()
         if (found := answers.by_group(queries.ids, whole, name, limits))
     ]
@@ -66,7 +68,7 @@ def _mode(what: str, answers: Answers, queries: Asked, ranking: Ranking, databas
     count = database.count - database.parts[0].count
     title = PUBLISHED.get(count, f"{count:,} distractors" if count else "core alone")
     row = results.row(answers.scores(queries.ids, ranking), database.count)
-    return Mode(title, {what: row}, note=f"exact over {database.stored_as} vectors")
+    return Mode(title, {what: row}, note=f"exact over {database.stored_as} vectors; {ORACLE}")
 
 
 def _texts(work: Work, lists: truth.Truth, answers: Answers, database: Database) -> list[Mode]:
