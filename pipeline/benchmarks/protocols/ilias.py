@@ -18,15 +18,16 @@ from pipeline import files
 from pipeline.benchmarks import results
 from pipeline.benchmarks.ilias import hdf5, truth
 from pipeline.benchmarks.ilias import results as files_of_results
-from pipeline.benchmarks.ilias.database import Database, Listed, Vectors, distractors, read_ids
+from pipeline.benchmarks.ilias.database import Database, Listed, Vectors, distractors
 from pipeline.benchmarks.ilias.ranking import Answers, Asked, Ranking, asked, measure, rank
 from pipeline.benchmarks.results import Mode
 from pipeline.benchmarks.table import Part
 from pipeline.benchmarks.work import Work
 from pipeline.errors import BadInput
 from pipeline.vectors.store import open_store
+from tfrecords.benchmarks import ilias as layout
 
-TARS, MINI_IDS = "yfcc100m", "mini_ilias_yfcc100m_ids.txt"
+TARS = "yfcc100m"
 IMAGES = "image queries"
 NONE, MINI, FULL = "none", "mini", "distractors"
 TAR_MARK = "tar.json"
@@ -98,7 +99,7 @@ def _distractors(work: Work, positives: Vectors) -> list[Vectors]:
         found = distractors(folder, positives.fingerprint, needed=False)
     if not work.mini:
         return found
-    listed = read_ids(_ids_path(work.root))
+    listed = layout.read_keys(layout.find_list(work.root, layout.MINI))
     return [Listed(part, listed) for part in found]
 
 
@@ -106,7 +107,8 @@ def _embedded(work: Work, tar: Path, name: str, positives: Vectors) -> Vectors:
     """The store of a tar; of one that is whole the tar's headers are not read again, which takes minutes."""
     part = Part(f"{name}/{tar.stem}", {"split": "distractors", "mini": work.mini, "tars": tar.name})
     folder = work.out / "vectors" / part.name
-    made_of = {"tar": files.identity(tar), "ids": files.identity(_ids_path(work.root)) if work.mini else ""}
+    ids = files.identity(layout.find_list(work.root, layout.MINI)) if work.mini else ""
+    made_of = {"tar": files.identity(tar), "ids": ids}
     with contextlib.suppress(BadInput):
         if files.read_json(folder / TAR_MARK) == made_of:
             store = open_store(folder)
@@ -115,10 +117,6 @@ def _embedded(work: Work, tar: Path, name: str, positives: Vectors) -> Vectors:
     found = work.store(part)
     files.write_json(folder / TAR_MARK, made_of)
     return found
-
-
-def _ids_path(root: Path) -> Path:
-    return next((path for path in (root / truth.LISTS / MINI_IDS, root / MINI_IDS) if path.exists()), root / MINI_IDS)
 
 
 def _notes(queries: Asked, answers: Answers, database: Database) -> list[str]:
