@@ -23,6 +23,7 @@ from typing import Any
 from export import check, package
 from export.kaggle_client import Kaggle
 from pipeline.config import Run
+from pipeline.config.schema import LARGEST_DIM
 from pipeline.errors import BadInput
 from pipeline.files import atomic_path, fingerprint, read_json
 
@@ -100,9 +101,12 @@ class State:
 def main(config: SubmitConfig) -> None:
     """Submits the run and prints its score.
 
-    Raises BadInput as `package.build` and `check.main`, which run before anything is uploaded; Kaggle refuses; a wait
-    times out.
+    Raises BadInput for an embedding that is wider than the competition takes; as `package.build` and `check.main`,
+    which run before anything is uploaded; Kaggle refuses; a wait times out.
     """
+    if (dim := config.run.embedder.embedding_dim) > LARGEST_DIM:
+        mend = "train with embedder.embedding_dim=64 to submit"
+        raise BadInput(f"embedder.embedding_dim={dim}: the competition takes at most {LARGEST_DIM} numbers: {mend}")
     run = package.with_names(config.run)
     folder = Path(run.run_dir) / "submit"
     there = f"{run.submit.dataset} and {run.submit.kernel}"

@@ -23,7 +23,7 @@ SECTIONS = {  # of guie --help; a command in none of them stands under Commands
     "Configs": ("configs", "new", "config"),
     "A run and its stages": ("run", "tfrecords", "train", "export", "report", "status", "verify", "contact-sheet"),
     "Before and after training": ("plan", "sweep", "soup", "import-weights"),
-    "Benchmarks": ("bench",),
+    "Benchmarks": ("bench", "leaks"),
     "The competition": ("check", "submit"),
     "Older systems": ("zero-shot", "staged", "similar", "captions"),
 }

@@ -110,7 +110,7 @@ def score(run: Run) -> None:
     with stage_log.logged(folder, "score") as work:
         modules = [import_quietly(f"pipeline.evaluation.{name}") for name in ("embedders", "score", "references")]
         embedders, scoring, references = modules
-        embedder = embedders.load(str(folder / "submission.zip"))
+        embedder = embedders.load(str(folder / "submission.zip"), widest=None)  # as wide as the config has it
         result, found, images = scoring.score(
             *(embedder, index, queries, run.score.batch_size, references.References(run)),
             left_out=run.records.split.left_out,

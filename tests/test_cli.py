@@ -56,7 +56,7 @@ COMMANDS = [
     *("run", "tfrecords", "verify", "contact-sheet", "fit", "train", "plan", "soup", "sweep", "status"),
     "import-weights",
     *("export", "check", "submit", "score", "embed", "zero-shot", "staged", "similar", "captions", "browse"),
-    *("compare", "report", "bench"),
+    *("compare", "report", "bench", "leaks"),
 ]
 TAKE_A_CONFIG = [
     *("run", "tfrecords", "train", "plan", "sweep", "export", "submit", "report"),

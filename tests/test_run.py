@@ -81,6 +81,20 @@ def test_without_anything_to_score_a_run_ends_with_the_export(config, tmp_path):
     assert (tmp_path / "submission.zip").is_file() and not (tmp_path / "metrics.json").exists()
 
 
+@pytest.mark.slow
+def test_an_embedding_wider_than_the_competitions_is_scored_and_not_submitted(config, tmp_path, capsys):
+    process = start(config, tmp_path, "embedder.embedding_dim=80", "score.references=[]", "train.phases.1.epochs=1")
+    output, error = process.communicate()
+    assert process.returncode == 0, output + error
+    assert json.loads((tmp_path / "metrics.json").read_text())["embedding_dim"] == 80
+    capsys.readouterr()
+    assert cli.main(["check", str(tmp_path / "submission.zip")]) == 2
+    assert "[80] numbers, the competition takes 1 … 64" in capsys.readouterr().err
+    assert cli.main(["submit", str(tmp_path / "config.yaml"), "--dry-run"]) == 2
+    said = capsys.readouterr().err.strip()
+    assert "embedder.embedding_dim=80: the competition takes at most 64" in said and "\n" not in said
+
+
 def hashes(folder: Path) -> dict[str, str]:
     files = [path for path in folder.rglob("*") if path.is_file() and ".build" not in path.parts]
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}

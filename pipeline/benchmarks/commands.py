@@ -38,4 +38,36 @@ def bench(name: str, **options) -> None:
     module.main(module.Options(BENCHMARKS[name], **options))
 
 
-COMMANDS = (bench,)
+@click.command(cls=Command)
+@click.argument("train", metavar="TRAIN", type=PATH_OR_URL)
+@click.option("--against", metavar="BENCH", type=PATH_OR_URL, multiple=True, required=True, help="DATA; repeatable.")
+@click.option("--out", metavar="DIR", type=PATH, default="leaks", help="Folder to write; hashes are kept there.")
+@click.option("--embedder", type=PATH_OR_URL, default="", help="Look for near embeddings, too; as of guie bench.")
+@click.option("--weights", metavar="W", default="", help="Of an encoder by name, as encoder.weights of a run.")
+@click.option("--image-size", "image_size_px", metavar="PX", type=click.IntRange(min=1), help="Of an encoder by name.")
+@click.option("--distance", type=float, help="Of embeddings of one picture, 0 … 2; without it measured on copies.")
+@BATCH_SIZE
+@TRUST
+@click.option("--bits", type=int, default=40, help="Of 256: in which perceptual hashes of one picture may differ.")
+@click.option("--workers", type=int, default=0, help="Processes that hash; 0: one a core.")
+def leaks(against: tuple[str, ...], **options) -> None:
+    """Finds pictures of a benchmark in training data.
+
+    By the bytes of the file, by its pixels, and by perceptual hash, of the picture and of its mirror image; with
+    --embedder also by the distance of embeddings, which finds crops. TRAIN and BENCH are DATA: a folder of class
+    folders, a glob of shards, or LAYOUT[,OPTION=VALUE,…]:ROOT. Exit code 3 where there are any.
+
+    What to do with them: records.leave_out=DIR/leaks.csv builds records without the training images that it names. A
+    row that is deleted there keeps its image.
+
+    \b
+    Reads    the images of TRAIN and of each BENCH
+    Writes   DIR/: leaks.csv, leaks.html, rejects.csv; hashes/ and vectors/, that a rerun goes on from
+    Example  guie leaks 'runs/demo/records/*-train-*.tfrec' --against uned,domain=cars,split=test:UnED
+    """
+    module = import_quietly("pipeline.leaks.command")
+    if module.main(module.Options(against=against, **options)):
+        raise click.exceptions.Exit(3)
+
+
+COMMANDS = (bench, leaks)

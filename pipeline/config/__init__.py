@@ -20,4 +20,4 @@ from pipeline.config.schema import (
     Submit,
     Sweep,
 )
-from pipeline.config.training import Augment, Keep, Loss, Optimizer, Phase, Sampling, Train
+from pipeline.config.training import Augment, Keep, Loss, Optimizer, Phase, Sampling, Teachers, Train

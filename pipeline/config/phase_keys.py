@@ -5,13 +5,24 @@ import re
 
 from pipeline import config
 from pipeline.config import Phase, Run
+from pipeline.config.training import PAIR_LOSSES
 from pipeline.errors import BadInput
 
 
 def expect_phases(run: Run) -> None:
-    """Raises BadInput where there is nothing to train."""
+    """Raises BadInput where there is nothing to train, or an encoder is trained towards what is random and stays so."""
     if not run.train.phases:
         raise BadInput("train.phases: expected at least one phase, got none")
+    head, centers = bool(run.train.init_from), False  # whether they are more than random
+    for number, phase in enumerate(run.train.phases):
+        if start := head_start(run, number):
+            head = centers = start != "random"
+        compares = (phase.loss or run.train.loss).name in PAIR_LOSSES
+        if phase.trainable == "encoder" and not (head and (centers or compares)):
+            what = "class centres" if head else "head"
+            mend = "train it before (trainable: head) or with the encoder (all), or start it (init: pca or lda)"
+            raise BadInput(f"phase {phase.name}: trainable: encoder leaves a random {what} as it is: {mend}")
+        head, centers = (known or phase.trainable != "encoder" for known in (head, centers))
 
 
 def expect_phase(run: Run, phase: Phase, replicas: int) -> None:

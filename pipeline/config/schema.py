@@ -15,7 +15,7 @@ from pipeline.config.training import STARTS, Train
 from pipeline.guards.masked import shown
 
 SPLITS = ("train", "validation", "test")  # of records
-LARGEST_DIM = 64  # of an embedding: the competition's limit
+LARGEST_DIM = 64  # of an embedding that is submitted: the competition's limit
 REFERENCES = ("raw_pixels", "untrained", "raw_features", "pca", "half_whitened", "pml_arcface")
 
 
@@ -68,6 +68,7 @@ class Records:
     workers: int = 0  # 0: one process a core
     max_reject_share: float = 0.05  # more rejects than this share of the images fail the build
     merge_classes: str = ""  # CSV `source,class,into_source,into_class`: classes that are the same thing
+    leave_out: str = ""  # CSV with `source,key`, such as leaks.csv of `guie leaks`: images that are not taken
     near_duplicates: bool = False  # also report near-duplicates across splits (perceptual hash)
     runner: str = key("processes", one_of=("processes", "beam"))  # beam: Apache Beam, over several machines
     beam_options: list[str] = key([], urls=True)  # Beam's own flags, e.g. --runner=FlinkRunner
@@ -121,7 +122,7 @@ class Lda:
 class Embedder:
     """The section `embedder`: the head that makes the embedding of the encoder's features."""
 
-    embedding_dim: int = key(64, least=1, most=LARGEST_DIM)  # at most the competition's 64
+    embedding_dim: int = key(64, least=1)  # the competition takes at most 64; more train, embed and bench, too
     dropout: float = key(0.2, least=0, most=0.999)  # share of the features that are dropped in training
     init: str = key("random", one_of=STARTS)  # of the head and the class centres, at the first phase
     lda: Lda = field(default_factory=Lda)

@@ -11,6 +11,7 @@ from pipeline.config.keys import key
 PAIR_LOSSES = ("multi_similarity", "supcon", "triplet")  # they compare a batch's images, not images and centres
 LOSSES = ("arcface", "cosface", "normface", "proxy_nca", *PAIR_LOSSES)
 STARTS = ("random", "pca", "half_whitened", "lda")  # of the head, see training.starts
+DOMAINS = ("size", "sqrt", "equal", "round_robin", "losses")  # how sources share the batches, see data.sampler
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Loss:
     scale: float = key(30.0, above=0)  # inverse temperature s of the softmax
     margin_radians: float = 0.3  # arcface's additive angular margin m
     margin_cosine: float = key(0.1, least=0, most=2)  # margin of cosface and triplet
-    own_domain: bool = False  # softmax over the classes of the image's own source, not over all
+    own_domain: bool = False  # separate classifiers: softmax over the classes of the own source; false: one joint one
     subcenters: int = key(1, least=1)  # centres a class; the nearest counts
     sharded: bool = False  # class centres split over the replicas: pays from some 100,000 classes on
     largest_margin_radians: float | None = None  # dynamic margin: the smallest class's; margin_radians the largest's
@@ -34,6 +35,22 @@ class Loss:
             yield "own_domain", f"{self.name} has no softmax over classes; drop own_domain or choose a class loss"
         if self.largest_margin_radians is not None and self.name != "arcface":
             yield "largest_margin_radians", f"{self.name} has no margin in radians; drop the key or choose arcface"
+
+
+@dataclass(frozen=True)
+class Teachers:
+    """The section `train.teachers`: UDON's online teachers, a head and a classifier for each source.
+
+    They are trained beside the embedder's head, their student, and stand in checkpoints, never in the export.
+    """
+
+    dim: int | None = key(None, least=1)  # numbers of a teacher's embedding, the paper's are 256; None: no teachers
+    logits: float = key(1.0, least=0)  # factor of the student's divergence from the teacher's logits
+    similarities: float = key(1.0, least=0)  # factor of their squared difference in the batch's similarities
+    temperature: float = key(0.1, above=0)  # of the logits that are compared, cosines on both sides
+    # whether these two terms train the encoder, too: in the paper they end at the student's head, so that the encoder
+    # learns from labels alone, which is kept here; the released code lets them through
+    through_encoder: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,15 +88,25 @@ class Sampling:
     """Which records a batch holds. By default every record is drawn once an epoch."""
 
     images_per_class: int | None = key(None, least=1)  # K of P classes × K images
-    domains: str = key("size", one_of=("size", "sqrt", "equal"))  # a source's share of the images grows as that
-    domain_shares: dict[str, float] = key({}, least=0)  # source: share; replaces `domains`
+    one_domain: bool = False  # every batch is of one source; a source's share is then of the batches
+    # a source's share of the images grows as that; round_robin: a batch of each in turn, with one_domain; losses: as
+    # its teacher's cross-entropy, see losses_every_steps
+    domains: str = key("size", one_of=DOMAINS)
+    domain_shares: dict[str, float] = key({}, least=0)  # source: share, or steps, of any sum; replaces `domains`
+    losses_every_steps: int = key(1000, least=1)  # `losses` sets the shares so often; before, in turn (mixed: equal)
     cap_per_class: int | None = key(None, least=1)  # only so many images of a class, the same ones in each epoch
     interleave: int | None = key(None, least=1)  # shards read at a time, in blocks of neighbours; None: any record next
 
     def rules(self) -> Iterator[tuple[str, str]]:
-        if self.interleave and (self.images_per_class or self.domains != "size" or self.domain_shares):
-            others = "images_per_class, domains and domain_shares"
+        others = "images_per_class, one_domain, domains and domain_shares"
+        if self.interleave and (
+            self.images_per_class or self.one_domain or self.domains != "size" or self.domain_shares
+        ):
             yield "interleave", f"it draws every record once an epoch: leave it out, or {others}"
+        if self.domains == "round_robin" and not self.one_domain:
+            yield "domains", "round_robin takes a batch of each source in turn: set one_domain=true, or domains=equal"
+        if self.domain_shares and self.domains in ("round_robin", "losses"):
+            yield "domain_shares", f"they would replace domains={self.domains}: leave one of the two out"
         if self.domain_shares and not any(self.domain_shares.values()):
             yield "domain_shares", "expected a share above 0, all are 0"
 
@@ -130,6 +157,7 @@ class Train:
 
     phases: list[Phase] = field(default_factory=list)  # in turn; each goes on from where the one before ended
     loss: Loss = field(default_factory=Loss)
+    teachers: Teachers = field(default_factory=Teachers)
     optimizer: Optimizer = field(default_factory=Optimizer)
     seed: int = key(0, least=0, most=2**31 - 1)  # of weights, batches and augmentation
     compile: bool = False  # XLA (always on a TPU)
@@ -148,4 +176,15 @@ class Train:
         names = {self.loss.name, *(phase.loss.name for phase in self.phases if phase.loss)}
         if self.optimizer.accumulate_steps > 1 and (paired := sorted(names.intersection(PAIR_LOSSES))):
             why = f"{paired[0]} compares all images of a batch, which pieces of it do not see: use accumulate_steps 1"
+            yield "optimizer.accumulate_steps", why
+        if self.teachers.dim is None:
+            by_losses = [f"phases.{n}" for n, each in enumerate(self.phases) if each.sampling.domains == "losses"]
+            if by_losses:
+                why = "the losses are the teachers', and there are none: set train.teachers.dim (256 in the paper)"
+                yield f"{by_losses[0]}.sampling.domains", why
+            return
+        if not all((phase.loss or self.loss).own_domain for phase in self.phases):
+            yield "teachers.dim", "a teacher knows the classes of its own source alone: set loss.own_domain=true"
+        if self.optimizer.accumulate_steps > 1 and self.teachers.similarities:
+            why = "teachers.similarities compares all images of a batch, which its pieces do not see: use 1, or 0 there"
             yield "optimizer.accumulate_steps", why

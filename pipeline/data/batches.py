@@ -16,7 +16,7 @@ from pipeline.data import augment as augmentation
 from pipeline.data.preprocessing import Preprocess, decode, resize
 from pipeline.data.read_ahead import BlocksAhead, RecordsAhead
 from pipeline.data.records import RecordSet, open_records
-from pipeline.data.sampler import ClassGroups, Interleaved, Positions, batch_positions
+from pipeline.data.sampler import Interleaved, Order, batch_positions
 from pipeline.errors import BadInput
 
 __all__ = ["RecordSet", "damage_is_bad_input", "eval_batches", "open_records", "train_batches"]
@@ -24,7 +24,7 @@ __all__ = ["RecordSet", "damage_is_bad_input", "eval_batches", "open_records", "
 
 def train_batches(
     records: RecordSet,
-    order: Positions | ClassGroups,
+    order: Order,
     preprocess: Preprocess,
     augment: Augment,
     batch_size: int,

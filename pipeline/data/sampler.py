@@ -1,15 +1,17 @@
 """The order of training as arithmetic: from (seed, step) to the records of a batch. No TensorFlow.
 
 `Positions` draws every record once an epoch; `Interleaved` as well, but so that a disk is read in long pieces;
-`ClassGroups` draws P classes × K images, its domains weighed.
+`ClassGroups` draws P classes × K images, its domains weighed. `domain_batches.OneDomain` has one of these a domain.
 """
 
+import copy
 from collections.abc import Mapping
 from functools import lru_cache
 
 import numpy as np
 
 from pipeline.config import Sampling
+from pipeline.data.domain_batches import OneDomain, Shares, allotted
 from pipeline.errors import BadInput
 
 BLOCK = 64  # records: some megabytes, of which a far disk gives many a second
@@ -149,11 +151,17 @@ class ClassGroups:
         self._records = self.entries[by_class]  # by domain and class
         self._begins = np.append(begins, len(labels))  # [C + 1], where a class begins in `_records`
         self._first_class = np.searchsorted(domains[begins], np.arange(len(shares) + 1))  # [D + 1], of a domain
-        self._cumulative = np.cumsum(shares) / np.sum(shares)
+        self._shares = shares
 
     def __len__(self) -> int:
         """Positions in an epoch: as many as records that may be drawn."""
         return len(self.entries)
+
+    def renewed(self, shares: Shares) -> "ClassGroups":
+        """The same order with other shares of the domains; None as weights: the ones that it has."""
+        found = copy.copy(self)
+        found._shares = self._shares if shares.weights is None else shares.weights
+        return found
 
     def batch(self, step: int, batch_size: int, host: tuple[int, int] = (0, 1)) -> np.ndarray:
         """int64 [batch_size / hosts]: this host's records of global batch `step`; a class may lie on two hosts."""
@@ -170,14 +178,16 @@ class ClassGroups:
 
     def _draw_classes(self, rng: np.random.Generator, slots: int) -> np.ndarray:
         """int64 [slots]: the class of each slot, in random order, so that no domain has the short one more often."""
-        points = np.minimum((rng.random() + np.arange(slots)) / slots, np.nextafter(1.0, 0.0))
-        of_domain = np.bincount(np.searchsorted(self._cumulative, points, side="right"))
+        of_domain = allotted(self._shares, slots, rng)
         drawn = []
         for domain in np.flatnonzero(of_domain):
             first, count = self._first_class[domain], self._first_class[domain + 1] - self._first_class[domain]
             times, rest = divmod(of_domain[domain], count)
             drawn += [first + np.tile(np.arange(count), times), first + rng.choice(count, rest, replace=False)]
         return rng.permutation(np.concatenate(drawn))
+
+
+Order = Positions | ClassGroups | OneDomain
 
 
 def order(
@@ -187,8 +197,10 @@ def order(
     options: Sampling,
     draws: np.ndarray | None = None,
     shards: np.ndarray | None = None,
-) -> Positions | ClassGroups:
+) -> Order:
     """The order that `options` ask for: `Positions` or `Interleaved` where nothing weighs domains or groups classes.
+
+    Shares by `losses` are not known here: the domains are drawn in turn, or equally, until the order is `renewed`.
 
     Args:
         labels: int64 [N], the class of each record.
@@ -203,28 +215,48 @@ def order(
     """
     kept = None if options.cap_per_class is None else capped(labels, options.cap_per_class)
     each, given = options.images_per_class, options.domain_shares
-    every = each is None and options.domains == "size" and not given
+    every = each is None and not options.one_domain and options.domains == "size" and not given
     if options.interleave:
         if not every or draws is not None or shards is None:
-            others = "min_images_per_class, images_per_class, domains and domain_shares"
+            others = "min_images_per_class, images_per_class, one_domain, domains and domain_shares"
             raise BadInput(f"sampling.interleave draws every record once an epoch: leave it out, or {others}")
         return Interleaved(shards, seed, options.interleave, kept)
     if every:
         if kept is not None:
             draws = kept.astype(np.int64) if draws is None else np.where(kept, draws, 0)
         return Positions(len(labels), seed, draws)
-    if draws is not None:
+    if draws is not None and (each is not None or not options.one_domain):
         mend = "leave it out, or images_per_class, domains and domain_shares"
-        raise BadInput(f"min_images_per_class goes with sampling.cap_per_class only, not with its other keys: {mend}")
+        raise BadInput(f"min_images_per_class goes with cap_per_class and one_domain of sampling alone: {mend}")
     names, numbers = np.unique(domains, return_inverse=True)
     sizes = np.bincount(numbers if kept is None else numbers[kept])  # a cap leaves every class some
-    if given:
-        shares = _given_shares(given, names.tolist())
-    else:
-        shares = {"size": sizes, "sqrt": np.sqrt(sizes), "equal": np.ones(len(names))}[options.domains]
+    weights = _given_shares(given, names.tolist()) if given else _weights(options.domains, sizes)
+    if options.one_domain:
+        turns = Shares(None if options.domains in ("round_robin", "losses") else weights)
+        return _one_domain(labels, numbers, seed, each, draws, kept, turns)
     if each is None:  # every image is a class: uniform over the images of a domain, none twice in a batch
         labels, each = np.arange(len(labels)), 1
-    return ClassGroups(labels, numbers, shares, seed, each, kept)
+    return ClassGroups(labels, numbers, weights, seed, each, kept)
+
+
+def _weights(name: str, sizes: np.ndarray) -> np.ndarray:
+    """float [D]: the shares of the domains by a name of `sampling.domains`; equal where it takes them in turn."""
+    return sizes if name == "size" else np.sqrt(sizes) if name == "sqrt" else np.ones(len(sizes))
+
+
+def _one_domain(labels, numbers, seed: int, each: int | None, draws, kept, shares: Shares) -> OneDomain:
+    """Each domain's records once an epoch of its own, or in its own groups of classes."""
+    rows = [np.flatnonzero(numbers == domain) for domain in range(numbers.max() + 1)]
+    streams: list[Positions | ClassGroups] = []
+    for domain, mine in enumerate(rows):
+        own = int(np.random.SeedSequence([seed, domain]).generate_state(1)[0])
+        here = None if kept is None else kept[mine]
+        if each is None:
+            times = np.ones(len(mine), np.int64) if draws is None else draws[mine]
+            streams.append(Positions(len(mine), own, times if here is None else np.where(here, times, 0)))
+        else:
+            streams.append(ClassGroups(labels[mine], np.zeros(len(mine), np.int64), np.ones(1), own, each, here))
+    return OneDomain(streams, rows, shares, seed)
 
 
 def capped(labels: np.ndarray, cap: int) -> np.ndarray:

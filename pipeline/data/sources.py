@@ -56,7 +56,7 @@ def open_data(spec: str) -> list[ImageSet]:
     if _is_shards(spec):
         return _from_shards(spec)
     _expect_folder(spec)
-    return [_listed(name_of(spec), "folder", Path(spec))]
+    return [_listed(name_of(spec), "folder", Path(spec), {})]
 
 
 def name_of(spec: str) -> str:
@@ -69,6 +69,16 @@ def name_of(spec: str) -> str:
         return ""
     folder = Path(spec).resolve()
     return folder.parent.name if folder.name.lower() in SPLIT_NAMES else folder.name
+
+
+def split_of(spec: str) -> str:
+    """The split that `spec` names for all its images: a layout's option, a folder's name; "" where it names none."""
+    spec = _named(spec)[1]
+    layout, _, options = _of_layout(spec)
+    if layout or _is_shards(spec):
+        return options.get("split", "")
+    name = Path(spec).resolve().name
+    return name if name.lower() in SPLIT_NAMES else ""
 
 
 def shards_of(spec: str) -> Sequence[File]:

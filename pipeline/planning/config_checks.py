@@ -69,6 +69,8 @@ def expect_sources(run: Run) -> None:
             raise BadInput(f"source {source.name}: layout {source.layout}: {root} does not exist: is its root right?")
     if (merged := run.records.merge_classes) and not Path(merged).is_file():
         raise BadInput(f"records.merge_classes: expected a CSV file, {merged} does not exist")
+    if (left_out := run.records.leave_out) and not Path(left_out).is_file():
+        raise BadInput(f"records.leave_out: expected a CSV file, {left_out} does not exist")
 
 
 def expect_encoder(run: Run) -> None:

@@ -170,11 +170,12 @@ def step(encoder: EncoderCosts, run: config.Run, phase: config.Phase, classes: i
     projection = encoder.width * dim + dim  # with its bias
     served = run.embedder.embedding_dim
     fixed = (dim + 1) * served * (dim > served) + 2 * encoder.width * run.embedder.batch_norm  # PCA, statistics
-    top = 2.0 * (encoder.width * dim + centres)  # FLOPs of head and cosines, forward
+    taught = teacher_parameters(encoder, run, classes)
+    top = 2.0 * (encoder.width * dim + centres + taught)  # FLOPs of heads and cosines, forward
     trained_of_all = trained_blocks(phase, encoder.blocks)
     whole, blocks = trained_of_all > encoder.blocks, min(trained_of_all, encoder.blocks)
     head_trained, encoder_trained = phase.trainable != "encoder", phase.trainable != "head"
-    trained = (projection + centres) * head_trained
+    trained = (projection + centres + taught) * head_trained
     flops = top * (1 + head_trained) + (top if encoder_trained else 2.0 * centres)  # + to the inputs
     plain: tuple[Moment, ...] = (Moment(trained, 0.0),)
     checkpointed = plain
@@ -194,14 +195,23 @@ def step(encoder: EncoderCosts, run: config.Run, phase: config.Phase, classes: i
         )
     pixels = 2.0 * 3 * encoder.image_size_px**2 * whole  # the stem's gradient needs them
     return StepCosts(
-        parameters=encoder.parameters + projection + fixed + centres,
+        parameters=encoder.parameters + projection + fixed + centres + taught,
         trained_parameters=trained,
         flops=flops,
         model_flops=flops - again,
         plain=plain,
         checkpointed=checkpointed,
-        float32_bytes=4.0 * (pixels + 3.0 * classes * run.train.loss.subcenters),
+        float32_bytes=4.0 * (pixels + 3.0 * classes * (run.train.loss.subcenters + (taught > 0))),
     )
+
+
+def teacher_parameters(encoder: EncoderCosts, run: config.Run, classes: int) -> int:
+    """Of the online teachers: a head with its bias for each source, and all classes' centres; 0 without them."""
+    if not (dim := run.train.teachers.dim):
+        return 0
+    left_out = run.records.split.left_out
+    sources = max(sum(source.name not in left_out for source in run.records.sources), 1)
+    return sources * (encoder.width + 1) * dim + classes * dim
 
 
 def _backward(

@@ -42,7 +42,9 @@ def main(options: Options) -> None:
     print(f"plan: {shown(run.name)}, {run.encoder.name}: {size.images:,} images of {size.classes:,} classes ({origin})")
     head = encoder.width * run.embedder.loss_dim
     centres = size.classes * run.train.loss.subcenters * run.embedder.loss_dim
-    print(f"parameters: encoder {encoder.parameters:,}, head {head:,}, class centres {centres:,}")
+    taught = costs.teacher_parameters(encoder, run, size.classes)
+    beside = f", teachers {taught:,}" if taught else ""
+    print(f"parameters: encoder {encoder.parameters:,}, head {head:,}, class centres {centres:,}{beside}")
     print(f"{options.share:.0%} of the makers' peak reached; memory in GiB a replica")
     print(f"for (devices.kind={run.devices.kind}): {accelerators.FOR[run.devices.kind]}")
     plans = [plan_phase(run, number, size, options.share, devices) for number in range(len(run.train.phases))]

@@ -42,6 +42,7 @@ def candidates(run: Run, replicas: int) -> Iterator[tuple[Run, tuple[str, ...]]]
     halves = optimizer.moments == "float32" and not list(replace(optimizer, moments="bfloat16").rules())
     again = estimates.is_transformer(run.encoder) and not run.encoder.checkpointing
     compares = any((phase.loss or train.loss).name in PAIR_LOSSES for phase in train.phases)
+    compares |= train.teachers.dim is not None and train.teachers.similarities > 0
     for fraction, pieces, checkpointing, half in product(FRACTIONS, (True, False), (False, again), (False, halves)):
         if fraction == 1 and not (checkpointing or half):
             continue

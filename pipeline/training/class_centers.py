@@ -95,7 +95,7 @@ def _sharded_arcface(embeddings, labels, shard, classes: int, scale: float, marg
     Source: An et al., Partial FC, ICCV Workshops 2021 (all classes, none sampled).
     """
     context = tf.distribute.get_replica_context()
-    first_example, every, all_labels = _gathered(context, embeddings, labels)
+    first_example, every, all_labels = gathered(context, embeddings, labels)
 
     def compare(every, wanted, centers, first):
         return class_losses.split_cosines(
@@ -122,7 +122,7 @@ def rows_from(values: tf.Tensor, first: tf.Tensor, count: int) -> tf.Tensor:
 
 def _gathered_pairs(embeddings, labels, loss: config.Loss, compiled: bool):
     """A pair loss of this replica's examples as anchors, compared with all replicas'."""
-    first, every, all_labels = _gathered(tf.distribute.get_replica_context(), embeddings, labels)
+    first, every, all_labels = gathered(tf.distribute.get_replica_context(), embeddings, labels)
 
     def compare(anchors, anchor_labels, first, others, other_labels):
         return PAIR_LOSSES[loss.name](anchors, anchor_labels, first, others, other_labels, loss)
@@ -131,7 +131,7 @@ def _gathered_pairs(embeddings, labels, loss: config.Loss, compiled: bool):
     return compare(embeddings, labels, first, every, all_labels)
 
 
-def _gathered(context: tf.distribute.ReplicaContext, embeddings, labels) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+def gathered(context: tf.distribute.ReplicaContext, embeddings, labels) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """This replica's first row in the global batch; all replicas' embeddings, float32 [B, D]; labels int32 [B].
 
     TensorFlow's collectives carry the gradient back: each replica's embeddings get it from all replicas' losses.

@@ -12,7 +12,7 @@ from pipeline.data import preprocessing
 from pipeline.data.array_cache import ArrayCache
 from pipeline.data.batches import RecordSet, eval_batches, eval_groups
 from pipeline.data.preprocessing import Preprocess, normalize
-from pipeline.data.sampler import ClassGroups, Positions
+from pipeline.data.sampler import Order
 from pipeline.files import file_sha256
 from pipeline.models.embedder import Embedder
 from pipeline.models.encoders import KERAS_FILE, ImageEncoder
@@ -145,12 +145,7 @@ def average_features(each: list[np.ndarray]) -> np.ndarray:
 
 
 def feature_batches(
-    features: np.ndarray,
-    labels: np.ndarray,
-    order: Positions | ClassGroups,
-    batch_size: int,
-    start_step: int,
-    host: tuple[int, int],
+    features: np.ndarray, labels: np.ndarray, order: Order, batch_size: int, start_step: int, host: tuple[int, int]
 ) -> tf.data.Dataset:
     """The stream of `train_batches`: {"features": float32 [b, width], "labels": int32 [b]}, without end."""
 

@@ -18,7 +18,7 @@ FORMAT = 1  # of the training: raise it with any change of what a recipe trains,
 
 def recipe(run: Run) -> dict[str, Any]:
     """Every key that decides the weights; not how often is logged or saved, nor where files lie (`of`)."""
-    kept = ("phases", "loss", "optimizer", "seed", "fold")
+    kept = ("phases", "loss", "teachers", "optimizer", "seed", "fold")
     train = {key: value for key, value in dataclasses.asdict(run.train).items() if key in kept}
     train |= {"init_from": bool(run.train.init_from), "validation": bool(run.train.validation)}
     for loss in (train["loss"], *(phase["loss"] for phase in train["phases"] if phase["loss"])):

@@ -1,5 +1,7 @@
 """What a phase trains and how: variables with their learning-rate factors, Keras optimizers, the schedule."""
 
+from collections.abc import Sequence
+
 import keras
 import tensorflow as tf
 
@@ -69,17 +71,20 @@ class RateFactors(keras.optimizers.Optimizer):
 
 
 def trained_variables(
-    model: Embedder, centers: ClassCenters, phase: config.Phase
+    model: Embedder, centers: ClassCenters, phase: config.Phase, teachers: Sequence[keras.Variable] = ()
 ) -> tuple[list[keras.Variable], list[float]]:
     """What a phase trains, and each variable's factor of the learning rate.
 
-    `head` is the projection and the class centres; `encoder` is the encoder alone, with both locked; `all` is
-    everything; `last N blocks` and `last N %` are head, centres and the last part of the encoder's blocks. The i-th of
-    n entries of `encoder.blocks` (the stem is the first) has the factor encoder_rate_factor · layer_decay^(n − 1 − i),
-    the centres have centers_rate_factor.
+    `head` is the projection, the class centres and the variables of `teachers`, centres last; `encoder` is the encoder
+    alone, with all of these locked; `all` is everything; `last N blocks` and `last N %` are the head's and the last
+    part of the encoder's blocks. The i-th of n entries of `encoder.blocks` (the stem is the first) has the factor
+    encoder_rate_factor · layer_decay^(n − 1 − i), centres have centers_rate_factor.
     """
     head = [*model.head.trainable_variables, centers.variable]
     head_factors = [*([1.0] * (len(head) - 1)), phase.centers_rate_factor]
+    if teachers:
+        head += teachers
+        head_factors += [*([1.0] * (len(teachers) - 1)), phase.centers_rate_factor]
     blocks = model.encoder.blocks
     deepest = max(len(blocks) - 1, 0)
     trained = trained_blocks(phase, deepest)
@@ -141,4 +146,4 @@ def build(
 def _decays(variable: keras.Variable) -> bool:
     """Whether weight decay is for it: attention's biases have two dimensions, so the name decides."""
     name = variable.path.rsplit("/", 1)[-1]
-    return name.endswith("kernel") or name in ("embeddings", "class_centers")
+    return name.endswith("kernel") or name in ("embeddings", "class_centers", "teacher_centers")

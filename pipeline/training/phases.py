@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,7 +14,8 @@ from pipeline.config import Run
 from pipeline.config.phase_keys import asks_start, expect_phase, geometry, sees_features
 from pipeline.data import folds, sampler
 from pipeline.data.records import RecordSet
-from pipeline.data.sampler import ClassGroups, Positions
+from pipeline.data.sampler import Order
+from pipeline.errors import BadInput
 from pipeline.models import embedder as embedders
 from pipeline.models import encoders
 from pipeline.models import head as heads
@@ -22,6 +23,8 @@ from pipeline.models.embedder import Embedder, named_variables
 from pipeline.training import checkpoints, class_centers, optimizers, starts
 from pipeline.training.class_centers import ClassCenters
 from pipeline.training.devices import Found
+from pipeline.training.distillation import source_shares, teachers
+from pipeline.training.distillation.teachers import Teachers
 from pipeline.training.losses import Margin
 
 
@@ -34,6 +37,11 @@ class Classes:
     record_domains: np.ndarray  # str [N], each record's source; "" where the shards' names do not tell it
     domains: np.ndarray  # int32 [C], each class's source, counted from 0 in the order of their names
     record_shards: np.ndarray | None = None  # int32 [N], each record's shard
+
+    @property
+    def sources(self) -> list[str]:
+        """The records' sources, in the order of their numbers."""
+        return np.unique(self.record_domains).tolist()
 
     @classmethod
     def of(cls, records: RecordSet) -> "Classes":
@@ -51,11 +59,12 @@ class Phase:
     number: int
     options: config.Phase
     loss: config.Loss
-    order: Positions | ClassGroups  # which records each batch holds
+    order: Order  # which records each batch holds
     steps_per_epoch: float
     steps: int
     margin: Margin
     on_features: bool  # the encoder is frozen and sees the same pixels every time: its features are computed once
+    domains: int = 1  # sources that classes are of, each with a teacher where there are any
 
 
 class RecordFeatures(Protocol):
@@ -71,6 +80,7 @@ class Built:
     embedder: Embedder
     centers: ClassCenters
     geometry: tuple[int | None, int]  # image size (None: the encoder's own) and patch overlap of the embedder, in px
+    teachers: Teachers | None = field(default=None, kw_only=True)
 
 
 @dataclass
@@ -84,13 +94,14 @@ class State(Built):
 
     @property
     def built(self) -> Built:
-        return Built(self.embedder, self.centers, self.geometry)
+        return Built(self.embedder, self.centers, self.geometry, teachers=self.teachers)
 
     @property
     def variables(self) -> dict[str, Any]:
         found = {
             **self.embedder.variables,
             **named_variables("centers", [self.centers.variable]),
+            **named_variables("teachers", self.teachers.variables if self.teachers else []),
             **named_variables("optimizer", self.optimizer.variables),
             **named_variables("head_start", self.head_start),
         }
@@ -103,7 +114,9 @@ class State(Built):
         return [(now, then) for now, then in pairs if id(now) in trained]
 
     def begin(self) -> None:
-        """Keeps the head as the phase starts it, where that is asked for."""
+        """Keeps the head as the phase starts it, where that is asked for; sources are counted anew."""
+        if self.teachers:
+            source_shares.begin(self.teachers)
         for kept, now in zip(self.head_start, self.embedder.head.trainable_weights, strict=False):
             kept.assign(now)
 
@@ -144,7 +157,7 @@ class State(Built):
 
 
 def plan_phase(run: Run, found: Found, classes: Classes, number: int) -> Phase:
-    """Phase `number` of the config; BadInput as `expect_phase` and `sampler.order`."""
+    """Phase `number` of the config; BadInput as `expect_phase` and `sampler.order`, or classes of several sources."""
     options = run.train.phases[number]
     expect_phase(run, options, found.strategy.num_replicas_in_sync)
     loss = options.loss or run.train.loss
@@ -154,11 +167,23 @@ def plan_phase(run: Run, found: Found, classes: Classes, number: int) -> Phase:
         draws = np.maximum(-(-options.min_images_per_class // counts), 1)[classes.of_records]
     domains, seed = classes.record_domains, run.train.seed + number
     order = sampler.order(classes.of_records, domains, seed, options.sampling, draws, classes.record_shards)
+    if source_shares.by_losses(options.sampling):
+        expect_own_classes(classes)
     steps_per_epoch = len(order) / options.batch_size
     steps = max(1, round(options.epochs * steps_per_epoch))
     on_features = sees_features(options) and not run.devices.rehearse
     margin = Margin.of(loss, options, counts, steps)
-    return Phase(number, options, loss, order, steps_per_epoch, steps, margin, on_features)
+    count = int(classes.domains.max()) + 1
+    return Phase(number, options, loss, order, steps_per_epoch, steps, margin, on_features, count)
+
+
+def expect_own_classes(classes: Classes) -> None:
+    """Raises BadInput where a source shares classes with another: its teacher's loss would be of both."""
+    names, of_records = np.unique(classes.record_domains, return_inverse=True)
+    if (wrong := np.flatnonzero(classes.domains[classes.of_records] != of_records)).size:
+        source = names[of_records[wrong[0]]]
+        why = f"source {source} has classes that are of another, too (records.merge_classes)"
+        raise BadInput(f"sampling.domains=losses: expected every class in one source, {why}: use equal or size")
 
 
 def prepare(
@@ -177,13 +202,17 @@ def prepare(
                 encoders.transfer(previous.embedder.encoder, model.encoder)
                 model.head.set_weights(previous.embedder.head.get_weights())
         centers = previous.centers if previous else _random_centers(run, found, classes)
-        trained, factors = optimizers.trained_variables(model, centers, options)
+        taught = previous.teachers if previous else None
+        if run.train.teachers.dim and not previous:
+            numbers = phase.domains, classes, model.encoder.width, run.train.seed + 2
+            taught = teachers.build(run.train.teachers, *numbers)
+        trained, factors = optimizers.trained_variables(model, centers, options, taught.trained if taught else [])
         rate = optimizers.schedule(options, phase.steps, phase.steps_per_epoch)
         average_from = None if options.average_from is None else int(options.average_from * phase.steps)
         optimizer = optimizers.build(run.train.optimizer, rate, trained, factors, average_from)
         kept = model.head.trainable_weights if options.head_interpolation < 1.0 else []
         head_start = [keras.Variable(v, trainable=False, name=v.name) for v in kept]
-        state = State(model, centers, (size, overlap), optimizer, trained, head_start)
+        state = State(model, centers, (size, overlap), optimizer, trained, head_start, teachers=taught)
         if checkpoint:
             checkpoints.restore(checkpoint, state.variables)
         elif previous is None and starts_from:
@@ -192,16 +221,21 @@ def prepare(
 
 
 def start_at_random(run: Run, found: Found, state: State) -> None:
-    """The head and the centres as they are where training starts without features."""
+    """The head, the centres and the teachers as they are where training starts without features."""
     with found.strategy.scope():
         fresh = heads.build(run.embedder, state.embedder.encoder.width, run.train.seed).served
         centers = _random_centers(run, found, state.centers.classes)
     state.embedder.head.set_weights(fresh.get_weights())
     state.centers.assign(np.array(centers.whole(centers.variable)))
+    if state.teachers:
+        state.teachers.assign(*teachers.random_values(state.teachers, run.train.seed + 2))
 
 
 def start_from_features(run: Run, state: State, name: str, features: np.ndarray, classes: Classes) -> None:
-    """The head as `starts.start` has it from the training features float32 [N, width], the centres as class means."""
+    """The head as `starts.start` has it from the training features float32 [N, width], the centres as class means.
+
+    The teachers, where there are any, as `Teachers.start` has them.
+    """
     parts = state.embedder.parts
     kernel, bias = starts.start(run.embedder, name, features, classes.of_records, classes.domains)
     if parts.norm and parts.projection:
@@ -215,6 +249,8 @@ def start_from_features(run: Run, state: State, name: str, features: np.ndarray,
     seed, subcenters = run.train.seed, run.train.loss.subcenters
     embeddings = _embedded(state.embedder, features)
     state.centers.assign(starts.class_centers(embeddings, classes.of_records, subcenters, seed))
+    if state.teachers:
+        state.teachers.start(features, classes.of_records)
 
 
 def fit_pca(run: Run, embedder: Embedder, features: RecordFeatures, records: RecordSet) -> None:

@@ -30,6 +30,7 @@ from pipeline.planning import config_checks
 from pipeline.retrieval.precisions import precisions
 from pipeline.training import checkpoints, devices, inputs, metrics_log, rehearsal
 from pipeline.training.devices import Found
+from pipeline.training.distillation import source_shares
 from pipeline.training.feature_cache import Encodings, FeatureCache
 from pipeline.training.metrics_log import MetricsLog, Work
 from pipeline.training.phases import (
@@ -155,7 +156,10 @@ def train_phase(
     validate_every = max(1, round(train.validate_every_epochs * phase.steps_per_epoch))
     # Where no interval ends within a phase, the end of the last phase is what matters.
     ends_validated = validate_every <= phase.steps or phase.number == len(train.phases) - 1
-    pauses = (train.log_every_steps, train.checkpoint_every_steps, validate_every)
+    # Where shares follow losses, what comes is not known beyond the step that sets them.
+    sampling, taught = phase.options.sampling, state.teachers
+    renewed_every = [sampling.losses_every_steps] if taught and source_shares.by_losses(sampling) else []
+    pauses = (train.log_every_steps, train.checkpoint_every_steps, validate_every, *renewed_every)
     # Of an encoder that is being trained: nothing is kept.
     reduced, looked_at = state.embedder.parts.pca is not None, data.validation is not None
     measured = features or (Encodings(run, found, state.embedder) if looked_at or reduced else None)
@@ -205,6 +209,11 @@ def train_phase(
                 f"train {name}: step {done:,} of {phase.steps:,}, loss {row['loss']:.3f}, {data.said(each)}{speed}",
                 flush=True,
             )
+        if taught and renewed_every and done % renewed_every[0] == 0:
+            shares = source_shares.renew(phase.order, taught, sampling, done)
+            row |= {f"share/{name}": float(share) for name, share in zip(data.classes.sources, shares, strict=True)}
+            if not last:
+                iterator = iter(batches(run, found, data, phase, state, features, teacher, done))
         log.write(row, images_per_second=progress.rate)
         longest = max(longest, time.monotonic() - began)
         why = "" if last else _asked_to_stop(found, stopping, 2 * longest)

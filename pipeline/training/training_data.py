@@ -15,6 +15,7 @@ from pipeline.errors import BadInput
 from pipeline.retrieval import intervals
 from pipeline.training import checkpoints
 from pipeline.training.devices import Found
+from pipeline.training.distillation import source_shares
 from pipeline.training.feature_cache import FeatureCache, feature_batches
 from pipeline.training.phases import Classes, Phase, State
 
@@ -83,12 +84,15 @@ def batches(
     run: Run, found: Found, data: Data, phase: Phase, state: State, features: FeatureCache | None,
     teacher: np.ndarray | None, step: int,
 ) -> Any:  # fmt: skip
-    """The distributed stream from global batch `step` on, without end.
+    """The distributed stream from global batch `step` on, without end; by losses, up to where shares are set anew.
 
     Each replica gets {"images": [b, S, S, 3] in 0…255, or "features": float32 [b, width]} and "labels": int32 [b];
     with `teacher`, float32 [N, width] of every record, also "teacher": float32 [b, width].
     """
     size, seed, labels = phase.options.batch_size, run.train.seed + phase.number, data.classes.labels
+    order = phase.order
+    if state.teachers and source_shares.by_losses(phase.options.sampling):
+        order = source_shares.order_from(order, state.teachers, phase.options.sampling, step)
     # Not in `of_host`, which is called in the scope of the host's processor: the encoder would run there.
     rows = features.of(data.records, "train") if features else None
 
@@ -96,13 +100,13 @@ def batches(
         # One pipeline a host, also where one process feeds all hosts of a TPU pod.
         host = (context.input_pipeline_id, context.num_input_pipelines)
         if rows is not None:
-            dataset = feature_batches(rows, data.classes.of_records, phase.order, size, step, host)
+            dataset = feature_batches(rows, data.classes.of_records, order, size, step, host)
         else:
             # Label in the records → trained class.
             to_class = np.full(int(labels.max()) + 1, -1, np.int64)
             to_class[labels] = np.arange(len(labels))
             dataset = train_batches(
-                *(data.records, phase.order, state.embedder.preprocess, phase.options.augment, size, seed, step, host),
+                *(data.records, order, state.embedder.preprocess, phase.options.augment, size, seed, step, host),
                 label_map=to_class,
                 teacher=teacher,
             )

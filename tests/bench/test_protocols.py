@@ -65,7 +65,7 @@ def test_uned_merged_and_separate_by_position_and_by_identity(uned, tmp_path):
         for domain in UNED_DOMAINS:
             close(found[domain], expected[domain])
         for name, value in mode["mean"]["values"].items():
-            by_domain = slow.mean([each[name] for each in expected.values()])
+            by_domain = np.mean([each[name] for each in expected.values()])
             assert value == pytest.approx(by_domain if "identity" in name else float(np.round(by_domain, 3)), abs=1e-12)
         indexes = [row["index"] for row in mode["rows"].values()]
         assert mode["mean"]["index"] == (indexes[0] if merged else sum(indexes))

@@ -5,7 +5,7 @@ runs/<config>/sweep/trials/ → docs/ablation.md
 
 Each row is `guie sweep CONFIG sweep.trials=1 KEY=VALUE …` with the table's keys and the row's. Differences are to the
 table's first row, query by query. Tables can be measured side by side; the page has the rows that are finished, and
-keeps what stands before the first table.
+keeps what stands before the first table, and a table of which no row is finished here.
 """
 
 import shlex
@@ -88,8 +88,12 @@ def cells(line: Line) -> list[str]:
 
 def page(tables: list[tuple[Table, list[Line]]]) -> str:
     """The page: its introduction, then each table."""
-    texts = [PAGE.read_text(encoding="utf-8").partition("\n## ")[0].rstrip()] if PAGE.exists() else ["# Ablation"]
+    first, *before = PAGE.read_text(encoding="utf-8").split("\n## ") if PAGE.exists() else ["# Ablation"]
+    texts = [first.rstrip()]
     for table, lines in tables:
+        if not lines:
+            texts += [f"## {each.rstrip()}" for each in before if each.startswith(f"{table.title}\n")]
+            continue
         header = ["change", "keys", "class", "− first row", "domain", "− first row", "s"]
         rows = [header, ["---"] * len(header), *map(cells, lines)]
         drawn = "\n".join("| " + " | ".join(row) + " |" for row in rows)
@@ -103,7 +107,7 @@ def main(asked: list[str]) -> None:
     if unknown := set(asked) - {"page", *(table.name for table in TABLES)}:
         raise SystemExit(f"expected tables among {', '.join(t.name for t in TABLES)}, got {', '.join(sorted(unknown))}")
     found = [(table, measured(table, table.name in asked or not asked)) for table in TABLES]
-    files.write_text(PAGE, page([(table, lines) for table, lines in found if lines]))
+    files.write_text(PAGE, page(found))
     print(f"→ {PAGE}")
 
 

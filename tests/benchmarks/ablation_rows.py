@@ -147,4 +147,36 @@ ALL_CLASSES = Table(
     ),
 )
 
-TABLES = (HEAD, ENCODER, ALL_CLASSES)
+IN_TURN = (P + "sampling.domains=round_robin",)
+SEPARATE = (*IN_TURN, "train.teachers.dim=null")
+JOINT = (*SEPARATE, "train.loss.own_domain=false")
+MIXED = (P + "sampling.one_domain=false",)
+ARCFACE = ("train.teachers.dim=null", "train.loss.own_domain=false", "train.loss.name=arcface")
+ARCFACE += ("train.loss.margin_radians=0.1", P + "sampling.domains=sqrt", *MIXED)
+RANDOM = "embedder.init=random"
+MANY_DOMAINS = Table(
+    "many_domains",
+    "Many domains: UDON beside joint and separate classifiers",
+    "Folds as for the head. 64 numbers on frozen features, with the same optimizer and the same length in every row.",
+    "configs/real_images_udon.yaml",
+    (),
+    (
+        ("UDON",),
+        ("UDON, sources in turn", *IN_TURN),
+        ("UDON, mixed batches", *MIXED),
+        ("UDON, logits alone", "train.teachers.similarities=0"),
+        ("UDON, similarities alone", "train.teachers.logits=0"),
+        ("UDON, similarities as a mean over pairs: 4 / 128", "train.teachers.similarities=0.03125"),
+        ("teachers that nothing is learned from", "train.teachers.similarities=0", "train.teachers.logits=0"),
+        ("separate classifiers, sources in turn", *SEPARATE),
+        ("one joint classifier, sources in turn", *JOINT),
+        ("joint ArcFace, mixed batches", *ARCFACE),
+        ("UDON, 20 epochs", P + "epochs=20"),
+        ("joint ArcFace, mixed batches, 20 epochs", *ARCFACE, P + "epochs=20"),
+        ("UDON, from random", RANDOM),
+        ("separate classifiers, sources in turn, from random", RANDOM, *SEPARATE),
+        ("joint ArcFace, mixed batches, from random", RANDOM, *ARCFACE),
+    ),
+)
+
+TABLES = (HEAD, ENCODER, ALL_CLASSES, MANY_DOMAINS)

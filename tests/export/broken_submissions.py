@@ -65,7 +65,7 @@ def tensorflow_submissions(root: Path) -> dict[str, tuple[Path, str]]:
     pairs = tf.TensorSpec([2, None, None, 3], tf.uint8, name="images")
     two = (IMAGES, tf.TensorSpec([], tf.float32, name="temperature"))
     cases = {
-        "128 numbers": (embed("wide", lambda images: unit(features(images, 128))), "expected 1 … 64"),
+        "128 numbers": (embed("wide", lambda images: unit(features(images, 128))), "the competition takes 1 … 64"),
         "not normalised": (embed("length", features), "length is off 1"),
         "NaN on black": (embed("nan", nan_on_black), "NaN or infinite for black"),
         "dropout left on": (embed("dropout", with_dropout), "two calls on the same image differ"),

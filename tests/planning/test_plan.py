@@ -19,6 +19,7 @@ from pipeline.planning import accelerators, costs, estimates, remedies
 from pipeline.planning.costs import EncoderCosts
 from pipeline.planning.estimates import Estimate
 from pipeline.training import class_centers, optimizers
+from pipeline.training.distillation import teachers
 from tests.planning.built_cases import CASES, SIDE, SMALL
 
 ROOT = Path(__file__).parents[2]
@@ -48,6 +49,27 @@ def planned_memory(name: str, in_one: bool) -> dict[str, float]:
     memory = costs.memory_bytes(step, run.train.optimizer, images, checkpointing, compute_bytes=4, in_one=in_one)
     kept = 4 * encoder.parameters * holds_start(run.train.phases[0])
     return {**memory, "given": 3 * encoder.image_size_px**2 * images + kept}
+
+
+def test_teachers_are_counted_as_they_are_built():
+    """A head of each source that is trained on, a classifier of each class; held by the optimizer, too."""
+    sources = [config.Source("drawn", name) for name in "abc"]
+    plain = Run(
+        name="p",
+        records=config.Records(sources, config.Split(left_out=["b"])),
+        encoder=Encoder(name="clip_vit_b_32", architecture=SMALL, image_size_px=SIDE),
+        train=Train(phases=[Phase(name="p", trainable="all")], loss=config.Loss(own_domain=True)),
+    )
+    taught = replace(plain, train=replace(plain.train, teachers=config.Teachers(dim=24)))
+    size = estimates.SetSize(1000, CLASSES, "given")
+    without, planned = (estimates.plan_phase(run, 0, size, 0.35) for run in (plain, taught))
+    built = teachers.build(taught.train.teachers, 2, CLASSES, estimates.encoder_costs(plain.encoder).width, 0)
+    count = sum(math.prod(variable.shape) for variable in built.trained)
+    assert planned.costs.parameters - without.costs.parameters == count
+    assert planned.costs.trained_parameters - without.costs.trained_parameters == count
+    name = "v3-8"
+    more = planned.estimates[name].memory["optimizer"] - without.estimates[name].memory["optimizer"]
+    assert more == 8 * count and planned.costs.flops > without.costs.flops
 
 
 def test_a_head_with_pca_is_counted_at_the_width_that_is_trained():

@@ -16,6 +16,7 @@ from pipeline.data.sampler import Positions
 from pipeline.models.embedder import named_variables
 from pipeline.models.head import Head
 from pipeline.training import class_centers, devices, optimizers
+from pipeline.training.distillation import teachers
 from pipeline.training.losses import Margin
 from pipeline.training.phases import Classes, Phase, State
 from pipeline.training.step import make_run_steps
@@ -23,11 +24,15 @@ from pipeline.training.step import make_run_steps
 BATCH, WIDTH, CLASSES, STEPS = 16, 24, 6, 8
 
 
-def losses_of(replicas: int, compiled: bool, optimizer: dict, sharded: bool = False, steps: int = STEPS) -> list[float]:
+def losses_of(
+    replicas: int, compiled: bool, optimizer: dict, sharded: bool = False, taught: bool = False, steps: int = STEPS
+) -> list[float]:
+    """The loss of each step; with teachers also what they measured, summed over the steps."""
     run = config.Run(
         embedder=config.Embedder(dropout=0.25),
         train=config.Train(
-            loss=config.Loss(scale=16.0, sharded=sharded),
+            loss=config.Loss(scale=16.0, sharded=sharded, own_domain=taught),
+            teachers=config.Teachers(dim=5 if taught else None),
             optimizer=config.Optimizer(**optimizer),
             seed=3,
             compile=compiled,
@@ -47,13 +52,14 @@ def losses_of(replicas: int, compiled: bool, optimizer: dict, sharded: bool = Fa
             inputs, keras.layers.UnitNormalization()(keras.layers.Dense(8, kernel_initializer=start)(hidden))
         )
         centers = class_centers.build(CLASSES, 2, 8, 2, sharded, found.strategy)
-        variables = [*head.trainable_variables, centers.variable]
+        online = teachers.build(run.train.teachers, 2, CLASSES, WIDTH, 4) if taught else None
+        variables = [*head.trainable_variables, centers.variable, *(online.trained if online else [])]
         rate = optimizers.schedule(options, steps, 3.0)
         factors = [0.5] * 2 + [1.0] * (len(variables) - 2)
         built = optimizers.build(run.train.optimizer, rate, variables, factors)
     assert named_variables("optimizer", built.variables)
     embedder = SimpleNamespace(parts=Head(head, head, None, None, None))
-    state = State(embedder, centers, (None, 0), built, variables, [])
+    state = State(embedder, centers, (None, 0), built, variables, [], teachers=online)
 
     kinds, labels = tf.random.stateless_normal([CLASSES, WIDTH], [9, 9]), tf.range(BATCH) % CLASSES
 
@@ -69,7 +75,8 @@ def losses_of(replicas: int, compiled: bool, optimizer: dict, sharded: bool = Fa
     run_steps = make_run_steps(run, found, phase, state, classes, None)
     iterator = iter(found.strategy.distribute_datasets_from_function(of_host))
     first = run_steps(iterator, tf.constant(0), tf.constant(5)).numpy()
-    return [*first.tolist(), *run_steps(iterator, tf.constant(5), tf.constant(steps - 5)).numpy().tolist()]
+    rest = run_steps(iterator, tf.constant(5), tf.constant(steps - 5)).numpy()
+    return [*first.tolist(), *rest.tolist(), *(np.array(online.measured).ravel().tolist() if online else [])]
 
 
 if __name__ == "__main__":

@@ -12,12 +12,13 @@ ADAMW = {"name": "adamw", "weight_decay": 0.01}
 CLIPPED = {"name": "adamw", "clip_norm": 0.05}
 ADAFACTOR = {"name": "adafactor"}
 SGD = {"name": "sgd", "momentum": 0.9, "ema": 0.9}
+TAUGHT = (False, True)  # classes not sharded, with teachers
 
 
 @pytest.fixture(scope="module")
 def runs() -> dict:
     asked = [(1, False, ADAMW), (4, True, ADAMW), (1, False, CLIPPED), (4, True, CLIPPED), (4, True, CLIPPED, True)]
-    return losses_of(asked)
+    return losses_of([*asked, (1, False, ADAMW, *TAUGHT), (4, True, ADAMW, *TAUGHT)])
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,8 @@ def further(runs) -> dict:
         (4, True, ADAFACTOR),
     ]
     asked += [(1, True, {**ADAMW, "accumulate_steps": 4}), (4, True, {**ADAMW, "accumulate_steps": 2})]
-    return {**runs, **losses_of([*asked, (4, False, {**SGD, "accumulate_steps": 2}, True), (1, True, ADAMW, True)])}
+    asked += [(4, False, {**SGD, "accumulate_steps": 2}, True), (1, True, ADAMW, True)]
+    return {**runs, **losses_of([*asked, (1, True, ADAMW, *TAUGHT), (4, False, ADAMW, *TAUGHT)])}
 
 
 def losses_of(asked: list[tuple]) -> dict:
@@ -95,6 +97,22 @@ def test_sharded_classes_in_pieces_and_on_one_replica_train_as_whole_ones(furthe
     pieces = {**SGD, "accumulate_steps": 2}
     assert np.abs(of(further, 4, False, pieces, True) - of(further, 1, False, SGD)).max() < 1e-5
     assert np.abs(of(further, 1, True, ADAMW, True) - of(further, 1, False, ADAMW)).max() < 1e-5
+
+
+def test_teachers_over_replicas_under_xla_are_those_of_one(runs):
+    """Similarities cross between replicas; and what the teachers measured of each source is the same."""
+    plain = of(runs, 1, False, ADAMW, *TAUGHT)
+    assert plain[7] < plain[0]
+    assert np.abs(of(runs, 4, True, ADAMW, *TAUGHT) - plain).max() < 2e-5
+    summed, images = plain[8:10], plain[10:]
+    assert images.tolist() == [4.0, 4.0] and (summed > 0).all()  # half of each of eight batches
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("replicas", "compiled"), [(4, False), (1, True)])
+def test_teachers_over_replicas_alone_and_under_xla_alone_are_too(further, replicas, compiled):
+    found, plain = (of(further, *asked, ADAMW, *TAUGHT) for asked in ((replicas, compiled), (1, False)))
+    assert np.abs(found - plain).max() < 2e-5
 
 
 def test_dropout_keeps_its_share_and_its_scale():
