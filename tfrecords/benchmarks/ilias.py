@@ -51,7 +51,7 @@ def ilias(
         split: image_queries, positives or distractors.
         mini: of the distractors those of mini-ILIAS.
         tars: pattern of the tars in `yfcc100m` that are listed.
-        crop: queries and positives are cut to the box around the object's boxes.
+        crop: queries and positives are cut to the box around the object's; records do not notice that one changed.
         verify: the tars are read whole first, and compared with `checksums.txt`.
 
     Raises BadInput: a list, an image folder or the tars are missing; a list or a tar is damaged; a path leaves the
