@@ -189,7 +189,7 @@ def resize_to_square(image: np.ndarray, preprocess: Preprocess) -> np.ndarray:
         return by_pillow(image, side, side, preprocess.resize)
     scaled = [side * each // min(height, width) for each in (height, width)]
     top, left = (middle(each - side) for each in scaled)
-    return by_pillow(image, *scaled, preprocess.resize)[top : top + side, left : left + side]
+    return by_pillow(image, scaled[0], scaled[1], preprocess.resize)[top : top + side, left : left + side]
 
 
 def by_pillow(image: np.ndarray, height: int, width: int, method: str) -> np.ndarray:

@@ -172,7 +172,7 @@ def batches(images: Iterator[tuple[int, Ready]], batch_size: int) -> Iterator[tu
         return [row for row, _ in group], [image for _, image in group]
 
     for row, image in images:
-        shapes = tuple(pixels.shape for pixels in image.pixels.values())
+        shapes = tuple(pixels.shape for pixels in (*image.pixels.values(), *image.others.values()))
         waiting.setdefault(shapes, []).append((row, image))
         values = sum(pixels.size for pixels in image.pixels.values())
         if len(waiting[shapes]) >= max(1, min(batch_size, MAX_BATCH_VALUES // values)):

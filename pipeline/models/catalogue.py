@@ -12,9 +12,9 @@ from pipeline.config import Encoder
 from pipeline.config.sidecar import KERAS_FILE
 from pipeline.errors import BadInput, nearest
 from pipeline.models.known import image_only, image_text
-from pipeline.models.known.entries import FAMILIES, HALF, Entry, Family
+from pipeline.models.known.entries import FAMILIES, Entry, Family
 
-__all__ = ["CATALOGUE", "FAMILIES", "HALF", "KERAS_FILE", "Entry", "Family", "expect", "expect_square", "find", "three"]
+__all__ = ["CATALOGUE", "FAMILIES", "KERAS_FILE", "Entry", "Family", "expect", "expect_square", "find", "three"]
 
 CATALOGUE: dict[str, Entry] = {**image_text.ENTRIES, **image_only.ENTRIES}
 

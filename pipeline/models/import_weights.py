@@ -11,6 +11,7 @@ with timm), converts them, and prints how far the two implementations differ on 
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipeline.errors import BadInput
 from pipeline.models import catalogue
@@ -40,7 +41,7 @@ def main(config: Config) -> None:
     print(f"import-weights: reads {config.checkpoint} as {config.encoder}; writes {config.out}", flush=True)
     names = ("image", "text") if entry.text else ("image",)
     found = {tower: from_open_clip(config.checkpoint, entry, tower) for tower in names}
-    metadata = {
+    metadata: dict[str, Any] = {
         "encoder": config.encoder,
         **{key: entry.architecture[key] for key in ("activation", "num_heads") if key in entry.architecture},
         "mean": list(entry.facts.mean),

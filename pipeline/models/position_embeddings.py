@@ -99,5 +99,5 @@ def pe_core_rotary(head_dim: int, reference_grid: int, class_token: bool) -> Rot
     """PE-Core's (Bolya et al. 2025): places in patches of the grid that it was trained on, after the class token."""
     steps = np.arange(head_dim // 4, dtype=np.float32)
     frequencies = 1 / np.float32(10_000) ** (4 * steps / head_dim)
-    place = {"scale": float(reference_grid), "offset": float(class_token), "columns_first": True}
-    return Rotary(head_dim, tuple(map(float, frequencies)), **place)
+    scale, offset = float(reference_grid), float(class_token)
+    return Rotary(head_dim, tuple(map(float, frequencies)), scale, offset, columns_first=True)

@@ -249,9 +249,8 @@ def rewired(model: keras.Model, size: tuple[int | None, ...], stem_of: Callable[
     grid: Any = None
     if stems and any(isinstance(layer, Residual) and layer.rotates for layer in model.layers):
         patch, stride = int(stems[0].parts.value.patch_convolution.kernel.shape[0]), stems[0].stride
-        grid = Grid(patch, stride)(images)
-        if None not in size:
-            grid = tuple(grid_side(side, patch, patch - stride) for side in size)
+        known = [grid_side(side, patch, patch - stride) for side in size if side is not None]
+        grid = tuple(known) if len(known) == 2 else Grid(patch, stride)(images)
 
     def called(layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:
         if isinstance(layer, Residual) and layer.rotates:

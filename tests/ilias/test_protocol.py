@@ -167,6 +167,19 @@ def test_results_are_what_the_authors_evaluation_reads(root, tmp_path):
     assert np.allclose(aps, answers.scores(queries.ids, ranking, 30)["mAP@30"])
 
 
+def test_a_query_without_a_vector_counts_as_nought_in_the_results_too(root, tmp_path):
+    path = root / "features" / "features_image_queries.hdf5"
+    ids, vectors = drawn.read(path)
+    drawn.features(path, ids[1:], vectors[1:])
+    queries, ranking, _, database = opened(root, 20)
+    results.write(tmp_path, queries.ids, ranking.rows, ranking.similarities, database.ids_of(np.unique(ranking.rows)))
+    assert json.loads((tmp_path / results.JSON).read_text())[ids[0]] == {}
+    held = pickle.loads((tmp_path / results.PICKLE).read_bytes())
+    at = held["query_ids"].index(ids[0])
+    assert {held["db_ids"][rank] for rank in held["ranks"][at]} == {results.NO_IMAGE}
+    assert held["ranks"].shape == (len(ids), 20) and np.isfinite(np.delete(held["similarities"], at, axis=0)).all()
+
+
 def test_a_small_database_leaves_no_false_ranks_in_the_results(root, tmp_path):
     queries, ranking, _, database = opened(root, 1000, distractors=False)
     results.write(tmp_path, queries.ids, ranking.rows, ranking.similarities, database.ids_of(np.unique(ranking.rows)))

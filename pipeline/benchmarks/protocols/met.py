@@ -105,9 +105,9 @@ def _exhibits(work: Work, part: Part) -> np.ndarray:
 def grouped(classes: np.ndarray, similarities: np.ndarray) -> Nearest:
     """The exhibits among K neighbours, int64 [Q, K] and float [Q, K]; class -1 is no neighbour.
 
-    >>> found = grouped(np.array([[7, 3, 7]]), np.array([[0.9, 0.5, 0.2]]))
+    >>> found = grouped(np.array([[7, 7, 3]]), np.array([[0.9, 0.2, -0.1]]))
     >>> found.classes.tolist(), found.similarities.tolist()
-    ([[3, 7, -1]], [[0.5, 0.9, -inf]])
+    ([[3, 7, -1]], [[0.0, 0.9, -inf]])
     """
     found = Nearest(np.full(classes.shape, -1, np.int64), np.full(classes.shape, -np.inf))
     for row, (names, near) in enumerate(zip(classes, similarities, strict=True)):

@@ -28,7 +28,6 @@ class Family:
     layer_scales: bool = False  # each block has two learned scales
     joint_pooling: str = ""  # the features that are compared with text; "": the family has no text tower
     fit: str = "squash"  # how images became square in training: squash | crop, see `preprocessing.resize`
-    benchmark_px: int | None = None  # see Entry.benchmark_px; None: by the encoder's image size
     start_logits: tuple[float, float | None] = (1.0, None)  # (scale, bias or None) before training
     tokenizer: str = ""  # a key of `tokenizers.TOKENIZERS`
     pad_with_end: bool = False  # rows of token ids are filled with the end token; False: with 0
@@ -67,8 +66,8 @@ FAMILIES = {
     ),
     "siglip": _SIGLIP,
     "siglip2": replace(_SIGLIP, pad_with_end=False),
-    "dinov2": replace(_DINO, table_px=518, benchmark_px=724),
-    "dinov3": replace(_DINO, resize="bilinear", position_table=False, benchmark_px=768),
+    "dinov2": replace(_DINO, table_px=518),
+    "dinov3": replace(_DINO, resize="bilinear", position_table=False),
     "vit": Family(("class_token", "mean")),
     "efficientnet": _CONVOLUTIONAL,
     "mobilenet": _CONVOLUTIONAL,
@@ -97,16 +96,6 @@ class Entry:
     @property
     def facts(self) -> Family:
         return replace(FAMILIES[self.family], **self.differs)
-
-    @property
-    def benchmark_px(self) -> int:
-        """Side that ILIAS runs it at, the longer one with the aspect kept: `scripts/models.sh` of its code.
-
-        Encoders of 224 and 256 px at 384, those of 336 and 384 at 512, those of 512 at 724. What it does not have
-        (PE-Core of 448 px) follows its neighbours.
-        """
-        by_size = 384 if self.image_size_px <= 256 else 512 if self.image_size_px <= 384 else 724
-        return self.facts.benchmark_px or by_size
 
     @property
     def pooling(self) -> str:

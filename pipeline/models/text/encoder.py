@@ -1,5 +1,6 @@
 """Text towers: KerasHub's CLIP and SigLIP text encoders, with their tokenizers, from texts to embeddings."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -133,7 +134,7 @@ def _siglip(token_ids: Any, arguments: dict[str, Any], width: int) -> Any:
     return keras_hub.models.SigLIPTextEncoder(**arguments, projection_dim=width)({"token_ids": token_ids})
 
 
-EMBEDDINGS = {  # token ids [B, L] → embedding [B, D]
+EMBEDDINGS: dict[str, Callable[..., Any]] = {  # token ids [B, L] → embedding [B, D]
     "clip": _clip,
     "metaclip2": partial(_clip, end=tokenizers.XLM_V_END),
     "pe_core": _clip,

@@ -219,7 +219,7 @@ def _no_vocabulary(family: str) -> Path:
     raise BadInput(f"{family} needs a vocabulary: expected vocabulary=PATH of {what}, or weights=preset")
 
 
-WITHOUT_PRESET = {
+WITHOUT_PRESET: dict[str, Callable[[], Path]] = {
     "byte_pair": _open_clip_file,
     "sentencepiece": partial(_no_vocabulary, "SigLIP"),
     "xlm_v": partial(_no_vocabulary, "MetaCLIP 2"),

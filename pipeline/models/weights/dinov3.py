@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.models.weights.open_clip import Rule, convolution, dense, norm, same, transposed
+from pipeline.models.weights.open_clip import Rule, Transform, convolution, dense, norm, same
 
 # What only pretraining uses, and what is computed: timm drops it, Meta's files hold it.
 UNUSED = ("mask_token", ".bias_mask", "periods")
@@ -80,18 +80,22 @@ def _biased(architecture: Mapping[str, Any]) -> tuple[bool, bool, bool]:
 
 def _stacked(to: str, of: str, architecture: Mapping[str, Any], state: Mapping[str, Any]) -> list[Rule]:
     """Query, key and value of one matrix [3D, D]; Meta stacks their biases too, timm keeps two."""
-    width, found = architecture["hidden_dim"], []
+    width: int = architecture["hidden_dim"]
+    found: list[Rule] = []
 
-    def part_of(number: int, x: np.ndarray) -> np.ndarray:
-        return x.reshape(3, width, *x.shape[1:])[number]
+    def part(number: int) -> Transform:  # of [3D] or [3D, D]; a kernel is turned
+        return lambda x: x.reshape(3, width, *x.shape[1:])[number].T
 
-    for number, (part, biased) in enumerate(zip("qkv", _biased(architecture), strict=True)):
-        name = f"{to}/{part}_proj"
-        found.append((f"{name}/kernel", f"{of}.qkv.weight", lambda x, n=number: transposed(part_of(n, x))))
+    def zeros(x: np.ndarray) -> np.ndarray:
+        return np.zeros(width, np.float32)
+
+    for number, (letter, biased) in enumerate(zip("qkv", _biased(architecture), strict=True)):
+        name = f"{to}/{letter}_proj"
+        found.append((f"{name}/kernel", f"{of}.qkv.weight", part(number)))
         if biased and f"{of}.qkv.bias" in state:
-            found.append((f"{name}/bias", f"{of}.qkv.bias", lambda x, n=number: part_of(n, x)))
-        elif biased and f"{of}.{part}_bias" in state:
-            found.append((f"{name}/bias", f"{of}.{part}_bias", same))
+            found.append((f"{name}/bias", f"{of}.qkv.bias", part(number)))
+        elif biased and f"{of}.{letter}_bias" in state:
+            found.append((f"{name}/bias", f"{of}.{letter}_bias", same))
         elif biased:
-            found.append((f"{name}/bias", f"{of}.qkv.weight", lambda x: np.zeros(width, np.float32)))
+            found.append((f"{name}/bias", f"{of}.qkv.weight", zeros))
     return found
