@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from pipeline import reading
 from pipeline.errors import BadInput
@@ -81,10 +81,21 @@ def csv_line(row: Sequence[Any]) -> str:
 
 def write_array(path: Path, values: Any) -> None:
     """A NumPy array as .npy."""
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        save_array(file, values.dtype, values.shape, [values])
+
+
+def save_array(file: BinaryIO, dtype: Any, shape: tuple[int, ...], blocks: Iterable[Any]) -> None:
+    """As np.save, of blocks of rows, one in memory at a time.
+
+    np.save writes by C, whose errors do not say that the disk is full; a file that is mapped ends the process there.
+    """
     import numpy as np  # a command that only asks for --help needs none of it
 
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.save(file, values)
+    described = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, described)  # type: ignore[arg-type]
+    for block in blocks:
+        file.write(np.ascontiguousarray(block, dtype).data)
 
 
 def matching(pattern: str | Path) -> Sequence[File]:

@@ -7,6 +7,7 @@ sources and the run folder under the same paths (a shared file system) and have 
 runs in this process (DirectRunner).
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -45,6 +46,7 @@ def distribute(work: Callable[[Any], Any], tasks: Sequence[Any], options: Sequen
         pipeline = beam.Pipeline(options=flags)
     except (SystemExit, ValueError) as error:
         raise BadInput(f"{key} {list(options)}: {error}") from None
+    logging.getLogger("apache_beam.runners.common").setLevel(logging.CRITICAL)  # what fails is raised here, too
     with pipeline:
         pipeline | "Tasks" >> beam.Create(list(tasks)) | "Distribute" >> beam.Reshuffle() | "Work" >> beam.Map(work)
 

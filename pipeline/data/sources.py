@@ -214,14 +214,28 @@ def in_threads(work: Callable[[Task], Result], tasks: Iterable[Task], threads: i
 
 def read_one(item: Item) -> tuple[bytes | None, np.ndarray | None, str]:
     """(the encoded image, uint8 [H, W, 3], ""); None and a reason where it cannot be read or decoded."""
-    data = None
+    data, reason = read_encoded(item)
+    if data is None:
+        return None, None, reason
     try:
-        data = item.read()
         return data, pixels.read(data), ""
     except (ValueError, OSError) as error:
-        if machine.refuses(error):
-            raise  # the image may be whole
-        return data, None, as_text(str(error))
+        return data, None, _reason(error)
+
+
+def read_encoded(item: Item) -> tuple[bytes | None, str]:
+    """(the encoded image, ""); None and a reason where it cannot be read."""
+    try:
+        return item.read(), ""
+    except (ValueError, OSError) as error:
+        return None, _reason(error)
+
+
+def _reason(error: Exception) -> str:
+    """Raises `error` where the image may be whole."""
+    if machine.refuses(error):
+        raise error
+    return as_text(str(error))
 
 
 def _listed(name: str, layout: str, root: Path, options: Mapping[str, Any] | None = None) -> ImageSet:

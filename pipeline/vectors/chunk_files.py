@@ -16,7 +16,7 @@ import numpy as np
 
 from pipeline import marks
 from pipeline.errors import BadInput, reason
-from pipeline.files import csv_line, file_sha256
+from pipeline.files import csv_line, file_sha256, save_array
 from pipeline.guards import machine
 
 DTYPES = ("float32", "float16", "int8")
@@ -152,7 +152,7 @@ def _appear(path: Path, held: np.ndarray | bytes) -> str:
             if isinstance(held, bytes):
                 file.write(held)
             else:
-                np.save(file, held)
+                save_array(file, held.dtype, held.shape, [held])
             file.flush()
             os.fsync(file.fileno())  # a renamed file is whole even after a power cut
         digest = file_sha256(temporary)[:16]

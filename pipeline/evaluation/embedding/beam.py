@@ -21,6 +21,7 @@ from pipeline import files
 from pipeline.config.schema import LARGEST_DIM
 from pipeline.data.parts import Part
 from pipeline.errors import BadInput
+from pipeline.guards import machine
 from pipeline.quiet import import_quietly
 from pipeline.vectors.store import MARKS
 from tfrecords.beam import distribute
@@ -71,8 +72,14 @@ def _embed_chunk(work: Work, task: Task) -> int:
         writer = chunks.begin(work.folder, submission, work.dtype, work.images)
         for number, part in chunks.pending(writer, [task]):  # another worker may have been faster
             chunks.embed_chunks(writer, submission, [(number, part)], work.batch_size)
-    except BadInput as error:  # Beam would try it again, and say it among tracebacks
-        files.write_text(work.folder / MARKS / f"{task[0]:05d}.refused", str(error))
+    except Exception as error:
+        line = str(error) if isinstance(error, BadInput) else machine.line(error)
+        if line is None:
+            raise
+        try:  # Beam would try it again, and say it among tracebacks
+            files.write_text(work.folder / MARKS / f"{task[0]:05d}.refused", line)
+        except OSError:  # on a full disk there is no room for it
+            raise error from None
     return task[0]
 
 

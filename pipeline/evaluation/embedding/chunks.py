@@ -114,7 +114,7 @@ def content_of(part: Part) -> str:
     """The digest that `made_of` holds of a part's images, read again."""
 
     def read(named: Named) -> tuple[Named, str]:
-        return named, image_digest(sources.read_one(named[1])[0])
+        return named, image_digest(sources.read_encoded(named[1])[0])
 
     content = Content()
     for named, held in sources.in_threads(read, part.images(), THREADS, AHEAD):

@@ -14,8 +14,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from pipeline import files, marks
 from pipeline.config.schema import LARGEST_DIM
 from pipeline.console import Progress
@@ -27,7 +25,7 @@ from pipeline.evaluation import embedders
 from pipeline.evaluation.embedders import Submission
 from pipeline.evaluation.embedding import beam, chunks
 from pipeline.guards.locks import locked
-from pipeline.vectors.store import NAME, REJECTS, Store
+from pipeline.vectors.store import NAME, REJECTS
 from pipeline.vectors.writer import Writer
 
 CHUNKS, VECTORS, ITEMS = "chunks", "embeddings.npy", "items.csv"
@@ -83,7 +81,9 @@ def _one_file(options: Options, submission: Submission, parts: Sequence[Part], o
     stage.path.unlink(missing_ok=True)
     writer = _embedded(options, submission, parts, out / CHUNKS, redo=True)
     store = writer.finish()
-    _write_vectors(out / VECTORS, store)
+    with files.atomic_path(out / VECTORS) as temporary, temporary.open("wb") as vectors:
+        blocks = (block for _, block in store.blocks())
+        files.save_array(vectors, store.dtype, (store.count, store.dim), blocks)
     with files.atomic_path(out / ITEMS) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         file.write(files.csv_line(("key", "source", "class")))
         file.writelines(files.csv_line(row[:3]) for row in store.items())
@@ -123,16 +123,6 @@ def _embedded(options: Options, submission: Submission, parts: Sequence[Part], f
         chunks.embed_chunks(writer, submission, todo, options.batch_size, progress)
     writer.keep(len(parts))
     return writer
-
-
-def _write_vectors(path: Path, store: Store) -> None:
-    """As np.save would, a block in memory at a time. A file that is mapped would end the process on a full disk."""
-    dtype = np.dtype(store.dtype)
-    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (store.count, store.dim)}
-    with files.atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.lib.format.write_array_header_1_0(file, header)
-        for _, block in store.blocks():
-            file.write(block.astype(dtype, copy=False).data)
 
 
 @dataclass(frozen=True)
