@@ -139,7 +139,7 @@ for each in commands_training.COMMANDS:
 @click.option("--parity", is_flag=True, help="Compare with open_clip on random weights instead; some minutes.")
 @click.option("--images", metavar="FOLDER", type=PATH, default="", help="With --parity: JPEGs to compare on as well.")
 def import_weights(words: tuple[str, ...], encoder: str, out: str, parity: bool, images: str) -> None:
-    """Converts an open_clip or DINOv3 checkpoint to KerasHub's names.
+    """Converts a torch checkpoint to KerasHub's names.
 
     A run then names the file: encoder: {name: NAME, weights: file:FILE}. With --parity the words are encoders to
     compare, by default the usual five.

@@ -33,7 +33,7 @@ def perceptual_hash(grey: np.ndarray) -> np.ndarray:
 
 def is_flat(hashes: np.ndarray) -> np.ndarray:
     """uint8 [N, 32] → bool [N], where there is no hash."""
-    return ~hashes.any(axis=1)
+    return hashes.max(axis=1, initial=0) == 0
 
 
 def near(
@@ -57,4 +57,5 @@ def near(
     for start in range(0, len(queries), ROWS):
         block = np.ascontiguousarray(queries[start : start + ROWS])
         limits, bits, found = search.range_search(block, distance + 1)  # strictly less
-        yield start + np.repeat(np.arange(len(block)), np.diff(limits.astype(np.int64))), found, bits.astype(np.int64)
+        sizes: np.ndarray = limits[1:].astype(np.int64) - limits[:-1].astype(np.int64)
+        yield start + np.repeat(np.arange(len(block)), sizes), found, bits.astype(np.int64)

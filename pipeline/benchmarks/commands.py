@@ -31,7 +31,7 @@ def bench(name: str, **options) -> None:
 
     \b
     Reads    DIR: the images and lists of the benchmark, as published
-    Writes   <out>/: bench.json, bench.html, vectors/; prints the table beside published rows
+    Writes   <out>/: bench.json, bench.html; vectors/ and search/, that a rerun goes on from; prints the tables
     Example  guie bench cub200 runs/demo/submission.zip --root CUB_200_2011
     """
     module = import_quietly("pipeline.benchmarks.command")
@@ -42,7 +42,9 @@ def bench(name: str, **options) -> None:
 @click.argument("train", metavar="TRAIN", type=PATH_OR_URL)
 @click.option("--against", metavar="BENCH", type=PATH_OR_URL, multiple=True, required=True, help="DATA; repeatable.")
 @click.option("--out", metavar="DIR", type=PATH, default="leaks", help="Folder to write; hashes are kept there.")
-@click.option("--embedder", type=PATH_OR_URL, default="", help="Look for near embeddings, too; as of guie bench.")
+@click.option(
+    "--embedder", type=PATH_OR_URL, default="", help="Look for near embeddings, too; a model as of guie bench."
+)
 @click.option("--weights", metavar="W", default="", help="Of an encoder by name, as encoder.weights of a run.")
 @click.option("--image-size", "image_size_px", metavar="PX", type=click.IntRange(min=1), help="Of an encoder by name.")
 @click.option("--distance", type=float, help="Of embeddings of one picture, 0 … 2; without it measured on copies.")

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -76,6 +77,8 @@ def _encoder(asked: Asked) -> config.Encoder | None:
     if path.suffix == ".keras":
         if not path.is_file():
             raise BadInput(f"{path}: expected a Keras file, nothing is there")
+        if asked.weights:
+            raise BadInput(f"--weights is of an encoder by name, {path} has its own")
         return completed(config.Encoder(name=f"{KERAS_FILE}{path}"))
     if path.exists() or "://" in asked.embedder or path.suffix == ".zip":
         return None
@@ -99,19 +102,19 @@ def _raw_features(encoder: config.Encoder, asked: Asked) -> Model:
     catalogue.expect(encoder)
     built = encoders.build(encoder)
     way = built.preprocess.fit if asked.way == "own" else asked.way
-    identity = [asdict(encoder), way, preprocessing.identity(built.preprocess), _identity(encoder)]
     halves = _halves(built, way)
-    fingerprint = files.fingerprint(identity)
+    fingerprint = files.fingerprint([_identity(encoder), way, preprocessing.identity(built.preprocess)])
     submission = Submission(asked.embedder, _whole(halves), built.width, fingerprint, halves)
     return Model(submission, pixels.said(way, built.preprocess))
 
 
-def _identity(encoder: config.Encoder) -> str:
-    """Of the weights' file, where they are of one."""
-    for prefix, word in ((KERAS_FILE, encoder.name), ("file:", encoder.weights)):
-        if word.startswith(prefix):
-            return files.identity(word.removeprefix(prefix))
-    return ""
+def _identity(encoder: config.Encoder) -> dict[str, Any]:
+    """The section `encoder`, of a file what it holds in place of where it lies."""
+    held = asdict(encoder)
+    for key, prefix in (("name", KERAS_FILE), ("weights", "file:")):
+        if held[key].startswith(prefix):
+            held[key] = files.identity(held[key].removeprefix(prefix))
+    return held
 
 
 def _halves(built: ImageEncoder, way: str) -> Halves:

@@ -37,7 +37,7 @@ class Beside(NamedTuple):
 
     header: list[str]
     rows: list[list[str]]
-    notes: list[str]  # source and caveat of the figures, by the numbers in the second column
+    notes: list[str]  # source and caveat of the figures, by the numbers in the last column
 
 
 def beside(result: Result, figures: Sequence[Reported]) -> Beside:
@@ -48,12 +48,12 @@ def beside(result: Result, figures: Sequence[Reported]) -> Beside:
     for each in figures:
         models.setdefault((each.model, each.dim), {})[each.of, each.measure] = each
     here = f"measured here{OTHER_IMAGES * (not result.complete)}"
-    rows = [[result.embedder, here, f"{result.embedding_dim}", *(_own(result, *column) for column in columns)]]
+    rows = [[result.embedder, f"{result.embedding_dim}", *(_own(result, *column) for column in columns), here]]
     for (model, dim), found in models.items():
         numbers = sorted({1 + notes.index((each.source, each.caveat)) for each in found.values()})
         values = [found[each].value if each in found else ABSENT for each in columns]
-        rows.append([model, f"reported [{', '.join(map(str, numbers))}]", dim or ABSENT, *values])
-    header = ["model", "source", "numbers", *(f"{measure} {of}".strip() for of, measure in columns)]
+        rows.append([model, dim or ABSENT, *values, f"reported [{', '.join(map(str, numbers))}]"])
+    header = ["model", "numbers", *(f"{measure} {of}".strip() for of, measure in columns), "source"]
     said = [f"[{number}] {source}" + f": {caveat}" * bool(caveat) for number, (source, caveat) in enumerate(notes, 1)]
     if not result.complete:
         said.append("[*] not the published images: not to be compared")
@@ -63,7 +63,7 @@ def beside(result: Result, figures: Sequence[Reported]) -> Beside:
 def text(result: Result, figures: Sequence[Reported]) -> str:
     """The table and its notes, for the screen."""
     found = beside(result, figures)
-    return "\n".join(["", console.table(found.header, found.rows, left=2), *found.notes])
+    return "\n".join(["", console.table(found.header, found.rows), *found.notes])
 
 
 def _own(result: Result, of: str, measure: str) -> str:

@@ -30,7 +30,6 @@ class Mode:
     title: str
     rows: dict[str, Row]
     mean: Row | None = None  # over the rows, where the protocol has one
-    official: bool = True  # whether the benchmark's own code counts so
     note: str = ""  # what the numbers do not say of themselves
     decimals: int = 4
 
@@ -86,7 +85,8 @@ def unweighted(
     """
     names = list(next(iter(rows.values())).values)
     columns = {name: np.array([each.values[name] for each in rows.values()]) for name in names}
-    values = {name: mean(each, (decimals or {}).get(name)) for name, each in columns.items()}
+    values = {name: float(np.mean(each)) for name, each in columns.items()}
+    values |= {name: float(np.round(values[name], digits)) for name, digits in (decimals or {}).items()}
     bounds = {name: intervals.of_groups([each[name] for each in measures.values()]) for name in names}
     queries, left_out = (sum(getattr(each, size) for each in rows.values()) for size in ("queries", "without_match"))
     indexes = [each.index for each in rows.values()]

@@ -139,7 +139,8 @@ def _named(spec: str) -> tuple[str, str]:
     """`NAME=SPEC` → (NAME, SPEC); "" where there is no name."""
     given, equals, rest = spec.partition("=")
     is_name = equals and not Path(spec).exists() and "/" not in given
-    return (given, rest) if is_name and given.partition(",")[0] not in LAYOUTS else ("", spec)
+    options = "," in given and given.partition(",")[0] in LAYOUTS  # the = is of a layout's option
+    return (given, rest) if is_name and not options else ("", spec)
 
 
 def _of_layout(spec: str) -> tuple[str, str, dict[str, Any]]:

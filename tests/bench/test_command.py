@@ -70,6 +70,9 @@ def test_raw_features_of_a_keras_file(tmp_path, small):
     result = bench("cub200", small, root, tmp_path / "out")
     assert result["embedding_dim"] == 12 and result["pixels"] == "squashed to 32 px, bicubic"
     assert next(iter(values(result["modes"][0]).values()))["R@1"] == 1.0  # the drawn classes differ by colour
+    for end in (".keras", ".json"):
+        shutil.copy(small.with_suffix(end), tmp_path / f"moved{end}")
+    assert bench("cub200", tmp_path / "moved.keras", root, tmp_path / "out")["fingerprint"] == result["fingerprint"]
 
 
 def test_uned_gives_raw_features_its_own_pixels(tmp_path, small):

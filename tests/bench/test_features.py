@@ -1,6 +1,7 @@
 """Vectors that are there already: UnED's descriptors in and out, stores, and what is said of those that do not fit."""
 
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -74,6 +75,12 @@ def test_a_file_that_is_cut_off_is_refused(tmp_path, length):
     with pytest.raises(BadInput, match="expected UnED's descriptors"):
         for _, _, blocks in descriptors.read(path, lambda *_: True):
             list(blocks)
+
+
+def test_a_pickle_is_refused(cars, tmp_path, capsys):
+    (tmp_path / "descriptors.pkl").write_bytes(pickle.dumps({"cars": {"test": [[[1.0]]]}}))
+    words = ("uned", tmp_path / "descriptors.pkl", "--root", cars[0], "--out", tmp_path / "out", *DOMAINS)
+    assert "expected UnED's descriptors" in refused(capsys, *words)
 
 
 def test_descriptors_are_read_in_pieces_whatever_their_ends(tmp_path, monkeypatch):

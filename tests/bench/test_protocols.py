@@ -5,7 +5,10 @@ import json
 import numpy as np
 import pytest
 
+from pipeline import cli
+from pipeline.benchmarks import work
 from pipeline.benchmarks.table import UNED_DOMAINS
+from pipeline.retrieval.large import most_similar
 from tests.bench import slow
 from tests.bench.made import bench, coarse, fine, stores, values
 from tests.drawn_benchmarks import (
@@ -62,7 +65,7 @@ def test_uned_merged_and_separate_by_position_and_by_identity(uned, tmp_path):
         for domain in UNED_DOMAINS:
             close(found[domain], expected[domain])
         for name, value in mode["mean"]["values"].items():
-            by_domain = slow.mean([each[name] for each in expected.values()])
+            by_domain = np.mean([each[name] for each in expected.values()])
             assert value == pytest.approx(by_domain if "identity" in name else float(np.round(by_domain, 3)), abs=1e-12)
         indexes = [row["index"] for row in mode["rows"].values()]
         assert mode["mean"]["index"] == (indexes[0] if merged else sum(indexes))
@@ -220,3 +223,25 @@ def white(train, rows):
     eigenvalues, directions = np.linalg.eigh((found - centre).T @ (found - centre) / len(found))
     changed = [(label, (each - centre) @ directions / np.sqrt(eigenvalues)) for label, each in rows]
     return [(label, (each / np.linalg.norm(each)).astype(np.float32)) for label, each in changed]
+
+
+def test_a_search_that_was_killed_goes_on_behind_its_last_lot(tmp_path, monkeypatch):
+    root = draw_sop(tmp_path / "set")
+    stores(tmp_path / "features", "sop", root, coarse)
+    expected = bench("sop", tmp_path / "features", root, tmp_path / "whole")["modes"]
+    monkeypatch.setattr(work, "QUERIES", 5)
+    searched = []
+
+    def search(queries, blocks, k, exclude=None):
+        searched.append(len(queries))
+        if len(searched) == 2:
+            raise KeyboardInterrupt
+        return most_similar(queries, blocks, k, exclude)
+
+    monkeypatch.setattr(work, "most_similar", search)
+    words = ["bench", "sop", str(tmp_path / "features"), "--root", str(root), "--out", str(tmp_path / "out")]
+    assert cli.main(words) == 130
+    next((tmp_path / "out/search").rglob("00000.npz")).with_name("00001.npz").write_bytes(b"damaged")
+    assert cli.main(words) == 0
+    assert searched == [5, 5, 5, 2]
+    assert json.loads((tmp_path / "out/bench.json").read_text())["modes"] == expected

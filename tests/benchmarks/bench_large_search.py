@@ -38,11 +38,11 @@ def drawn(rows: int, width: int, seed: int) -> np.ndarray:
     return made / np.linalg.norm(made, axis=1, keepdims=True)
 
 
-def make(folder: Path, rows: int, width: int, queries: int) -> None:
+def make(folder: Path, dtypes: list[str], rows: int, width: int, queries: int) -> None:
     """A store of each dtype, and queries.npy."""
     from pipeline.vectors.writer import Writer
 
-    writers = [Writer(folder / dtype, "drawn", width, dtype) for dtype in STORES]
+    writers = [Writer(folder / dtype, "drawn", width, dtype) for dtype in dtypes]
     for number, first in enumerate(range(0, rows, CHUNK_ROWS)):
         count = min(CHUNK_ROWS, rows - first)
         vectors = drawn(count, width, number)
@@ -97,7 +97,8 @@ def fits(peer: str, rows: int, width: int) -> bool:
 def compare(width: int, given: argparse.Namespace) -> None:
     folder = Path(tempfile.mkdtemp(prefix="guie-bench-", dir=given.folder))
     try:
-        make(folder, given.rows, width, given.queries)
+        dtypes = [dtype for dtype in STORES if f"guie {dtype}" in given.peers]
+        make(folder, dtypes, given.rows, width, given.queries)
         print(
             f"{given.queries:,} queries × {given.rows:,} × {width}, k={K}, median of {given.rounds} rounds", flush=True
         )

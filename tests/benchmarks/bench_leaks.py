@@ -205,7 +205,7 @@ def search(count: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--images", type=int, default=2_000, help="0: none")
-    parser.add_argument("--hashes", type=int, default=1_000_000, help="0: none")
+    parser.add_argument("--hashes", type=int, default=200_000, help="0: none")
     parser.add_argument("--embedder", default="", help="as of guie leaks")
     options = parser.parse_args()
     if options.images:

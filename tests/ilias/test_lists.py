@@ -3,7 +3,6 @@
 import pytest
 
 from pipeline.benchmarks.ilias import truth
-from pipeline.benchmarks.ilias.database import read_ids
 from pipeline.errors import BadInput
 from tests.ilias import drawn
 
@@ -26,7 +25,7 @@ def test_lists_are_sorted_and_groups_follow_their_positives(tmp_path):
         ("image_query_ids.txt", "\n", "expected the id of a query a line, it has none"),
         ("image_query_ids.txt", "a_0/query/Q0.jpg\nb\na_0/query/Q0.jpg\n", "a_0/query/Q0.jpg stands twice"),
         ("image_query_ids.txt", b"\xff\n", "expected the ids of ILIAS"),
-        ("image_query_ids.txt", None, "expected the ids of ILIAS"),
+        ("image_query_ids.txt", None, "layout ilias expects image_query_ids.txt"),
     ],
 )
 @pytest.mark.faults("damage")
@@ -38,13 +37,3 @@ def test_what_is_wrong_with_a_list_is_said(tmp_path, tried, name, text, said):
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(BadInput, match=said):
         truth.read(tmp_path)
-
-
-def test_ids_are_read_from_lines_and_from_a_table(tmp_path):
-    (tmp_path / "ids.txt").write_bytes(b"b\r\na,1,2\n\n c \n")
-    assert read_ids(tmp_path / "ids.txt").tolist() == [b"a", b"b", b"c"]
-    (tmp_path / "none.txt").write_bytes(b"\n\n")
-    with pytest.raises(BadInput, match="an id a line, it has none"):
-        read_ids(tmp_path / "none.txt")
-    with pytest.raises(BadInput, match="expected a list of ids"):
-        read_ids(tmp_path / "absent.txt")

@@ -10,12 +10,13 @@ import pytest
 from pipeline.benchmarks.ilias import database as database_module
 from pipeline.benchmarks.ilias import hdf5, protocol, results, truth
 from pipeline.benchmarks.ilias import ranking as ranking_module
-from pipeline.benchmarks.ilias.database import Database, Listed, distractors, read_ids
+from pipeline.benchmarks.ilias.database import Database, Listed, distractors
 from pipeline.benchmarks.ilias.ranking import Answers, asked, rank
 from pipeline.errors import BadInput
 from pipeline.retrieval import large
 from pipeline.vectors.writer import Writer
 from tests.ilias import drawn, slow
+from tfrecords.benchmarks import ilias as layout
 
 
 @pytest.fixture
@@ -108,7 +109,7 @@ def test_copies_of_an_image_among_the_distractors_share_its_rank(root):
 def test_mini_ilias_takes_the_listed_distractors_alone(root):
     path = root / "image_ids" / "mini_ilias_yfcc100m_ids.txt"
     listed = set(path.read_text().split())
-    queries, ranking, answers, database = opened(root, 1000, ids=read_ids(path))
+    queries, ranking, answers, database = opened(root, 1000, ids=layout.read_keys(path))
 
     def keep(key):
         return "/pos/" in key or key.partition("/")[2] in listed

@@ -13,6 +13,7 @@ from PIL import Image, ImageEnhance
 
 from pipeline import cli
 from pipeline.leaks import hashing
+from tests.drawn_benchmarks import draw_uned
 from tests.tfrecords.damage import encoded, png_bomb
 from tfrecords import pixels
 
@@ -214,6 +215,18 @@ def test_a_table_that_leaves_nothing_out_is_refused(sides, tmp_path, capsys):
     assert "expected a CSV file" in capsys.readouterr().err
     (tmp_path / "out.csv").write_text("source,key\n")  # nothing leaked
     assert build(config, f"records.leave_out={tmp_path}/out.csv") == 0
+
+
+def test_a_benchmark_in_its_own_layout(tmp_path, capsys):
+    """UnED's index of the Met is its training list."""
+    root = draw_uned(tmp_path / "uned", domains=("met",))
+    train, index = (f"uned,domain=met,split={split}:{root}" for split in ("train", "index"))
+    code, *_ = leaks(capsys, f"met_train={train}", "--against", index, "--out", tmp_path / "out")
+    rows = table(tmp_path / "out")
+    assert code == FOUND and len(rows) == 20 and {row["kind"] for row in rows} == {"bytes"}
+    assert all(row["key"] == row["bench_key"] and row["class"] == row["bench_class"] for row in rows)
+    sources = {(row["source"], row["split"], row["bench_source"], row["bench_split"]) for row in rows}
+    assert sources == {("met_train", "train", "met", "index")}
 
 
 def test_a_story_on_real_images(shared, tmp_path, capsys):

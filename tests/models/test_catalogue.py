@@ -152,3 +152,24 @@ def test_catalogues_clip_and_siglip_are_open_clips_architectures():
             assert width // vision.get("head_width", 64) == entry.architecture["num_heads"], name
             assert int(width * vision.get("mlp_ratio", 4)) == entry.architecture["intermediate_dim"], name
     assert sum(bool(entry.open_clip) for entry in catalogue.CATALOGUE.values()) > 30
+
+
+def test_pixels_are_those_of_open_clips_published_weights():
+    """Mean, std, filter, and whether the image is squashed, of the tag of each encoder of 2025."""
+    pytest.importorskip("torch")
+    open_clip = files.import_open_clip()
+    checked = []
+    for name, entry in catalogue.CATALOGUE.items():
+        if entry.family not in ("siglip2", "metaclip2", "pe_core"):
+            continue
+        (tag,) = open_clip.list_pretrained_tags_by_model(entry.open_clip.removesuffix("-quickgelu"))
+        known, facts = files.known_tag(entry.open_clip, tag), entry.facts
+        assert (facts.mean, facts.std) == (tuple(known["mean"]), tuple(known["std"])), name
+        assert facts.resize == known["interpolation"], name
+        assert facts.fit == {"squash": "squash", "shortest": "crop"}[known["resize_mode"]], name
+        if entry.family == "metaclip2":
+            assert bool(known.get("quick_gelu")) == (entry.architecture["activation"] == "quick_gelu"), name
+        checked.append(name)
+    assert len(checked) == 15 + 4 + 5
+    with pytest.raises(BadInput, match="no tag"):  # only a tag that says quick-GELU stands in for the other name
+        files.known_tag("ViT-B-32-quickgelu", "laion2b_s34b_b79k")

@@ -74,8 +74,16 @@ def as_hugging_face(state: State) -> State:
     return found
 
 
-@pytest.mark.parametrize("name", ["dinov3_small", "dinov3_small_plus", "dinov3_7b"])
-@pytest.mark.parametrize("named", [dict, as_meta, as_hugging_face])
+@pytest.mark.parametrize(
+    ("name", "named"),
+    [
+        ("dinov3_small", as_meta),
+        ("dinov3_small", as_hugging_face),
+        ("dinov3_small_plus", as_meta),
+        ("dinov3_7b", dict),
+        ("dinov3_7b", as_hugging_face),
+    ],
+)
 def test_a_file_of_each_kind_gives_timms_features(name, named, tmp_path):
     state, sizes, expected = timms(name, gated=name != "dinov3_small")
     torch.save(named(state), tmp_path / "dinov3.pth")

@@ -143,7 +143,7 @@ def loss_and_gradients(encoder, x, jit):
 
 
 @pytest.mark.parametrize(
-    ("name", "jit"), [("clip_tiny", True), ("siglip_base_patch16_224", False), ("pe_core_b_16_224", True)]
+    ("name", "jit"), [("clip_tiny", True), ("dinov3_small_plus", False), ("pe_core_b_16_224", True)]
 )
 def test_recomputed_activations_give_the_same_gradients(name, jit):
     x = images(64)

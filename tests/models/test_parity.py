@@ -22,7 +22,6 @@ from tests.models import narrow_models as narrow
         ("siglip_base_patch16_224", narrow.narrow_siglip(False)),
         ("siglip2_base_patch16_512", narrow.narrow_siglip(True)),
         ("pe_core_b_16_224", narrow.narrow_pe_core(True)),
-        ("pe_core_bigg_14_448", narrow.narrow_pe_core(False)),
         ("dinov3_small", narrow.narrow_dinov3(False)),
         ("dinov3_small_plus", narrow.narrow_dinov3(True)),
     ],

@@ -60,7 +60,7 @@ def ilias(
     existing_folder(root, "the folder of ILIAS")
     if split == "distractors":
         return _distractors(root, mini, tars, verify)
-    core, lists = root / "ilias_core", _in_image_ids(root, LISTS[split])
+    core, lists = root / "ilias_core", find_list(root, LISTS[split])
     existing_folder(core, "the images of ILIAS in ilias_core/<object>/")
     names = sorted(_ids(lists))
     if not names:
@@ -122,7 +122,7 @@ def _ids(lists: Path) -> Iterator[str]:
         yield name
 
 
-def _in_image_ids(root: Path, name: str) -> Path:
+def find_list(root: Path, name: str) -> Path:
     path = next((each for place in ("image_ids", "") if (each := root / place / name).is_file()), None)
     if path is None:
         raise BadInput(f"layout ilias expects {name} in {root / 'image_ids'}: is the root right?")
@@ -134,7 +134,7 @@ def _distractors(root: Path, mini: bool, pattern: str, verify: bool) -> Listing:
     paths = sorted(path for path in folder.glob(pattern) if path.suffix == ".tar" and path.is_file())
     if not paths:
         raise BadInput(f"layout ilias: no tar matches {pattern} in {folder}")
-    chosen = _chosen(_in_image_ids(root, MINI)) if mini else None
+    chosen = read_keys(find_list(root, MINI)) if mini else None
     if verify:
         _verify(existing_file(root / "checksums.txt", "ilias"), paths)
     return Listing([NO_CLASS], Lazily(_distractor_items, paths, chosen))
@@ -144,7 +144,7 @@ def _distractor_items(paths: list[Path], chosen: np.ndarray | None) -> Iterator[
     for path in paths:
         members = _jpegs(path)
         while block := list(islice(members, BLOCK)):
-            taken = [True] * len(block) if chosen is None else _is_in(chosen, [key for key, _ in block])
+            taken = [True] * len(block) if chosen is None else are_in(chosen, [key for key, _ in block])
             for (key, reader), is_taken in zip(block, taken, strict=True):
                 if is_taken:
                     yield Item(f"{path.name}/{key}", NO_CLASS, reader)
@@ -159,7 +159,7 @@ def _jpegs(path: Path) -> Iterator[tuple[str, Reader]]:
             yield f"{folder}/{stem}" if folder else stem, reader
 
 
-def _chosen(path: Path) -> np.ndarray:
+def read_keys(path: Path) -> np.ndarray:
     """[N] bytes, sorted: the keys of a list, a line each; of the list that was read last they are kept."""
     facts = path.stat()
     return _read_keys(path, facts.st_size, facts.st_mtime_ns)
@@ -179,7 +179,7 @@ def _read_keys(path: Path, *_facts: int) -> np.ndarray:
     return keys
 
 
-def _is_in(chosen: np.ndarray, keys: list[str]) -> np.ndarray:
+def are_in(chosen: np.ndarray, keys: list[str]) -> np.ndarray:
     """[N] bool: whether each key is one of the sorted `chosen`. Compares whole blocks: there are 100 million."""
     width = chosen.dtype.itemsize
     encoded = [key.encode("utf-8", "surrogateescape") for key in keys]

@@ -6,6 +6,7 @@ A part is a store of `pipeline.vectors`, a file of features as the authors keep 
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
@@ -13,11 +14,12 @@ import numpy as np
 
 from pipeline import files
 from pipeline.benchmarks.ilias.hdf5 import READ_ROWS, Features, found_distractors
-from pipeline.errors import BadInput, reason
+from pipeline.errors import BadInput
 from pipeline.retrieval.large import Block
 from pipeline.vectors import store
 from pipeline.vectors.chunk_files import Row
 from pipeline.vectors.store import Store, open_store
+from tfrecords.benchmarks import ilias as layout
 
 BLOCK_VALUES = 1 << 25  # of a block that is searched: 128 MB
 STORES = f"*/{store.NAME}"
@@ -48,14 +50,15 @@ class Vectors(Protocol):
 class Listed:
     """Those images of a part of the distractors whose ids are listed, as mini-ILIAS's are.
 
-    listed: bytes [M], sorted, as `read_ids` gives them: of `yfcc100m_0007.tar/123` what follows the shard.
+    listed: bytes [M], sorted, as `layout.read_keys` gives them: of `yfcc100m_0007.tar/123` what follows the shard.
     """
 
     def __init__(self, part: Vectors, listed: np.ndarray):
         self.part, self.dim, self.dtype, self.fingerprint = part, part.dim, part.dtype, part.fingerprint
-        found = np.array([row.key.partition("/")[2].encode() for row in part.items()] or [b""])
-        place = np.minimum(np.searchsorted(listed, found), len(listed) - 1)
-        self.chosen = (listed[place] == found)[: part.count]  # bool [N]
+        keys, chosen = (row.key.partition("/")[2] for row in part.items()), [np.zeros(0, bool)]
+        while block := list(islice(keys, layout.BLOCK)):
+            chosen.append(layout.are_in(listed, block))
+        self.chosen = np.concatenate(chosen)  # bool [N]
         self.count = int(self.chosen.sum())
 
     def items(self) -> Iterator[Row]:
@@ -139,16 +142,3 @@ def identity(part: Vectors) -> str:
         return files.identity(part.folder / store.NAME)
     assert isinstance(part, Features)
     return files.identity(part.path)
-
-
-def read_ids(path: Path) -> np.ndarray:
-    """The ids of a list, one a line (the first column of a CSV): bytes [M], sorted. Raises BadInput: none there."""
-    try:
-        with path.open("rb") as file:
-            found = [line.split(b",", 1)[0].strip() for line in file]
-    except OSError as error:
-        raise BadInput(f"expected a list of ids in {path} ({reason(error)})") from None
-    ids = np.unique(np.array([each for each in found if each] or [b""]))
-    if not ids[0]:
-        raise BadInput(f"{path}: expected an id a line, it has none")
-    return ids

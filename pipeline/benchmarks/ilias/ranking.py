@@ -79,8 +79,8 @@ def rank(queries: Asked, database: Database, k: int = protocol.K, kept: Path | N
             progress.add(len(block))
             if kept is not None and (monotonic() - written > SECONDS or seen == database.count):
                 with files.atomic_path(kept) as temporary, temporary.open("wb") as file:
-                    held = {"names": np.array(names[: number + 2]), "seen": np.array(seen)}
-                    np.savez(file, rows=found[0], similarities=found[1], **held)
+                    parts = np.array(names[: number + 2])
+                    np.savez(file, parts=parts, seen=seen, rows=found[0], similarities=found[1])
                 written = monotonic()
     return _padded(core, queries), _padded(found, queries)
 
@@ -91,7 +91,7 @@ def _kept(path: Path | None, names: list[str]) -> tuple[Neighbours, int] | None:
         return None
     try:
         with np.load(path) as held:
-            parts, seen = held["names"].tolist(), int(held["seen"])
+            parts, seen = held["parts"].tolist(), int(held["seen"])
             neighbours = held["rows"], held["similarities"]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None

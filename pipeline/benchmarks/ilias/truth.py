@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.errors import BadInput, reason
+from tfrecords.benchmarks import ilias as layout
 
-LISTS = "image_ids"
 # Quartiles of the positives, by the authors: of their scale, the object's share of the image, and of their clutter.
 SCALES = (0.0, 0.06880213760855043, 0.13526567164179104, 0.2729876723163842, float("inf"))
 CLUTTERS = (0.0, 18.0, 33.0, 53.0, float("inf"))
@@ -55,7 +55,8 @@ def read(root: Path) -> Truth:
     Raises BadInput: one is missing or not of its form, an id stands twice, there is no query or no positive. Without
     `text_query_ids.txt` there are no text queries.
     """
-    queries, texts, positives = (_path(root, name) for name in ("image_query", "text_query", "positive"))
+    queries, positives = (layout.find_list(root, layout.LISTS[name]) for name in ("image_queries", "positives"))
+    texts = queries.with_name("text_query_ids.txt")
     rows = sorted(_rows(positives))
     try:
         groups = {name: np.array([float(row[place]) for row in rows]) for name, place in (("scale", 1), ("clutter", 2))}
@@ -73,11 +74,6 @@ def read(root: Path) -> Truth:
         if twice := next((each for each, after in pairwise(ids) if each == after), ""):
             raise BadInput(f"{path}: expected each {what} once, {twice} stands twice")
     return truth
-
-
-def _path(root: Path, name: str) -> Path:
-    places = (root / LISTS / f"{name}_ids.txt", root / f"{name}_ids.txt")
-    return next((path for path in places if path.exists()), places[0])
 
 
 def _rows(path: Path) -> list[list[str]]:

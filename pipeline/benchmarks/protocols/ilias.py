@@ -18,21 +18,24 @@ from pipeline import files
 from pipeline.benchmarks import results
 from pipeline.benchmarks.ilias import hdf5, truth
 from pipeline.benchmarks.ilias import results as files_of_results
-from pipeline.benchmarks.ilias.database import Database, Listed, Vectors, distractors, read_ids
+from pipeline.benchmarks.ilias.database import Database, Listed, Vectors, distractors
 from pipeline.benchmarks.ilias.ranking import Answers, Asked, Ranking, asked, measure, rank
 from pipeline.benchmarks.results import Mode
 from pipeline.benchmarks.table import Part
 from pipeline.benchmarks.work import Work
 from pipeline.errors import BadInput
 from pipeline.vectors.store import open_store
+from tfrecords.benchmarks import ilias as layout
 
-TARS, MINI_IDS = "yfcc100m", "mini_ilias_yfcc100m_ids.txt"
+TARS = "yfcc100m"
 IMAGES = "image queries"
 NONE, MINI, FULL = "none", "mini", "distractors"
 TAR_MARK = "tar.json"
 FILE_ROWS = 1_000_000  # of a file of distractors, as the authors write them
 PUBLISHED = {5_000_000: "5M distractors", 100_000_000: "100M distractors"}
 GROUPS: Mapping[str, Sequence[float]] = {"scale": truth.SCALES, "clutter": truth.CLUTTERS}
+ORACLE = "oracle: the share of its positives that a query has among the first 1,000"
+GROUPED = "of the positives of a group: the object's others are taken out of the ranking"
 TEXT_LEFT_OUT = "text queries are left out: features_text_queries.hdf5 beside the others would be asked, too"
 
 
@@ -54,7 +57,7 @@ def score(work: Work) -> list[Mode]:
         modes.append(_mode(IMAGES, answers, queries, core, Database([positives])))
     modes += _texts(work, lists, answers, database)
     groups = [
-        Mode(name, {bounds: results.row({measure(): aps}, database.count) for bounds, aps in found.items()})
+        Mode(name, {of: results.row({measure(): aps}, database.count) for of, aps in found.items()}, note=GROUPED)
         for name, limits in GROUPS.items()
         if (found := answers.by_group(queries.ids, whole, name, limits))
     ]
@@ -66,7 +69,7 @@ def _mode(what: str, answers: Answers, queries: Asked, ranking: Ranking, databas
     count = database.count - database.parts[0].count
     title = PUBLISHED.get(count, f"{count:,} distractors" if count else "core alone")
     row = results.row(answers.scores(queries.ids, ranking), database.count)
-    return Mode(title, {what: row}, note=f"exact over {database.stored_as} vectors")
+    return Mode(title, {what: row}, note=f"exact over {database.stored_as} vectors; {ORACLE}")
 
 
 def _texts(work: Work, lists: truth.Truth, answers: Answers, database: Database) -> list[Mode]:
@@ -96,7 +99,7 @@ def _distractors(work: Work, positives: Vectors) -> list[Vectors]:
         found = distractors(folder, positives.fingerprint, needed=False)
     if not work.mini:
         return found
-    listed = read_ids(_ids_path(work.root))
+    listed = layout.read_keys(layout.find_list(work.root, layout.MINI))
     return [Listed(part, listed) for part in found]
 
 
@@ -104,7 +107,8 @@ def _embedded(work: Work, tar: Path, name: str, positives: Vectors) -> Vectors:
     """The store of a tar; of one that is whole the tar's headers are not read again, which takes minutes."""
     part = Part(f"{name}/{tar.stem}", {"split": "distractors", "mini": work.mini, "tars": tar.name})
     folder = work.out / "vectors" / part.name
-    made_of = {"tar": files.identity(tar), "ids": files.identity(_ids_path(work.root)) if work.mini else ""}
+    ids = files.identity(layout.find_list(work.root, layout.MINI)) if work.mini else ""
+    made_of = {"tar": files.identity(tar), "ids": ids}
     with contextlib.suppress(BadInput):
         if files.read_json(folder / TAR_MARK) == made_of:
             store = open_store(folder)
@@ -113,10 +117,6 @@ def _embedded(work: Work, tar: Path, name: str, positives: Vectors) -> Vectors:
     found = work.store(part)
     files.write_json(folder / TAR_MARK, made_of)
     return found
-
-
-def _ids_path(root: Path) -> Path:
-    return next((path for path in (root / truth.LISTS / MINI_IDS, root / MINI_IDS) if path.exists()), root / MINI_IDS)
 
 
 def _notes(queries: Asked, answers: Answers, database: Database) -> list[str]:

@@ -200,4 +200,4 @@ def _retrieved(work: Work, test: Part, train: Part) -> Mode:
     asked = Labels(every.first[kept], {})
     values = uned.measures(hits(rows[kept, : uned.K], asked, found), n_q[kept])
     row = results.row(values, len(found), int((~kept).sum()))
-    return Mode("UnED's measures", {"queries that show an exhibit": row}, official=False)
+    return Mode("UnED's measures", {"queries that show an exhibit": row})

@@ -3,7 +3,8 @@
 A hit has the query's domain and one of its labels. n_q counts the hits that there are, in the query's domain. Of a
 domain whose images ask for each other, the official code throws the first neighbour away without a look at it, and
 takes one hit off; where a duplicate comes before the query itself, that is another image. "By identity" leaves out the
-query itself.
+query itself. The official index joins the domains in the order of a Python set, which decides between ties; here it is
+the order of their numbers.
 
 Source: Ypsilantis et al., Towards universal image embeddings, ICCV 2023, and its code, `knn_utils.py`.
 """

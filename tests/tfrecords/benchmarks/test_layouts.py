@@ -189,7 +189,7 @@ def test_keys_are_looked_up_in_blocks_as_in_a_set():
     keys = ["".join(rng.choice(list("abé0"), rng.integers(1, 6))) for _ in range(400)]
     chosen = np.sort(np.array([key.encode() for key in keys[:150]]))
     asked = [*keys, "aaaaaaaaaaaa", "", "zz"]
-    assert ilias._is_in(chosen, asked).tolist() == [key in set(keys[:150]) for key in asked]
+    assert ilias.are_in(chosen, asked).tolist() == [key in set(keys[:150]) for key in asked]
 
 
 def test_gldv2_follows_the_solutions_lists_and_leaves_ignored_queries_out(tmp_path):
