@@ -60,7 +60,11 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["pipeline*", "tfrecords*", "export*"]),
-    package_data={"pipeline.pages": ["templates/*"], "pipeline.models.text": ["*.txt"]},
+    package_data={
+        "pipeline.pages": ["templates/*"],
+        "pipeline.models.text": ["*.txt"],
+        "pipeline.benchmarks": ["reported.csv"],
+    },
     python_requires=">=3.11,<3.14",
     install_requires=[
         # Pinned together: checkpoints, the served graph and the open_clip parity were measured on these.

@@ -247,21 +247,29 @@ def resized_before(submission):
     """
     loaded = getattr(submission, "loaded", None)
     signature = loaded.signatures.get("embed_resized") if loaded is not None else None
-    if signature is None:
+    if loaded is None or signature is None or not hasattr(loaded, "resizing"):
         return
     shapes = {name: spec.shape.as_list() for name, spec in signature.structured_input_signature[1].items()}
+    sizes = {f"pixels_{size['image_size_px']}": size for size in json.loads(loaded.resizing().numpy())["sizes"]}
     plain = np.full((1, 1, 3), [200, 30, 90], np.uint8)
     one = [shape[1] for shape in shapes.values()] == [1]
-    images = {
-        name: blocks(side, side, 5) if one else np.tile(plain, (side, side, 1))
-        for name, (_, _, side, _, _) in shapes.items()
-    }
-    pixels = {name: np.stack([images[name]] * shapes[name][1])[None].astype(np.float32) for name in shapes}
+    sides = {name: sizes[name]["image_size_px"] for name in shapes}
+    images = {name: blocks(side, side, 5) if one else np.tile(plain, (side, side, 1)) for name, side in sides.items()}
+    pixels = {name: np.stack([filled(images[name], sizes[name])] * shapes[name][1])[None] for name in shapes}
     output = signature(**{name: submission.tf.constant(values) for name, values in pixels.items()})[KEY].numpy()
     expected = submission(next(iter(images.values()))[None])
     difference = float(np.abs(output - expected).max()) if output.shape == expected.shape else float("inf")
     said = f"an image that is resized before differs by {difference:.1e}"
     yield "same when resized before", difference <= (REPEAT_TOLERANCE if one else BATCH_TOLERANCE), said
+
+
+def filled(image, size):
+    """uint8 [S, S, 3] → float32; where images keep their aspect, filled up to whole patches with the mean colour."""
+    lacking = -len(image) % size.get("multiple_px", 1)
+    whole = np.tile(np.array(size["mean"], np.float32) * 255, (len(image) + lacking,) * 2 + (1,))
+    first = lacking // 2
+    whole[first : first + len(image), first : first + len(image)] = image
+    return whole.astype(np.float32)
 
 
 def cost(submission, images):

@@ -42,7 +42,10 @@ UNKNOWN_TO_SCORER = "DisableCopyOnRead"
 
 
 def resized_views(images: tf.Tensor, preprocess: Preprocess, crops: int) -> tf.Tensor:
-    """uint8 [B, H, W, 3] → float32 [B, V, S, S, 3] in 0…255: the whole image, its centre, its corners."""
+    """uint8 [B, H, W, 3] → float32 [B, V, S, S, 3] in 0…255: the whole image, its centre, its corners.
+
+    Of `fit: aspect` it is the whole image alone, [B, 1, h, w, 3].
+    """
     height, width = tf.shape(images)[1], tf.shape(images)[2]
     crop_height = tf.maximum(tf.cast(CROP_SHARE * tf.cast(height, tf.float32), tf.int32), 1)
     crop_width = tf.maximum(tf.cast(CROP_SHARE * tf.cast(width, tf.float32), tf.int32), 1)
@@ -51,14 +54,21 @@ def resized_views(images: tf.Tensor, preprocess: Preprocess, crops: int) -> tf.T
         top = tf.cast(top_share * tf.cast(height - crop_height, tf.float32), tf.int32)
         left = tf.cast(left_share * tf.cast(width - crop_width, tf.float32), tf.int32)
         resized.append(resize(images[:, top : top + crop_height, left : left + crop_width, :], preprocess))
-    side = preprocess.image_size_px
-    return tf.ensure_shape(tf.stack(resized, axis=1), [None, crops, side, side, 3])
+    return tf.ensure_shape(tf.stack(resized, axis=1), shape_of(preprocess, crops))
+
+
+def shape_of(preprocess: Preprocess, crops: int) -> list[int | None]:
+    """[B, V, S, S, 3], what is not known None."""
+    side = None if preprocess.fit == "aspect" else preprocess.image_size_px
+    return [None, crops, side, side, 3]
 
 
 def view_by_view(pixels: tf.Tensor, preprocess: Preprocess, flip_average: bool) -> tf.Tensor:
     """float32 [B, V, S, S, 3] in 0…255 → [V * B, S, S, 3], normalised; flips: then all of these mirrored."""
     side = preprocess.image_size_px
-    by_view = normalize(tf.reshape(tf.transpose(pixels, [1, 0, 2, 3, 4]), [-1, side, side, 3]), preprocess)
+    size = tf.shape(pixels)[2:4] if preprocess.fit == "aspect" else [side, side]
+    by_view = tf.reshape(tf.transpose(pixels, [1, 0, 2, 3, 4]), [-1, size[0], size[1], 3])
+    by_view = normalize(by_view, preprocess)
     return tf.concat([by_view, tf.reverse(by_view, axis=[2])], axis=0) if flip_average else by_view
 
 
@@ -74,12 +84,12 @@ class Served(tf.Module):
         models, count = [model for model, _ in at_sizes], crops * (2 if flip_average else 1)
         weights = [weight for model in [*models, *([head] if head else [])] for weight in model.weights]
         self.weights = list({id(weight): weight.value for weight in weights}.values())  # sizes share them
-        sides = [preprocess.image_size_px for _, preprocess in at_sizes]
         description = halves.described([preprocess for _, preprocess in at_sizes], CROPS[: crops - 1], CROP_SHARE)
 
         @tf.function(
             input_signature=[
-                tf.TensorSpec([None, crops, side, side, 3], tf.float32, name=f"pixels_{side}") for side in sides
+                tf.TensorSpec(shape_of(each, crops), tf.float32, name=f"pixels_{each.image_size_px}")
+                for _, each in at_sizes
             ]
         )
         def embed_resized(*pixels: tf.Tensor) -> dict[str, tf.Tensor]:

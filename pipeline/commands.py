@@ -9,7 +9,8 @@ from typing import Any
 
 import click
 
-from pipeline import commands_benchmarks, commands_older, commands_training
+from pipeline import commands_older, commands_training
+from pipeline.benchmarks import commands as benchmarks
 from pipeline.command_line import BATCH_SIZE, PATH, PATH_OR_URL, SETTINGS, TRUST, Group, OneOf, takes_config
 from pipeline.errors import BadInput
 from pipeline.guards import interrupts
@@ -22,7 +23,7 @@ SECTIONS = {  # of guie --help; a command in none of them stands under Commands
     "Configs": ("configs", "new", "config"),
     "A run and its stages": ("run", "tfrecords", "train", "export", "report", "status", "verify", "contact-sheet"),
     "Before and after training": ("plan", "sweep", "soup", "import-weights"),
-    "Benchmarks": ("bench",),
+    "Benchmarks": ("bench", "leaks"),
     "The competition": ("check", "submit"),
     "Older systems": ("zero-shot", "staged", "similar", "captions"),
 }
@@ -136,11 +137,12 @@ for each in commands_training.COMMANDS:
 @click.option("--encoder", metavar="NAME", default="", help="Name in the catalogue, such as clip_vit_h_14.")
 @click.option("--out", metavar="FILE", type=PATH, default="", help="File to write, .safetensors.")
 @click.option("--parity", is_flag=True, help="Compare with open_clip on random weights instead; some minutes.")
-def import_weights(words: tuple[str, ...], encoder: str, out: str, parity: bool) -> None:
-    """Converts an open_clip checkpoint to KerasHub's names.
+@click.option("--images", metavar="FOLDER", type=PATH, default="", help="With --parity: JPEGs to compare on as well.")
+def import_weights(words: tuple[str, ...], encoder: str, out: str, parity: bool, images: str) -> None:
+    """Converts a torch checkpoint to KerasHub's names.
 
     A run then names the file: encoder: {name: NAME, weights: file:FILE}. With --parity the words are encoders to
-    compare, by default the usual four.
+    compare, by default the usual five.
 
     \b
     Reads    CHECKPOINT, a file of safetensors or torch; or TAG, fetched as open_clip does
@@ -153,7 +155,7 @@ def import_weights(words: tuple[str, ...], encoder: str, out: str, parity: bool)
         if Path(out).suffix != ".safetensors":
             raise BadInput(f"--out: expected a .safetensors file, got {out}")
     module = import_quietly("pipeline.models.import_weights")
-    module.main(module.Config("" if parity else words[0], encoder, out, words if parity else (), parity))
+    module.main(module.Config("" if parity else words[0], encoder, out, words if parity else (), parity, images))
 
 
 @guie.command()
@@ -234,7 +236,7 @@ def score(index: tuple[str, ...], queries: tuple[str, ...], **options: Any) -> N
     """Scores an embedder: mean Precision@5.
 
     Without --queries every image queries all others. Several --index merge into one index; the table then gives each
-    domain and the whole. DATA is a folder of class folders, a glob of shards, or LAYOUT:ROOT.
+    domain and the whole. DATA is a folder of class folders, a glob of shards, or LAYOUT[,OPTION=VALUE,…]:ROOT.
 
     \b
     Reads    EMBEDDER: SavedModel folder, submission.zip or Hub handle; with --solution, embeddings
@@ -251,20 +253,28 @@ def score(index: tuple[str, ...], queries: tuple[str, ...], **options: Any) -> N
 @click.option("--out", metavar="DIR", type=PATH, required=True, help="Folder to write.")
 @BATCH_SIZE
 @TRUST
+@click.option("--any-width", is_flag=True, help="Take EMBEDDER of more than the competition's 64 numbers, too.")
+@click.option("--dtype", type=OneOf(("float32", "float16", "int8")), default="float32", help="int8: with --store.")
+@click.option("--store", is_flag=True, help="Leave the vectors in chunks of some thousand, for 100 million images.")
+@click.option("--runner", type=OneOf(("here", "beam")), default="here", help="beam: Apache Beam, on several machines.")
+@click.option("--beam-options", metavar="WORDS", default="", help='Beam\'s own, such as "--runner=FlinkRunner".')
 def embed(**options: Any) -> None:
     """Embeds images.
 
+    A killed command goes on where it was; nothing is embedded twice.
+
     \b
     Reads    EMBEDDER: SavedModel folder, submission.zip or Hub handle
-             DATA: folder of class folders, glob of shards, or LAYOUT:ROOT
-    Writes   DIR/embeddings.npy (float32 [N, 64]), items.csv (key,source,class), rejects.csv
+             DATA: folder of class folders, glob of shards, or LAYOUT[,OPTION=VALUE,…]:ROOT
+    Writes   DIR/embeddings.npy (float32 [N, 64]), items.csv (key,source,class), rejects.csv; or with --store
+             DIR/vectors-NNNNN.npy, items-NNNNN.csv, store.json, rejects.csv
     Example  guie embed runs/demo/submission.zip FOLDER --out vectors
     """
-    module = import_quietly("pipeline.evaluation.embed")
+    module = import_quietly("pipeline.evaluation.embedding.command")
     module.main(module.Options(**options))
 
 
-for each in (*commands_benchmarks.COMMANDS, *commands_older.COMMANDS):
+for each in (*benchmarks.COMMANDS, *commands_older.COMMANDS):
     guie.add_command(each)
 
 

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from pipeline import reading
 from pipeline.errors import BadInput
@@ -70,10 +70,10 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
     Names are data that programs read back, so they stand as they are: what holds a comma, a quote or an end of line is
     quoted (RFC 4180), and nothing is put before a name that a spreadsheet would take for a formula (`=cmd()`, `@x`).
     """
-    write_text(path, "".join(map(_csv_line, [header, *rows])))
+    write_text(path, "".join(map(csv_line, [header, *rows])))
 
 
-def _csv_line(row: Sequence[Any]) -> str:
+def csv_line(row: Sequence[Any]) -> str:
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\r\n").writerow(row)  # these two are quoted within a name: "\n" alone leaves "\r"
     return text.getvalue().removesuffix("\r\n") + "\n"
@@ -81,10 +81,21 @@ def _csv_line(row: Sequence[Any]) -> str:
 
 def write_array(path: Path, values: Any) -> None:
     """A NumPy array as .npy."""
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        save_array(file, values.dtype, values.shape, [values])
+
+
+def save_array(file: BinaryIO, dtype: Any, shape: tuple[int, ...], blocks: Iterable[Any]) -> None:
+    """As np.save, of blocks of rows, one in memory at a time.
+
+    np.save writes by C, whose errors do not say that the disk is full; a file that is mapped ends the process there.
+    """
     import numpy as np  # a command that only asks for --help needs none of it
 
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.save(file, values)
+    described = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, described)  # type: ignore[arg-type]
+    for block in blocks:
+        file.write(np.ascontiguousarray(block, dtype).data)
 
 
 def matching(pattern: str | Path) -> Sequence[File]:

@@ -16,7 +16,8 @@ from types import SimpleNamespace
 import click
 import pytest
 
-from pipeline import cli, command_line, commands, commands_benchmarks, commands_older, commands_training
+from pipeline import cli, command_line, commands, commands_older, commands_training
+from pipeline.benchmarks import commands as benchmarks
 from pipeline.commands import guie
 from pipeline.config import Run, load, packaged, reference
 from pipeline.errors import BadInput
@@ -44,7 +45,7 @@ sys.exit(cli.main(["verify", "a"]))
 """
 FILES = (
     "commands.py",
-    "commands_benchmarks.py",
+    "benchmarks/commands.py",
     "commands_older.py",
     "commands_training.py",
     "starting/commands.py",
@@ -55,7 +56,7 @@ COMMANDS = [
     *("run", "tfrecords", "verify", "contact-sheet", "fit", "train", "plan", "soup", "sweep", "status"),
     "import-weights",
     *("export", "check", "submit", "score", "embed", "zero-shot", "staged", "similar", "captions", "browse"),
-    *("compare", "report", "bench"),
+    *("compare", "report", "bench", "leaks"),
 ]
 TAKE_A_CONFIG = [
     *("run", "tfrecords", "train", "plan", "sweep", "export", "submit", "report"),
@@ -160,7 +161,7 @@ def called(tmp_path, monkeypatch):
             monkeypatch.setattr(module, "main", lambda config, **options: found.append(config))
         return module
 
-    for module in (commands, commands_benchmarks, commands_older, commands_training):
+    for module in (commands, benchmarks, commands_older, commands_training):
         monkeypatch.setattr(module, "import_quietly", without_main)
 
     def run(line: str):
@@ -310,12 +311,7 @@ def test_bad_words_end_in_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys
         (tmp_path / name).write_text(text)
     (tmp_path / "configs").mkdir()
     monkeypatch.chdir(tmp_path)
-    for module in (
-        commands,
-        commands_benchmarks,
-        commands_older,
-        commands_training,
-    ):  # refused before anything is imported
+    for module in (commands, benchmarks, commands_older, commands_training):  # refused before anything is imported
         monkeypatch.setattr(module, "import_quietly", lambda name: pytest.fail(name))
     assert cli.main(shlex.split(line)) == 2
     captured = capsys.readouterr()

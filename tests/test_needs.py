@@ -15,7 +15,7 @@ from pipeline import cli, errors, reading
 from pipeline.config import Run, load
 from pipeline.errors import BadInput
 from pipeline.evaluation import embedders
-from pipeline.models import parity
+from pipeline.models.parity import towers
 from pipeline.models.text import tokenizers
 from pipeline.models.weights import files
 from pipeline.planning import config_checks
@@ -56,7 +56,7 @@ def formats_of(names: str) -> Run:
 NEEDS = {  # hidden packages, the extra, what asks
     "torch weights": ("torch", "clip", lambda path: files.read_checkpoint(path / "a.pt")),
     "open_clip's tag": ("torch", "clip", lambda path: files.known_tag("ViT-B-32", "openai")),
-    "import-weights --parity": ("torch", "clip", lambda path: parity.main(())),
+    "import-weights --parity": ("torch", "clip", lambda path: towers.main(())),
     "a TorchScript submission": ("torch", "clip", lambda path: embedders._torchscript(path / "a.pt", "a.pt")),
     "export.formats torchscript": (
         "torch",

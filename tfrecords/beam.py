@@ -7,9 +7,11 @@ sources and the run folder under the same paths (a shared file system) and have 
 runs in this process (DirectRunner).
 """
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from pipeline.errors import BadInput, missing
 from tfrecords import chunks as chunk_files
@@ -20,26 +22,33 @@ from tfrecords.selection import Chunk
 def make_shards(folder: Path, chunks: Sequence[Chunk], jpeg: JpegSettings, options: Sequence[str]) -> None:
     """Makes the shard of every chunk; the marks beside the shards hold the results.
 
+    Raises BadInput as `distribute`.
+    """
+    folder = folder.absolute()  # a worker has another working directory
+    distribute(partial(_make_shard, folder, jpeg), chunks, options, "records.runner=beam", "records.beam_options")
+
+
+def distribute(work: Callable[[Any], Any], tasks: Sequence[Any], options: Sequence[str], asked: str, key: str) -> None:
+    """Has Beam's workers call `work` of every task; what it gives is dropped.
+
+    Args:
+        options: Beam's own. asked: what asked for Beam. key: where `options` stand; both for messages.
+
     Raises BadInput: Beam is not installed, or refuses an option.
     """
     try:
         import apache_beam as beam
         from apache_beam.options.pipeline_options import PipelineOptions
     except ImportError:
-        raise missing("records.runner=beam needs", "apache-beam", "beam") from None
+        raise missing(f"{asked} needs", "apache-beam", "beam") from None
     try:
         flags = PipelineOptions(list(options))
         pipeline = beam.Pipeline(options=flags)
     except (SystemExit, ValueError) as error:
-        raise BadInput(f"records.beam_options {list(options)}: {error}") from None
-    folder = folder.absolute()  # a worker has another working directory
+        raise BadInput(f"{key} {list(options)}: {error}") from None
+    logging.getLogger("apache_beam.runners.common").setLevel(logging.CRITICAL)  # what fails is raised here, too
     with pipeline:
-        (
-            pipeline
-            | "Chunks" >> beam.Create(list(chunks))
-            | "Distribute" >> beam.Reshuffle()
-            | "Shards" >> beam.Map(partial(_make_shard, folder, jpeg))
-        )
+        pipeline | "Tasks" >> beam.Create(list(tasks)) | "Distribute" >> beam.Reshuffle() | "Work" >> beam.Map(work)
 
 
 def _make_shard(folder: Path, jpeg: JpegSettings, chunk: Chunk) -> str:

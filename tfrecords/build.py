@@ -77,7 +77,7 @@ def _build(config: Run, redo: bool, work: stage_log.Work) -> None:
         done |= build_chunks(config, folder, new, redo)
     ordered = [done[chunk.stem] for chunk in made]
     _expect_these_alone(folder, made, ordered)
-    rejects = selected.too_small + [
+    rejects = [*selected.too_small, *selected.left_out] + [
         (key, mark["source"], name, reason) for mark in ordered for key, name, reason in mark["rejects"]
     ]
     write_csv(folder / "rejects.csv", ["key", "source", "class", "reason"], rejects)
@@ -115,6 +115,8 @@ def _build(config: Run, redo: bool, work: stage_log.Work) -> None:
         print(f"warning: {len(short)} classes fell below records.min_per_class by rejects, e.g. {short[0]}")
     if few := len(selected.too_small):
         print(f"left out: {few} images of classes below records.min_per_class={records.min_per_class}")
+    if records.leave_out:
+        print(f"left out: {len(selected.left_out):,} images that {records.leave_out} names")
     with (folder / "duplicates.csv").open(encoding="utf-8", newline="") as file:
         for kind, count in Counter(row["kind"] for row in csv.DictReader(file)).items():
             print(f"warning: {count} images are in two splits ({kind} duplicates): {folder / 'duplicates.csv'}")
@@ -217,10 +219,10 @@ def find_duplicates(config: Run, folder: Path, made: list[Chunk], done: list[dic
         kept = (item.key for item, _ in chunk.items() if item.key not in left_out)
         images += [duplicates.Image(chunk.source, chunk.split, key) for key in kept]
     pairs = duplicates.exact(images, [digest for mark in done for digest in mark["hashes"]])
-    if config.records.near_duplicates:
-        shards = [folder / mark["file"] for mark in done if mark["file"]]
+    shards = [folder / mark["file"] for mark in done if mark["file"]]
+    if config.records.near_duplicates and shards:
         by_shard = duplicates.perceptual_hashes(shards, config.records.workers)
-        hashes = np.array([value for shard in shards for value in by_shard[shard]], dtype=np.uint64)
+        hashes = np.concatenate([by_shard[shard] for shard in shards])
         known = {pair.other for pair in pairs}
         pairs += [pair for pair in duplicates.near(images, hashes) if pair.other not in known]
     return pairs
@@ -247,6 +249,8 @@ def _stage(config: Run, selected: selection.Selection) -> marks.Stage:
     inputs: dict[str, marks.Input] = {LISTING: marks.Digest(listing)}
     if config.records.merge_classes:
         inputs["records.merge_classes"] = marks.Files.below(Path(config.records.merge_classes))
+    if config.records.leave_out:
+        inputs["records.leave_out"] = marks.Files.below(Path(config.records.leave_out))
     return marks.Stage("records", Path(config.run_dir) / "records", _keys(config), inputs, place=".build")
 
 
@@ -310,10 +314,13 @@ def _workers(config: Run, todo: list[Chunk]) -> int:
 def _keys(config: Run) -> dict[str, Any]:
     """The keys that decide the bytes; the data's location and the number of workers do not."""
     value = asdict(config.records)
-    for key in ("workers", "max_reject_share", "near_duplicates", "runner", "beam_options", "merge_classes"):
+    others = ("workers", "max_reject_share", "near_duplicates", "runner", "beam_options", "merge_classes", "leave_out")
+    for key in others:
         value.pop(key)
     for source in value["sources"]:
         source.pop("root")
+        if source["split"] is None:  # as in the marks of records from before there was the key
+            source.pop("split")
     value["split"]["left_out"] = sorted(set(value["split"]["left_out"]))
     return {"the records' format": FORMAT, **marks.flat(value, "records")}
 

@@ -1,11 +1,7 @@
-"""The same picture in two splits: exact (same bytes) and near (perceptual hash).
+"""The same picture in two splits: exact (same bytes) and near (perceptual hash, see perceptual.py).
 
 A test image that was also trained on inflates the score. Nothing is removed: `duplicates.csv` lists the pairs, and the
-user judges them.
-
-The perceptual hash ("dHash") is 64 bits: the signs of the differences between neighbours on a 9 × 8 grey thumbnail. The
-same photograph recoded, resized or slightly brightened keeps nearly all of them. Flat pictures share hashes with
-unrelated ones and are left out.
+user judges them. Flat pictures share hashes with unrelated ones and are left out.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,13 +12,10 @@ import cv2
 import numpy as np
 import simplejpeg
 
+from tfrecords import perceptual
 from tfrecords.labels import SPLITS
 from tfrecords.processes import in_processes
 from tfrecords.schema import read_shard
-
-MAX_DISTANCE = 4  # bits of 64
-FLAT_SIGNS = 8  # with fewer differences than this that are not zero a picture counts as flat
-BANDS = tuple(np.array_split(np.arange(64), MAX_DISTANCE + 1))  # hashes ≤ 4 bits apart agree on one of five bands
 
 
 class Image(NamedTuple):
@@ -54,53 +47,49 @@ def exact(images: Sequence[Image], hashes: Sequence[str]) -> list[Pair]:
 
 
 def near(images: Sequence[Image], hashes: np.ndarray) -> list[Pair]:
-    """Each image with the nearest earlier image of another split, where at most MAX_DISTANCE bits differ.
+    """Each image with the nearest earlier image of another split, where at most `perceptual.MAX_DISTANCE` bits differ.
 
-    Only images that agree on a whole band of bits are compared, not every image with every other. `hashes` is
-    `[N]` uint64, perceptual; 0 where the picture is flat.
+    `hashes` is uint8 `[N, 32]`, perceptual; all 0 where the picture is flat.
     """
-    splits = np.array([image.split for image in images])
+    splits = np.array([SPLITS.index(image.split) for image in images])
+    useful = np.flatnonzero(~perceptual.is_flat(hashes))
+    distinct, groups = np.unique(hashes[useful], axis=0, return_inverse=True)
+    members, sizes = useful[np.argsort(groups, kind="stable")], np.bincount(groups, minlength=len(distinct))
+    begin = np.cumsum(sizes) - sizes  # of a hash in `members`
+    first = np.full((len(distinct), len(SPLITS)), len(images))  # image that has it in each split
+    np.minimum.at(first, (groups, splits[useful]), useful)
     best: dict[int, tuple[int, int]] = {}  # image → (distance, other)
-    useful = np.flatnonzero(hashes != 0)
-    for band in BANDS:
-        mask = np.uint64(sum(1 << int(bit) for bit in band))
-        order = useful[np.argsort(hashes[useful] & mask, kind="stable")]
-        values = hashes[order] & mask
-        edges = np.flatnonzero(values[1:] != values[:-1]) + 1
-        for bucket in np.split(order, edges):
-            for position, image in enumerate(bucket[1:], 1):
-                before = bucket[:position]
-                before = before[splits[before] != splits[image]]
-                if not len(before):
-                    continue
-                distances = np.bitwise_count(hashes[before] ^ hashes[image])
-                nearest = int(np.argmin(distances))
-                candidate = (int(distances[nearest]), int(before[nearest]))
-                if candidate < best.get(int(image), (MAX_DISTANCE + 1, -1)):
-                    best[int(image)] = candidate
+    for one, other, distances in perceptual.near(distinct, distinct):
+        pair = np.repeat(np.arange(len(one)), sizes[one])  # of hashes, for each image that has the one
+        image = members[begin[one][pair] + np.arange(len(pair)) - (np.cumsum(sizes[one]) - sizes[one])[pair]]
+        candidates = first[other[pair]]  # [P, splits]
+        candidates[np.arange(len(pair)), splits[image]] = len(images)
+        earliest = candidates.min(axis=1)
+        found = np.flatnonzero(earliest < image)
+        order = found[np.lexsort((earliest[found], distances[pair[found]], image[found]))]
+        for row in order[np.unique(image[order], return_index=True)[1]].tolist():
+            best[int(image[row])] = int(distances[pair[row]]), int(earliest[row])
     return [Pair("near", distance, images[one], images[other]) for other, (distance, one) in sorted(best.items())]
 
 
-def perceptual_hash(encoded: bytes) -> int:
-    """The 64 bits of a stored JPEG; 0 where it is flat."""
+def perceptual_hash(encoded: bytes) -> np.ndarray:
+    """uint8 `[32]` of a stored JPEG; all 0 where it is flat."""
     try:
-        grey = simplejpeg.decode_jpeg(encoded, "GRAY", min_height=32, min_width=32)[..., 0]
+        least = 2 * perceptual.SIDE_PX
+        grey = simplejpeg.decode_jpeg(encoded, "GRAY", min_height=least, min_width=least)[..., 0]
     except ValueError:
         grey = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_GRAYSCALE)
-    thumbnail = cv2.resize(grey, (9, 8), interpolation=cv2.INTER_AREA).astype(np.int16)
-    differences = np.diff(thumbnail, axis=1)
-    if np.count_nonzero(differences) < FLAT_SIGNS:
-        return 0
-    return int(np.packbits(differences > 0).view(">u8")[0])
+    return perceptual.perceptual_hash(perceptual.thumbnail(grey))
 
 
-def perceptual_hashes(shards: Iterable[Path], workers: int) -> dict[Path, list[int]]:
-    """Shard → the perceptual hash of each of its images, in order. Rereads the shards, in parallel."""
+def perceptual_hashes(shards: Iterable[Path], workers: int) -> dict[Path, np.ndarray]:
+    """Shard → the perceptual hash of each of its images, uint8 `[N, 32]`. Rereads the shards, in parallel."""
     return dict(in_processes(_hash_shard, shards, workers))
 
 
-def _hash_shard(path: Path) -> list[int]:
-    return [perceptual_hash(record.encoded) for record in read_shard(path)]
+def _hash_shard(path: Path) -> np.ndarray:
+    hashes = [perceptual_hash(record.encoded) for record in read_shard(path)]
+    return np.stack(hashes) if hashes else np.zeros((0, perceptual.BYTES), np.uint8)
 
 
 def rows(pairs: Iterable[Pair]) -> list[tuple[str, ...]]:

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipeline.config import SPLITS
 from pipeline.errors import BadInput
 from pipeline.files import read_json
 
-SPLITS = ("train", "validation", "test")
 ClassId = tuple[str, str]  # (source, class)
 
 

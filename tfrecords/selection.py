@@ -4,8 +4,8 @@ import itertools
 import pickle
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.config import Records, Run
@@ -44,13 +44,28 @@ class Selection:
     caps: dict[ClassId, int]  # class → most images
     listed: dict[ClassId, int]  # class → images found
     too_small: list[tuple[str, str, str, str]]  # images of classes below the minimum: (key, source, class, reason)
+    left_out: list[tuple[str, str, str, str]]  # images that records.leave_out names: the same
+
+
+@dataclass(frozen=True)
+class Without:
+    """The images of a listing without those of some keys."""
+
+    every: Iterable[Item]
+    keys: frozenset[str]
+
+    def __iter__(self) -> Iterator[Item]:
+        return (item for item in self.every if item.key not in self.keys)
+
+    def left_out(self) -> Iterator[Item]:
+        return (item for item in self.every if item.key in self.keys)
 
 
 def list_sources(config: Run) -> dict[str, Listing]:
-    """Source name → its listing, in the config's order.
+    """Source name → its listing, in the config's order, without the images that records.leave_out names.
 
     Raises BadInput: no sources, a name twice, a name that cannot stand in a file name or contains a split's, or what
-    `list_source` raises.
+    `list_source` and `read_left_out` raise.
     """
     if not config.records.sources:
         raise BadInput("expected at least one source under records.sources, found none")
@@ -66,6 +81,9 @@ def list_sources(config: Run) -> dict[str, Listing]:
         if source.name in listings:
             raise BadInput(f"two sources are called {source.name!r}: names must differ")
         listings[source.name] = list_configured(source, config.data_root)
+    if config.records.leave_out:
+        for name, keys in read_left_out(Path(config.records.leave_out), list(listings)).items():
+            listings[name] = replace(listings[name], items=Without(listings[name].items, keys))
     return listings
 
 
@@ -73,10 +91,9 @@ def select(records: Records, listings: Mapping[str, Listing]) -> Selection:
     """Selects the images of the first round.
 
     Raises BadInput: a source without images, no class large enough, a bad merge file, a key twice, a source left out
-    that is none of the sources.
+    that is none of the sources, images to leave out of which there is none.
     """
-    left_sources = set(records.split.left_out)
-    if unknown := sorted(left_sources - set(listings)):
+    if unknown := sorted(set(records.split.left_out) - set(listings)):
         raise BadInput(f"records.split.left_out: no source {unknown[0]!r}; records.sources has {', '.join(listings)}")
     classes = {source: list(listing.classes) for source, listing in listings.items()}
     merged = read_merges(Path(records.merge_classes), classes) if records.merge_classes else {}
@@ -87,6 +104,7 @@ def select(records: Records, listings: Mapping[str, Listing]) -> Selection:
     for source, count in offer_items(listings, lowest, merged).items():
         if not count:
             raise BadInput(f"source {source}: no images found: is its root right?")
+    left_out_images = _left_out_images(records, listings)
     too_small, left_out = [], set()
     for class_id, candidates in lowest.items():
         if candidates.seen < max(records.min_per_class, 1):
@@ -106,10 +124,7 @@ def select(records: Records, listings: Mapping[str, Listing]) -> Selection:
             labelled = [name for of, name in space.classes if of == source]
             of_class = split_classes(labelled, _shares(records))
             splits |= {(source, name): split for name, split in of_class.items()}
-        # A class that a source left out is merged into would be trained on with the other source's images.
-        merged_too = {into for (source, _), into in merged.items() if source in left_sources}
-        left_classes = [each for each in space.classes if each[0] in left_sources or each in merged_too]
-        splits |= dict.fromkeys(left_classes, "test")
+        splits |= whole_classes(records.whole_splits, space, merged)
     taken = {class_id: lowest[class_id].taken() for class_id in space.classes}
     return Selection(
         space=space,
@@ -119,7 +134,30 @@ def select(records: Records, listings: Mapping[str, Listing]) -> Selection:
         caps={class_id: caps[class_id] for class_id in space.classes},
         listed={class_id: lowest[class_id].seen for class_id in space.classes},
         too_small=too_small,
+        left_out=left_out_images,
     )
+
+
+def whole_classes(whole: Mapping[str, str], space: LabelSpace, merged: Mapping[ClassId, ClassId]) -> dict[ClassId, str]:
+    """Class → split, of the classes of sources that go to one split whole (`whole`).
+
+    A class of another source that is merged with one of them goes there too: its images would else be trained on.
+    Raises BadInput where two sources that a class is of go to two splits.
+    """
+    members: dict[ClassId, list[ClassId]] = {class_id: [class_id] for class_id in space.classes}
+    for one, into in merged.items():
+        if into in members:
+            members[into].append(one)
+    found: dict[ClassId, str] = {}
+    for class_id, merged_here in members.items():
+        of_source = {source: whole[source] for source, _ in merged_here if source in whole}
+        if len(set(of_source.values())) > 1:
+            came = ", ".join(f"{source} goes to {split}" for source, split in of_source.items())
+            mend = "merge classes of one split, or give both sources the same"
+            raise BadInput(f"records.merge_classes: class {class_id[1]!r} would be in two splits: {came}; {mend}")
+        if of_source:
+            found[class_id] = next(iter(of_source.values()))
+    return found
 
 
 def offer_items(
@@ -149,14 +187,13 @@ def into_chunks(
     `taken`: class → (rank, candidate) of its images. `first`: (source, split) → number of its first new chunk; 0 where
     it is missing. Raises BadInput: a source has a key twice.
     """
-    shares, labels, left_out = _shares(records), space.labels(), set(records.split.left_out)
+    shares, labels, whole = _shares(records), space.labels(), records.whole_splits
     groups: dict[tuple[str, str], list[tuple[int, str, Item, int]]] = {
         (source, split): [] for source in space.sources for split in SPLITS
     }
     for class_id, ranked in taken.items():
         for _, (source, item) in ranked:
-            by_item = "test" if source in left_out else split_item(item.key, shares)
-            split = splits[class_id] if splits else by_item
+            split = splits[class_id] if splits else whole.get(source) or split_item(item.key, shares)
             groups[source, split].append((digest("order", item.key), item.key, item, labels[class_id]))
     chunks, size = [], records.images_per_shard
     for (source, split), group in groups.items():
@@ -223,6 +260,37 @@ def read_merges(path: Path, classes: Mapping[str, Iterable[str]]) -> dict[ClassI
         if into in merged:
             raise BadInput(f"{path}: {one[1]!r} is merged into {into[1]!r}, which is merged itself: name the last one")
     return merged
+
+
+def read_left_out(path: Path, sources: Sequence[str]) -> dict[str, frozenset[str]]:
+    """Reads a CSV with `source,key`: source → the keys of its images that are not taken.
+
+    Raises BadInput: no such file, a missing column, a source that is none of `sources`.
+    """
+    keys: dict[str, set[str]] = {}
+    for source, key in file_rows(path, ("source", "key")):
+        if source not in sources:
+            raise BadInput(
+                f"{path}: no source {source!r}, records.sources has {', '.join(sources)}: "
+                "give `guie leaks` the records, or the images as SOURCE=DATA"
+            )
+        keys.setdefault(source, set()).add(key)
+    return {source: frozenset(found) for source, found in keys.items()}
+
+
+def _left_out_images(records: Records, listings: Mapping[str, Listing]) -> list[tuple[str, str, str, str]]:
+    """(key, source, class, reason) of the images that records.leave_out names. Raises BadInput where there is none."""
+    asked = {source: listing.items for source, listing in listings.items() if isinstance(listing.items, Without)}
+    reason = f"named in {Path(records.leave_out).name} (records.leave_out)"
+    found = [
+        (item.key, source, item.class_name, reason) for source, items in asked.items() for item in items.left_out()
+    ]
+    if asked and not found:
+        source, items = next(iter(asked.items()))
+        raise BadInput(
+            f"{records.leave_out}: no image of the sources has its keys, such as {min(items.keys)} of {source}"
+        )
+    return found
 
 
 def _shares(records: Records) -> dict[str, float]:

@@ -124,7 +124,8 @@ def _row(scanner: _Scanner, text: str, where: str) -> list[float]:
 
 
 def _finite(scanner: _Scanner, rows: list[list[float]], where: str) -> np.ndarray:
-    block = np.array(rows, np.float32)
+    with np.errstate(over="ignore"):  # infinity then
+        block = np.array(rows, np.float32)
     if not np.isfinite(block).all():
         scanner.fail(f"{where}: a number is not finite")
     return block

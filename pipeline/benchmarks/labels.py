@@ -9,7 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tfrecords.listing.items import NO_CLASS
+
 Numbers = dict[tuple[str, str], int]  # (domain, class) → number; grows. Classes of two domains differ.
+NOTHING = -1  # number of NO_CLASS: an image that matches nothing, not even its like
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Labels:
 
 
 def numbered(domain: str, classes: Iterable[Sequence[str]], numbers: Numbers) -> Labels:
-    """Labels of images by their classes, the first one first; the same class twice is one.
+    """Labels of images by their classes, the first one first; the same class twice is one, NO_CLASS is NOTHING.
 
     >>> numbers: Numbers = {}
     >>> labels = numbered("cars", [["3"], ["4", "3"], ["3", "3"]], numbers)
@@ -43,7 +46,11 @@ def numbered(domain: str, classes: Iterable[Sequence[str]], numbers: Numbers) ->
     first: list[int] = []
     several: dict[int, tuple[int, ...]] = {}
     for row, names in enumerate(classes):
-        found = tuple(dict.fromkeys(numbers.setdefault((domain, name), len(numbers)) for name in names))
+        found = tuple(
+            dict.fromkeys(
+                NOTHING if name == NO_CLASS else numbers.setdefault((domain, name), len(numbers)) for name in names
+            )
+        )
         first.append(found[0])
         if len(found) > 1:
             several[row] = found
@@ -77,7 +84,7 @@ def matches(queries: Labels, index: Labels) -> np.ndarray:
                 holders.setdefault(each, set()).add(row)
         for row in range(len(queries)):
             found[row] += len(set().union(*(holders.get(each, ()) for each in queries.of(row))))
-    return found.astype(np.int64)
+    return np.where(queries.first == NOTHING, 0, found).astype(np.int64)
 
 
 def hits(neighbours: np.ndarray, queries: Labels, index: Labels) -> np.ndarray:
@@ -97,6 +104,7 @@ def hits(neighbours: np.ndarray, queries: Labels, index: Labels) -> np.ndarray:
         several = np.array(sorted(index.all), np.int64)
         for row, place in np.argwhere(np.isin(neighbours, several)).tolist():
             found[row, place] = not set(queries.of(row)).isdisjoint(index.all[int(neighbours[row, place])])
+    found[queries.first == NOTHING] = False
     return found
 
 

@@ -22,6 +22,22 @@ def said(way: str, preprocess: Preprocess) -> str:
     return SAID[way].format(px=preprocess.image_size_px, resize=preprocess.resize)
 
 
+def ilias_px(family: str, native_px: int) -> int:
+    """The longer side in ILIAS of an encoder by its own size, as the authors chose it for each of their models.
+
+    224 px models run at 384, those of 336 and 384 at 512, larger ones at 724; DINOv3 at 768. (Of 256 px ones none is
+    among theirs: 384.)
+
+    >>> ilias_px("clip", 224), ilias_px("siglip2", 384), ilias_px("dinov2", 518), ilias_px("dinov3", 224)
+    (384, 512, 724, 768)
+
+    Source: ilias-vrg/ilias, `models.sh`.
+    """
+    if family == "dinov3":
+        return 768
+    return 384 if native_px <= 256 else 512 if native_px <= 384 else 724
+
+
 def uned(image: np.ndarray, side: int) -> np.ndarray:
     """uint8 [H, W, 3] → float32 [S, S, 3] in 0…255, as UnED's code resizes for evaluation.
 

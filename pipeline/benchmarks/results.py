@@ -30,7 +30,6 @@ class Mode:
     title: str
     rows: dict[str, Row]
     mean: Row | None = None  # over the rows, where the protocol has one
-    official: bool = True  # whether the benchmark's own code counts so
     note: str = ""  # what the numbers do not say of themselves
     decimals: int = 4
 
@@ -49,6 +48,7 @@ class Result:
     headline: str  # the measure of the last line
     modes: list[Mode]
     notes: list[str] = field(default_factory=list)
+    complete: bool = True  # False: not the published images, so no figure to compare with others'
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -72,20 +72,25 @@ def mean(values: np.ndarray, decimals: int | None = None) -> float:
 
 
 def unweighted(
-    rows: Mapping[str, Row], measures: Mapping[str, Measures], decimals: Mapping[str, int] | None = None
+    rows: Mapping[str, Row],
+    measures: Mapping[str, Measures],
+    decimals: Mapping[str, int] | None = None,
+    shared_index: bool = False,
 ) -> Row:
     """The mean of the rows' means, each counted once however many queries it has.
 
     Args:
         rows: name → row, with the values that are averaged. measures: name → per-query values, for the intervals.
-        decimals: as in `row`.
+        decimals: as in `row`. shared_index: the rows' queries search in one index.
     """
     names = list(next(iter(rows.values())).values)
     columns = {name: np.array([each.values[name] for each in rows.values()]) for name in names}
-    values = {name: mean(each, (decimals or {}).get(name)) for name, each in columns.items()}
+    values = {name: float(np.mean(each)) for name, each in columns.items()}
+    values |= {name: float(np.round(values[name], digits)) for name, digits in (decimals or {}).items()}
     bounds = {name: intervals.of_groups([each[name] for each in measures.values()]) for name in names}
-    sizes = [sum(getattr(each, size) for each in rows.values()) for size in ("queries", "index", "without_match")]
-    return Row(sizes[0], sizes[1], values, bounds, sizes[2])
+    queries, left_out = (sum(getattr(each, size) for each in rows.values()) for size in ("queries", "without_match"))
+    indexes = [each.index for each in rows.values()]
+    return Row(queries, indexes[0] if shared_index else sum(indexes), values, bounds, left_out)
 
 
 def header_and_rows(mode: Mode, names: Sequence[str] = ()) -> tuple[list[str], list[list[str]]]:
@@ -105,7 +110,9 @@ def text(result: Result) -> str:
     """Every table and note, for the screen."""
     parts = []
     for mode in result.modes:
-        parts += [console.table(*header_and_rows(mode)), *([mode.note] if mode.note else []), ""]
+        left_out = sum(each.without_match for each in mode.rows.values())
+        parts += [console.table(*header_and_rows(mode)), *([mode.note] if mode.note else [])]
+        parts += [f"{left_out:,} queries left out: nothing in the index is right", ""] if left_out else [""]
     return "\n".join([*parts, *result.notes]).rstrip()
 
 

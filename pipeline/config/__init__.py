@@ -4,10 +4,12 @@ from pipeline.config.keys import check, key
 from pipeline.config.loading import load, resolve_data_path, to_yaml
 from pipeline.config.placed import below, load_from, moved_to, published, seeds_of
 from pipeline.config.schema import (
+    SPLITS,
     Devices,
     Embedder,
     Encoder,
     Export,
+    ImageSource,
     ImageTextModel,
     Lda,
     Records,

@@ -147,7 +147,8 @@ def summary(schema: Any) -> str:
 
 def described(schema: Any) -> dict[str, tuple[str, str]]:
     """Each field's annotation and comment, by name: the comment beside it, else the lines of comment above it."""
-    return _described(schema.__module__)[schema.__name__]
+    own = [each for each in reversed(schema.__mro__) if each is not object]  # what it inherits comes first
+    return {key: said for each in own for key, said in _described(each.__module__)[each.__name__].items()}
 
 
 @cache

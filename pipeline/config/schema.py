@@ -14,12 +14,13 @@ from pipeline.config.keys import key
 from pipeline.config.training import STARTS, Train
 from pipeline.guards.masked import shown
 
+SPLITS = ("train", "validation", "test")  # of records
 LARGEST_DIM = 64  # of an embedding that is submitted: the competition's limit
 REFERENCES = ("raw_pixels", "untrained", "raw_features", "pca", "half_whitened", "pml_arcface")
 
 
 @dataclass(frozen=True)
-class Source:
+class ImageSource:
     """One image set in a public layout. `options` are the layout's own, see `tfrecords/sources/`."""
 
     layout: str = MISSING  # a name in tfrecords.sources.LAYOUTS
@@ -30,6 +31,13 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Source(ImageSource):
+    """An image set that records are built of. `options` are the layout's own, see `tfrecords/sources/`."""
+
+    split: str | None = key(None, one_of=SPLITS)  # all of it goes there, as a benchmark splits; None: records.split
+
+
+@dataclass(frozen=True)
 class Split:
     """Shares of the splits; they must sum to 1. Chosen by hash, so a rerun and a larger set choose the same."""
 
@@ -37,10 +45,10 @@ class Split:
     train: float = key(1.0, least=0)  # share of the classes or items
     validation: float = key(0.0, least=0)  # share, scored while training
     test: float = key(0.0, least=0)  # share, scored at the end
-    left_out: list[str] = field(default_factory=list)  # sources that are test data whole
+    left_out: list[str] = field(default_factory=list)  # sources that are test data whole: domains never trained on
 
     def rules(self) -> Iterator[tuple[str, str]]:
-        shares = {name: getattr(self, name) for name in ("train", "validation", "test")}
+        shares = {name: getattr(self, name) for name in SPLITS}
         if abs(sum(shares.values()) - 1) > 1e-6:
             came = ", ".join(f"{name} {share:g}" for name, share in shares.items())
             yield "train", f"expected shares that sum to 1, got {came} (sum {sum(shares.values()):g})"
@@ -60,9 +68,26 @@ class Records:
     workers: int = 0  # 0: one process a core
     max_reject_share: float = 0.05  # more rejects than this share of the images fail the build
     merge_classes: str = ""  # CSV `source,class,into_source,into_class`: classes that are the same thing
+    leave_out: str = ""  # CSV with `source,key`, such as leaks.csv of `guie leaks`: images that are not taken
     near_duplicates: bool = False  # also report near-duplicates across splits (perceptual hash)
     runner: str = key("processes", one_of=("processes", "beam"))  # beam: Apache Beam, over several machines
     beam_options: list[str] = key([], urls=True)  # Beam's own flags, e.g. --runner=FlinkRunner
+
+    @property
+    def whole_splits(self) -> dict[str, str]:
+        """Source → split, of the sources that go to one whole."""
+        given = {source.name: source.split for source in self.sources if source.split}
+        return {**given, **dict.fromkeys(self.split.left_out, "test")}
+
+    @property
+    def trained_sources(self) -> list[Source]:
+        """The sources that are trained on, all of them or a share."""
+        return [source for source in self.sources if self.whole_splits.get(source.name, "train") == "train"]
+
+    def rules(self) -> Iterator[tuple[str, str]]:
+        for number, source in enumerate(self.sources):
+            if source.split not in (None, "test") and source.name in self.split.left_out:
+                yield f"sources.{number}.split", f"expected test or null, {source.name} is left out; got {source.split}"
 
 
 @dataclass(frozen=True)
@@ -75,7 +100,8 @@ class Encoder:
     pooling: str | None = None  # None: the encoder's own
     mean: list[float] | None = None  # of pixels scaled to [0, 1]; None: the encoder's own
     std: list[float] | None = None  # of the same pixels
-    fit: str | None = key(None, one_of=("squash", "crop", "pad"))  # an image to the square; None: squash
+    # an image to image_size_px: squash, crop and pad to the square, aspect as it is; None: squash
+    fit: str | None = key(None, one_of=("squash", "crop", "pad", "aspect"))
     patch_overlap_px: int = key(0, least=0)  # by which a transformer's patches overlap, in px
     # chance that the last block is skipped in training; the first block's is 0
     stochastic_depth: float = key(0.0, least=0, most=0.9999999)

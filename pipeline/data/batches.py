@@ -97,28 +97,55 @@ def eval_batches(
         {"images": float32 [B, S, S, 3] in 0…255, "labels": int64 [B] as in the records, "positions": int64 [B] the
         record's number, "valid": bool [B], False where padded}. Damage raises as in `train_batches`.
     """
+    dataset = _eval_images(records, preprocess, [preprocess.image_size_px] * 2, batch_size)
+    if pad_to_batch:
+        lacking = -len(records) % batch_size
+        padding = {name: tf.zeros([lacking, *spec.shape], spec.dtype) for name, spec in dataset.element_spec.items()}
+        dataset = dataset.concatenate(tf.data.Dataset.from_tensor_slices(padding))
+    return dataset.batch(batch_size, drop_remainder=pad_to_batch).prefetch(2)
+
+
+def eval_groups(records: RecordSet, preprocess: Preprocess, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Every record once as (positions int64 [B], images float32 [B, h, w, 3]), images of one shape together.
+
+    For `fit: aspect`. Damage raises as in `train_batches`; never more than 2 · `batch_size` images are held.
+    """
+    waiting: dict[tuple[int, ...], list[tuple[int, np.ndarray]]] = {}
+
+    def taken(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+        positions, images = zip(*waiting.pop(shape), strict=True)
+        return np.array(positions, np.int64), np.stack(images)
+
+    for each in _eval_images(records, preprocess, [None, None], batch_size).prefetch(2):
+        image = each["images"].numpy()
+        waiting.setdefault(image.shape, []).append((int(each["positions"]), image))
+        if len(waiting[image.shape]) >= batch_size:
+            yield taken(image.shape)
+        elif sum(map(len, waiting.values())) >= 2 * batch_size:
+            yield taken(max(waiting, key=lambda shape: len(waiting[shape])))
+    for shape in list(waiting):
+        yield taken(shape)
+
+
+def _eval_images(records: RecordSet, preprocess: Preprocess, size: list[int | None], together: int) -> tf.data.Dataset:
+    """The elements of `eval_batches`, one at a time; `together` are read at once."""
     count = len(records)
 
     def items_of(number: int) -> np.ndarray:
-        return np.arange(number * batch_size, min((number + 1) * batch_size, count), dtype=np.int64)
+        return np.arange(number * together, min((number + 1) * together, count), dtype=np.int64)
 
-    ahead = RecordsAhead(records, items_of, batch_size)
+    ahead = RecordsAhead(records, items_of, together)
 
     def read(number):
         items = items_of(int(number))
         return _bytes_array(ahead.images(int(number))), records.labels[items], items
 
     def element(encoded, label, item):
-        image = tf.ensure_shape(resize(decode(encoded), preprocess), [preprocess.image_size_px] * 2 + [3])
+        image = tf.ensure_shape(resize(decode(encoded), preprocess), [*size, 3])
         return {"images": image, "labels": label, "positions": item, "valid": True}
 
-    numbers = tf.data.Dataset.range(-(-count // batch_size))
-    dataset = _elements(numbers, read, [tf.string, tf.int64, tf.int64], element)
-    if pad_to_batch:
-        lacking = -count % batch_size
-        padding = {name: tf.zeros([lacking, *spec.shape], spec.dtype) for name, spec in dataset.element_spec.items()}
-        dataset = dataset.concatenate(tf.data.Dataset.from_tensor_slices(padding))
-    return dataset.batch(batch_size, drop_remainder=pad_to_batch).prefetch(2)
+    numbers = tf.data.Dataset.range(-(-count // together))
+    return _elements(numbers, read, [tf.string, tf.int64, tf.int64], element)
 
 
 def _elements(numbers: tf.data.Dataset, read: Callable, types: list, element: Callable) -> tf.data.Dataset:

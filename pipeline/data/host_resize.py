@@ -4,6 +4,7 @@ TensorFlow's kernel filters each row's pixels three values at a time. Here both 
 matrix, over whole rows: the image is turned between the two.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import cv2
@@ -21,6 +22,8 @@ MAX_FLOATS = 2_000_000  # of a strip of the image: 8 MB
 def resize(image: np.ndarray, preprocess: Preprocess) -> np.ndarray:
     """uint8 [H, W, 3], any H and W → float32 [S, S, 3] in 0…255, as `preprocessing.resize` to 1e-4 of a level.
 
+    Of `fit: aspect` it is [h, w, 3], by Pillow as ILIAS has it: one value in some thousands is another level.
+
     A filter that is not in RADIUS, and one without antialias, is left to TensorFlow.
     """
     if preprocess.resize not in RADIUS or not preprocess.antialias:
@@ -28,15 +31,26 @@ def resize(image: np.ndarray, preprocess: Preprocess) -> np.ndarray:
     height, width, side = *image.shape[:2], preprocess.image_size_px
     if preprocess.fit == "crop":
         scaled = [side * each // min(height, width) for each in (height, width)]
-        return _cropped(image, scaled, [preprocessing.middle(each - side) for each in scaled], side, preprocess.resize)
+        first = [preprocessing.middle(each - side) for each in scaled]
+        return _cropped(image, scaled, first, side, preprocess.resize)
+    if preprocess.fit == "aspect":
+        size = preprocessing.aspect_size(height, width, side)
+        to = tuple(-(-each // preprocess.multiple_px) * preprocess.multiple_px for each in size)
+        return _padded(preprocessing.by_pillow(image, *size, preprocess.resize), to, preprocess)
     if preprocess.fit != "pad":
         return _scaled(image, side, side, preprocess.resize)
     longer = max(height, width)
     height, width = (max((2 * side * each + longer) // (2 * longer), 1) for each in (height, width))
-    padded = np.empty((side, side, 3), np.float32)
+    return _padded(_scaled(image, height, width, preprocess.resize), (side, side), preprocess)
+
+
+def _padded(image: np.ndarray, to: Sequence[int], preprocess: Preprocess) -> np.ndarray:
+    """float32 [h, w, 3] → [H, W, 3], H and W of `to` and no smaller, in the middle of the mean colour."""
+    height, width = image.shape[:2]
+    padded = np.empty((*to, 3), np.float32)
     padded[:] = np.array(preprocess.mean, np.float32) * np.float32(255.0)
-    top, left = (side - height) // 2, (side - width) // 2
-    padded[top : top + height, left : left + width] = _scaled(image, height, width, preprocess.resize)
+    top, left = (to[0] - height) // 2, (to[1] - width) // 2
+    padded[top : top + height, left : left + width] = image
     return padded
 
 

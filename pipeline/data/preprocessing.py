@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from PIL import Image
 
 DCT_METHOD = "INTEGER_ACCURATE"  # Pillow's pixels, see `decode`
 CROP = 2  # version of `fit: crop`; 1 cut the square out first and did not round
-LEVELS = 2  # version of `resize_to_square`; 1 rounded once
+LEVELS = 3  # version of `resize_to_square`; 1 rounded once, 2 added in float32
 KERNELS = {"bicubic": "keyscubic", "bilinear": "triangle"}  # tf.image.resize's names → its op's, with antialias
 
 
@@ -22,7 +23,8 @@ class Preprocess:
     std: tuple[float, float, float]
     resize: str = "bicubic"  # a method of `tf.image.resize`
     antialias: bool = True  # filter before shrinking, as Pillow does and OpenCV does not
-    fit: str = "squash"  # how an image becomes square: squash | crop | pad, see `resize`
+    fit: str = "squash"  # how an image comes to that size: squash | crop | pad | aspect, see `resize`
+    multiple_px: int = 1  # aspect: both sides are filled up to a multiple of it, a transformer's patch
 
 
 def decode(encoded: tf.Tensor) -> tf.Tensor:
@@ -39,27 +41,57 @@ def decode(encoded: tf.Tensor) -> tf.Tensor:
 
 
 def resize(images: tf.Tensor, preprocess: Preprocess) -> tf.Tensor:
-    """uint8 or float [..., H, W, 3] in 0…255, any H and W → float32 [..., S, S, 3] in 0…255.
+    """uint8 or float [..., H, W, 3] in 0…255, any H and W → float32 [..., S, S, 3] in 0…255; of aspect [..., h, w, 3].
 
     By `preprocess.fit`, squash: height and width are scaled to S, each by its own factor. crop: the shorter side is
     scaled to S and the longer with it, and the central square is left, whole levels as Pillow's; it is the transform
     of torchvision and open_clip. pad: the longer side is scaled to S and the shorter with it; the rest is the mean
-    colour, which `normalize` makes 0. Bicubic overshoots: the result is clipped to 0…255, as a decoder that resizes in
+    colour, which `normalize` makes 0. aspect: the longer side is scaled to S and the shorter with it, whole levels as
+    Pillow's, and both are filled up with the mean colour to the next multiple of `multiple_px`; it is ILIAS's transform
+    (Kordopatis-Zilos et al. 2025). Bicubic overshoots: the result is clipped to 0…255, as a decoder that resizes in
     uint8 would.
     """
+    if preprocess.fit == "aspect":
+        return _whole(images, preprocess)
     if preprocess.fit == "crop":
         return _cropped(images, preprocess)
     scaled_to = _padless_size(images, preprocess) if preprocess.fit == "pad" else [preprocess.image_size_px] * 2
     resized = tf.image.resize(images, scaled_to, method=preprocess.resize, antialias=preprocess.antialias)
     resized = tf.clip_by_value(tf.cast(resized, tf.float32), 0.0, 255.0)
-    return _padded(resized, preprocess) if preprocess.fit == "pad" else resized
+    if preprocess.fit == "pad":
+        return _square(_padded(resized, [preprocess.image_size_px] * 2, preprocess), preprocess)
+    return resized
 
 
 def _cropped(images: tf.Tensor, preprocess: Preprocess) -> tf.Tensor:
     """[..., H, W, 3] → float32 [..., S, S, 3]: the shorter side scaled to S, the central square of that."""
     side, size = preprocess.image_size_px, tf.shape(images)[-3:-1]
     scaled = side * size // tf.reduce_min(size)
-    return _resized_in_levels(images, scaled, middle(scaled - side), preprocess)
+    return _square(_resized_in_levels(images, scaled, middle(scaled - side), [side, side], preprocess), preprocess)
+
+
+def _whole(images: tf.Tensor, preprocess: Preprocess) -> tf.Tensor:
+    """[..., H, W, 3] → float32 [..., h, w, 3]: the longer side scaled to S, then filled up in the middle."""
+    size, multiple = tf.shape(images)[-3:-1], preprocess.multiple_px
+    exact = tf.cast(size, tf.float64)  # ILIAS divides in float64 and cuts off: a third of 384 px may be 127
+    ratio = exact[0] / exact[1]
+    side = tf.cast(preprocess.image_size_px, tf.float64)
+    scaled = tf.stack([tf.where(ratio <= 1, side * ratio, side), tf.where(ratio <= 1, side, side / ratio)])
+    scaled = tf.maximum(tf.cast(scaled, tf.int32), 1)
+    resized = _resized_in_levels(images, scaled, [0, 0], scaled, preprocess)
+    filled = _padded(resized, (scaled + multiple - 1) // multiple * multiple, preprocess)
+    return tf.ensure_shape(filled, [*images.shape[:-3], None, None, 3])
+
+
+def aspect_size(height: int, width: int, side: int) -> tuple[int, int]:
+    """Height and width of an image whose longer side is scaled to `side`, cut off to whole pixels as ILIAS does.
+
+    >>> aspect_size(300, 400, 384), aspect_size(400, 300, 384), aspect_size(1, 900, 384)
+    ((288, 384), (384, 288), (1, 384))
+    """
+    ratio = height / width
+    scaled = (int(side * ratio), side) if ratio <= 1 else (side, int(side / ratio))
+    return max(scaled[0], 1), max(scaled[1], 1)
 
 
 def middle(surplus: Any) -> Any:
@@ -72,23 +104,26 @@ def middle(surplus: Any) -> Any:
     return half + (surplus % 2) * (half % 2)
 
 
-def _resized_in_levels(images: tf.Tensor, scaled: Any, first: Any, preprocess: Preprocess) -> tf.Tensor:
-    """[..., H, W, 3] → float32 [..., S, S, 3]: S rows and columns, from `first` on, of the images scaled to `scaled`.
+def _resized_in_levels(images: tf.Tensor, scaled: Any, first: Any, kept: Any, preprocess: Preprocess) -> tf.Tensor:
+    """[..., H, W, 3] → float32 [..., h, w, 3]: `kept` rows and columns from `first` on of images scaled to `scaled`.
 
-    As Pillow resizes: across, then down, each rounded to whole levels in 0…255. Only the S that are wanted are made.
+    As Pillow resizes: across, then down, each rounded to whole levels in 0…255. Only what is kept is made.
     """
-    side = preprocess.image_size_px
     batch = tf.reshape(images, tf.concat([[-1], tf.shape(images)[-3:]], axis=0))
     for axis in (1, 0):
-        batch = _one_way(batch, axis, scaled[axis], first[axis], preprocess)
+        batch = _one_way(batch, axis, scaled[axis], first[axis], kept[axis], preprocess)
         batch = tf.floor(tf.clip_by_value(batch, 0.0, 255.0) + 0.5)
-    whole = tf.reshape(batch, tf.concat([tf.shape(images)[:-3], [side, side, 3]], axis=0))
-    return tf.ensure_shape(whole, [*images.shape[:-3], side, side, 3])
+    return tf.reshape(batch, tf.concat([tf.shape(images)[:-3], tf.stack([kept[0], kept[1], 3])], axis=0))
 
 
-def _one_way(images: tf.Tensor, axis: int, scaled: Any, first: Any, preprocess: Preprocess) -> tf.Tensor:
-    """[B, H, W, 3] → float32, S of the `scaled` rows (axis 0) or columns (1) from `first` on; the other axis stays."""
-    side, size = preprocess.image_size_px, tf.shape(images)[1:3]
+def _square(images: tf.Tensor, preprocess: Preprocess) -> tf.Tensor:
+    """[..., S, S, 3] with that shape known."""
+    return tf.ensure_shape(images, [*images.shape[:-3], preprocess.image_size_px, preprocess.image_size_px, 3])
+
+
+def _one_way(images: tf.Tensor, axis: int, scaled: Any, first: Any, side: Any, preprocess: Preprocess) -> tf.Tensor:
+    """[B, H, W, 3] → float32, `side` of the `scaled` rows (axis 0) or columns (1) from `first` on; the other stays."""
+    size = tf.shape(images)[1:3]
     if preprocess.resize not in KERNELS or not preprocess.antialias:
         target = tf.stack([scaled, size[1]] if axis == 0 else [size[0], scaled])
         whole = tf.image.resize(images, target, method=preprocess.resize, antialias=preprocess.antialias)
@@ -114,18 +149,17 @@ def _padless_size(images: tf.Tensor, preprocess: Preprocess) -> tf.Tensor:
     return tf.maximum((2 * preprocess.image_size_px * size + longer) // (2 * longer), 1)
 
 
-def _padded(images: tf.Tensor, preprocess: Preprocess) -> tf.Tensor:
-    """float32 [..., h, w, 3], h and w at most S → [..., S, S, 3], in the middle of the mean colour."""
-    side, mean = preprocess.image_size_px, tf.constant(preprocess.mean, tf.float32) * 255.0
-    lacking = side - tf.shape(images)[-3:-1]
+def _padded(images: tf.Tensor, to: Any, preprocess: Preprocess) -> tf.Tensor:
+    """float32 [..., h, w, 3] → [..., H, W, 3], H and W of `to` and no smaller, in the middle of the mean colour."""
+    mean = tf.constant(preprocess.mean, tf.float32) * 255.0
+    lacking = to - tf.shape(images)[-3:-1]
     margins = tf.stack([lacking // 2, lacking - lacking // 2], axis=1)  # [[top, bottom], [left, right]]
     margins = tf.pad(margins, [[len(images.shape) - 3, 1], [0, 0]])
-    filled = tf.pad(images, margins) + mean * (1.0 - tf.pad(tf.ones_like(images), margins))
-    return tf.ensure_shape(filled, [*images.shape[:-3], side, side, 3])
+    return tf.pad(images, margins) + mean * (1.0 - tf.pad(tf.ones_like(images), margins))
 
 
 def normalize(images: tf.Tensor, preprocess: Preprocess) -> tf.Tensor:
-    """float32 [..., S, S, 3] in 0…255 → the encoder's own scale. Compiles under XLA, so it runs on the device."""
+    """float32 [..., H, W, 3] in 0…255 → the encoder's own scale. Compiles under XLA, so it runs on the device."""
     mean = tf.constant(preprocess.mean, tf.float32) * 255.0
     std = tf.constant(preprocess.std, tf.float32) * 255.0
     return (tf.cast(images, tf.float32) - mean) / std
@@ -144,17 +178,31 @@ def prepare_all(images: Sequence[np.ndarray], preprocess: Preprocess) -> tf.Tens
 
 
 def resize_to_square(image: np.ndarray, preprocess: Preprocess) -> np.ndarray:
-    """uint8 [H, W, 3] → uint8 [S, S, 3] by the encoder's resize, in whole levels: as Pillow would, squashed too."""
+    """uint8 [H, W, 3] → uint8 [S, S, 3] by the encoder's resize, in whole levels: Pillow's own, squashed too.
+
+    `resize` adds up in float32 where Pillow adds integers: of a crop one value in some thousands is another level.
+    """
+    side, (height, width) = preprocess.image_size_px, image.shape[:2]
+    if preprocess.fit == "pad" or preprocess.resize not in KERNELS or not preprocess.antialias:
+        return tf.cast(tf.round(resize(image, preprocess)), tf.uint8).numpy()
     if preprocess.fit == "squash":
-        square = _resized_in_levels(tf.constant(image), [preprocess.image_size_px] * 2, [0, 0], preprocess)
-    else:
-        square = tf.round(resize(image, preprocess))
-    return tf.cast(square, tf.uint8).numpy()
+        return by_pillow(image, side, side, preprocess.resize)
+    scaled = [side * each // min(height, width) for each in (height, width)]
+    top, left = (middle(each - side) for each in scaled)
+    return by_pillow(image, scaled[0], scaled[1], preprocess.resize)[top : top + side, left : left + side]
+
+
+def by_pillow(image: np.ndarray, height: int, width: int, method: str) -> np.ndarray:
+    """uint8 [H, W, 3] → uint8 [height, width, 3], antialiased; `method` of KERNELS."""
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling[method.upper()]))
 
 
 def identity(preprocess: Preprocess) -> dict[str, Any]:
     """JSON-able; it changes whenever the pixels that `resize` gives would: for cache keys, and to find it again."""
-    return {**asdict(preprocess), **({"crop": CROP} if preprocess.fit == "crop" else {})}
+    held = asdict(preprocess)
+    if preprocess.fit != "aspect":
+        del held["multiple_px"]
+    return {**held, **({"crop": CROP} if preprocess.fit == "crop" else {})}
 
 
 def identified(held: dict[str, Any]) -> Preprocess:

@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -14,17 +14,18 @@ from typing import Any, TypeVar
 import numpy as np
 
 from pipeline import marks
-from pipeline.config import Source
+from pipeline.config import ImageSource
 from pipeline.errors import BadInput
 from pipeline.files import file_sha256, fingerprint, matching
 from pipeline.guards import machine
-from pipeline.reading import File, expect_local
+from pipeline.reading import File, expect_local, is_url
 from tfrecords import labels, pixels, schema, shards
 from tfrecords.listing.items import as_text
 from tfrecords.sources import LAYOUTS, Item, list_configured, list_source
 from tfrecords.sources.shards import read_record
 
 SPLIT_NAMES = ("train", "test", "val", "validation", "index", "query", "queries", "images")
+Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 
@@ -48,20 +49,21 @@ def open_data(spec: str) -> list[ImageSet]:
     if given:
         sets = open_data(rest)
         return [replace(each, name=given if len(sets) == 1 else f"{given}/{each.name}") for each in sets]
-    layout, root = _of_layout(spec)
+    layout, root, options = _of_layout(spec)
     if layout:
         expect_local(layout, root)
-        return [_listed(layout, layout, Path(root))]
+        return [_listed(name_of(spec), layout, Path(root), options)]
     if _is_shards(spec):
         return _from_shards(spec)
     _expect_folder(spec)
-    return [_listed(name_of(spec), "folder", Path(spec))]
+    return [_listed(name_of(spec), "folder", Path(spec), {})]
 
 
 def name_of(spec: str) -> str:
     """The name that `open_data(spec)` gives its set; "" where shards name their own. Opens nothing."""
     given, spec = _named(spec)
-    if name := given or _of_layout(spec)[0]:
+    layout, _, options = _of_layout(spec)
+    if name := given or options.get("domain") or layout:
         return name
     if _is_shards(spec):
         return ""
@@ -69,17 +71,47 @@ def name_of(spec: str) -> str:
     return folder.parent.name if folder.name.lower() in SPLIT_NAMES else folder.name
 
 
+def split_of(spec: str) -> str:
+    """The split that `spec` names for all its images: a layout's option, a folder's name; "" where it names none."""
+    spec = _named(spec)[1]
+    layout, _, options = _of_layout(spec)
+    if layout or _is_shards(spec):
+        return options.get("split", "")
+    name = Path(spec).resolve().name
+    return name if name.lower() in SPLIT_NAMES else ""
+
+
+def shards_of(spec: str) -> Sequence[File]:
+    """The shards that DATA names; none where it is another form, or gives them another name. Opens nothing.
+
+    Raises BadInput: no shard matches.
+    """
+    return _expect_shards(spec) if not _named(spec)[0] and not _of_layout(spec)[0] and _is_shards(spec) else ()
+
+
+def absolute(spec: str) -> str:
+    """DATA for a process in another working directory. Raises BadInput as `open_data` where options are wrong."""
+    given, spec = _named(spec)
+    layout, root, _ = _of_layout(spec)
+    if layout:
+        head = spec.partition(":")[0]
+        where = f"{head}:{os.path.abspath(root)}" if LAYOUTS[layout].rooted else spec
+    else:
+        where = spec if is_url(spec) else os.path.abspath(spec)
+    return f"{given}={where}" if given else where
+
+
 def files_of(spec: str) -> marks.Files:
     """The files behind `open_data(spec)`, to be known by; none where they are gone. Opens no image."""
     spec = _named(spec)[1]
-    layout, root = _of_layout(spec)
+    layout, root, options = _of_layout(spec)
     folder = Path(root)
     try:
         if not layout and (_is_shards(spec) or not folder.is_dir()):
             found = matching(spec)
             tables = sorted({path.parent / "labels.json" for path in found}, key=str)
             return marks.Files([(path.name, path) for path in [*found, *(each for each in tables if each.is_file())]])
-        items = list(list_source(layout or "folder", folder).items)
+        items = list(list_source(layout or "folder", folder, options).items)
     except BadInput:
         return marks.Files([])
     paths = dict.fromkeys([str(folder)] * folder.is_file() + [item.file for item in items if item.file])
@@ -90,7 +122,7 @@ def files_of(spec: str) -> marks.Files:
 def expect_data(spec: str) -> None:
     """Raises BadInput where nothing is at `spec`, or its layout is unknown; as `open_data`, but nothing is listed."""
     spec = _named(spec)[1]
-    layout, root = _of_layout(spec)
+    layout, root, _ = _of_layout(spec)
     if layout:
         expect_local(layout, root)
         if LAYOUTS[layout].rooted and not Path(root).exists():
@@ -106,13 +138,28 @@ def expect_data(spec: str) -> None:
 def _named(spec: str) -> tuple[str, str]:
     """`NAME=SPEC` → (NAME, SPEC); "" where there is no name."""
     given, equals, rest = spec.partition("=")
-    return (given, rest) if equals and not Path(spec).exists() and "/" not in given else ("", spec)
+    is_name = equals and not Path(spec).exists() and "/" not in given
+    options = "," in given and given.partition(",")[0] in LAYOUTS  # the = is of a layout's option
+    return (given, rest) if is_name and not options else ("", spec)
 
 
-def _of_layout(spec: str) -> tuple[str, str]:
-    """`LAYOUT:ROOT` → (LAYOUT, ROOT); ("", spec) where it names no layout that is known."""
-    layout, colon, root = spec.partition(":")
-    return (layout, root) if colon and layout in LAYOUTS else ("", spec)
+def _of_layout(spec: str) -> tuple[str, str, dict[str, Any]]:
+    """`LAYOUT[,OPTION=VALUE…]:ROOT` → (LAYOUT, ROOT, options); ("", spec, {}) where it names no layout that is known.
+
+    The split of a benchmark is that which is searched. Raises BadInput as `Layout.options`; queries and index of a
+    benchmark are two splits, and none is named.
+    """
+    head, colon, root = spec.partition(":")
+    name, *pairs = head.split(",")
+    if not colon or name not in LAYOUTS:
+        return "", spec, {}
+    layout, given = LAYOUTS[name], dict(pair.partition("=")[::2] for pair in pairs)
+    if layout.searched and "split" not in given:
+        query, index = next(iter(layout.searched.items()))
+        if query != index:
+            raise BadInput(f"{spec}: queries of {name} search another split: name one, {name},split={query} or {index}")
+        given |= {"split": index} if layout.has("split") else {}
+    return name, root, layout.options(layout.parsed(given))
 
 
 def _is_shards(spec: str) -> bool:
@@ -147,31 +194,52 @@ def read_each(
 ) -> Iterator[tuple[int, Result | None, str]]:
     """As `read_decoded`, with what `work` makes of each image in the thread that decoded it."""
 
-    def read(item: Item) -> tuple[Result | None, str]:
-        image, reason = _read_one(item)
-        return (None if image is None else work(image)), reason
+    def read(task: tuple[int, Item]) -> tuple[int, Result | None, str]:
+        _, image, reason = read_one(task[1])
+        return task[0], (None if image is None else work(image)), reason
 
-    rows = iter(enumerate(items))
+    return in_threads(read, enumerate(items), threads, window)
+
+
+def in_threads(work: Callable[[Task], Result], tasks: Iterable[Task], threads: int, ahead: int) -> Iterator[Result]:
+    """`work` of each task, in order; at most `ahead` are begun and not taken yet."""
+    rest = iter(tasks)
     with ThreadPoolExecutor(threads) as pool:
-        pending = deque((row, pool.submit(read, item)) for row, item in islice(rows, window))
+        pending = deque(pool.submit(work, task) for task in islice(rest, ahead))
         while pending:
-            row, future = pending.popleft()
-            pending.extend((later, pool.submit(read, item)) for later, item in islice(rows, 1))
-            result, reason = future.result()
-            yield row, result, reason
+            first = pending.popleft()
+            pending.extend(pool.submit(work, task) for task in islice(rest, 1))
+            yield first.result()
 
 
-def _read_one(item: Item) -> tuple[np.ndarray | None, str]:
+def read_one(item: Item) -> tuple[bytes | None, np.ndarray | None, str]:
+    """(the encoded image, uint8 [H, W, 3], ""); None and a reason where it cannot be read or decoded."""
+    data, reason = read_encoded(item)
+    if data is None:
+        return None, None, reason
     try:
-        return pixels.read(item.read()), ""
+        return data, pixels.read(data), ""
     except (ValueError, OSError) as error:
-        if machine.refuses(error):
-            raise  # the image may be whole
-        return None, as_text(str(error))
+        return data, None, _reason(error)
 
 
-def _listed(name: str, layout: str, root: Path) -> ImageSet:
-    items = list(list_source(layout, root).items)
+def read_encoded(item: Item) -> tuple[bytes | None, str]:
+    """(the encoded image, ""); None and a reason where it cannot be read."""
+    try:
+        return item.read(), ""
+    except (ValueError, OSError) as error:
+        return None, _reason(error)
+
+
+def _reason(error: Exception) -> str:
+    """Raises `error` where the image may be whole."""
+    if machine.refuses(error):
+        raise error
+    return as_text(str(error))
+
+
+def _listed(name: str, layout: str, root: Path, options: Mapping[str, Any] | None = None) -> ImageSet:
+    items = list(list_source(layout, root, options).items)
     if not items:
         raise BadInput(f"{root}: no images found in the layout {layout!r}")
     return ImageSet(name, items)
@@ -203,7 +271,7 @@ def _names(table: File) -> dict[str, str]:
     return {str(row["label"]): row["name"] for row in space.to_json()["classes"]} if space else {}
 
 
-def list_images(sources: Sequence[Source], data_root: str) -> tuple[list[Item], dict[str, str]]:
+def list_images(sources: Sequence[ImageSource], data_root: str) -> tuple[list[Item], dict[str, str]]:
     """Lists sources → (images, keys `source/key`, in `hash_order`), (class → what a human calls it).
 
     A source's first `cap_per_class` images of a class are taken: a larger cap only adds.
@@ -228,7 +296,7 @@ def list_images(sources: Sequence[Source], data_root: str) -> tuple[list[Item], 
     return sorted(images, key=hash_order), names
 
 
-def check_shared_names(index: Sequence[Source], queries: Sequence[Source]) -> None:
+def check_shared_names(index: Sequence[ImageSource], queries: Sequence[ImageSource]) -> None:
     """A query finds its own image in the index by source and key, so one name must stand for one set of files.
 
     Raises BadInput: a name of both lists has another layout, root or options. `split` may differ: a set's keys are of
@@ -245,7 +313,7 @@ def check_shared_names(index: Sequence[Source], queries: Sequence[Source]) -> No
             )
 
 
-def _without_split(source: Source) -> tuple[str, str, dict[str, Any]]:
+def _without_split(source: ImageSource) -> tuple[str, str, dict[str, Any]]:
     """(layout, root, options) of a source."""
     options = {key: value for key, value in source.options.items() if key != "split"}
     return source.layout, os.path.normpath(source.root), options

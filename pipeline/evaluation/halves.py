@@ -24,9 +24,10 @@ Pixels = dict[str, np.ndarray]
 class Halves:
     """What `embed` of a Submission does, in two steps."""
 
-    resize: Callable[[np.ndarray], Pixels]  # uint8 [H, W, 3] → input name → [V, S, S, 3]; of any thread
+    # uint8 [H, W, 3] → input name → [V, S, S, 3], of `fit: aspect` [1, h, w, 3]; of any thread
+    resize: Callable[[np.ndarray], Pixels]
     embed: Callable[[Pixels], np.ndarray]  # input name → [B, V, S, S, 3] → float32 [B, D]
-    values: int  # of one resized image, all inputs together
+    values: int  # of one resized image, all inputs together, of a square
 
 
 def described(sizes: Sequence[Preprocess], crops: Sequence[tuple[float, float]], crop_share: float) -> str:
@@ -74,7 +75,11 @@ def _is_sound(sizes: Sequence[Preprocess], crops: Sequence[tuple[float, float]],
     return (
         1 <= len(sizes) <= MOST
         and len(crops) <= MOST
-        and all(isinstance(each.image_size_px, int) and 1 <= each.image_size_px <= LARGEST_PX for each in sizes)
+        and all(
+            isinstance(px, int) and 1 <= px <= LARGEST_PX
+            for each in sizes
+            for px in (each.image_size_px, each.multiple_px)
+        )
         and all(len(crop) == 2 for crop in crops)
         and all(0 <= share <= 1 for share in shares)
         and 0 < crop_share <= 1
@@ -84,7 +89,7 @@ def _is_sound(sizes: Sequence[Preprocess], crops: Sequence[tuple[float, float]],
 def resized_views(
     image: np.ndarray, preprocess: Preprocess, crops: Sequence[tuple[float, float]], crop_share: float
 ) -> np.ndarray:
-    """uint8 [H, W, 3] → float32 [1 + crops, S, S, 3] in 0…255."""
+    """uint8 [H, W, 3] → float32 [1 + crops, S, S, 3] in 0…255; of `fit: aspect` [1, h, w, 3]."""
     height, width = image.shape[:2]
     crop_height, crop_width = max(int(crop_share * height), 1), max(int(crop_share * width), 1)
     views = [image]

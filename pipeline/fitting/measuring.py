@@ -18,8 +18,9 @@ from pipeline.errors import BadInput
 from pipeline.fitting.apart import Answer, Task
 from pipeline.fitting.choosing import SECOND_SIZE, SMALLEST_SECOND_PX, Measured
 from pipeline.models import catalogue, encoders, sizes
-from pipeline.models.catalogue import IMAGENET_MEAN, IMAGENET_STD, KERAS_FILE
+from pipeline.models.catalogue import KERAS_FILE
 from pipeline.models.encoders import ImageEncoder
+from pipeline.models.known.entries import HALF, IMAGENET_MEAN, IMAGENET_STD
 from pipeline.retrieval.precisions import precisions
 from pipeline.retrieval.vectors import unit_length
 from tfrecords.sources import list_configured
@@ -30,7 +31,7 @@ LEAST_SECONDS = 2.0  # that are timed, after the first batch, which compiles
 SECONDS_A_SCALING = 6.0
 LEVELS = (1 / 255,) * 3
 SCALINGS = {  # said → (mean, std) of RGB in [0, 1]
-    "pixels in -1 … 1": (catalogue.HALF, catalogue.HALF),
+    "pixels in -1 … 1": (HALF, HALF),
     "pixels in 0 … 1": ((0.0,) * 3, (1.0,) * 3),
     "ImageNet's mean and std": (IMAGENET_MEAN, IMAGENET_STD),
     "pixels in 0 … 255": ((0.0,) * 3, LEVELS),

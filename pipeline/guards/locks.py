@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from pipeline.errors import BadInput
+from pipeline.guards import machine
 
 try:
     import fcntl
@@ -51,12 +52,9 @@ def locked(folder: Path) -> Iterator[None]:
     with file:
         if not _is_that_of(file, whole / NAME):  # its last holder has removed it meanwhile: another may lock a new one
             raise BadInput(f"{folder} was in use until now: run the command again")
-        file.truncate(0)
-        began = datetime.now().astimezone().isoformat(" ", "seconds")
-        json.dump({"process": os.getpid(), "host": socket.gethostname(), "since": began}, file)
-        file.flush()
         _held.add(whole)
         try:
+            _write_holder(file, whole)
             yield
         finally:
             _held.discard(whole)
@@ -80,6 +78,17 @@ def one_at_a_time(main: Callable[..., Any]) -> Callable[..., Any]:
             return main(run, *arguments, **options)
 
     return alone
+
+
+def _write_holder(file: TextIO, folder: Path) -> None:
+    began = datetime.now().astimezone().isoformat(" ", "seconds")
+    holder = {"process": os.getpid(), "host": socket.gethostname(), "since": began}
+    try:
+        file.truncate(0)
+        os.write(file.fileno(), json.dumps(holder).encode())  # what a buffer keeps, closing would try to write again
+    except OSError as error:
+        machine.note(error, folder)
+        raise
 
 
 def _opened(path: Path) -> TextIO:

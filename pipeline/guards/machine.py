@@ -30,6 +30,7 @@ _MENDS = {
 _TEXTS = {
     "no space left on device": errno.ENOSPC,
     "database or disk is full": errno.ENOSPC,
+    "requested and": errno.ENOSPC,  # `24576 requested and 8160 written`, of np.save
     "disk quota exceeded": errno.EDQUOT,
     "read-only file system": errno.EROFS,
     "readonly database": errno.EROFS,

@@ -17,7 +17,8 @@ import keras_hub
 import numpy as np
 
 from pipeline.models.catalogue import Entry
-from pipeline.models.position_embeddings import PositionTable
+from pipeline.models.perception import ImageTower
+from pipeline.models.position_embeddings import PositionTable, Rotary, dinov3_rotary, pe_core_rotary
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,11 @@ class ImageNetwork:
 
 @dataclass
 class Parts:
-    """A transformer backbone of KerasHub, taken apart; what a family does not have is None."""
+    """A transformer backbone, taken apart; what a family does not have is None."""
 
     embedding: keras.layers.Layer  # has the patch convolution, the tokens and the positions
     patch_convolution: keras.layers.Conv2D
-    position_table: Any  # variable [P + G·G, D] or [1, P + G·G, D]
+    position_table: Any  # variable [P + G·G, D] or [1, P + G·G, D]; None where places only rotate
     blocks: list[keras.layers.Layer]
     norm: keras.layers.Layer  # after the last block
     before: tuple[keras.layers.Layer, ...] = ()  # between the embedding and the first block
@@ -45,6 +46,8 @@ class Parts:
     class_token: Any = None  # variable [..., D]
     registers: Any = None  # variable [1, R, D]
     antialias: bool = True  # whether the family's reference smooths positions when the grid shrinks
+    rotary: Rotary | None = None  # rotations in every block's attention
+    rotate: Callable[[Any, int], dict[str, Any]] | None = None  # (angles, tokens that stay) → keywords of a block
 
     @property
     def prefix_tokens(self) -> int:
@@ -76,6 +79,26 @@ def _clip_parts(backbone: Any) -> Parts:
     embedding = backbone.embedding
     # KerasHub leaves the ids at zero until a preset is loaded: every patch would get the first position.
     embedding.position_ids.assign(np.arange(embedding.num_positions)[None])
+    return Parts(
+        embedding=embedding,
+        patch_convolution=embedding.patch_embedding,
+        position_table=embedding.position_embedding.embeddings,
+        before=(backbone.pre_layer_norm,),
+        blocks=list(backbone.encoder_layers),
+        norm=backbone.layer_norm,
+        class_token=embedding.class_embedding,
+    )
+
+
+def _metaclip2(a: dict[str, Any], side: int) -> keras.Model:
+    encoder = _transformer(keras_hub.models.MetaCLIP2VisionEncoder, a, side)
+    encoder.layer_norm = keras.layers.LayerNormalization(epsilon=1e-5, name="layer_norm")  # KerasHub's is outside
+    encoder.layer_norm.build((None, None, a["hidden_dim"]))
+    return encoder
+
+
+def _metaclip2_parts(backbone: Any) -> Parts:
+    embedding = backbone.embedding
     return Parts(
         embedding=embedding,
         patch_convolution=embedding.patch_embedding,
@@ -123,6 +146,52 @@ def _dinov2_parts(backbone: Any) -> Parts:
     )
 
 
+def _dinov3(a: dict[str, Any], side: int) -> keras.Model:
+    activation = "silu" if a["use_gated_mlp"] else "gelu"
+    return keras_hub.models.DINOV3Backbone(
+        **a, use_key_bias=False, hidden_activation=activation, image_shape=(side, side, 3)
+    )
+
+
+def _dinov3_parts(backbone: Any) -> Parts:
+    embedding = backbone.embeddings
+    if embedding.use_mask_token:
+        embedding.mask_token.trainable = False  # DINOv3's training alone gives it a gradient
+
+    def rotate(angles: Any, prefix_tokens: int) -> dict[str, Any]:
+        both = keras.ops.tile(angles, (1, 2))  # the halves of a head make the pairs
+        return {"position_embeddings": (keras.ops.cos(both), keras.ops.sin(both)), "num_prefix_tokens": prefix_tokens}
+
+    return Parts(
+        embedding=embedding,
+        patch_convolution=embedding.patch_embeddings.projection,
+        position_table=None,
+        blocks=list(backbone.encoder.layers),
+        norm=backbone.layernorm,
+        class_token=embedding.cls_token,
+        registers=embedding.register_tokens,
+        rotary=dinov3_rotary(backbone.hidden_dim // backbone.num_heads),
+        rotate=rotate,
+    )
+
+
+def _pe_core_parts(tower: ImageTower) -> Parts:
+    a, embedding, head = tower.architecture, tower.embedding, tower.head
+    head.probe._name, head.probe._path = "probe", f"{head.name}/probe"  # as SigLIP's
+    return Parts(
+        embedding=embedding,
+        patch_convolution=embedding.patch_embedding,
+        position_table=embedding.position_embedding,
+        before=(tower.pre_layer_norm,),
+        blocks=list(tower.blocks),
+        norm=tower.layer_norm,
+        head=head,
+        class_token=embedding.class_embedding,
+        rotary=pe_core_rotary(a["hidden_dim"] // a["num_heads"], a["reference_grid"], embedding.has_class_token),
+        rotate=lambda angles, prefix_tokens: {"angles": angles, "prefix_tokens": prefix_tokens},
+    )
+
+
 def _vit_parts(backbone: Any) -> Parts:
     embedding, encoder = backbone.get_layer("vit_patching_and_embedding"), backbone.get_layer("vit_encoder")
     return Parts(
@@ -144,9 +213,12 @@ class Builders(NamedTuple):
 
 BUILDERS = {  # a key for each of catalogue.FAMILIES
     "clip": Builders(partial(_transformer, keras_hub.models.CLIPVisionEncoder), _clip_parts),
+    "metaclip2": Builders(_metaclip2, _metaclip2_parts),
+    "pe_core": Builders(ImageTower, _pe_core_parts),
     "siglip": Builders(partial(_transformer, keras_hub.models.SigLIPVisionEncoder), _siglip_parts),
     "siglip2": Builders(partial(_transformer, keras_hub.models.SigLIPVisionEncoder), _siglip_parts),
     "dinov2": Builders(_dinov2, _dinov2_parts),
+    "dinov3": Builders(_dinov3, _dinov3_parts),
     "vit": Builders(partial(_transformer, keras_hub.models.ViTBackbone), _vit_parts),
     "efficientnet": Builders(lambda a, px: keras_hub.models.EfficientNetBackbone(**a, input_shape=(px, px, 3)), None),
     "mobilenet": Builders(lambda a, px: keras_hub.models.MobileNetBackbone(**a, image_shape=(px, px, 3)), None),

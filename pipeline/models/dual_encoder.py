@@ -36,9 +36,10 @@ class DualEncoder:
         entry = catalogue.find(model.encoder.name, model.encoder.architecture)
         pooling = entry.facts.joint_pooling
         if not pooling:
-            raise BadInput(f"{model.encoder.name} has no text tower, expected a CLIP or a SigLIP")
+            raise BadInput(f"{model.encoder.name} has no text tower, expected a CLIP, MetaCLIP 2, SigLIP or PE-Core")
         if model.encoder.pooling not in (None, pooling):
             raise BadInput(f"{model.title}: only encoder.pooling={pooling} can be compared with text")
+        catalogue.expect_square(model.encoder, model.title)
         self.config = model
         self.text = text_encoder.build(
             model.encoder.name, model.encoder.weights, model.vocabulary, model.seed, model.text_architecture

@@ -4,13 +4,14 @@
 preset names, or `keras_file:PATH` for any Keras model from images to features.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import keras
 
 from pipeline import config
 from pipeline.data.preprocessing import Preprocess
+from pipeline.errors import BadInput, reason
 from pipeline.models import backbones, catalogue, keras_files, vit
 from pipeline.models.catalogue import KERAS_FILE
 from pipeline.models.position_embeddings import PositionTable
@@ -26,7 +27,7 @@ class ImageEncoder:
     """An encoder ready to run."""
 
     name: str  # as the config names it
-    model: keras.Model  # float32 [B, S, S, 3], prepared by `preprocess` → float32 [B, width]
+    model: keras.Model  # float32 [B, S, S, 3] (`fit: aspect`: any size), prepared by `preprocess` → float32 [B, width]
     preprocess: Preprocess
     width: int  # of the features
     # Layers for `last N blocks` and layer decay: the stem's, then each block's; what follows the last block (norm,
@@ -50,6 +51,8 @@ def build(encoder: config.Encoder, seed: int = 0, fill: bool = True, train_batch
     """
     from_file = encoder.name.startswith(KERAS_FILE)
     built = _from_keras_file(encoder, not train_batch_norm) if from_file else _catalogued(encoder, seed, fill)
+    if encoder.fit == "aspect":
+        built = of_any_size(built)
     for layer in built.model._flatten_layers():
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.trainable = train_batch_norm
@@ -60,12 +63,15 @@ def _catalogued(encoder: config.Encoder, seed: int, fill: bool) -> ImageEncoder:
     entry = catalogue.expect(encoder)
     assert entry is not None
     family, size, pooling = entry.facts, encoder.image_size_px or entry.image_size_px, encoder.pooling or entry.pooling
+    aspect = encoder.fit == "aspect"
+    # Positions are resized once, from the grid of the weights to an image's.
+    built_px = family.table_px or entry.image_size_px if aspect else size
     with backbones.seeded(seed):
         if family.transformer:
             options = encoder.patch_overlap_px, encoder.stochastic_depth, encoder.checkpointing
-            network = vit.transformer(entry, size, pooling, *options)
+            network = vit.transformer(entry, built_px, pooling, *options)
         else:
-            network = backbones.convolutional(entry, size)
+            network = backbones.convolutional(entry, built_px)
     metadata: dict[str, Any] = {}
     if encoder.weights != "none" and fill:
         found = sources.read(encoder.weights, entry, network.hub_names)
@@ -76,8 +82,28 @@ def _catalogued(encoder: config.Encoder, seed: int, fill: bool) -> ImageEncoder:
     mean = catalogue.three(encoder.mean or metadata.get("mean") or family.mean, "mean")
     std = catalogue.three(encoder.std or metadata.get("std") or family.std, "std")
     preprocess = Preprocess(size, mean, std, family.resize, fit=encoder.fit or "squash")
+    if aspect:  # ILIAS's transform resizes by Pillow's default whatever the encoder
+        patch = entry.architecture["patch_size"] if family.transformer else 1
+        preprocess = replace(preprocess, resize="bicubic", multiple_px=patch)
     inside = int(network.model.output_shape[-1]), network.blocks, network.taps, network.positions
     return ImageEncoder(encoder.name, network.model, preprocess, *inside)
+
+
+def of_any_size(encoder: ImageEncoder) -> ImageEncoder:
+    """The encoder for images of any height and width: the same layers, so the same weights.
+
+    Raises BadInput for a graph that takes one size alone.
+    """
+    if encoder.model.input_shape[1] is None:
+        return encoder
+    try:
+        return replace(encoder, model=vit.of_any_size(encoder.model))
+    except (ValueError, TypeError) as error:
+        fixed = encoder.preprocess.image_size_px
+        raise BadInput(
+            f"{encoder.name} takes {fixed} × {fixed} px alone, no image with its aspect kept ({reason(error)}): use "
+            "encoder.fit squash, crop or pad"
+        ) from None
 
 
 def transfer(source: ImageEncoder, target: ImageEncoder) -> None:

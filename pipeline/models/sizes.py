@@ -2,13 +2,12 @@
 
 from dataclasses import replace
 
-import keras
 import numpy as np
 
 from pipeline.errors import BadInput, reason
 from pipeline.models.encoders import ImageEncoder
 from pipeline.models.position_embeddings import grid_side, resize_table
-from pipeline.models.vit import Stem
+from pipeline.models.vit import Stem, rewired
 
 
 def at_size(encoder: ImageEncoder, image_size_px: int) -> ImageEncoder:
@@ -19,17 +18,15 @@ def at_size(encoder: ImageEncoder, image_size_px: int) -> ImageEncoder:
     """
     if image_size_px == encoder.preprocess.image_size_px:
         return encoder
-    images = keras.Input((image_size_px, image_size_px, 3), dtype="float32", name="images")
-
-    def shared(layer: keras.layers.Layer) -> keras.layers.Layer:
-        return _stem_at(layer, encoder, image_size_px) if isinstance(layer, Stem) else layer
-
+    preprocess = replace(encoder.preprocess, image_size_px=image_size_px)
+    if encoder.preprocess.fit == "aspect":  # its graph takes any size
+        return replace(encoder, preprocess=preprocess)
     try:
-        model = keras.models.clone_model(encoder.model, input_tensors=images, clone_function=shared)
+        model = rewired(encoder.model, (image_size_px,) * 2, lambda stem: _stem_at(stem, encoder, image_size_px))
     except (ValueError, TypeError) as error:
         fixed = encoder.preprocess.image_size_px
         raise BadInput(f"{encoder.name} takes {fixed} px alone, not {image_size_px} px: {reason(error)}") from None
-    return replace(encoder, model=model, preprocess=replace(encoder.preprocess, image_size_px=image_size_px))
+    return replace(encoder, model=model, preprocess=preprocess)
 
 
 def _stem_at(stem: Stem, encoder: ImageEncoder, image_size_px: int) -> Stem:
@@ -38,6 +35,8 @@ def _stem_at(stem: Stem, encoder: ImageEncoder, image_size_px: int) -> Stem:
     assert known is not None
     patch = int(parts.patch_convolution.kernel.shape[0])
     grid = grid_side(image_size_px, patch, patch - stem.stride)
+    if parts.position_table is None:
+        return Stem(parts, stem.stride, grid)
     positions = int(np.prod(parts.position_table.shape[:-1]))
     # Resampling is linear in the table: what it makes of the unit vectors is its matrix.
     resample = resize_table(np.eye(positions, dtype=np.float32), grid, known.prefix_tokens, known.antialias)

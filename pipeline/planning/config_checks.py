@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from pipeline.config import Phase, Run, resolve_data_path, seeds_of
-from pipeline.config.phase_keys import expect_phase, expect_phases, geometry, head_start, trained_blocks
+from pipeline.config.phase_keys import expect_phase, expect_phases, geometry, head_start, sees_features, trained_blocks
 from pipeline.data import folds
 from pipeline.data.sources import expect_data
 from pipeline.errors import BadInput, missing
@@ -69,6 +69,8 @@ def expect_sources(run: Run) -> None:
             raise BadInput(f"source {source.name}: layout {source.layout}: {root} does not exist: is its root right?")
     if (merged := run.records.merge_classes) and not Path(merged).is_file():
         raise BadInput(f"records.merge_classes: expected a CSV file, {merged} does not exist")
+    if (left_out := run.records.leave_out) and not Path(left_out).is_file():
+        raise BadInput(f"records.leave_out: expected a CSV file, {left_out} does not exist")
 
 
 def expect_encoder(run: Run) -> None:
@@ -98,6 +100,8 @@ def expect_training(run: Run) -> None:
         blocks = {**entry.architecture, **run.encoder.architecture}["num_layers"]
     for number, phase in enumerate(run.train.phases):
         expect_phase(run, phase, _replicas(run))
+        if not sees_features(phase) or run.devices.rehearse:
+            catalogue.expect_square(run.encoder, f"phase {phase.name}, which trains on batches of images,")
         trained_blocks(phase, blocks)
         _expect_sources_of(run, phase)
         if blocks < UNKNOWN_BLOCKS and (init := head_start(run, number)) not in (None, "random"):
@@ -125,7 +129,7 @@ def expect_own_shards(run: Run) -> None:
     Without sources the records are there already, or nowhere.
     """
     split, names = run.records.split, [source.name for source in run.records.sources]
-    made = {name for name in SPLITS if getattr(split, name) > 0} | ({"test"} if split.left_out else set())
+    made = {name for name in SPLITS if getattr(split, name) > 0} | set(run.records.whole_splits.values())
     for key, pattern in (*_patterns(run, "train", ("records",)), *_patterns(run, "score", ("index", "queries"))):
         if not names:
             done = _begun(run) if key == "train.records" else _scored(run)
@@ -191,6 +195,9 @@ def formats_beside(run: Run) -> list[str]:
         raise BadInput(
             "export.formats: embedder.sizes_px averages several sizes, for saved_model only; drop the others"
         )
+    if run.encoder.fit == "aspect" and (wanted or run.export.crops > 1):
+        what = "images keep their aspect, which saved_model can alone, and of an image as a whole"
+        raise BadInput(f"export: encoder.fit is aspect: {what}: drop the other formats, and crops")
     squashing = [name for name in wanted if name in ("onnx", "torchscript")]  # LiteRT's images are square already
     if squashing and (fit := run.encoder.fit or "squash") != "squash":
         what = f"{' and '.join(squashing)} would squash images to a square, but encoder.fit is {fit}"
@@ -224,7 +231,7 @@ def _trained_sources(run: Run) -> Sequence[str]:
     """The sources of the records that are trained on; empty where only those records tell."""
     if any(pattern != "{run_dir}/records/*-train-*.tfrec" for pattern in run.train.records):
         return ()
-    return [source.name for source in run.records.sources if source.name not in run.records.split.left_out]
+    return [source.name for source in run.records.trained_sources]
 
 
 def _expect_checkpoint(path: Path) -> None:

@@ -80,24 +80,29 @@ def transformer(entry: Entry, image_size_px: int, pooling: str, overlap_px: int 
     prefix, registers = family.prefix_tokens, int(a.get("num_register_tokens", 0))
     patches = grid_side(image_size_px, patch, overlap_px) ** 2
     tokens = prefix + registers + patches
-    gated = bool(a.get("use_swiglu_ffn"))
-    if gated:
+    gated = bool(a.get("use_swiglu_ffn") or a.get("use_gated_mlp"))
+    if a.get("use_swiglu_ffn"):
         inner = (int(inner * 2 / 3) + 7) // 8 * 8
     inward = 2 * inner if gated else inner  # width of the first dense layer
     square, norm = width * width, 2 * width
-    attention = 4 * (square + width)
+    # DINOv3's keys have no bias, its largest encoder's queries and values none either.
+    biases = 4 if family.position_table else 1 + a["use_query_bias"] + a["use_value_bias"]
+    attention = 4 * square + biases * width
     mlp = width * inward + inward + inner * width + width
     scales = 2 * width if family.layer_scales else 0
 
-    stem = 3 * patch * patch * width + (prefix + patches) * width + (prefix + registers) * width
+    stem = 3 * patch * patch * width + (prefix + patches) * width * family.position_table + (prefix + registers) * width
     stem += norm if family.stem_norm else width  # width: the patch convolution's bias
     block_flops = 8.0 * tokens * square + 4.0 * tokens * tokens * width + 2.0 * tokens * width * (inward + inner)
     tail, tail_flops = norm, 0.0
+    if pooling == "attention" or (pooling == "projection" and "attention" in family.poolings):
+        pooled = int(a.get("pooling_dim", inner))
+        tail += width + 4 * (square + width) + norm + 2 * width * pooled + pooled + width
+        tail_flops = 4.0 * tokens * square + 4.0 * tokens * width + 4.0 * square + 4.0 * width * pooled
     if pooling == "projection":
-        tail, tail_flops = tail + width * int(a["projection_dim"]), 2.0 * width * int(a["projection_dim"])
-    elif pooling == "attention":
-        tail += width + attention + norm + mlp
-        tail_flops = 4.0 * tokens * square + 4.0 * tokens * width + 4.0 * square + 4.0 * width * inner
+        projected = int(a["projection_dim"])
+        tail += width * projected + projected * ("attention" in family.poolings)  # with a bias after attention
+        tail_flops += 2.0 * width * projected
     # The last product of a checkpointed block is not needed again, unless a learned scale follows it.
     spared = 0.0 if scales else 2.0 * tokens * inner * width
     kept_inner = 3.0 if a.get("activation") in ("quick_gelu", "gelu_approximate") else 4.0

@@ -210,14 +210,15 @@ def set_size(run: Run, images: int | None = None, classes: int | None = None) ->
     if not run.records.sources:
         raise BadInput("records.sources is empty and no records are built: give --images N --classes N")
     split, total_images, total_classes = run.records.split, 0.0, 0.0
-    for source in run.records.sources:
+    for source in run.records.trained_sources:
+        share = 1.0 if source.split else split.train
         published = find_layout(source.layout).size(source.options)
         if published is None or published.classes is None:
             why = f"the size of a {source.layout!r} is known only once its records are built"
             raise BadInput(f"source {source.name}: {why}: run `guie tfrecords`, or give --images N --classes N")
         cap = run.records.cap_per_class if source.cap_per_class is None else source.cap_per_class
-        total_classes += published.classes * (split.train if split.by == "class" else 1.0)
-        total_images += min(published.images, cap * published.classes) * split.train
+        total_classes += published.classes * (share if split.by == "class" else 1.0)
+        total_images += min(published.images, cap * published.classes) * share
     return SetSize(images or round(total_images), classes or round(total_classes), f"{given}at most, by known sizes")
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from pipeline.config import Encoder, Source, key
+from pipeline.config import Encoder, ImageSource, key
 
 CLASS_MEANS = "class_means"
 MAP_AT = (1, 3, 5)  # the ranks of mAP
@@ -14,8 +14,8 @@ class TrainingSet:
     """One of the sets that are trained on in turn; each goes on from where the one before ended."""
 
     name: str = ""  # in the log and metrics.json
-    train: list[Source] = field(default_factory=list)
-    validation: list[Source] = field(default_factory=list)  # mAP@k, every image against all others
+    train: list[ImageSource] = field(default_factory=list)
+    validation: list[ImageSource] = field(default_factory=list)  # mAP@k, every image against all others
     epochs: int = 5  # passes over the set
 
 
@@ -80,8 +80,8 @@ class Similar:
     method: str = key("features", one_of=("embedder", "features", "classify"))
     classifier: Classifier = field(default_factory=Classifier)
     crop: Crop = field(default_factory=Crop)
-    index: list[Source] = field(default_factory=list)  # images that are searched
-    queries: list[Source] = field(default_factory=list)  # empty: every index image queries all others
+    index: list[ImageSource] = field(default_factory=list)  # images that are searched
+    queries: list[ImageSource] = field(default_factory=list)  # empty: every index image queries all others
     neighbours: int = key(5, least=1)  # shown for each query
     pictures: int = 40  # queries that get a picture
     batch_size: int = key(32, least=1)  # images embedded together

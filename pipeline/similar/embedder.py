@@ -15,7 +15,7 @@ from pipeline.data.array_cache import ArrayCache
 from pipeline.data.image_cache import cache_images
 from pipeline.data.preprocessing import prepare_all
 from pipeline.errors import BadInput
-from pipeline.models import encoders
+from pipeline.models import catalogue, encoders
 from pipeline.models.weights.variables import weights_digest
 from pipeline.retrieval.vectors import unit_length
 from pipeline.similar.crop import Box, Detector, crop_image
@@ -48,6 +48,7 @@ class Embedder:
     """
 
     def __init__(self, encoder: Encoder, embedding_dim: int, seed: int, trained: Path | None = None):
+        catalogue.expect_square(encoder, "guie similar")
         self.encoder = encoders.build(encoder, seed=seed, train_batch_norm=True)
         self.head = build_head(self.encoder.width, embedding_dim, seed)
         self.model = keras.Model(self.encoder.model.inputs, self.head(self.encoder.model.outputs[0]))

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from pipeline import files
-from pipeline.config import Source
+from pipeline.config import ImageSource
 from pipeline.console import Progress, table
 from pipeline.data.preprocessing import prepare_all
 from pipeline.data.sources import list_images, read_decoded
@@ -127,7 +127,7 @@ def _inputs(embedder: Embedder, images: LabelledImages, rows: np.ndarray) -> np.
 
 
 def _read_images(
-    embedder: Embedder, sources: Sequence[Source], name: str, config: Similar, rejects: list[tuple[str, str]]
+    embedder: Embedder, sources: Sequence[ImageSource], name: str, config: Similar, rejects: list[tuple[str, str]]
 ) -> LabelledImages:
     """Lists and reads once, so that no epoch meets a broken image; (key, reason) of those goes to `rejects`."""
     listed, _ = list_images(sources, config.data_root)

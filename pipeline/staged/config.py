@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.config import Encoder, Source, key
+from pipeline.config import Encoder, ImageSource, key
 
 STAGES = ("first", "second", "third", "origin")  # from shallow to deep
 NEVER = 2.0  # a threshold that no agreement reaches: the stage is skipped
@@ -27,8 +27,8 @@ class Staged:
     origin: str = key("auto", one_of=("auto", "encoder"))
     templates: str = "80"  # of zero-shot: 80 | one | a file
     seed: int = 0  # of random weights
-    index: list[Source] = field(default_factory=list)  # fill the database
-    queries: list[Source] = field(default_factory=list)  # the test set of `perf`
+    index: list[ImageSource] = field(default_factory=list)  # fill the database
+    queries: list[ImageSource] = field(default_factory=list)  # the test set of `perf`
     taps: dict[str, str] = field(default_factory=dict)  # second, third → a layer; empty: chosen by depth
     # side of the image whose pixels are the first stage's vector
     pixels_px: int = key(32, least=1, most=LARGEST_PIXELS_PX)

@@ -64,6 +64,7 @@ class StagedEncoder:
     """
 
     def __init__(self, model: ImageTextModel, taps: Mapping[str, str], pixels_px: int, zero_shot: bool = True):
+        catalogue.expect_square(model.encoder, model.title)
         self.dual_encoder = DualEncoder(model) if zero_shot and _has_text_tower(model) else None
         self.image = self.dual_encoder.image if self.dual_encoder else encoders.build(model.encoder, seed=model.seed)
         self.layers = {**intermediate_layers.choose_layers(self.image, taps), "origin": intermediate_layers.OUTPUT}

@@ -10,7 +10,7 @@ from pipeline.config import Run
 from pipeline.console import Progress
 from pipeline.data import preprocessing
 from pipeline.data.array_cache import ArrayCache
-from pipeline.data.batches import RecordSet, eval_batches
+from pipeline.data.batches import RecordSet, eval_batches, eval_groups
 from pipeline.data.preprocessing import Preprocess, normalize
 from pipeline.data.sampler import Order
 from pipeline.files import file_sha256
@@ -55,16 +55,33 @@ class Encoding:
             return strategy.experimental_local_results(strategy.run(lambda piece: forward(piece), args=(split,)))
 
         self._forward = forward_all
+        self._one = tf.function(
+            lambda images: tf.cast(model(normalize(images, preprocess), training=False), tf.float32),
+            input_signature=[tf.TensorSpec([None, None, None, 3], tf.float32)],
+        )
 
     def of(self, records: RecordSet, what: str) -> np.ndarray:
         """float32 [N, width], in the records' order; `what` is for the progress."""
         progress = Progress(f"features of {what}, {self.preprocess.image_size_px} px", len(records), "images")
+        if self.preprocess.fit == "aspect":
+            return self._of_shapes(records, progress)
         rows = []
         for batch in eval_batches(records, self.preprocess, self.batch_size, pad_to_batch=True):
             output = np.concatenate([piece.numpy() for piece in self._forward(batch["images"])])
             rows.append(output[batch["valid"].numpy()])
             progress.add(len(rows[-1]), timed=len(rows) > 1)  # the first batch compiles
         return np.concatenate(rows)
+
+    def _of_shapes(self, records: RecordSet, progress: Progress) -> np.ndarray:
+        """As `of`, images of one shape together, on the first replica: neither splits nor compiles many shapes."""
+        found: np.ndarray | None = None
+        for positions, images in eval_groups(records, self.preprocess, self.batch_size):
+            features = self._one(tf.constant(images)).numpy()
+            if found is None:
+                found = np.zeros((len(records), features.shape[1]), np.float32)
+            found[positions] = features
+            progress.add(len(positions))
+        return np.zeros((0, 0), np.float32) if found is None else found
 
 
 class Encodings:

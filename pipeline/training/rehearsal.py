@@ -138,8 +138,8 @@ def _records(run: Run) -> Iterator[RecordSet]:
 
 
 def _draw(run: Run, folder: str) -> str:
-    """Records of drawn images below `folder`, under the names of the config's sources; → their glob."""
-    names = [source.name for source in run.records.sources] or ["drawn"]
+    """Records of drawn images below `folder`, under the names of the sources that are trained on; → their glob."""
+    names = [source.name for source in run.records.trained_sources] or ["drawn"]
     sources = [config.Source("drawn", name, options={**DRAWN, "seed": seed}) for seed, name in enumerate(names)]
     with contextlib.redirect_stdout(io.StringIO()):
         build.main(Run(run_dir=folder, records=config.Records(sources)))

@@ -124,6 +124,7 @@ def data_prep(config: ZeroShot, items: list[Item]) -> list[Prepared]:
 
 def _resizing(config: ZeroShot, model: ImageTextModel) -> Preprocess:
     """How a model's images become square: as `fit` says, else its encoder's, else as it was trained."""
+    catalogue.expect_square(model.encoder, model.title)
     entry = catalogue.find(model.encoder.name, model.encoder.architecture)
     size_px = model.encoder.image_size_px or entry.image_size_px
     fit = config.fit if config.fit != "auto" else model.encoder.fit or entry.facts.fit

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
-from pipeline.config import ImageTextModel, Source, key
+from pipeline.config import ImageSource, ImageTextModel, key
 
 STEPS = ("data-prep", "evaluate")
 
@@ -18,7 +18,7 @@ class ZeroShot:
     name: str = ""  # empty: the config file's name
     run_dir: str = ""  # empty: runs/<name>
     data_root: str = "${oc.env:GUIE_DATA,''}"  # folder that relative data paths start from
-    source: Source = field(default_factory=lambda: Source(name="images"))  # images that are classified
+    source: ImageSource = field(default_factory=lambda: ImageSource(name="images"))  # images that are classified
     models: list[ImageTextModel] = MISSING  # each gets a row of the table
     step: str = key("all", one_of=(*STEPS, "all"))  # all: both
     templates: str = "80"  # 80 | one | a file with one template a line

@@ -68,18 +68,21 @@ def export_model(encoder: str, folder: Path) -> None:
 
 
 def guie_embedder(name: str, folder: Path) -> Callable[[Path], None]:
-    """Embeds a folder of class folders as `guie embed` does between loading the model and writing its files."""
+    """Embeds a folder of class folders as `guie embed` does after loading the model, into chunks on disk."""
     from dataclasses import replace
 
     from pipeline.data import sources
-    from pipeline.evaluation import embed, embedders
+    from pipeline.evaluation import embedders
+    from pipeline.evaluation.embedding.chunks import embed_into
 
     submission = embedders.load(str(folder / "saved_model"))
     if name == "grouped":
         submission = replace(submission, halves=None)
 
     def run(photographs: Path) -> None:
-        embed.embed_sets(submission, sources.open_data(str(photographs)), BATCH, "embed", {}, with_raw_pixels=False)
+        listed = [(each.name, item) for each in sources.open_data(str(photographs)) for item in each.items]
+        with tempfile.TemporaryDirectory(dir=folder) as out:
+            embed_into(Path(out), submission, listed, batch_size=BATCH)
 
     return run
 
@@ -142,7 +145,7 @@ def contender_process(name: str, encoder: str, folder: Path) -> None:
     else:
         from pipeline.quiet import import_quietly  # as the commands start: allocator and oneDNN as theirs
 
-        import_quietly("pipeline.evaluation.embed")
+        import_quietly("pipeline.evaluation.embedding.chunks")
         run = limit_embedder(folder) if name == "limit" else guie_embedder(name, folder)
     run(folder / "warm_up")
     print("ready", flush=True)

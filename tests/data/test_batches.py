@@ -1,6 +1,7 @@
 """Reading: no record is dropped or repeated, and the stream is the same however it is reached."""
 
 from collections import Counter
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -9,7 +10,7 @@ import tensorflow as tf
 
 from pipeline.config import Augment
 from pipeline.data import records as records_module
-from pipeline.data.batches import damage_is_bad_input, eval_batches, open_records, train_batches
+from pipeline.data.batches import damage_is_bad_input, eval_batches, eval_groups, open_records, train_batches
 from pipeline.data.preprocessing import Preprocess, decode, normalize, prepare, resize
 from pipeline.data.sampler import ClassGroups, Positions, batch_positions
 from pipeline.errors import BadInput
@@ -168,6 +169,21 @@ def test_padding_is_marked_and_adds_no_record(records):
     assert valid.tolist() == [True] * COUNT + [False] * (-COUNT % BATCH)
     images = np.concatenate([batch["images"] for batch in batches])
     assert numbers_of(images[valid]) == list(range(COUNT)) and not images[~valid].any()
+
+
+def test_images_that_keep_their_aspect_come_once_with_those_of_their_shape(tmp_path):
+    sizes = [(24, 24), (24, 40), (40, 24), (24, 41), (9, 30)]
+    encoded = [jpeg(np.full((*sizes[number % 5], 3), 5 * number, np.uint8)) for number in range(23)]
+    write_shards(tmp_path, encoded, [0] * 23, per_shard=9)
+    records = open_records([tmp_path / "*.tfrec"])
+    whole = replace(SMALL, fit="aspect", image_size_px=16, multiple_px=8)
+    found: dict[int, np.ndarray] = {}
+    for positions, images in eval_groups(records, whole, 3):
+        assert len(positions) == len(images) <= 3
+        found |= dict(zip(positions.tolist(), images, strict=True))
+    assert sorted(found) == list(range(23))
+    for number, image in found.items():
+        np.testing.assert_array_equal(image, resize(decode(encoded[number]), whole))
 
 
 def test_public_shards_without_index_and_keys_are_read(tmp_path):

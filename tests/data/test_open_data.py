@@ -25,3 +25,14 @@ def test_an_image_is_read_with_16_bits_as_8_and_turned_upright():
     exif[0x0112] = 6
     Image.new("RGB", (6, 4)).save(file, "JPEG", exif=exif)
     assert pixels.read(file.getvalue()).shape == (6, 4, 3)
+
+
+def test_a_split_is_known_where_data_names_one(tmp_path):
+    assert sources.split_of("cifar10,split=test:cifar") == "test" and sources.split_of("birds=photos/test") == "test"
+    assert sources.split_of("photos") == sources.split_of("drawn:") == ""
+
+
+def test_a_set_may_be_called_as_a_layout_is(tmp_path):
+    jpeg(tmp_path / "photos" / "red" / "0.jpg", (200, 0, 0))
+    (images,) = sources.open_data(f"cub200={tmp_path}/photos")
+    assert images.name == "cub200" and len(images.items) == 1

@@ -137,14 +137,13 @@ def test_crop_is_the_resized_shorter_side_and_the_central_square(size):
     assert got.shape == (32, 32, 3) and (got == np.round(got)).all()
     # A sum that lies between two levels may fall to either: Pillow adds in integers.
     assert np.abs(got - expected).max() <= 1 and (got != expected).mean() < 2e-3
-    np.testing.assert_array_equal(resize_to_square(pixels, replace(SQUARE, fit="crop")), got)
+    np.testing.assert_array_equal(resize_to_square(pixels, replace(SQUARE, fit="crop")), expected)
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_whole_levels_of_a_squash_are_pillows(size):
     pixels = scene(*size)
-    got, expected = resize_to_square(pixels, SQUARE).astype(np.float32), pillow_resize(pixels, 32, 32)
-    assert np.abs(got - expected).max() <= 1 and (got != expected).mean() < 2e-3
+    np.testing.assert_array_equal(resize_to_square(pixels, SQUARE), pillow_resize(pixels, 32, 32))
 
 
 def test_a_crop_of_another_version_is_not_taken_for_this_one():
@@ -167,6 +166,33 @@ def test_pad_keeps_the_aspect_and_fills_up_with_what_is_normalised_to_0(size):
     assert np.abs(shown - pillow_resize(pixels, height, width)).max() <= 1.5
     normalized = normalize(got, preprocess).numpy()
     assert (normalized[~inside] == 0).all() and (np.abs(normalized[inside]).max(axis=-1) > 0).mean() > 0.9
+
+
+def whole_as_ilias(pixels, side, multiple):
+    """The transform of ILIAS's feature extraction on Pillow: larger side, then zeros after normalising. float32."""
+    height, width = pixels.shape[:2]
+    ratio = float(height) / float(width)
+    high = max(1, int(side * ratio) if ratio <= 1 else side)
+    wide = max(1, int(side / ratio) if ratio > 1 else side)
+    scaled = (pillow_resize(pixels, high, wide) / 255 - CLIP_MEAN) / CLIP_STD
+    lacking = [-each % multiple for each in (high, wide)]
+    return np.pad(scaled, [*((each // 2, each - each // 2) for each in lacking), (0, 0)])
+
+
+@pytest.mark.parametrize("side", [32, 38])
+def test_aspect_is_the_transform_of_ilias(side):
+    preprocess = replace(SQUARE, fit="aspect", image_size_px=side, multiple_px=8)
+    signature = [tf.TensorSpec([None, None, None, 3], tf.uint8)]
+    served = tf.function(lambda images: resize(images, preprocess), input_signature=signature)
+    for size in (*SIZES, (96, 64), (64, 160), (300, 200), (500, 375), (61, 183), (183, 61)):
+        pixels = scene(*size)
+        got, expected = prepare(pixels, preprocess).numpy(), whole_as_ilias(pixels, side, 8)
+        assert got.shape == expected.shape and not any(each % 8 for each in got.shape[:2])
+        apart = np.abs(got - expected) * 255 * np.array(CLIP_STD)
+        assert apart.max() < 1.01 and (apart > 0.01).mean() < 2e-3
+        np.testing.assert_array_equal(served(np.stack([pixels, scene(*size, 1)]))[0], resize(pixels, preprocess))
+    assert identified(json.loads(json.dumps(identity(preprocess)))).multiple_px == 8
+    assert "multiple_px" not in identity(SQUARE)  # caches of earlier versions hold
 
 
 @pytest.mark.parametrize("fit", ["squash", "crop", "pad"])

@@ -4,6 +4,15 @@ A picture shows its class: a colour and a grid of the class, with noise of the i
 """
 
 from tests.drawn_benchmarks.classics import draw_cars196, draw_cub200, draw_gpr1200, draw_inshop, draw_sop
+from tests.drawn_benchmarks.more import (
+    draw_food2k,
+    draw_gldv2,
+    draw_ilias,
+    draw_inat2018,
+    draw_met,
+    draw_oml,
+    draw_rp2k,
+)
 from tests.drawn_benchmarks.pictures import picture, write
 from tests.drawn_benchmarks.uned import UNED, Row, draw_uned, write_list
 
@@ -12,8 +21,15 @@ __all__ = [
     "Row",
     "draw_cars196",
     "draw_cub200",
+    "draw_food2k",
+    "draw_gldv2",
     "draw_gpr1200",
+    "draw_ilias",
+    "draw_inat2018",
     "draw_inshop",
+    "draw_met",
+    "draw_oml",
+    "draw_rp2k",
     "draw_sop",
     "draw_uned",
     "picture",

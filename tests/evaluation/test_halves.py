@@ -47,6 +47,7 @@ def mixed(tmp_path_factory) -> Path:
     [
         {"fit": "crop", "flip_average": True},
         {"fit": "pad", "sizes_px": [32, 48]},
+        {"fit": "aspect", "sizes_px": [32, 48], "flip_average": True},
         {"crops": 6, "flip_average": True, "sizes_px": [16, 32]},
     ],
 )
@@ -59,8 +60,9 @@ def test_both_halves_give_the_served_graphs_embeddings_in_the_same_order(options
     ]
     assert found[0].keys == found[1].keys and len(found[0].keys) == 2 * len(SIZES) + 1
     assert found[0].rejects == found[1].rejects and found[0].rejects[0][1] == "red/broken.jpg"
+    near = 1e-3 if options.get("fit") == "aspect" else 1e-5  # Pillow's levels are seldom others
     for row in ("embedder", "raw_pixels"):
-        np.testing.assert_allclose(found[0].vectors[row], found[1].vectors[row], atol=1e-5)
+        np.testing.assert_allclose(found[0].vectors[row], found[1].vectors[row], atol=near)
     assert np.ptp(found[0].vectors["embedder"], axis=0).max() > 1e-2  # of different images
 
 

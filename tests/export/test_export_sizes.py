@@ -16,7 +16,7 @@ from tests.training.tiny_runs import VIT, unit
 SMALL = {"name": "clip_tiny", "image_size_px": 16, "architecture": VIT}
 
 
-@pytest.mark.parametrize(("flip", "fit"), [(False, "squash"), (True, "crop")])
+@pytest.mark.parametrize(("flip", "fit"), [(False, "squash"), (True, "crop"), (True, "aspect")])
 def test_the_served_graph_averages_the_directions_of_every_size(tmp_path, flip, fit):
     options = Encoder(**SMALL, fit=fit)
     run = Run(encoder=options, embedder=Embedder(sizes_px=[16, 32, 24]), export=Export(flip_average=flip))
@@ -42,6 +42,7 @@ def test_the_served_graph_averages_the_directions_of_every_size(tmp_path, flip, 
         ("torchscript", "embedder.sizes_px=[24,32]", "averages several sizes, for saved_model only"),
         ("litert", "embedder.sizes_px=[24,32]", "averages several sizes, for saved_model only"),
         ("onnx", "encoder.fit=crop", "onnx would squash images to a square, but encoder.fit is crop"),
+        ("litert", "encoder.fit=aspect", "images keep their aspect, which saved_model can alone"),
         ("torchscript", "encoder.fit=pad", "torchscript would squash images to a square, but encoder.fit is pad"),
     ],
 )

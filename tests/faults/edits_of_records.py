@@ -42,6 +42,7 @@ OF_KEYS = {
     ),
     "split.by": Kind(sets("records.split.by", "item"), "records"),
     "a source left out": Kind(sets("records.split.left_out", ["more"]), "records"),
+    "a source's own split": Kind(sets("records.sources.0.split", "train"), "records"),
     "a source added": Kind(appends("records.sources", SOURCE), "records"),
     "a source removed": Kind(
         lambda world, _: world.values["records"]["sources"].pop(), "records"

@@ -30,24 +30,6 @@ sys.exit(main())
 """
 
 
-@pytest.fixture
-def disk(tmp_path):
-    """Mounts a disk in memory with the given options, or mounts it again: `disk("size=64k")`; gives its folder."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-
-    def mounted(options: str) -> Path:
-        done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], capture_output=True)
-        if done.returncode and not options.startswith("remount"):
-            pytest.skip("a disk can be mounted by root alone")
-        assert done.returncode == 0, done.stderr
-        return folder
-
-    yield mounted
-    while subprocess.run(["umount", str(folder)], capture_output=True).returncode == 0:
-        pass
-
-
 def filled(folder: Path, leave: int) -> Path:
     """A file that leaves so many bytes of the disk."""
     facts = os.statvfs(folder)

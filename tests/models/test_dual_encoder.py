@@ -27,6 +27,7 @@ def test_images_and_texts_of_different_widths_are_bad_input():
     ("encoder", "message"),
     [
         ({"name": "dinov2_small"}, "no text tower"),
+        ({"name": "clip_tiny", "fit": "aspect"}, "clip_tiny wants squares"),
         ({"name": "clip_tiny", "pooling": "mean"}, "only encoder.pooling=projection"),
     ],
 )

@@ -1,30 +1,49 @@
-"""`guie import-weights --parity`: open_clip's towers and KerasHub's with converted weights."""
+"""`guie import-weights --parity`: open_clip's towers (timm's DINOv3) and ours with converted weights."""
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from pipeline import cli
 from pipeline.errors import BadInput
-from pipeline.models import parity
+from pipeline.models.parity import towers
 from pipeline.models.weights import open_clip
-from tests.models.narrow_models import narrow_clip, narrow_siglip
 
 pytest.importorskip("torch")
+from tests.models import narrow_models as narrow
 
 
 @pytest.mark.parametrize(
     ("name", "narrowed"),
     [
-        ("clip_vit_b_32", narrow_clip(False)),
-        ("clip_vit_b_32_openai", narrow_clip(True)),
-        ("siglip_base_patch16_224", narrow_siglip(False)),
-        ("siglip2_base_patch16_224", narrow_siglip(True)),
+        ("clip_vit_b_32", narrow.narrow_clip(False)),
+        ("clip_vit_b_32_openai", narrow.narrow_clip(True)),
+        ("metaclip_2_vit_huge_patch14_224", narrow.narrow_metaclip2()),
+        ("siglip_base_patch16_224", narrow.narrow_siglip(False)),
+        ("siglip2_base_patch16_512", narrow.narrow_siglip(True)),
+        ("pe_core_b_16_224", narrow.narrow_pe_core(True)),
+        ("dinov3_small", narrow.narrow_dinov3(False)),
+        ("dinov3_small_plus", narrow.narrow_dinov3(True)),
     ],
 )
-def test_both_towers_and_every_block_agree_with_open_clip(name, narrowed):
-    rows = parity.compare(name, narrowed=narrowed)
-    assert [(row.tower, row.blocks) for row in rows] == [("image", 3), ("text", 2)]
+def test_every_block_of_both_towers_and_what_is_made_of_photographs_agree(name, narrowed, photographs):
+    rows = towers.compare(name, narrowed=narrowed, photographs=photographs)
+    text = [] if name.startswith("dinov3") else [("text", 2)]
+    assert [(row.tower, row.blocks) for row in rows] == [("image", 3), ("photographs", 0), *text]
     assert max(row.error for row in rows) < 1e-5
+    assert rows[1].differing == 0
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    """JPEGs of several shapes."""
+    folder, found = tmp_path_factory.mktemp("photographs"), []
+    for number, (height, width) in enumerate([(97, 211), (300, 80), (64, 64)]):
+        rows, columns = np.mgrid[:height, :width]
+        scene = np.stack([128 + 100 * np.sin(rows / (5 + k) + columns / (9 - k)) for k in range(3)], axis=-1)
+        found.append(folder / f"{number}.jpg")
+        Image.fromarray(scene.astype(np.uint8)).save(found[-1])
+    return found
 
 
 @pytest.mark.slow
@@ -47,14 +66,14 @@ def test_parity_sees_a_single_wrong_tensor(monkeypatch):
         return found
 
     monkeypatch.setattr(open_clip, "image_rules", swapped)
-    image, text = parity.compare("clip_vit_b_32", narrowed=narrow_clip(False))
+    image, text = towers.compare("clip_vit_b_32", narrowed=narrow.narrow_clip(False))
     assert image.error > 1e-3 and text.error < 1e-5
-    monkeypatch.setattr(parity, "compare", lambda name: [image, text])
+    monkeypatch.setattr(towers, "compare", lambda name, photographs: [image, text])
     with pytest.raises(BadInput, match="expected at most"):
-        parity.main(["clip_vit_b_32"])
+        towers.main(["clip_vit_b_32"])
 
 
 def test_relative_error_counts_another_shape_and_nan_as_infinite():
-    assert parity.relative_error(np.array([1.0, 2.0]), np.array([1.0, 4.0])) == 0.5
-    assert parity.relative_error(np.ones(3), np.ones(2)) == float("inf")
-    assert parity.relative_error(np.array([np.nan]), np.ones(1)) == float("inf")
+    assert towers.relative_error(np.array([1.0, 2.0]), np.array([1.0, 4.0])) == 0.5
+    assert towers.relative_error(np.ones(3), np.ones(2)) == float("inf")
+    assert towers.relative_error(np.array([np.nan]), np.ones(1)) == float("inf")

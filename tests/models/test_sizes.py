@@ -22,6 +22,8 @@ CASES = [
     ("dinov2_with_registers_small", 0, 3, 5),
     ("dinov2_small", 2, 5, 3),
     ("siglip_so400m_patch14_384", 4, 3, 4),
+    ("dinov3_small", 0, 3, 5),
+    ("pe_core_t_16_384", 4, 5, 3),
 ]
 
 

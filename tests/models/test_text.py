@@ -154,6 +154,27 @@ def test_siglip_rows_have_the_length_of_the_model(sentencepiece_model, name, len
     assert rows[0, -1] == (0 if name.startswith("siglip2") else 1)
 
 
+def test_metaclip2_rows_are_start_shifted_pieces_end_and_padding(tmp_path):
+    """XLM-V's ids are SentencePiece's plus one, with <s>, <pad>, </s> and <unk> as 0 … 3 (fairseq's numbering)."""
+    target, sentence = io.BytesIO(), "A photo of the cat dog bird car house tree red green blue small on grass"
+    words = sentence.split()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([" ".join(words[i:] + words[:i]) for i in range(len(words))]), model_writer=target,
+        vocab_size=60, unk_id=0, bos_id=1, eos_id=2, pad_id=-1, hard_vocab_limit=False, minloglevel=2,
+    )  # fmt: skip
+    (tmp_path / "vocabulary.spm").write_bytes(target.getvalue())
+    peer = sentencepiece.SentencePieceProcessor(model_proto=target.getvalue())
+    for vocabulary in (tmp_path / "vocabulary.spm", tmp_path):
+        tokenizer = tokenizers.xlm_v(16, str(vocabulary))
+        for given in NASTY.values():
+            text = " ".join(tokenizers.mend(given).split())  # case and punctuation stay
+            pieces = [3 if piece == 0 else piece + 1 for piece in peer.encode(text)]
+            expected = [0, *pieces[:14], 2]
+            assert tokenizer([given])[0].tolist() == expected + [1] * (16 - len(expected))
+    with pytest.raises(BadInput, match="MetaCLIP 2 needs a vocabulary"):
+        tokenizers.xlm_v(16)
+
+
 def test_padding_siglip_to_the_longest_text_would_give_other_embeddings(sentencepiece_model):
     """What the fixed padding guards against: the same weights, rows filled to the longest text only."""
     texts = ["a photo of the cat", "a photo of the dog", "a red house", "the green car"]

@@ -24,7 +24,7 @@ open_clip = files.import_open_clip()
 def checkpoint(tmp_path_factory):
     """A narrow CLIP as open_clip saves it, and its state."""
     torch.manual_seed(1)
-    model = open_clip.CLIP(**narrow_clip(False).open_clip)
+    model = open_clip.CLIP(**narrow_clip(False).reference)
     state = {key: value.contiguous().numpy() for key, value in model.state_dict().items()}
     path = tmp_path_factory.mktemp("open_clip") / "narrow.safetensors"
     save_file(state, path)
@@ -185,7 +185,7 @@ def test_weights_that_are_missing_or_damaged_are_one_line(checkpoint, tmp_path, 
         (f"open_clip:{tmp_path / 'none.pt'}", "does not exist"),
         (f"file:{tmp_path / 'none.safetensors'}", "does not exist"),
         (f"file:{tmp_path / 'cut.safetensors'}", "not a whole safetensors"),
-        (f"file:{tmp_path / 'odd.npz'}", r"\.safetensors, \.weights\.h5 or \.keras"),
+        (f"file:{tmp_path / 'odd.npz'}", r"\.safetensors, \.pth, \.weights\.h5 or \.keras"),
         (f"file:{tmp_path / 'bad.keras'}", "does not load"),
         (f"file:{tmp_path / 'bad.weights.h5'}", "does not load"),
     ]:
@@ -250,4 +250,30 @@ def test_kerashubs_whole_clip_fills_both_towers_as_a_preset_would(tmp_path):
     tower = text_encoder.build_tower("clip", {**TEXT, "activation": "gelu"}, seed=3)
     load.load_text(tower, entry, f"file:{tmp_path / 'clip.keras'}")
     tokens = np.random.default_rng(0).integers(1, 60, (2, 9)).astype(np.int32)
+    np.testing.assert_allclose(tower(tokens), backbone.get_text_embeddings(tokens), atol=1e-5)
+
+
+def test_kerashubs_whole_metaclip2_fills_both_towers_as_a_preset_would(tmp_path, monkeypatch):
+    import keras_hub
+
+    entry = replace(
+        find("metaclip_2_vit_huge_patch14_224"), architecture={**IMAGE, "activation": "quick_gelu"},
+        text={**TEXT, "activation": "quick_gelu"}, image_size_px=32,
+    )  # fmt: skip
+    monkeypatch.setitem(catalogue.CATALOGUE, "metaclip2_narrow", entry)
+    dims = {key: IMAGE[key] for key in ("patch_size", "hidden_dim", "num_layers", "num_heads", "intermediate_dim")}
+    words = {key: TEXT[key] for key in ("vocabulary_size", "hidden_dim", "num_layers", "num_heads", "intermediate_dim")}
+    backbone = keras_hub.models.MetaCLIP2Backbone(
+        keras_hub.models.MetaCLIP2VisionEncoder(**dims, image_shape=(32, 32, 3), name="vision"),
+        keras_hub.models.MetaCLIP2TextEncoder(**words, embedding_dim=32, max_sequence_length=9, name="words"),
+        projection_dim=20,
+    )
+    backbone.save(tmp_path / "metaclip2.keras")
+    pixels = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
+    encoder = encoders.build(Encoder("metaclip2_narrow", f"file:{tmp_path / 'metaclip2.keras'}"), seed=4)
+    np.testing.assert_allclose(encoder.model(pixels), backbone.get_vision_embeddings(pixels), atol=1e-5)
+    tower = text_encoder.build_tower("metaclip2", entry.text, seed=3)
+    load.load_text(tower, entry, f"file:{tmp_path / 'metaclip2.keras'}")
+    tokens = np.random.default_rng(0).integers(3, 60, (3, 9)).astype(np.int32)
+    tokens[[0, 1, 2], [3, 8, 5]] = 2
     np.testing.assert_allclose(tower(tokens), backbone.get_text_embeddings(tokens), atol=1e-5)

@@ -56,6 +56,8 @@ CASES = {
     "dinov2, gated": case({
         "name": "dinov2_with_registers_small", "architecture": {**WIDE, "use_swiglu_ffn": True}, "checkpointing": True,
     }),
+    "dinov3, gated": case({"name": "dinov3_small_plus", "architecture": WIDE, "checkpointing": True}),
+    "pe_core": case({"name": "pe_core_b_16_224", "architecture": {**WIDE, "pooling_dim": 256}}),
     "vit": case({"name": "vit_base_patch16_224_imagenet", "architecture": WIDE, "pooling": "mean"}),
     "17,691 classes": case(CLIP, classes=17_691, images=16),
     "1 image, sgd": case({"architecture": FAT}, images=1, optimizer={"name": "sgd", "clip_norm": None}),

@@ -115,6 +115,8 @@ def test_a_config_that_is_right_is_let_through_without_tensorflow(config):
         (["score.queries=['/nowhere/*.tfrec']"], "score.queries: /nowhere/*.tfrec: no shard matches"),
         (["score.index=['{run_dir}/records/cars-test-*.tfrec']"], "is of no source; records.sources has drawn"),
         (["export.formats=[onnx]", "encoder.fit=pad"], "onnx would squash images to a square"),
+        (["encoder.fit=aspect", "train.phases.0.trainable=all"], "aspect gives images of many shapes, phase head"),
+        (["encoder.fit=aspect", "export.crops=2"], "export: encoder.fit is aspect"),
         (["export.formats=[litert]", "encoder.name=clip_vit_h_14"], "at most 1.9 GB"),
     ],
 )

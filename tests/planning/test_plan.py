@@ -14,7 +14,7 @@ from pipeline import cli, config
 from pipeline.config import Embedder, Encoder, Phase, Run, Sampling, Train
 from pipeline.config.phase_keys import holds_start
 from pipeline.errors import BadInput
-from pipeline.models import embedder
+from pipeline.models import catalogue, embedder
 from pipeline.planning import accelerators, costs, estimates, remedies
 from pipeline.planning.costs import EncoderCosts
 from pipeline.planning.estimates import Estimate
@@ -139,10 +139,23 @@ def test_large_towers_have_open_clips_number_of_parameters():
         ("clip_vit_h_14", "ViT-H-14"),
         ("clip_vit_l_14", "ViT-L-14"),
         ("siglip_so400m_patch14_384", "ViT-SO400M-14-SigLIP-384"),
+        ("siglip2_giant_opt_patch16_384", "ViT-gopt-16-SigLIP2-384"),
+        ("metaclip_2_vit_giant_patch14_378", "ViT-bigG-14-worldwide-378"),
+        ("pe_core_t_16_384", "PE-Core-T-16-384"),
+        ("pe_core_l_14_336", "PE-Core-L-14-336"),
+        ("pe_core_bigg_14_448", "PE-Core-bigG-14-448"),
     ):
         with torch.device("meta"):
             visual = open_clip.create_model(theirs, device="meta").visual
         assert estimates.encoder_costs(Encoder(name=name)).parameters == sum(p.numel() for p in visual.parameters())
+    import timm
+
+    for name, entry in catalogue.CATALOGUE.items():
+        if entry.timm:
+            with torch.device("meta"):
+                theirs = timm.create_model(entry.timm, num_classes=0, global_pool="token")
+            numbers = sum(p.numel() for p in theirs.parameters())
+            assert estimates.encoder_costs(Encoder(name=name)).parameters == numbers, name
 
 
 def test_vit_h14_fits_16_gib_only_with_checkpointing():

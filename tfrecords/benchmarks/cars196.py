@@ -4,8 +4,12 @@ The first 98 of the 196 classes are trained on, of the other 98 each image searc
 classification shares its classes, and is not used.)
 """
 
+import struct
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
+
+import numpy as np
 
 from pipeline.errors import BadInput, reason
 from pipeline.guards import machine
@@ -14,6 +18,8 @@ from tfrecords.listing.items import Item, Lazily, Listing, existing_file, existi
 from tfrecords.listing.layout import Layout, Size
 
 LIST, TRAINED_CLASSES = "cars_annos.mat", 98
+LARGEST_BYTES = 1 << 28  # of a variable of the list, unpacked; the set's own takes some ten million
+COMPRESSED = 15  # the kind of a packed variable in MATLAB's format 5
 
 
 def cars196(root: Path, split: str = "train") -> Listing:
@@ -38,11 +44,12 @@ def _annotations(path: Path) -> tuple[list[str], list[tuple[str, int]]]:
     from scipy.io import loadmat  # scipy takes a third of a second to import
 
     try:
+        _refuse_bomb(path)
         # A struct array is [1, N]; the names are cells.
         held = loadmat(str(path), variable_names=("annotations", "class_names"), squeeze_me=True)
-        table = held["annotations"].reshape(-1)
+        table = np.ravel(held["annotations"])
         paths, labels = table["relative_im_path"].tolist(), table["class"].tolist()
-        names = [str(each) for each in held["class_names"].reshape(-1).tolist()]
+        names = [str(each) for each in np.ravel(held["class_names"]).tolist()]
     except Exception as error:  # of whatever kind the damage is
         if machine.refuses(error):
             raise
@@ -57,6 +64,20 @@ def _annotations(path: Path) -> tuple[list[str], list[tuple[str, int]]]:
         expect_below(image, path, number)
         listed.append((image, label))
     return names, listed
+
+
+def _refuse_bomb(path: Path) -> None:
+    """Raises ValueError where a variable of a .mat would unpack to more than LARGEST_BYTES."""
+    data = path.read_bytes()
+    at = 128  # behind the header
+    while at + 8 <= len(data):
+        kind, size = struct.unpack_from("<II", data, at)
+        if kind == COMPRESSED:
+            unpacked = zlib.decompressobj()
+            unpacked.decompress(data[at + 8 : at + 8 + size], LARGEST_BYTES)
+            if unpacked.unconsumed_tail:
+                raise ValueError(f"a variable of more than {LARGEST_BYTES:,} bytes")
+        at += 8 + size
 
 
 def _images(root: Path) -> Store:

@@ -10,6 +10,7 @@ from pathlib import Path
 from pipeline.errors import BadInput
 from tfrecords.listing.items import Item, Lazily, Listing, existing_folder, files_below, reader_below
 from tfrecords.listing.layout import Layout, Size
+from tfrecords.listing.tables import is_number
 
 DOMAINS = ("landmarks", "inat", "sketch", "instre", "sop", "faces")
 CLASSES_OF_DOMAIN = 200
@@ -48,7 +49,7 @@ def _items(folder: Path, names: Sequence[tuple[int, str]]) -> Iterator[Item]:
 
 def _class(folder: Path, name: str) -> int:
     number, underscore, _ = name.partition("_")
-    if not (underscore and number.isascii() and number.isdecimal()):
+    if not (underscore and is_number(number)):
         raise BadInput(f"layout gpr1200 expects images <class>_<name>.jpg in {folder}: found {name[:200]!r}")
     return int(number)
 

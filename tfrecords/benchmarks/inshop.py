@@ -12,7 +12,7 @@ from pipeline.errors import BadInput
 from tfrecords.listing.archives import Store, find
 from tfrecords.listing.items import Item, Lazily, Listing, existing_folder, expect_below
 from tfrecords.listing.layout import Layout, Size
-from tfrecords.listing.tables import in_order
+from tfrecords.listing.tables import in_order, is_number
 
 LIST, HEADER = "list_eval_partition.txt", ["image_name", "item_id", "evaluation_status"]
 SPLITS = ("train", "query", "gallery")
@@ -40,7 +40,7 @@ def _rows(path: Path) -> Iterator[list[str]]:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"{path} cannot be read as text: {error}") from None
-    if len(lines) < 2 or not lines[0].strip().isdecimal() or lines[1].split() != HEADER:
+    if len(lines) < 2 or not is_number(lines[0].strip()) or lines[1].split() != HEADER:
         raise BadInput(f"{path}: expected the number of images, then the line {' '.join(HEADER)!r}")
     found = 0
     for number, line in enumerate(lines[2:], 1):

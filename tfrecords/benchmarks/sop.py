@@ -12,7 +12,7 @@ from pipeline.errors import BadInput
 from tfrecords.listing.archives import Store, find
 from tfrecords.listing.items import Item, Lazily, Listing, expect_below
 from tfrecords.listing.layout import Layout, Size
-from tfrecords.listing.tables import in_order, rows
+from tfrecords.listing.tables import in_order, is_number, rows
 
 COLUMNS = ("class_id", "path")
 
@@ -36,7 +36,7 @@ def _rows(store: Store, name: str) -> Iterator[tuple[str, str]]:
     """Class and path of each image."""
     where = f"{store.where}: {name}"
     for number, (label, path) in enumerate(rows(store.text(name).splitlines(), where, COLUMNS, " "), 1):
-        if not (label.isascii() and label.isdecimal()):
+        if not is_number(label):
             raise BadInput(f"{where}: row {number}: expected a number as class_id, got {label[:60]!r}")
         expect_below(path, where, number)
         yield label, path

@@ -174,10 +174,15 @@ def below(root: Path | str, relative: str) -> str:
 
 
 def expect_below(path: str, where: Path | str, number: int) -> None:
-    """Raises BadInput where a path of a benchmark's list leaves the root; its authors' own never do.
+    """Raises BadInput where a path of a benchmark's list leaves the root or is no text; its authors' own never do.
 
     `where`, `number`: the list and the row, for the message.
     """
+    if not path.isascii():
+        try:
+            path.encode()
+        except UnicodeEncodeError:  # half of a pair, which JSON can write
+            raise BadInput(f"{where}: row {number}: path {path!r} is no text that UTF-8 can hold"[:400]) from None
     if ".." in path or path.startswith("/") or "\0" in path or not path:  # else it cannot
         try:
             below("", path)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from pipeline.errors import BadInput
+from pipeline.errors import BadInput, reason
 
 PIECE_CHARS = 1 << 20  # read at a time
 LONGEST_CHARS = 1 << 22  # of one object, or of one value beside the array; what is longer is taken for damage
@@ -30,8 +30,8 @@ def json_rows(path: Path, field: str = "") -> Iterator[dict[str, Any]]:
                     raise text.damaged("nothing behind the list")
     except OSError as error:
         raise BadInput(f"expected the list {path}: {error.strerror}") from None
-    except (UnicodeDecodeError, RecursionError) as error:
-        raise BadInput(f"{path} is not readable as JSON ({error})") from None
+    except (ValueError, RecursionError) as error:  # no UTF-8, a number of thousands of digits, too deep
+        raise BadInput(f"{path} is not readable as JSON ({reason(error)})") from None
 
 
 class _Text:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from pipeline.errors import BadInput, nearest
 from tfrecords.listing.items import Listing
+from tfrecords.listing.tables import is_number
 
 
 class Size(NamedTuple):
@@ -54,6 +55,18 @@ class Layout:
             expected = f"{', '.join(first)} or {last}"
             raise BadInput(f"layout {self.name}: option split expects {expected}, got {options['split']!r}")
         return options
+
+    def has(self, option: str) -> bool:
+        return option in inspect.signature(self.listing).parameters
+
+    def parsed(self, given: Mapping[str, str]) -> dict[str, Any]:
+        """Options of a command line: numbers and true or false as such, where the option is one."""
+        kinds = {key: each.annotation for key, each in inspect.signature(self.listing).parameters.items()}
+        readings: dict[Any, Callable[[str], Any]] = {
+            int: lambda text: int(text) if is_number(text) else text,
+            bool: lambda text: {"true": True, "false": False}.get(text.lower(), text),
+        }
+        return {key: readings.get(kinds.get(key), str)(text) for key, text in given.items()}
 
     def size(self, given: Mapping[str, Any]) -> Size | None:
         """Size of the set that these options ask for; None where only a listing tells. Raises BadInput as `options`."""

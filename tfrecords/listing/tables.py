@@ -7,6 +7,8 @@ from pathlib import Path
 
 from pipeline.errors import BadInput
 
+csv.field_size_limit(1 << 24)  # the images of a landmark, as GLDv2 lists them, are more than Python's limit of 131,072
+
 
 def rows(lines: Iterable[str], where: str, columns: tuple[str, ...], delimiter: str = ",") -> Iterator[list[str]]:
     """The values of `columns`, in that order, of each row below the header; empty lines are skipped.
@@ -54,14 +56,23 @@ def class_counts(path: Path, columns: tuple[str, ...], delimiter: str = ",", num
     counts = Counter(row[-1] for row in file_rows(path, columns, delimiter))
     if not counts:
         raise BadInput(f"{path} holds no row below its header")
-    if numbers and (wrong := next((name for name in counts if not name.isdecimal()), None)) is not None:
-        raise BadInput(f"{path}: expected whole numbers in the column {columns[-1]}, got {wrong!r}")
+    if numbers and (wrong := next((name for name in counts if not is_number(name)), None)) is not None:
+        raise BadInput(f"{path}: expected whole numbers in the column {columns[-1]}, got {wrong[:60]!r}")
     return counts
+
+
+def is_number(text: str) -> bool:
+    """Whether a text is a whole number, of at most 18 digits: Python refuses to read thousands.
+
+    >>> is_number("007"), is_number("-7"), is_number("٧"), is_number("9" * 5000)
+    (True, False, False, False)
+    """
+    return text.isascii() and text.isdecimal() and len(text) < 19
 
 
 def in_order(classes: Iterable[str]) -> list[str]:
     """Classes once each: by number where all are whole numbers, else by name."""
     different = set(classes)
-    if all(name.isascii() and name.isdigit() for name in different):
+    if all(map(is_number, different)):
         return sorted(different, key=lambda name: (int(name), name))
     return sorted(different)

@@ -5,11 +5,15 @@ whose names are Chinese, lies on many disks like that.
 """
 
 import os
+import re
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 from tfrecords.listing.items import below, read_file
+
+ESCAPE = re.compile(r"#U([0-9a-fA-F]{4})|#L([0-9a-fA-F]{6})")
 
 
 def escaped(name: str) -> str:
@@ -24,6 +28,21 @@ def escaped(name: str) -> str:
         each if each.isascii() else f"#U{ord(each):04x}" if ord(each) < 0x10000 else f"#L{ord(each):06x}"
         for each in name
     )
+
+
+def unescaped(name: str) -> str:
+    """The name that was meant; `escaped` undone.
+
+    >>> unescaped("#U5c71/a #U00e9.jpg"), unescaped("no #Uwhere")
+    ('山/a é.jpg', 'no #Uwhere')
+    """
+    return ESCAPE.sub(_letter, name) if "#" in name else name
+
+
+def _letter(found: re.Match[str]) -> str:
+    number = int(found[1] or found[2], 16)
+    meant = 0x80 <= number <= sys.maxunicode and not 0xD800 <= number < 0xE000
+    return chr(number) if meant else found[0]
 
 
 class Below:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import Source, resolve_data_path
+from pipeline.config import ImageSource, resolve_data_path
 from pipeline.errors import BadInput, nearest
 from tfrecords import benchmarks
 from tfrecords.listing.items import Item, Listing, read_file
@@ -64,7 +64,7 @@ def list_source(layout: str, root: Path, options: Mapping[str, Any] | None = Non
         raise BadInput(f"layout {layout}: {root} cannot be listed: {error}") from None
 
 
-def list_configured(source: Source, data_root: str) -> Listing:
+def list_configured(source: ImageSource, data_root: str) -> Listing:
     """Lists a source of a config; a relative root starts at `data_root`.
 
     Raises BadInput as `list_source` and `resolve_data_path`.

@@ -12,6 +12,7 @@ from pipeline.errors import BadInput
 from tfrecords.listing.archives import Store, find
 from tfrecords.listing.items import Item, Lazily, Listing
 from tfrecords.listing.layout import Layout, Size
+from tfrecords.listing.tables import is_number
 
 TRAINED_CLASSES = 100  # of the protocol for retrieval
 
@@ -75,7 +76,7 @@ def _table(store: Store, name: str) -> dict[str, str]:
         key, _, value = line.strip().partition(" ")
         if not key:
             continue
-        if not key.isdigit() or not value:
+        if not is_number(key) or not value:
             raise BadInput(f"{store.where}: {name} line {number}: expected a number and a value, got {line[:60]!r}")
         table[key] = value.strip()
     return table

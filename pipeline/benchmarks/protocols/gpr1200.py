@@ -12,10 +12,8 @@ import numpy as np
 from pipeline.benchmarks import results
 from pipeline.benchmarks.results import Measures, Mode, Row
 from pipeline.benchmarks.work import Work
-from pipeline.errors import BadInput
+from tfrecords.benchmarks import gpr1200 as layout
 
-DOMAINS = ("Google Landmarks v2", "iNaturalist", "ImageNet Sketch", "INSTRE", "SOP", "faces")
-CATEGORIES = 200  # of a domain
 WITH, WITHOUT = "mAP", "mAP without the query"
 AT_A_TIME = 1 << 22  # similarities that are held at a time
 DECIMALS = 4
@@ -25,17 +23,12 @@ def score(work: Work) -> list[Mode]:
     """One table: the domains, searched in the whole, and all images."""
     (part,) = work.parts
     store = work.store(part)
-    try:
-        categories = np.array([int(name) for _, _, name, _ in store.items()], np.int64)
-    except ValueError as error:
-        raise BadInput(f"gpr1200: expected files <category number>_<name>.jpg ({error})") from None
+    names = [name for _, _, name, _ in store.items()]
+    domain_of = layout.domain_of(list(dict.fromkeys(names)))
+    domains, categories = np.array([domain_of[name] for name in names]), work.labels(part).first
     vectors = np.concatenate([block for _, block in store.blocks()]) if store.count else np.zeros((0, store.dim))
     every = average_precisions(vectors, categories)
-    domain_of = np.minimum(categories // CATEGORIES, len(DOMAINS) - 1)
-    rows: dict[str, Row] = {}
-    for number, name in enumerate(DOMAINS):
-        if (of := domain_of == number).any():
-            rows[name] = _row(every, of)
+    rows = {name: _row(every, of) for name in layout.DOMAINS if (of := domains == name).any()}
     return [Mode("domain", {**rows, "all": _row(every, np.ones(len(categories), bool))}, decimals=DECIMALS)]
 
 

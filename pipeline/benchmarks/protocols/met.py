@@ -22,7 +22,6 @@ from pipeline.errors import BadInput
 from pipeline.retrieval import intervals
 from pipeline.retrieval.vectors import unit_length
 
-DISTRACTOR = "-1"  # class of a query that shows no exhibit
 NEIGHBOURS = (1, 2, 3, 5, 7, 10, 15, 20, 50)
 TEMPERATURES = (0.01, 0.1, 1.0, 5.0, 10.0, 15.0, 20.0, 25.0, 30.0, 50.0, 100.0, 500.0)
 WHITENED_DIM = 512
@@ -106,9 +105,9 @@ def _exhibits(work: Work, part: Part) -> np.ndarray:
 def grouped(classes: np.ndarray, similarities: np.ndarray) -> Nearest:
     """The exhibits among K neighbours, int64 [Q, K] and float [Q, K]; class -1 is no neighbour.
 
-    >>> found = grouped(np.array([[7, 3, 7]]), np.array([[0.9, 0.5, 0.2]]))
+    >>> found = grouped(np.array([[7, 7, 3]]), np.array([[0.9, 0.2, -0.1]]))
     >>> found.classes.tolist(), found.similarities.tolist()
-    ([[3, 7, -1]], [[0.5, 0.9, -inf]])
+    ([[3, 7, -1]], [[0.0, 0.9, -inf]])
     """
     found = Nearest(np.full(classes.shape, -1, np.int64), np.full(classes.shape, -np.inf))
     for row, (names, near) in enumerate(zip(classes, similarities, strict=True)):
@@ -201,4 +200,4 @@ def _retrieved(work: Work, test: Part, train: Part) -> Mode:
     asked = Labels(every.first[kept], {})
     values = uned.measures(hits(rows[kept, : uned.K], asked, found), n_q[kept])
     row = results.row(values, len(found), int((~kept).sum()))
-    return Mode("UnED's measures", {"queries that show an exhibit": row}, official=False)
+    return Mode("UnED's measures", {"queries that show an exhibit": row})

@@ -15,7 +15,6 @@ from pipeline.benchmarks.work import Work
 from pipeline.retrieval.metrics import average_precision_at_r, precision_at_5
 
 MEASURES = ("R@1", "MAP@R", "mP@5")
-AT_A_TIME = 1 << 24  # neighbours of the queries that are measured together
 
 
 def score(work: Work) -> list[Mode]:
@@ -28,11 +27,9 @@ def score(work: Work) -> list[Mode]:
     kept = np.flatnonzero(n_q > 0)
     k = max(5, int(n_q.max(initial=0)))
     values = {name: np.zeros(len(asked)) for name in MEASURES}
-    near, _ = work.neighbours(queries, index, k + 1)
-    step = max(1, AT_A_TIME // (k + 1))
-    for start in range(0, len(asked), step):
-        part = slice(start, start + step)
-        right = hits(without(near[part], itself[part]), asked.part(part), found)
+    for near in work.searched(queries, index, k + 1):
+        part = slice(near.first, near.first + len(near.rows))
+        right = hits(without(near.rows, itself[part]), asked.part(part), found)
         for name, each in measures(right, n_q[part]).items():
             values[name][part] = each
     row = results.row({name: each[kept] for name, each in values.items()}, len(found), len(asked) - len(kept))

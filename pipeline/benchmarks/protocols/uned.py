@@ -3,7 +3,8 @@
 A hit has the query's domain and one of its labels. n_q counts the hits that there are, in the query's domain. Of a
 domain whose images ask for each other, the official code throws the first neighbour away without a look at it, and
 takes one hit off; where a duplicate comes before the query itself, that is another image. "By identity" leaves out the
-query itself.
+query itself. The official index joins the domains in the order of a Python set, which decides between ties; here it is
+the order of their numbers.
 
 Source: Ypsilantis et al., Towards universal image embeddings, ICCV 2023, and its code, `knn_utils.py`.
 """
@@ -48,7 +49,8 @@ def _mode(work: Work, title: str, index: dict[str, list[Part]]) -> Mode:
         searched = index[part.domain]
         per_query[part.domain], left_out = _measures(work, part, searched)
         rows[part.domain] = results.row(per_query[part.domain], work.count(searched), left_out, ROUNDED)
-    return Mode(title, rows, results.unweighted(rows, per_query, ROUNDED), decimals=DECIMALS)
+    shared = len({id(each) for each in index.values()}) == 1
+    return Mode(title, rows, results.unweighted(rows, per_query, ROUNDED, shared), decimals=DECIMALS)
 
 
 def _measures(work: Work, queries: Part, index: Sequence[Part]) -> tuple[Measures, int]:

@@ -1,6 +1,8 @@
 """Text towers: KerasHub's CLIP and SigLIP text encoders, with their tokenizers, from texts to embeddings."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import keras
@@ -36,10 +38,15 @@ class TextEncoder:
 
 
 class EndTokenPooling(keras.layers.Layer):
-    """(states [B, L, H], token ids [B, L]) → [B, H]: the state at the end token, CLIP's largest id."""
+    """(states [B, L, H], token ids [B, L]) → [B, H]: the state at the first `end`; None: at the largest id, CLIP's."""
+
+    def __init__(self, end: int | None = None, **more: Any) -> None:
+        super().__init__(**more)
+        self.end = end
 
     def call(self, states: Any, token_ids: Any) -> Any:
-        end = ops.argmax(token_ids, axis=-1)[:, None, None]
+        ends = token_ids if self.end is None else ops.cast(ops.equal(token_ids, self.end), "int32")
+        end = ops.argmax(ends, axis=-1)[:, None, None]
         return ops.squeeze(ops.take_along_axis(states, end, axis=1), axis=1)
 
     def compute_output_shape(self, states_shape: tuple, token_ids_shape: tuple) -> tuple:
@@ -49,7 +56,7 @@ class EndTokenPooling(keras.layers.Layer):
 def build(
     name: str, weights: str = "none", vocabulary: str = "", seed: int = 0, architecture: dict[str, Any] | None = None
 ) -> TextEncoder:
-    """The text tower of a CLIP or SigLIP, by its name in the catalogue or KerasHub's.
+    """The text tower of an encoder that has one, by its name in the catalogue or KerasHub's.
 
     Args:
         weights: preset | open_clip:<tag or file> | file:<path> | none (random, by `seed`).
@@ -88,7 +95,7 @@ def _entry(name: str) -> catalogue.Entry:
     entry = catalogue.find(name)
     if not entry.text:
         known = ", ".join(key for key, each in catalogue.CATALOGUE.items() if each.text)
-        raise BadInput(f"{name} has no text tower, expected a CLIP or a SigLIP: {known}")
+        raise BadInput(f"{name} has no text tower, expected one of {known}")
     return entry
 
 
@@ -115,11 +122,11 @@ def build_tower(family: str, sizes: dict[str, Any], seed: int = 0) -> keras.Mode
     return keras.Model(token_ids, as_float32(embedding, "embedding"), name="text_tower")
 
 
-def _clip(token_ids: Any, arguments: dict[str, Any], width: int) -> Any:
+def _clip(token_ids: Any, arguments: dict[str, Any], width: int, end: int | None = None) -> Any:
     encoder = keras_hub.models.CLIPTextEncoder(**arguments)
     encoder.layer_norm.epsilon = 1e-5  # KerasHub's 1e-6 is not what CLIP was trained with
     states = encoder({"token_ids": token_ids})  # [B, L, H]
-    at_end = EndTokenPooling(name="end_token")(states, token_ids)
+    at_end = EndTokenPooling(end, name="end_token")(states, token_ids)
     return keras.layers.Dense(width, use_bias=False, name="text_projection")(at_end)
 
 
@@ -127,4 +134,10 @@ def _siglip(token_ids: Any, arguments: dict[str, Any], width: int) -> Any:
     return keras_hub.models.SigLIPTextEncoder(**arguments, projection_dim=width)({"token_ids": token_ids})
 
 
-EMBEDDINGS = {"clip": _clip, "siglip": _siglip, "siglip2": _siglip}  # token ids [B, L] → embedding [B, D]
+EMBEDDINGS: dict[str, Callable[..., Any]] = {  # token ids [B, L] → embedding [B, D]
+    "clip": _clip,
+    "metaclip2": partial(_clip, end=tokenizers.XLM_V_END),
+    "pe_core": _clip,
+    "siglip": _siglip,
+    "siglip2": _siglip,
+}

@@ -1,8 +1,8 @@
-"""Text → token ids, by KerasHub's tokenizers, cleaned and packed as CLIP and SigLIP were trained.
+"""Text → token ids, by KerasHub's tokenizers, cleaned and packed as CLIP, SigLIP and MetaCLIP 2 were trained.
 
 Vocabularies are files; nothing is fetched unless the weights are a preset's. CLIP's is `bpe_simple_vocab_16e6.txt.gz`,
-which the package open_clip_torch carries (read without torch), SigLIP's a SentencePiece model; a preset's folder has
-either.
+which the package open_clip_torch carries (read without torch), those of SigLIP and MetaCLIP 2 (XLM-V's) are
+SentencePiece models; a preset's folder has either.
 """
 
 import gzip
@@ -13,6 +13,7 @@ import json
 import string
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ CLIP_FILE = "bpe_simple_vocab_16e6.txt.gz"
 CARRIER = "open_clip_torch==3.3.0"  # setup.py's and the Makefile's; of its wheel this file alone is read here
 CLIP_MERGES = 49152 - 256 - 2  # of the file's 262,145 lines; the rest was left out when CLIP was trained
 START, END = "<|startoftext|>", "<|endoftext|>"
+XLM_V_START, XLM_V_PAD, XLM_V_END = 0, 1, 2  # ids that are not those of XLM-V's SentencePiece model
 NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
@@ -98,12 +100,11 @@ def siglip(length: int, vocabulary: str = "", preset: str = "", pad_with_end: bo
     """
     if vocabulary and Path(vocabulary).is_dir():
         tokenizer = _from_folder(keras_hub.tokenizers.SigLIPTokenizer, vocabulary)
-    elif vocabulary:
-        tokenizer = _siglip_file(_existing(vocabulary))
-    elif preset:
+    elif preset and not vocabulary:
         tokenizer = _from_preset(keras_hub.tokenizers.SigLIPTokenizer, preset)
     else:
-        tokenizer = _siglip_file(_siglip_vocabulary())
+        path = _existing(vocabulary) if vocabulary else _no_vocabulary("SigLIP")
+        tokenizer = _sentencepiece_file(keras_hub.tokenizers.SigLIPTokenizer, path)
     # KerasHub looks for the piece "</s>"; in SigLIP 2's vocabulary that is an HTML tag. The model knows its end token.
     end = sentencepiece.SentencePieceProcessor(model_proto=tokenizer.proto).eos_id()
     if end < 0:
@@ -114,6 +115,26 @@ def siglip(length: int, vocabulary: str = "", preset: str = "", pad_with_end: bo
         start=None,
         end=end,
         pad=end if pad_with_end else 0,
+        vocabulary_size=tokenizer.vocabulary_size(),
+        digest=hashlib.sha256(tokenizer.proto).hexdigest(),
+    )
+
+
+def xlm_v(length: int, vocabulary: str = "", preset: str = "", pad_with_end: bool = False) -> Tokenizer:
+    """MetaCLIP 2's, XLM-V's SentencePiece, rows of `length` tokens; BadInput as `siglip`, and `vocabulary` as there."""
+    kind = keras_hub.tokenizers.MetaCLIP2Tokenizer
+    if vocabulary and Path(vocabulary).is_dir():
+        tokenizer = _from_folder(kind, vocabulary)
+    elif preset and not vocabulary:
+        tokenizer = _from_preset(kind, preset)
+    else:
+        tokenizer = _sentencepiece_file(kind, _existing(vocabulary) if vocabulary else _no_vocabulary("MetaCLIP 2"))
+    return Tokenizer(
+        ids=lambda texts: _ids(tokenizer, (" ".join(mend(text).split()) for text in texts)),
+        length=length,
+        start=XLM_V_START,
+        end=XLM_V_END,
+        pad=XLM_V_END if pad_with_end else XLM_V_PAD,
         vocabulary_size=tokenizer.vocabulary_size(),
         digest=hashlib.sha256(tokenizer.proto).hexdigest(),
     )
@@ -132,7 +153,7 @@ def expect_vocabulary(kind: str, vocabulary: str, preset: str) -> None:
 
 
 # catalogue.Family.tokenizer → (row length, vocabulary, preset, pad_with_end) → Tokenizer
-TOKENIZERS = {"byte_pair": clip, "sentencepiece": siglip}
+TOKENIZERS = {"byte_pair": clip, "sentencepiece": siglip, "xlm_v": xlm_v}
 
 
 def mend(text: str) -> str:
@@ -193,12 +214,16 @@ def _open_clip_file() -> Path:
     return path
 
 
-def _siglip_vocabulary() -> Path:
+def _no_vocabulary(family: str) -> Path:
     what = "its SentencePiece model (vocabulary.spm of a KerasHub preset, or sentencepiece.model)"
-    raise BadInput(f"SigLIP needs a vocabulary: expected vocabulary=PATH of {what}, or weights=preset")
+    raise BadInput(f"{family} needs a vocabulary: expected vocabulary=PATH of {what}, or weights=preset")
 
 
-WITHOUT_PRESET = {"byte_pair": _open_clip_file, "sentencepiece": _siglip_vocabulary}
+WITHOUT_PRESET: dict[str, Callable[[], Path]] = {
+    "byte_pair": _open_clip_file,
+    "sentencepiece": partial(_no_vocabulary, "SigLIP"),
+    "xlm_v": partial(_no_vocabulary, "MetaCLIP 2"),
+}
 
 
 def _existing(vocabulary: str) -> Path:
@@ -226,8 +251,8 @@ def _from_folder(tokenizer: Any, folder: str) -> keras_hub.tokenizers.Tokenizer:
     wanted = ("vocabulary.json", "merges.txt") if pieces else ("vocabulary.spm",)
     for parent in (path / "assets" / "tokenizer", path):
         if all((parent / name).is_file() for name in wanted):
-            return _clip_files(parent) if pieces else _siglip_file(parent / "vocabulary.spm")
-    raise BadInput(f"{folder}: expected vocabulary.json with merges.txt (CLIP) or vocabulary.spm (SigLIP)")
+            return _clip_files(parent) if pieces else _sentencepiece_file(tokenizer, parent / "vocabulary.spm")
+    raise BadInput(f"{folder}: expected vocabulary.json with merges.txt (CLIP) or vocabulary.spm (SigLIP, MetaCLIP 2)")
 
 
 def _clip_files(folder: Path) -> keras_hub.tokenizers.Tokenizer:
@@ -244,10 +269,10 @@ def _clip_files(folder: Path) -> keras_hub.tokenizers.Tokenizer:
         ) from None
 
 
-def _siglip_file(path: Path) -> keras_hub.tokenizers.Tokenizer:
+def _sentencepiece_file(tokenizer: Any, path: Path) -> keras_hub.tokenizers.Tokenizer:
     proto = path.read_bytes()
     try:
         sentencepiece.SentencePieceProcessor(model_proto=proto)
-        return keras_hub.tokenizers.SigLIPTokenizer(proto=proto)
+        return tokenizer(proto=proto)
     except (ValueError, RuntimeError, OSError) as error:
         raise BadInput(f"{path}: expected a SentencePiece model with <unk> and </s> ({reason(error)})") from None

@@ -19,6 +19,7 @@ from pipeline.models.catalogue import Entry
 FORMAT = "guie-weights-1"
 HDF5 = b"\x89HDF\r\n\x1a\n"
 TORCH = (b"PK", b"\x80")  # a zip of tensors, or the pickle of earlier versions
+TORCH_SUFFIXES = (".pt", ".pth", ".bin")
 
 
 class Tensors(Mapping):
@@ -82,6 +83,9 @@ def known_tag(model: str, tag: str) -> dict[str, Any]:
     """What open_clip knows of a tag; BadInput where it is not installed or has no such tag."""
     open_clip = import_open_clip()
     known = open_clip.get_pretrained_cfg(model, tag)
+    if not known and model.endswith("-quickgelu"):  # MetaCLIP 2's tag stands under the other name, and says it
+        of_gelu = open_clip.get_pretrained_cfg(model.removesuffix("-quickgelu"), tag)
+        known = of_gelu if of_gelu.get("quick_gelu") else {}
     if not known:
         near = nearest(tag, open_clip.list_pretrained_tags_by_model(model))
         raise BadInput(f"weights: open_clip's {model} has no tag {tag!r} (nearest: {near}), nor is it a file")
@@ -171,7 +175,7 @@ def expect_keras(path: Path, key: str) -> None:
 
 def is_file(name: str) -> bool:
     """Whether what stands behind `open_clip:` is a file's path, not a tag."""
-    return Path(name).is_file() or Path(name).suffix in (".safetensors", ".pt", ".pth", ".bin")
+    return Path(name).is_file() or Path(name).suffix in (".safetensors", *TORCH_SUFFIXES)
 
 
 def check(metadata: Mapping[str, Any], entry: Entry, what: str) -> None:
@@ -196,8 +200,8 @@ def _expect_open_clip(name: str, entry: Entry) -> None:
         SafeTensors(path)
     elif not path.is_file():
         raise BadInput(f"expected an open_clip checkpoint, {path} does not exist")
-    elif not _begins(path, *TORCH):
-        raise BadInput(f"{path} is not a torch file of tensors alone: it begins like none; fetch it again")
+    else:
+        _expect_torch(path)
 
 
 def _expect_file(path: Path, entry: Entry, spec: str) -> None:
@@ -205,10 +209,17 @@ def _expect_file(path: Path, entry: Entry, spec: str) -> None:
         raise BadInput(f"encoder.weights: expected a weights file, {path} does not exist")
     if path.suffix == ".safetensors":
         check(read_metadata(SafeTensors(path)) or {}, entry, spec)
+    elif path.suffix in TORCH_SUFFIXES:
+        _expect_torch(path)
     elif path.suffix == ".keras" or path.name.endswith(".weights.h5"):
         expect_keras(path, "encoder.weights")
     else:
-        raise BadInput(f"encoder.weights: expected .safetensors, .weights.h5 or .keras, got {path.name}")
+        raise BadInput(f"encoder.weights: expected .safetensors, .pth, .weights.h5 or .keras, got {path.name}")
+
+
+def _expect_torch(path: Path) -> None:
+    if not _begins(path, *TORCH):
+        raise BadInput(f"{path} is not a torch file of tensors alone: it begins like none; fetch it again")
 
 
 def _begins(path: Path, *signs: bytes) -> bool:

@@ -1,4 +1,4 @@
-"""open_clip's tensors → KerasHub's, one rule a tensor, for image and text towers of CLIP and SigLIP. Pure numpy.
+"""open_clip's tensors → KerasHub's, one rule a tensor, for image and text towers. Pure numpy.
 
 A rule names the tensor that it fills, the one it reads and how: torch keeps dense kernels as [out, in] and
 query, key and value in one matrix; Keras keeps [in, out], and attention by head.
@@ -19,44 +19,58 @@ NOT_WEIGHTS = ("logit_scale", "logit_bias", "attn_mask", "text.attn_mask")
 
 
 def image_rules(family: str, architecture: Mapping[str, Any]) -> list[Rule]:
-    """Rules for an image tower; the projection is among CLIP's, attention pooling among SigLIP's."""
+    """Rules for an image tower; projection and attention pooling are among those of a family that has them."""
+    if family in ("siglip", "siglip2", "pe_core"):
+        return _timm_rules(family, architecture)
     width, layers, heads = (architecture[key] for key in ("hidden_dim", "num_layers", "num_heads"))
-    if family == "clip":
-        rules: list[Rule] = [
-            ("embedding/class_embedding", "visual.class_embedding", _same),
-            ("embedding/patch_embedding/kernel", "visual.conv1.weight", _convolution),
-            ("embedding/position_embedding/embeddings", "visual.positional_embedding", _same),
-            *_norm("pre_layer_norm", "visual.ln_pre"),
-            *_norm("layer_norm", "visual.ln_post"),
-            ("projection/kernel", "visual.proj", _same),
-        ]
-        for i in range(layers):
-            rules += _block(f"encoder_block_{i}", f"visual.transformer.resblocks.{i}", width, heads, CLIP_BLOCK)
-        return rules
-    trunk = "visual.trunk"
-    rules = [
-        ("embedding/patch_embedding/kernel", f"{trunk}.patch_embed.proj.weight", _convolution),
-        ("embedding/patch_embedding/bias", f"{trunk}.patch_embed.proj.bias", _same),
-        ("embedding/position_embedding/embeddings", f"{trunk}.pos_embed", _first),
-        *_norm("post_layer_norm", f"{trunk}.norm"),
-        ("head/probe", f"{trunk}.attn_pool.latent", _same),
-        *_heads("head/attention/query", f"{trunk}.attn_pool.q", width, heads, 0, 1),
-        *_heads("head/attention/key", f"{trunk}.attn_pool.kv", width, heads, 0, 2),
-        *_heads("head/attention/value", f"{trunk}.attn_pool.kv", width, heads, 1, 2),
-        *_attention_output("head/attention/attention_output", f"{trunk}.attn_pool.proj", width, heads),
-        *_norm("head/layernorm", f"{trunk}.attn_pool.norm"),
-        *_dense("head/mlp/fc1", f"{trunk}.attn_pool.mlp.fc1"),
-        *_dense("head/mlp/fc2", f"{trunk}.attn_pool.mlp.fc2"),
+    rules: list[Rule] = [
+        ("embedding/class_embedding", "visual.class_embedding", same),
+        ("embedding/patch_embedding/kernel", "visual.conv1.weight", convolution),
+        ("embedding/position_embedding/embeddings", "visual.positional_embedding", same),
+        *norm("pre_layer_norm", "visual.ln_pre"),
+        *norm("layer_norm", "visual.ln_post"),
+        ("projection/kernel", "visual.proj", same),
     ]
+    for i in range(layers):
+        rules += _block(f"encoder_block_{i}", f"visual.transformer.resblocks.{i}", width, heads, CLIP_BLOCK)
+    return rules
+
+
+def _timm_rules(family: str, architecture: Mapping[str, Any]) -> list[Rule]:
+    """Rules for the towers that open_clip takes from timm: SigLIP's and PE-Core's."""
+    trunk, siglip = "visual.trunk", family != "pe_core"
+    width, layers, heads = (architecture[key] for key in ("hidden_dim", "num_layers", "num_heads"))
+    pooling_heads = architecture.get("pooling_heads", heads)
+    table = "embedding/position_embedding" + "/embeddings" * siglip
+    rules: list[Rule] = [
+        ("embedding/patch_embedding/kernel", f"{trunk}.patch_embed.proj.weight", convolution),
+        (table, f"{trunk}.pos_embed", _first),
+        *norm("post_layer_norm" if siglip else "layer_norm", f"{trunk}.norm"),
+        ("head/probe", f"{trunk}.attn_pool.latent", same),
+        *_heads("head/attention/query", f"{trunk}.attn_pool.q", width, pooling_heads, 0, 1),
+        *_heads("head/attention/key", f"{trunk}.attn_pool.kv", width, pooling_heads, 0, 2),
+        *_heads("head/attention/value", f"{trunk}.attn_pool.kv", width, pooling_heads, 1, 2),
+        *_attention_output("head/attention/attention_output", f"{trunk}.attn_pool.proj", width, pooling_heads),
+        *norm("head/layernorm", f"{trunk}.attn_pool.norm"),
+        *dense("head/mlp/fc1", f"{trunk}.attn_pool.mlp.fc1"),
+        *dense("head/mlp/fc2", f"{trunk}.attn_pool.mlp.fc2"),
+    ]
+    if siglip:
+        rules.append(("embedding/patch_embedding/bias", f"{trunk}.patch_embed.proj.bias", same))
+    else:
+        rules += [*norm("pre_layer_norm", f"{trunk}.norm_pre"), *dense("projection", f"{trunk}.head")]
+        if architecture["use_class_token"]:
+            rules.append(("embedding/class_embedding", f"{trunk}.cls_token", lambda x: x[0, 0]))
+    norm_1, attention, norm_2, dense_1, dense_2 = SIGLIP_BLOCK if siglip else CLIP_BLOCK
     for i in range(layers):
         to, of = f"encoder_block_{i}", f"{trunk}.blocks.{i}"
         rules += [
-            *_norm(f"{to}/layer_norm1", f"{of}.norm1"),
-            *_qkv(f"{to}/self_attn", f"{of}.attn.qkv.weight", f"{of}.attn.qkv.bias", width, heads),
-            *_attention_output(f"{to}/self_attn/attention_output", f"{of}.attn.proj", width, heads),
-            *_norm(f"{to}/layer_norm2", f"{of}.norm2"),
-            *_dense(f"{to}/mlp/fc1", f"{of}.mlp.fc1"),
-            *_dense(f"{to}/mlp/fc2", f"{of}.mlp.fc2"),
+            *norm(f"{to}/{norm_1}", f"{of}.norm1"),
+            *_qkv(f"{to}/{attention}", f"{of}.attn.qkv.weight", f"{of}.attn.qkv.bias", width, heads),
+            *_attention_output(f"{to}/{attention}/attention_output", f"{of}.attn.proj", width, heads),
+            *norm(f"{to}/{norm_2}", f"{of}.norm2"),
+            *dense(f"{to}/{dense_1}", f"{of}.mlp.fc1"),
+            *dense(f"{to}/{dense_2}", f"{of}.mlp.fc2"),
         ]
     return rules
 
@@ -66,27 +80,32 @@ def text_rules(family: str, text: Mapping[str, Any], state: Mapping[str, Any]) -
     width, layers, heads = (text[key] for key in ("hidden_dim", "num_layers", "num_heads"))
     at = "text." if "text.token_embedding.weight" in state else ""
     rules: list[Rule] = [
-        ("embedding/token_embedding/embeddings", f"{at}token_embedding.weight", _same),
-        ("embedding/position_embedding/embeddings", f"{at}positional_embedding", _same),
+        ("embedding/token_embedding/embeddings", f"{at}token_embedding.weight", same),
+        ("embedding/position_embedding/embeddings", f"{at}positional_embedding", same),
     ]
-    names, norm = (CLIP_BLOCK, "layer_norm") if family == "clip" else (SIGLIP_BLOCK, "post_layer_norm")
+    siglip = family in ("siglip", "siglip2")
+    names, last = (SIGLIP_BLOCK, "post_layer_norm") if siglip else (CLIP_BLOCK, "layer_norm")
     for i in range(layers):
         rules += _block(f"encoder_block_{i}", f"{at}transformer.resblocks.{i}", width, heads, names)
-    rules += _norm(norm, f"{at}ln_final")
-    if family == "clip":
-        return [*rules, ("text_projection/kernel", f"{at}text_projection", _same)]
-    return [*rules, *_dense("head", f"{at}text_projection")]
+    rules += norm(last, f"{at}ln_final")
+    if siglip:
+        return [*rules, *dense("head", f"{at}text_projection")]
+    return [*rules, ("text_projection/kernel", f"{at}text_projection", same)]
 
 
-def convert(rules: list[Rule], state: Mapping[str, Any], prefix: str, what: str) -> dict[str, np.ndarray]:
-    """Applies all rules to open_clip's `state`; BadInput names the tensors that are missing or left over.
+def convert(
+    rules: list[Rule], state: Mapping[str, Any], prefix: str, what: str, unused: Callable[[str], bool] | None = None
+) -> dict[str, np.ndarray]:
+    """Applies all rules to `state`; BadInput names the tensors that are missing or left over.
 
-    Names that begin with `prefix` are this tower's: "visual." for the image tower, "" for all others.
+    Names that begin with `prefix` are this tower's: "visual." for the image tower, "" for all others. `unused` tells of
+    a name whether it is no weight; without it, those of open_clip.
     """
+    unused = unused or NOT_WEIGHTS.__contains__
     sources = {source for _, source, _ in rules}
     missing = sorted(sources - state.keys())
     mine = (key for key in state if key.startswith(prefix) and (prefix or not key.startswith("visual.")))
-    left_over = sorted(key for key in mine if key not in sources and key not in NOT_WEIGHTS)
+    left_over = sorted(key for key in mine if key not in sources and not unused(key))
     if missing or left_over:
         found = _listed("lacks", missing) + _listed("has besides", left_over)
         raise BadInput(f"{what}: is of another architecture: {found}; name the encoder it was trained as")
@@ -116,16 +135,16 @@ def _block(to: str, of: str, width: int, heads: int, names: tuple[str, ...]) -> 
     """A block of open_clip's transformer; `names` are KerasHub's for its five parts, in order."""
     norm_1, attention, norm_2, dense_1, dense_2 = (f"{to}/{name}" for name in names)
     return [
-        *_norm(norm_1, f"{of}.ln_1"),
+        *norm(norm_1, f"{of}.ln_1"),
         *_qkv(attention, f"{of}.attn.in_proj_weight", f"{of}.attn.in_proj_bias", width, heads),
         *_attention_output(f"{attention}/attention_output", f"{of}.attn.out_proj", width, heads),
-        *_norm(norm_2, f"{of}.ln_2"),
-        *_dense(dense_1, f"{of}.mlp.c_fc"),
-        *_dense(dense_2, f"{of}.mlp.c_proj"),
+        *norm(norm_2, f"{of}.ln_2"),
+        *dense(dense_1, f"{of}.mlp.c_fc"),
+        *dense(dense_2, f"{of}.mlp.c_proj"),
     ]
 
 
-def _same(x: np.ndarray) -> np.ndarray:
+def same(x: np.ndarray) -> np.ndarray:
     return x
 
 
@@ -133,20 +152,20 @@ def _first(x: np.ndarray) -> np.ndarray:  # [1, T, D] → [T, D]
     return x[0]
 
 
-def _transposed(x: np.ndarray) -> np.ndarray:  # [out, in] → [in, out]
+def transposed(x: np.ndarray) -> np.ndarray:  # [out, in] → [in, out]
     return x.T
 
 
-def _convolution(x: np.ndarray) -> np.ndarray:  # [out, in, h, w] → [h, w, in, out]
+def convolution(x: np.ndarray) -> np.ndarray:  # [out, in, h, w] → [h, w, in, out]
     return x.transpose(2, 3, 1, 0)
 
 
-def _norm(to: str, of: str) -> list[Rule]:
-    return [(f"{to}/gamma", f"{of}.weight", _same), (f"{to}/beta", f"{of}.bias", _same)]
+def norm(to: str, of: str) -> list[Rule]:
+    return [(f"{to}/gamma", f"{of}.weight", same), (f"{to}/beta", f"{of}.bias", same)]
 
 
-def _dense(to: str, of: str) -> list[Rule]:
-    return [(f"{to}/kernel", f"{of}.weight", _transposed), (f"{to}/bias", f"{of}.bias", _same)]
+def dense(to: str, of: str) -> list[Rule]:
+    return [(f"{to}/kernel", f"{of}.weight", transposed), (f"{to}/bias", f"{of}.bias", same)]
 
 
 def _qkv(to: str, weight: str, bias: str, width: int, heads: int) -> Iterator[Rule]:
@@ -174,5 +193,5 @@ def _head_bias(width: int, heads: int, index: int, stacked: int) -> Transform:
 def _attention_output(to: str, of: str, width: int, heads: int) -> list[Rule]:
     return [
         (f"{to}/kernel", f"{of}.weight", lambda x: x.T.reshape(heads, width // heads, width)),
-        (f"{to}/bias", f"{of}.bias", _same),
+        (f"{to}/bias", f"{of}.bias", same),
     ]

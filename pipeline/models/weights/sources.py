@@ -11,7 +11,7 @@ import numpy as np
 from pipeline.errors import BadInput, reason
 from pipeline.models import backbones
 from pipeline.models.catalogue import Entry
-from pipeline.models.weights import files, open_clip
+from pipeline.models.weights import dinov3, files, open_clip
 from pipeline.models.weights.variables import float_variables, without_prefix
 
 
@@ -26,6 +26,8 @@ class Weights:
 
 def read(spec: str, entry: Entry, names: list[str], tower: str = "image") -> Weights:
     """The tensors behind the config's `weights`: preset | preset:FOLDER | open_clip:TAG | open_clip:FILE | file:FILE.
+
+    A checkpoint of torch's is open_clip's, or of DINOv3 Meta's, Hugging Face's or timm's.
 
     `names` are paths of the tower's (image | text) variables, of an image tower in the order of
     `backbones.hub_variables`. Raises BadInput: a missing file or tag; another architecture or activation.
@@ -72,9 +74,12 @@ def from_open_clip(name: str, entry: Entry, tower: str) -> Weights:
 def _converted(
     state: Mapping[str, np.ndarray], entry: Entry, tower: str, what: str, metadata: dict[str, Any]
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    if not entry.text:
-        raise BadInput(f"encoder.weights: open_clip checkpoints are CLIP's and SigLIP's, not {entry.family}'s")
     metadata = {**metadata, "source": Path(what).name}
+    if entry.family == "dinov3":
+        rules = dinov3.rules(entry.architecture, state)
+        return open_clip.convert(rules, state, "", what, dinov3.is_unused), metadata
+    if not entry.text:
+        raise BadInput(f"encoder.weights: {what}: no checkpoint of torch's is known for {entry.family}; use KerasHub's")
     for name in ("logit_scale", "logit_bias"):
         if name in state:
             number = float(np.asarray(state[name]))
@@ -118,12 +123,14 @@ def _from_file(path: Path, entry: Entry, names: list[str], tower: str) -> Weight
     if path.suffix == ".safetensors":
         file = files.SafeTensors(path)
         metadata = files.read_metadata(file)
-        if metadata is None:  # a checkpoint as open_clip writes it
+        if metadata is None:  # a checkpoint as it was published
             return Weights(*_converted(file, entry, tower, str(path), {}))
         part = files.below(f"{tower}/", file)
         if not len(part):
             raise BadInput(f"{path} holds no {tower} tower: import the checkpoint again")
         return Weights(part, metadata)
+    if path.suffix in files.TORCH_SUFFIXES:
+        return Weights(*_converted(files.read_checkpoint(path), entry, tower, str(path), {}))
     if path.name.endswith(".weights.h5") and tower == "image":
         backbone = backbones.make(entry, entry.image_size_px)
         _keras(path, lambda: backbone.load_weights(path))
@@ -151,6 +158,8 @@ def _from_backbone(entry: Entry, backbone: Any, names: list[str], tower: str, wh
             tensors["text_projection/kernel"] = backbone.text_projection.kernel.numpy()
         return tensors
     image = getattr(backbone, "vision_encoder", backbone)
+    if hasattr(backbone, "vision_post_layer_norm"):  # MetaCLIP 2 keeps it apart, CLIP in its vision encoder
+        image.layer_norm = backbone.vision_post_layer_norm
     try:
         variables = backbones.hub_variables(entry, image)
     except (AttributeError, ValueError):

@@ -1,0 +1,1 @@
+"""`guie leaks`: the same picture in training data and in a benchmark."""

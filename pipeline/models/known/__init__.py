@@ -1,0 +1,1 @@
+"""The encoders that are known, by what they were trained on."""
