@@ -8,7 +8,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -96,6 +96,27 @@ def save_array(file: BinaryIO, dtype: Any, shape: tuple[int, ...], blocks: Itera
     np.lib.format.write_array_header_1_0(file, described)  # type: ignore[arg-type]
     for block in blocks:
         file.write(np.ascontiguousarray(block, dtype).data)
+
+
+def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
+    """NumPy arrays, or what becomes one, as .npz, each under its name."""
+    import numpy as np
+
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]  # numpy's stub takes names for its options
+
+
+def read_arrays(path: Path) -> dict[str, Any] | None:
+    """What `write_arrays` has written; None where there is none, or the file is damaged."""
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as held:
+            return {name: held[name] for name in held.files}
+    except Exception as error:  # of whatever kind the damage is
+        if machine.refuses(error):
+            raise
+        return None
 
 
 def matching(pattern: str | Path) -> Sequence[File]:

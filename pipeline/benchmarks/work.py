@@ -3,7 +3,6 @@
 <out>/vectors/<part>/ a store of `pipeline.vectors`, <out>/search/ neighbours: a killed command goes on from both.
 """
 
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -127,16 +126,12 @@ class Work:
             if near is None:
                 blocks = ((at, changed(each) if changed else each) for at, each in self.blocks(index))
                 near = Near(first, *most_similar(changed(vectors) if changed else vectors, blocks, k))
-                with files.atomic_path(path) as temporary, temporary.open("wb") as file:
-                    np.savez(file, rows=near.rows, similarities=near.similarities)
+                files.write_arrays(path, {"rows": near.rows, "similarities": near.similarities})
             progress.add(len(vectors), timed=timed)
             yield near
 
 
 def _kept(path: Path, first: int) -> Near | None:
     """A lot as it was found before; None where it was not, or its file is damaged."""
-    try:
-        with np.load(path) as held:
-            return Near(first, held["rows"], held["similarities"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return None
+    held = files.read_arrays(path)
+    return Near(first, **held) if held and set(held) == {"rows", "similarities"} else None

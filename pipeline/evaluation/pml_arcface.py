@@ -19,7 +19,7 @@ import numpy as np
 from pipeline.config import Loss
 from pipeline.console import Progress
 from pipeline.errors import BadInput, missing
-from pipeline.files import atomic_path
+from pipeline.files import write_arrays
 from pipeline.retrieval.vectors import unit_length
 
 # Adam's rate, of head and class centres alike. On a frozen MobileNet's features of the real images, a third of the
@@ -66,8 +66,7 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     features, labels = np.load(options.features), np.load(options.labels)
     kernel, bias = train(features, labels, options.dim, options.scale, options.margin_radians, options.seed)
-    with atomic_path(options.out) as temporary, temporary.open("wb") as file:
-        np.savez(file, kernel=kernel, bias=bias)
+    write_arrays(options.out, {"kernel": kernel, "bias": bias})
 
 
 def train(

@@ -7,7 +7,7 @@ not made again, so a run that was killed goes on, and a second benchmark costs o
 import hashlib
 import json
 import re
-from contextlib import closing, suppress
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +17,7 @@ import numpy as np
 from pipeline import marks
 from pipeline.console import Progress
 from pipeline.errors import reason
-from pipeline.files import atomic_path, fingerprint
+from pipeline.files import fingerprint, read_arrays, write_arrays
 from pipeline.guards import machine
 from pipeline.leaks.sides import Side
 from tfrecords import perceptual, pixels
@@ -82,19 +82,20 @@ def hash_side(side: Side, folder: Path, workers: int, what: str) -> Hashes:
 
 def read(folder: Path, task: Task) -> dict[str, np.ndarray] | None:
     """A chunk's arrays; None where it is not there, damaged, or of other files."""
-    with suppress(Exception), np.load(folder / f"{task.number:05d}.npz", allow_pickle=False) as stored:
-        found = {name: stored[name] for name in stored.files}
-        shapes = [found[name].shape for name in HASHES]
-        whole = shapes == [(len(task.items), width) for width in HASHES.values()]
-        return found if whole and str(found["of"]) == _of(task) and "rejects" in found else None
-    return None
+    found = read_arrays(_path(folder, task))
+    if found is None or set(found) != {*HASHES, "of", "rejects"}:
+        return None
+    whole = all(found[name].shape == (len(task.items), width) for name, width in HASHES.items())
+    return found if whole and str(found["of"]) == _of(task) else None
 
 
 def make(folder: Path, task: Task) -> None:
     """Hashes a chunk in a worker, and writes it whole."""
-    found = _hashed(task)
-    with atomic_path(folder / f"{task.number:05d}.npz") as temporary, temporary.open("wb") as file:
-        np.savez(file, **found)  # type: ignore[arg-type]  # one of them could be called allow_pickle
+    write_arrays(_path(folder, task), _hashed(task))
+
+
+def _path(folder: Path, task: Task) -> Path:
+    return folder / f"{task.number:05d}.npz"
 
 
 def _hashed(task: Task) -> dict[str, np.ndarray]:

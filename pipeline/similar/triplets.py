@@ -135,5 +135,4 @@ class Trainer:
     def save(self, set_index: int, epochs: int) -> None:
         arrays = {f"model/{i}": v.numpy() for i, v in enumerate(self.model.weights)}
         arrays |= {f"optimizer/{i}": v.numpy() for i, v in enumerate(self.optimizer.variables)}
-        with files.atomic_path(self.path) as temporary, temporary.open("wb") as file:
-            np.savez(file, identity=np.array(self.identity), set=set_index, epochs=epochs, **arrays)
+        files.write_arrays(self.path, {"identity": self.identity, "set": set_index, "epochs": epochs, **arrays})

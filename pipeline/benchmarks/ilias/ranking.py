@@ -1,7 +1,6 @@
 """Queries against a database, and which of the neighbours show the query's object."""
 
 import hashlib
-import zipfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -78,24 +77,19 @@ def rank(queries: Asked, database: Database, k: int = protocol.K, kept: Path | N
             found, seen = most_similar(queries.vectors, [(first, block)], k, so_far=found), first + len(block)
             progress.add(len(block))
             if kept is not None and (monotonic() - written > SECONDS or seen == database.count):
-                with files.atomic_path(kept) as temporary, temporary.open("wb") as file:
-                    parts = np.array(names[: number + 2])
-                    np.savez(file, parts=parts, seen=seen, rows=found[0], similarities=found[1])
+                parts = names[: number + 2]
+                files.write_arrays(kept, {"parts": parts, "seen": seen, "rows": found[0], "similarities": found[1]})
                 written = monotonic()
     return _padded(core, queries), _padded(found, queries)
 
 
 def _kept(path: Path | None, names: list[str]) -> tuple[Neighbours, int] | None:
     """What a search has kept, and over how many of the vectors; None of other parts, or where there is none."""
-    if path is None or not path.is_file():
+    held = files.read_arrays(path) if path else None
+    if not held or set(held) != {"parts", "seen", "rows", "similarities"}:
         return None
-    try:
-        with np.load(path) as held:
-            parts, seen = held["parts"].tolist(), int(held["seen"])
-            neighbours = held["rows"], held["similarities"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return None
-    return (neighbours, seen) if parts == names[: len(parts)] else None
+    parts = held["parts"].tolist()
+    return ((held["rows"], held["similarities"]), int(held["seen"])) if parts == names[: len(parts)] else None
 
 
 def _padded(found: Neighbours, queries: Asked) -> Ranking:
