@@ -4,9 +4,10 @@ import h5py
 import numpy as np
 import pytest
 
-from pipeline.benchmarks.ilias import hdf5, truth
+from pipeline.benchmarks.ilias import hdf5
 from pipeline.errors import BadInput
 from tests.ilias import drawn
+from tfrecords.listing.unzipped import escaped
 
 
 @pytest.mark.parametrize("compression", [0, 9])
@@ -24,7 +25,7 @@ def test_files_of_the_authors_are_read_as_they_are(tmp_path, compression, dtype)
 
 
 def test_what_is_written_is_read_back_by_the_authors_code(tmp_path):
-    ids = [truth.escaped(f"čaj_{number:03d}/query/Q{number:03d}_00.jpg") for number in range(300)]
+    ids = [escaped(f"čaj_{number:03d}/query/Q{number:03d}_00.jpg") for number in range(300)]
     vectors = np.random.default_rng(2).normal(size=(300, 4)).astype(np.float32)
     hdf5.write(tmp_path / "b.hdf5", iter(ids), iter([vectors[:100], vectors[100:]]), 4)
     found, features = drawn.read(tmp_path / "b.hdf5")

@@ -12,10 +12,11 @@ import numpy as np
 from pipeline import files
 from pipeline.benchmarks.ilias import protocol
 from pipeline.benchmarks.ilias.database import Database, Vectors, identity
-from pipeline.benchmarks.ilias.truth import Truth, escaped, object_of
+from pipeline.benchmarks.ilias.truth import Truth, object_of
 from pipeline.console import Progress
 from pipeline.errors import BadInput
 from pipeline.retrieval.large import Neighbours, most_similar
+from tfrecords.listing.unzipped import escaped
 
 SECONDS = 60.0  # between two times that a search is written down
 

@@ -1,4 +1,4 @@
-"""What ILIAS asks and what answers it, by the authors' lists of ids.
+"""What ILIAS asks and what answers it, by the authors' lists of ids: ASCII, see `unzipped.escaped`.
 
 <root>/image_ids/image_query_ids.txt    id[,…] a line, such as name_xxx/query/Qxxx_yy.jpg
 <root>/image_ids/positive_ids.txt       id,scale,clutter
@@ -38,15 +38,6 @@ def object_of(key: str) -> str:
     'bold_bimp_000'
     """
     return key.split("/", 1)[0]
-
-
-def escaped(key: str) -> str:
-    """A path as the authors write it into lists and features: ASCII, with #U and four hex digits for all else.
-
-    >>> escaped("čaj_007/pos/P007_00.jpg"), escaped("é")
-    ('#U010daj_007/pos/P007_00.jpg', '#U00e9')
-    """
-    return key if key.isascii() else "".join(each if each.isascii() else f"#U{ord(each):04x}" for each in key)
 
 
 def read(root: Path) -> Truth:

@@ -26,6 +26,7 @@ from pipeline.benchmarks.work import Work
 from pipeline.errors import BadInput
 from pipeline.vectors.store import open_store
 from tfrecords.benchmarks import ilias as layout
+from tfrecords.listing.unzipped import escaped
 
 TARS = "yfcc100m"
 IMAGES = "image queries"
@@ -151,7 +152,7 @@ def export(folder: Path, work: Work) -> None:
 
 
 def _ids(part: Vectors) -> Iterator[str]:
-    return (truth.escaped(row.key) for row in part.items())
+    return (escaped(row.key) for row in part.items())
 
 
 def _cut(blocks: Iterable[np.ndarray], rows: int) -> Iterator[Iterator[np.ndarray]]:
