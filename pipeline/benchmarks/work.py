@@ -5,7 +5,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -14,19 +13,11 @@ from pipeline.benchmarks.ilias.database import Vectors, identity
 from pipeline.benchmarks.labels import Labels, Numbers, numbered
 from pipeline.benchmarks.table import Benchmark, Part
 from pipeline.console import Progress
-from pipeline.retrieval.large import most_similar
+from pipeline.retrieval.large import Neighbours, most_similar
 
 Changed = Callable[[np.ndarray], np.ndarray]  # float32 [n, D] → float32 [n, E]
 QUERIES = 16_384  # of a lot: a kill loses no more
 BLOCK_VALUES = 1 << 25  # numbers of a block of the index, and of the queries asked at a time: 128 MB
-
-
-class Near(NamedTuple):
-    """The neighbours of some queries."""
-
-    first: int  # the row of the first of them
-    rows: np.ndarray  # int64 [q, k], of the index; -1 for none
-    similarities: np.ndarray  # float32 [q, k], falling; -inf for none
 
 
 class Work:
@@ -95,21 +86,20 @@ class Work:
 
     def neighbours(
         self, queries: Part, index: Sequence[Part], k: int, changed: Changed | None = None, by: str = ""
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """All of `searched`: rows int64 [Q, k], similarities float32 [Q, k]."""
+    ) -> Neighbours:
+        """All of `searched`."""
         count = self.store(queries).count
-        rows, similarities = np.empty((count, k), np.int64), np.empty((count, k), np.float32)
-        for near in self.searched(queries, index, k, changed, by):
-            here = slice(near.first, near.first + len(near.rows))
-            rows[here], similarities[here] = near.rows, near.similarities
-        return rows, similarities
+        found = Neighbours(np.empty((count, k), np.int64), np.empty((count, k), np.float32))
+        for lot, near in self.searched(queries, index, k, changed, by):
+            found.rows[lot], found.similarities[lot] = near
+        return found
 
     def searched(
         self, queries: Part, index: Sequence[Part], k: int, changed: Changed | None = None, by: str = ""
-    ) -> Iterator[Near]:
-        """The rows of the index with the largest inner product, ties by the smaller row; the query itself, too.
+    ) -> Iterator[tuple[slice, Neighbours]]:
+        """(a lot of the queries, the rows of the index with their largest inner product; the query itself, too).
 
-        So many queries at a time; each lot is kept on disk, so that a killed search goes on.
+        Each lot is kept on disk, so that a killed search goes on.
 
         Args:
             changed: what becomes of the vectors before they are compared. by: its name.
@@ -121,17 +111,17 @@ class Work:
         progress = Progress(f"bench: searches {queries.name}", asked.count, "queries")
         for first, vectors in asked.blocks(step):
             path = folder / f"{first // step:05d}.npz"
-            near = _kept(path, first)
+            near = _kept(path)
             timed = near is None
             if near is None:
                 blocks = ((at, changed(each) if changed else each) for at, each in self.blocks(index))
-                near = Near(first, *most_similar(changed(vectors) if changed else vectors, blocks, k))
-                files.write_arrays(path, {"rows": near.rows, "similarities": near.similarities})
+                near = most_similar(changed(vectors) if changed else vectors, blocks, k)
+                files.write_arrays(path, near._asdict())
             progress.add(len(vectors), timed=timed)
-            yield near
+            yield slice(first, first + len(vectors)), near
 
 
-def _kept(path: Path, first: int) -> Near | None:
+def _kept(path: Path) -> Neighbours | None:
     """A lot as it was found before; None where it was not, or its file is damaged."""
     held = files.read_arrays(path)
-    return Near(first, **held) if held and set(held) == {"rows", "similarities"} else None
+    return Neighbours(**held) if held and set(held) == set(Neighbours._fields) else None

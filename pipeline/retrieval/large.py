@@ -6,6 +6,7 @@ the vectors given: over vectors stored as int8, for what int8 kept of them.
 """
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,7 +19,13 @@ MOST_ROWS = 2**32 - 1
 EMPTY = np.uint64(2**64 - 1)  # the key of no row, behind all others
 
 Block = tuple[int, np.ndarray]  # the first row's number, float32 [n, D]
-Neighbours = tuple[np.ndarray, np.ndarray]  # rows int64 [Q, k], similarities float32 [Q, k]
+
+
+class Neighbours(NamedTuple):
+    """What Q queries find, the most similar first, ties by the smaller row."""
+
+    rows: np.ndarray  # int64 [Q, k]; -1 for none
+    similarities: np.ndarray  # float32 [Q, k], falling; -inf for none
 
 
 def most_similar(
@@ -42,8 +49,7 @@ def most_similar(
         so_far: what a search over other rows has found: it goes on from there.
 
     Returns:
-        (rows int64 [Q, k], similarities float32 [Q, k]), the most similar first, ties by the smaller row; where there
-        are fewer than k rows, -1 and -inf. Raises BadInput: a vector is not finite, or its width is not the queries'.
+        k neighbours a query. Raises BadInput: a vector is not finite, or its width is not the queries'.
     """
     queries = np.ascontiguousarray(queries, np.float32)
     lengths = _lengths(queries, "query")
@@ -137,7 +143,7 @@ def _neighbours(keys: np.ndarray) -> Neighbours:
     bits = np.where(falling >> 31, falling, ~falling & np.uint32(0x7FFFFFFF))
     none = keys == EMPTY
     rows = np.where(none, -1, (keys & np.uint64(0xFFFFFFFF)).astype(np.int64))
-    return rows, np.where(none, np.float32(-np.inf), bits.view(np.float32))
+    return Neighbours(rows, np.where(none, np.float32(-np.inf), bits.view(np.float32)))
 
 
 def _lengths(vectors: np.ndarray, what: str, first: int = 0) -> np.ndarray:

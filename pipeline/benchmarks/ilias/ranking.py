@@ -31,14 +31,6 @@ class Asked:
     unknown: int  # vectors of queries that are not listed, which are not asked
 
 
-@dataclass(frozen=True)
-class Ranking:
-    """The first k of each query, those that are missing included."""
-
-    rows: np.ndarray  # int64 [Q, k], of the database; -1 for none
-    similarities: np.ndarray  # float32 [Q, k], falling; -inf for none
-
-
 def asked(listed: Sequence[str], part: Vectors) -> Asked:
     """The listed queries of a part. Raises BadInput: none of them is there, or one is there twice."""
     row_of: dict[str, int] = {}
@@ -56,7 +48,9 @@ def asked(listed: Sequence[str], part: Vectors) -> Asked:
     return Asked([*found, *missing], vectors[[row_of[each] for each in found]], missing, len(row_of) - len(found))
 
 
-def rank(queries: Asked, database: Database, k: int = protocol.K, kept: Path | None = None) -> tuple[Ranking, Ranking]:
+def rank(
+    queries: Asked, database: Database, k: int = protocol.K, kept: Path | None = None
+) -> tuple[Neighbours, Neighbours]:
     """Exact inner products over the database's vectors; ties by the smaller row, so the positives come first.
 
     kept: a file, written every SECONDS and read again: a search that was killed goes on behind the last block that it
@@ -79,7 +73,7 @@ def rank(queries: Asked, database: Database, k: int = protocol.K, kept: Path | N
             progress.add(len(block))
             if kept is not None and (monotonic() - written > SECONDS or seen == database.count):
                 parts = names[: number + 2]
-                files.write_arrays(kept, {"parts": parts, "seen": seen, "rows": found[0], "similarities": found[1]})
+                files.write_arrays(kept, {"parts": parts, "seen": seen, **found._asdict()})
                 written = monotonic()
     return _padded(core, queries), _padded(found, queries)
 
@@ -90,13 +84,15 @@ def _kept(path: Path | None, names: list[str]) -> tuple[Neighbours, int] | None:
     if not held or set(held) != {"parts", "seen", "rows", "similarities"}:
         return None
     parts = held["parts"].tolist()
-    return ((held["rows"], held["similarities"]), int(held["seen"])) if parts == names[: len(parts)] else None
+    found = Neighbours(held["rows"], held["similarities"])
+    return (found, int(held["seen"])) if parts == names[: len(parts)] else None
 
 
-def _padded(found: Neighbours, queries: Asked) -> Ranking:
+def _padded(found: Neighbours, queries: Asked) -> Neighbours:
     """With the queries that are missing, which find nothing."""
     none = ((0, len(queries.missing)), (0, 0))
-    return Ranking(np.pad(found[0], none, constant_values=-1), np.pad(found[1], none, constant_values=-np.inf))
+    rows = np.pad(found.rows, none, constant_values=-1)
+    return Neighbours(rows, np.pad(found.similarities, none, constant_values=-np.inf))
 
 
 class Answers:
@@ -123,7 +119,7 @@ class Answers:
         if not seen:
             raise BadInput(f"expected features of positives such as {truth.positives[0]}, got none of them")
 
-    def scores(self, queries: Sequence[str], ranking: Ranking, k: int = protocol.K) -> dict[str, np.ndarray]:
+    def scores(self, queries: Sequence[str], ranking: Neighbours, k: int = protocol.K) -> dict[str, np.ndarray]:
         """mAP@k's name and `oracle` → float64 [Q]."""
         wanted, _ = self._wanted(queries, ranking)
         matches = np.array([self.matches[object_of(query)] for query in queries])
@@ -133,7 +129,7 @@ class Answers:
         }
 
     def by_group(
-        self, queries: Sequence[str], ranking: Ranking, name: str, bounds: Sequence[float], k: int = protocol.K
+        self, queries: Sequence[str], ranking: Neighbours, name: str, bounds: Sequence[float], k: int = protocol.K
     ) -> dict[str, np.ndarray]:
         """A group's bounds → AP of the queries that have a positive in it, float64 [≤Q]; see `protocol.grouped`."""
         wanted, places = self._wanted(queries, ranking)
@@ -143,7 +139,7 @@ class Answers:
         owners = [np.array(of_object.get(object_of(query), []), np.int64) for query in queries]
         return protocol.grouped(self.truth.groups[name], bounds, places, wanted, ranking.similarities, owners, k)
 
-    def _wanted(self, queries: Sequence[str], ranking: Ranking) -> tuple[np.ndarray, np.ndarray]:
+    def _wanted(self, queries: Sequence[str], ranking: Neighbours) -> tuple[np.ndarray, np.ndarray]:
         """(bool [Q, k], whether a neighbour shows the query's object; int64 [Q, k], its place in the list or -1)."""
         rows, last = ranking.rows, len(self.place) - 1
         places = self.place[np.where((rows >= 0) & (rows < last), rows, last)]

@@ -19,11 +19,12 @@ from pipeline.benchmarks import results
 from pipeline.benchmarks.ilias import hdf5, truth
 from pipeline.benchmarks.ilias import results as files_of_results
 from pipeline.benchmarks.ilias.database import Database, Listed, Vectors, distractors
-from pipeline.benchmarks.ilias.ranking import Answers, Asked, Ranking, asked, measure, rank
+from pipeline.benchmarks.ilias.ranking import Answers, Asked, asked, measure, rank
 from pipeline.benchmarks.results import Mode
 from pipeline.benchmarks.table import Part
 from pipeline.benchmarks.work import Work
 from pipeline.errors import BadInput
+from pipeline.retrieval.large import Neighbours
 from pipeline.vectors.store import open_store
 from tfrecords.benchmarks import ilias as layout
 from tfrecords.listing.unzipped import escaped
@@ -65,7 +66,7 @@ def score(work: Work) -> list[Mode]:
     return [*modes, *groups]
 
 
-def _mode(what: str, answers: Answers, queries: Asked, ranking: Ranking, database: Database) -> Mode:
+def _mode(what: str, answers: Answers, queries: Asked, ranking: Neighbours, database: Database) -> Mode:
     """A table of one row, under what its database has beside the positives."""
     count = database.count - database.parts[0].count
     title = PUBLISHED.get(count, f"{count:,} distractors" if count else "core alone")

@@ -27,11 +27,10 @@ def score(work: Work) -> list[Mode]:
     kept = np.flatnonzero(n_q > 0)
     k = max(5, int(n_q.max(initial=0)))
     values = {name: np.zeros(len(asked)) for name in MEASURES}
-    for near in work.searched(queries, index, k + 1):
-        part = slice(near.first, near.first + len(near.rows))
-        right = hits(without(near.rows, itself[part]), asked.part(part), found)
-        for name, each in measures(right, n_q[part]).items():
-            values[name][part] = each
+    for lot, near in work.searched(queries, index, k + 1):
+        right = hits(without(near.rows, itself[lot]), asked.part(lot), found)
+        for name, each in measures(right, n_q[lot]).items():
+            values[name][lot] = each
     row = results.row({name: each[kept] for name, each in values.items()}, len(found), len(asked) - len(kept))
     return [Mode(queries.name, {work.benchmark.title: row})]
 
