@@ -15,14 +15,13 @@ import numpy as np
 
 from pipeline import files
 from pipeline.benchmarks import descriptors, features, page, reported, results
-from pipeline.benchmarks.ilias.database import Vectors
 from pipeline.benchmarks.results import Result
 from pipeline.benchmarks.table import Benchmark, Part
 from pipeline.benchmarks.work import Work
 from pipeline.errors import BadInput
 from pipeline.guards.locks import locked
 from pipeline.quiet import import_quietly
-from pipeline.vectors.store import Store
+from pipeline.vectors.store import Store, Vectors
 from tfrecords.benchmarks import uned
 from tfrecords.sources import Item, find_layout, list_source
 

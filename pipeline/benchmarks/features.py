@@ -13,14 +13,13 @@ import numpy as np
 from pipeline import files
 from pipeline.benchmarks import descriptors
 from pipeline.benchmarks.ilias import hdf5
-from pipeline.benchmarks.ilias.database import Vectors
 from pipeline.benchmarks.table import Part
 from pipeline.errors import BadInput
-from pipeline.vectors.store import NAME, REJECTS, Store, open_store
+from pipeline.vectors.store import REJECTS, Store, Vectors, folders_in, open_store
 from pipeline.vectors.writer import Writer
 from tfrecords.sources import Item
 
-Listed = Callable[[Part], Iterator[Item]]
+ListedBy = Callable[[Part], Iterator[Item]]
 DESCRIPTORS = (".json", ".pkl")  # the official code writes its JSON as .pkl
 
 
@@ -34,14 +33,12 @@ def are_there(embedder: str) -> bool:
 
 def _stores(folder: Path) -> dict[str, Path]:
     """Part → its store: of the folder itself the name is ""."""
-    if (folder / NAME).is_file():
-        return {"": folder}
-    below = folder / "vectors" if (folder / "vectors").is_dir() else folder
-    return {path.parent.name: path.parent for path in sorted(below.glob(f"*/{NAME}"))}
+    below = folder / "vectors"  # of what `guie bench` wrote
+    return folders_in(below if below.is_dir() else folder)
 
 
 def opened(
-    embedder: str, benchmark: str, parts: Sequence[Part], out: Path, listed: Listed
+    embedder: str, benchmark: str, parts: Sequence[Part], out: Path, listed: ListedBy
 ) -> Callable[[Part], Vectors]:
     """Part → its store, or its file as ILIAS's authors have it.
 
@@ -72,7 +69,7 @@ def opened(
     return opens
 
 
-def _expect_images(store: Store, part: Part, listed: Listed) -> None:
+def _expect_images(store: Store, part: Part, listed: ListedBy) -> None:
     """Raises BadInput where a store is of other images, classes or of another order than the benchmark's."""
     rejected: set[str] = set()
     if (store.folder / REJECTS).is_file():
@@ -92,7 +89,7 @@ def _expect_images(store: Store, part: Part, listed: Listed) -> None:
         raise BadInput(f"{store.folder}: {part.name}: {row.key} is none of its images")
 
 
-def _of_descriptors(path: Path, parts: Sequence[Part], out: Path, listed: Listed) -> Callable[[Part], Store]:
+def _of_descriptors(path: Path, parts: Sequence[Part], out: Path, listed: ListedBy) -> Callable[[Part], Store]:
     wanted = {(part.domain, str(part.options["split"])): part for part in parts}
     identity = files.identity(path)
     done = {part.name: store for part in parts if (store := _whole(out / part.name, identity))}
@@ -118,7 +115,9 @@ def _whole(folder: Path, identity: str) -> Store | None:
     return store if store.fingerprint == identity else None
 
 
-def _copied(blocks: Iterator[np.ndarray], part: Part, identity: str, folder: Path, listed: Listed, path: Path) -> Store:
+def _copied(
+    blocks: Iterator[np.ndarray], part: Part, identity: str, folder: Path, listed: ListedBy, path: Path
+) -> Store:
     items = listed(part)
     writer: Writer | None = None
     number = count = 0

@@ -9,15 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from pipeline import files
-from pipeline.benchmarks.ilias.database import Vectors, identity
 from pipeline.benchmarks.labels import Labels, Numbers, numbered
 from pipeline.benchmarks.table import Benchmark, Part
 from pipeline.console import Progress
 from pipeline.retrieval.large import Neighbours, most_similar
+from pipeline.vectors.store import BLOCK_VALUES, Vectors, joined
 
 Changed = Callable[[np.ndarray], np.ndarray]  # float32 [n, D] → float32 [n, E]
 QUERIES = 16_384  # of a lot: a kill loses no more
-BLOCK_VALUES = 1 << 25  # numbers of a block of the index, and of the queries asked at a time: 128 MB
 
 
 class Work:
@@ -75,15 +74,6 @@ class Work:
             start += self.store(part).count
         return np.array([row_of.get(key, -1) for key in self.keys(queries)], np.int64)
 
-    def blocks(self, parts: Sequence[Part]) -> Iterator[tuple[int, np.ndarray]]:
-        """(first row, float32 [n, D]) of several parts one after another."""
-        start = 0
-        for part in parts:
-            store = self.store(part)
-            for first, block in store.blocks(max(1, BLOCK_VALUES // store.dim)):
-                yield start + first, block
-            start += store.count
-
     def neighbours(
         self, queries: Part, index: Sequence[Part], k: int, changed: Changed | None = None, by: str = ""
     ) -> Neighbours:
@@ -104,9 +94,9 @@ class Work:
         Args:
             changed: what becomes of the vectors before they are compared. by: its name.
         """
-        asked = self.store(queries)
+        asked, searched = self.store(queries), [self.store(part) for part in index]
         step = max(1, min(QUERIES, BLOCK_VALUES // max(asked.dim, 2 * k)))
-        named = [identity(self.store(part)) for part in (queries, *index)]
+        named = [part.identity for part in (asked, *searched)]
         folder = self.out / "search" / f"{queries.name}-{files.fingerprint([named, k, by, step])}"
         progress = Progress(f"bench: searches {queries.name}", asked.count, "queries")
         for first, vectors in asked.blocks(step):
@@ -114,7 +104,7 @@ class Work:
             near = _kept(path)
             timed = near is None
             if near is None:
-                blocks = ((at, changed(each) if changed else each) for at, each in self.blocks(index))
+                blocks = ((at, changed(each) if changed else each) for at, each in joined(searched))
                 near = most_similar(changed(vectors) if changed else vectors, blocks, k)
                 files.write_arrays(path, near._asdict())
             progress.add(len(vectors), timed=timed)

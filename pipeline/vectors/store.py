@@ -8,15 +8,16 @@ rejects.csv: source,key,reason of the images without a vector
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from pipeline import files
 from pipeline.errors import BadInput
+from pipeline.retrieval.large import Block
 from pipeline.vectors import chunk_files
 from pipeline.vectors.chunk_files import DTYPES, Row
 
@@ -24,7 +25,43 @@ FORMAT = 1
 NAME, REJECTS = "store.json", "rejects.csv"
 MARKS, TIMES = ".chunks", "times.json"
 BLOCK_ROWS = 65_536
+BLOCK_VALUES = 1 << 25  # numbers of a block that is searched: 128 MB
 AGAIN = "run again what wrote it: it makes what is missing or damaged, and nothing else"
+
+
+class Vectors(Protocol):
+    """N vectors and what each is of: a store, or a file of features that is read as it is."""
+
+    @property
+    def count(self) -> int: ...
+
+    @property
+    def dim(self) -> int: ...
+
+    @property
+    def dtype(self) -> str:
+        """As they are stored."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the embedder; of features that others made "": nobody knows it."""
+
+    @property
+    def identity(self) -> str:
+        """16 hex digits of what it holds."""
+
+    def items(self) -> Iterator[Row]: ...
+
+    def blocks(self, rows: int = ...) -> Iterator[Block]: ...
+
+
+def joined(parts: Sequence[Vectors]) -> Iterator[Block]:
+    """The blocks of several parts one after another, of BLOCK_VALUES numbers; rows count on through all parts."""
+    start = 0
+    for part in parts:
+        for first, block in part.blocks(max(1, BLOCK_VALUES // max(part.dim, 1))):
+            yield start + first, block
+        start += part.count
 
 
 @dataclass(frozen=True)
@@ -42,7 +79,11 @@ class Store:
     def count(self) -> int:
         return sum(self.counts)
 
-    def blocks(self, rows: int = BLOCK_ROWS) -> Iterator[tuple[int, np.ndarray]]:
+    @property
+    def identity(self) -> str:
+        return files.identity(self.folder / NAME)  # what was written last
+
+    def blocks(self, rows: int = BLOCK_ROWS) -> Iterator[Block]:
         """All vectors in order, `rows` at a time: (first row, float32 [n, D]); the last block may be smaller.
 
         Memory is bounded by one block. Raises BadInput: a file that cannot be read.
@@ -69,6 +110,13 @@ class Store:
                 yield row
             if found != count:
                 raise BadInput(f"{self.folder}: expected {count:,} items in chunk {number}, got {found:,}: {AGAIN}")
+
+
+def folders_in(folder: Path) -> dict[str, Path]:
+    """Name → folder of the stores that lie in a folder; "" → the folder, where it is one itself."""
+    if (folder / NAME).is_file():
+        return {"": folder}
+    return {path.parent.name: path.parent for path in sorted(folder.glob(f"*/{NAME}"))}
 
 
 def open_store(folder: Path) -> Store:

@@ -7,13 +7,13 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from pipeline.benchmarks.ilias import database as database_module
 from pipeline.benchmarks.ilias import hdf5, protocol, results, truth
 from pipeline.benchmarks.ilias import ranking as ranking_module
 from pipeline.benchmarks.ilias.database import Database, Listed, distractors
 from pipeline.benchmarks.ilias.ranking import Answers, asked, rank
 from pipeline.errors import BadInput
 from pipeline.retrieval import large
+from pipeline.vectors import store
 from pipeline.vectors.writer import Writer
 from tests.ilias import drawn, slow
 from tfrecords.benchmarks import ilias as layout
@@ -234,7 +234,7 @@ def test_a_search_goes_on_behind_the_blocks_that_it_has_seen(root, tmp_path, mon
         return large.most_similar(vectors, blocks, k, so_far=so_far)
 
     monkeypatch.setattr(ranking_module, "most_similar", most_similar)
-    monkeypatch.setattr(database_module, "BLOCK_VALUES", 50 * drawn.WIDTH)  # parts of 2, 1 and 3 blocks
+    monkeypatch.setattr(store, "BLOCK_VALUES", 50 * drawn.WIDTH)  # parts of 2, 1 and 3 blocks
     for stops_at, then in ((2, 7), (3, 6), (4, 5), (6, 3), (7, 2)):  # the core, and the blocks that are left
         kept.unlink(missing_ok=True)
         searched.clear()

@@ -8,43 +8,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
 from pipeline import files
-from pipeline.benchmarks.ilias.hdf5 import READ_ROWS, Features, found_distractors
+from pipeline.benchmarks.ilias.hdf5 import READ_ROWS, found_distractors
 from pipeline.errors import BadInput
 from pipeline.retrieval.large import Block
-from pipeline.vectors import store
 from pipeline.vectors.chunk_files import Row
-from pipeline.vectors.store import Store, open_store
+from pipeline.vectors.store import NAME, Vectors, folders_in, joined, open_store
 from tfrecords.benchmarks import ilias as layout
-
-BLOCK_VALUES = 1 << 25  # of a block that is searched: 128 MB
-STORES = f"*/{store.NAME}"
-
-
-class Vectors(Protocol):
-    """N vectors and what each is of, as `pipeline.vectors.store.Store` has them."""
-
-    @property
-    def count(self) -> int: ...
-
-    @property
-    def dim(self) -> int: ...
-
-    @property
-    def dtype(self) -> str:
-        """As they are stored."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Of the embedder; of features that others made "": nobody knows it."""
-
-    def items(self) -> Iterator[Row]: ...
-
-    def blocks(self, rows: int = ...) -> Iterator[Block]: ...
 
 
 class Listed:
@@ -60,6 +33,10 @@ class Listed:
             chosen.append(layout.are_in(listed, block))
         self.chosen = np.concatenate(chosen)  # bool [N]
         self.count = int(self.chosen.sum())
+
+    @property
+    def identity(self) -> str:
+        return files.fingerprint([self.part.identity, hashlib.sha256(self.chosen.tobytes()).hexdigest()])
 
     def items(self) -> Iterator[Row]:
         return (row for row, chosen in zip(self.part.items(), self.chosen, strict=True) if chosen)
@@ -95,9 +72,8 @@ class Database:
 
     def blocks(self, number: int) -> Iterator[Block]:
         """Of one part; rows count through all parts."""
-        part, first = self.parts[number], sum(each.count for each in self.parts[:number])
-        for start, block in part.blocks(max(1, BLOCK_VALUES // max(part.dim, 1))):
-            yield first + start, block
+        first = sum(each.count for each in self.parts[:number])
+        return ((first + start, block) for start, block in joined([self.parts[number]]))
 
     def ids_of(self, rows: np.ndarray) -> dict[int, str]:
         """Row → id, of the rows asked for. Reads the ids of every part that has one of them, once."""
@@ -120,25 +96,12 @@ def distractors(folder: Path, fingerprint: str = "", needed: bool = True) -> lis
 
     Raises BadInput: none of these, or a store of another embedder.
     """
-    places = (
-        [folder] if (folder / store.NAME).is_file() else sorted(path.parent for path in folder.glob(f"*/{store.NAME}"))
-    )
-    stores = [open_store(place) for place in places]
+    stores = [open_store(place) for place in folders_in(folder).values()]
     for each in stores:
         if fingerprint not in ("", each.fingerprint):
             raise BadInput(f"{each.folder}: expected vectors of the embedder of the queries, they are of another one")
     found: list[Vectors] = [*stores] if stores else [*found_distractors(folder)]
     if needed and not found:
-        expected = f"a store of vectors ({store.NAME}), folders of one each, or features_distractors_00000.hdf5"
+        expected = f"a store of vectors ({NAME}), folders of one each, or features_distractors_00000.hdf5"
         raise BadInput(f"--distractors {folder}: expected {expected}")
     return found
-
-
-def identity(part: Vectors) -> str:
-    """16 hex digits of what a part holds: of the file that a store writes last, or of the features' file."""
-    if isinstance(part, Listed):
-        return files.fingerprint([identity(part.part), hashlib.sha256(part.chosen.tobytes()).hexdigest()])
-    if isinstance(part, Store):
-        return files.identity(part.folder / store.NAME)
-    assert isinstance(part, Features)
-    return files.identity(part.path)

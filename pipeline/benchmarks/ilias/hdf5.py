@@ -32,6 +32,10 @@ class Features:
 
     fingerprint = ""
 
+    @property
+    def identity(self) -> str:
+        return files.identity(self.path)
+
     def __init__(self, path: Path):
         self.path = path
         with _opened(path) as file:

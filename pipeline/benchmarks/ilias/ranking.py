@@ -11,11 +11,12 @@ import numpy as np
 
 from pipeline import files
 from pipeline.benchmarks.ilias import protocol
-from pipeline.benchmarks.ilias.database import Database, Vectors, identity
+from pipeline.benchmarks.ilias.database import Database
 from pipeline.benchmarks.ilias.truth import Truth, object_of
 from pipeline.console import Progress
 from pipeline.errors import BadInput
 from pipeline.retrieval.large import Neighbours, most_similar
+from pipeline.vectors.store import Vectors
 from tfrecords.listing.unzipped import escaped
 
 SECONDS = 60.0  # between two times that a search is written down
@@ -60,7 +61,7 @@ def rank(
         What the first part answers alone, the positives; and what all do.
     """
     names = [files.fingerprint([queries.ids, hashlib.sha256(queries.vectors.tobytes()).hexdigest(), k])]
-    names += [identity(part) for part in database.parts]
+    names += [part.identity for part in database.parts]
     core = most_similar(queries.vectors, database.blocks(0), k)
     found, seen = _kept(kept, names) or (core, database.parts[0].count)
     progress, written, end = Progress("bench: searches ilias", database.count, "vectors", seen), monotonic(), 0

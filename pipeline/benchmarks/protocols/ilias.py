@@ -18,14 +18,14 @@ from pipeline import files
 from pipeline.benchmarks import results
 from pipeline.benchmarks.ilias import hdf5, truth
 from pipeline.benchmarks.ilias import results as files_of_results
-from pipeline.benchmarks.ilias.database import Database, Listed, Vectors, distractors
+from pipeline.benchmarks.ilias.database import Database, Listed, distractors
 from pipeline.benchmarks.ilias.ranking import Answers, Asked, asked, measure, rank
 from pipeline.benchmarks.results import Mode
 from pipeline.benchmarks.table import Part
 from pipeline.benchmarks.work import Work
 from pipeline.errors import BadInput
 from pipeline.retrieval.large import Neighbours
-from pipeline.vectors.store import open_store
+from pipeline.vectors.store import Vectors, open_store
 from tfrecords.benchmarks import ilias as layout
 from tfrecords.listing.unzipped import escaped
 
