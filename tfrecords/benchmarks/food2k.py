@@ -9,9 +9,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.errors import BadInput
-from tfrecords.listing.items import Item, Lazily, Listing, existing_folder, expect_below, files_below, reader_below
+from tfrecords.listing.items import (
+    Item,
+    Lazily,
+    Listing,
+    existing_folder,
+    expect_below,
+    file_in,
+    files_below,
+    reader_below,
+)
 from tfrecords.listing.layout import Layout, Size
-from tfrecords.listing.tables import in_order, is_number
+from tfrecords.listing.tables import in_order, is_number, text_lines
 
 IMAGES, PLACES = "Food2k_complete", ("", "Food2k_label", "Food2k_complete")
 
@@ -37,16 +46,9 @@ def _of_folders(images: Path) -> list[tuple[str, str]]:
 
 
 def _of_list(root: Path, split: str) -> list[tuple[str, str]]:
-    name = f"{split}_finetune.txt"
-    path = next((each for place in PLACES if (each := root / place / name).is_file()), None)
-    if path is None:
-        raise BadInput(f"layout food2k expects {name} in {root} or {root / PLACES[1]}: is the root right?")
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path} cannot be read as text: {error}") from None
+    path = file_in(root, PLACES, f"{split}_finetune.txt", "food2k")
     found = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(text_lines(path), 1):
         image, _, label = line.strip().rpartition(" ")
         if not line.strip():
             continue

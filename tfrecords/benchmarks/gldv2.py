@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pipeline.errors import BadInput
 from tfrecords.listing.archives import Reader, Store, open_archive
-from tfrecords.listing.items import NO_CLASS, Item, Lazily, Listing, existing_folder, refuse
+from tfrecords.listing.items import NO_CLASS, Item, Lazily, Listing, existing_folder, file_in, refuse
 from tfrecords.listing.layout import Layout, Size
 from tfrecords.listing.tables import file_rows
 
@@ -84,10 +84,7 @@ def _image_id(path: Path, text: str) -> str:
 
 
 def _table(root: Path, name: str, folder: str) -> Path:
-    for place in ("", folder, "metadata", "ground_truth"):
-        if (root / place / name).is_file():
-            return root / place / name
-    raise BadInput(f"layout gldv2_retrieval expects {name} in {root} or {root / folder}: is the root right?")
+    return file_in(root, ("", folder, "metadata", "ground_truth"), name, "gldv2_retrieval")
 
 
 class _Images:

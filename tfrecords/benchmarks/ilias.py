@@ -26,9 +26,11 @@ from tfrecords.listing.items import (
     existing_file,
     existing_folder,
     expect_below,
+    file_in,
     read_file,
 )
 from tfrecords.listing.layout import Layout, Size
+from tfrecords.listing.tables import text_lines
 
 LISTS = {"image_queries": "image_query_ids.txt", "positives": "positive_ids.txt"}
 MINI = "mini_ilias_yfcc100m_ids.txt"
@@ -108,11 +110,7 @@ def _items(core: Path, names: list[str], crop: bool) -> Iterator[Item]:
 
 def _ids(lists: Path) -> Iterator[str]:
     """The first value of each line (a positive's scale and clutter follow)."""
-    try:
-        lines = lists.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{lists} cannot be read as text: {error}") from None
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(text_lines(lists), 1):
         name = line.split(",")[0].strip()
         if not name:
             continue
@@ -123,10 +121,7 @@ def _ids(lists: Path) -> Iterator[str]:
 
 
 def find_list(root: Path, name: str) -> Path:
-    path = next((each for place in ("image_ids", "") if (each := root / place / name).is_file()), None)
-    if path is None:
-        raise BadInput(f"layout ilias expects {name} in {root / 'image_ids'}: is the root right?")
-    return path
+    return file_in(root, ("image_ids", ""), name, "ilias")
 
 
 def _distractors(root: Path, mini: bool, pattern: str, verify: bool) -> Listing:

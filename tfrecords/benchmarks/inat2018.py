@@ -12,10 +12,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.errors import BadInput
-from tfrecords.listing.items import Item, Lazily, Listing, existing_file, existing_folder, expect_below, reader_below
+from tfrecords.listing.items import (
+    Item,
+    Lazily,
+    Listing,
+    existing_file,
+    existing_folder,
+    expect_below,
+    file_in,
+    reader_below,
+)
 from tfrecords.listing.json_rows import json_rows
 from tfrecords.listing.layout import Layout, Size
-from tfrecords.listing.tables import is_number
+from tfrecords.listing.tables import is_number, text_lines
 
 LISTS = {"train": "Inaturalist_train_set1.txt", "test": "Inaturalist_test_set1.txt"}
 SIZES = {
@@ -34,11 +43,7 @@ def inat2018(root: Path, split: str = "train") -> Listing:
     """
     existing_folder(root, "the folder of iNaturalist 2018")
     if split in LISTS:
-        path = next(
-            (each for place in ("", "Inat_dataset_splits") if (each := root / place / LISTS[split]).is_file()), None
-        )
-        if path is None:
-            raise BadInput(f"layout inat2018 expects {LISTS[split]} in {root} or {root / 'Inat_dataset_splits'}")
+        path = file_in(root, ("", "Inat_dataset_splits"), LISTS[split], "inat2018")
         listed = list(_of_list(path))
     else:
         path = existing_file(root / f"{split}.json", "inat2018")
@@ -57,11 +62,7 @@ def _items(root: Path, listed: list[tuple[str, int]]) -> Iterator[Item]:
 
 
 def _of_list(path: Path) -> Iterator[tuple[str, int]]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path} cannot be read as text: {error}") from None
-    for number, line in enumerate(map(str.strip, lines), 1):
+    for number, line in enumerate(map(str.strip, text_lines(path)), 1):
         if not line:
             continue
         folders = line.split("/")[:-1]

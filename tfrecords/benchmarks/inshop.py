@@ -10,9 +10,9 @@ from pathlib import Path
 
 from pipeline.errors import BadInput
 from tfrecords.listing.archives import Store, find
-from tfrecords.listing.items import Item, Lazily, Listing, existing_folder, expect_below
+from tfrecords.listing.items import Item, Lazily, Listing, existing_folder, expect_below, file_in
 from tfrecords.listing.layout import Layout, Size
-from tfrecords.listing.tables import in_order, is_number
+from tfrecords.listing.tables import in_order, is_number, text_lines
 
 LIST, HEADER = "list_eval_partition.txt", ["image_name", "item_id", "evaluation_status"]
 SPLITS = ("train", "query", "gallery")
@@ -25,9 +25,7 @@ def inshop(root: Path, split: str = "train") -> Listing:
     image of the split, or names a path outside the folder.
     """
     existing_folder(root, "the folder of In-shop Clothes Retrieval")
-    path = next((each for folder in ("", "Eval", "Anno") if (each := root / folder / LIST).is_file()), None)
-    if path is None:
-        raise BadInput(f"layout inshop expects {LIST} in {root} or {root / 'Eval'}: is the root right?")
+    path = file_in(root, ("", "Eval", "Anno"), LIST, "inshop")
     listed = [(image, item) for image, item, status in _rows(path) if status == split]
     if not listed:
         raise BadInput(f"{path} lists no image of the split {split}")
@@ -36,10 +34,7 @@ def inshop(root: Path, split: str = "train") -> Listing:
 
 def _rows(path: Path) -> Iterator[list[str]]:
     """Image, item and split of each line."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path} cannot be read as text: {error}") from None
+    lines = text_lines(path)
     if len(lines) < 2 or not is_number(lines[0].strip()) or lines[1].split() != HEADER:
         raise BadInput(f"{path}: expected the number of images, then the line {' '.join(HEADER)!r}")
     found = 0

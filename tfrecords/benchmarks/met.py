@@ -9,7 +9,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.errors import BadInput
-from tfrecords.listing.items import NO_CLASS, Item, Lazily, Listing, existing_folder, expect_below, reader_below
+from tfrecords.listing.items import (
+    NO_CLASS,
+    Item,
+    Lazily,
+    Listing,
+    existing_folder,
+    expect_below,
+    file_in,
+    reader_below,
+)
 from tfrecords.listing.json_rows import json_rows
 from tfrecords.listing.layout import Layout, Size
 from tfrecords.listing.tables import is_number
@@ -29,9 +38,7 @@ def met(root: Path, split: str = "train", distractors: bool = False) -> Listing:
     Raises BadInput: the list or the images are missing; the list is damaged, or names a path outside the folder.
     """
     existing_folder(root, "the folder of the Met")
-    lists = next((each for folder in ("", "ground_truth") if (each := root / folder / LISTS[split]).is_file()), None)
-    if lists is None:
-        raise BadInput(f"layout met expects {LISTS[split]} in {root} or {root / 'ground_truth'}: is the root right?")
+    lists = file_in(root, ("", "ground_truth"), LISTS[split], "met")
     classes = sorted({label for _, label in _rows(lists, distractors)})
     if not classes:
         raise BadInput(f"{lists} lists no image")

@@ -3,7 +3,7 @@
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -128,6 +128,15 @@ def existing_file(path: Path, layout: str) -> Path:
     if not path.is_file():
         raise BadInput(f"layout {layout} expects the file {path}, which does not exist: is the root right?")
     return path
+
+
+def file_in(root: Path, places: Sequence[str], name: str, layout: str) -> Path:
+    """The file in the first of some folders below `root` that has it; "": the root. Raises BadInput where none has."""
+    for place in places:
+        if (path := root / place / name).is_file():
+            return path
+    where = " or ".join(str(root / place) for place in places)
+    raise BadInput(f"layout {layout} expects {name} in {where}: is the root right?")
 
 
 def files_below(folder: str, prefix: str = "", ancestors: tuple[tuple[int, int], ...] = ()) -> Iterator[str]:

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from pipeline.errors import BadInput
+from pipeline.errors import BadInput, reason
 
 csv.field_size_limit(1 << 24)  # the images of a landmark, as GLDv2 lists them, are more than Python's limit of 131,072
 
@@ -45,6 +45,14 @@ def file_rows(path: Path, columns: tuple[str, ...], delimiter: str = ",") -> Ite
             yield from rows(lines, str(path), columns, delimiter)
     except OSError as error:
         raise BadInput(f"expected the CSV {path}: {error.strerror}") from None
+
+
+def text_lines(path: Path) -> list[str]:
+    """The lines of a list that is no CSV. Raises BadInput: it cannot be read, or is no UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path} cannot be read as text ({reason(error)})") from None
 
 
 def class_counts(path: Path, columns: tuple[str, ...], delimiter: str = ",", numbers: bool = False) -> Counter[str]:
