@@ -1,6 +1,6 @@
 """What a protocol gives: tables of measures, each row with its intervals; how they are written as text. NumPy alone."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -93,7 +93,7 @@ def unweighted(
     return Row(queries, indexes[0] if shared_index else sum(indexes), values, bounds, left_out)
 
 
-def header_and_rows(mode: Mode, names: Sequence[str] = ()) -> tuple[list[str], list[list[str]]]:
+def header_and_rows(mode: Mode) -> tuple[list[str], list[list[str]]]:
     """A table: a row a domain, a column a measure, each with half the width of its interval."""
     named = {**mode.rows, **({"mean of the domains": mode.mean} if mode.mean else {})}
     measures = list(next(iter(named.values())).values)

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline import cli
 from pipeline.benchmarks import work
-from pipeline.benchmarks.table import UNED_DOMAINS
+from pipeline.benchmarks.table import UNED_DOMAINS, UNED_INDEX
 from pipeline.retrieval.large import most_similar
 from tests.bench import slow
 from tests.bench.made import bench, coarse, fine, stores, values
@@ -25,8 +25,15 @@ from tests.drawn_benchmarks import (
     draw_sop,
     draw_uned,
 )
+from tfrecords.benchmarks import uned as layout
 
 INDEX_OF = {domain: "index" if domain in ("inshop", "met", "gldv2") else "test" for domain in UNED_DOMAINS}
+
+
+def test_the_benchmarks_table_has_the_domains_of_the_layout_and_their_indexes():
+    """`--help` reads the table, and does without the layouts."""
+    assert tuple(layout.DOMAINS) == UNED_DOMAINS
+    assert {domain: "index" for domain, lists in layout.DOMAINS.items() if "index" in lists} == UNED_INDEX
 
 
 def close(found, expected):

@@ -10,8 +10,10 @@ smaller row is first.
 import numpy as np
 
 from pipeline.benchmarks import results
+from pipeline.benchmarks.labels import without
 from pipeline.benchmarks.results import Measures, Mode, Row
 from pipeline.benchmarks.work import Work
+from pipeline.retrieval.metrics import average_precision_at_k
 from tfrecords.benchmarks import gpr1200 as layout
 
 WITH, WITHOUT = "mAP", "mAP without the query"
@@ -46,21 +48,15 @@ def average_precisions(vectors: np.ndarray, classes: np.ndarray) -> dict[str, np
     Args:
         vectors: float32 [N, D]. classes: int64 [N].
     """
-    found = {WITH: np.zeros(len(classes)), WITHOUT: np.full(len(classes), np.nan)}
-    step = max(1, AT_A_TIME // max(len(classes), 1))
+    count = len(classes)
+    found = {WITH: np.zeros(count), WITHOUT: np.zeros(count)}
+    step = max(1, AT_A_TIME // max(count, 1))
     exact = vectors.astype(np.float64)
-    for start in range(0, len(classes), step):
-        similarities = exact[start : start + step] @ exact.T  # [Q, N]
-        order = np.argsort(-similarities.astype(np.float32), axis=1, kind="stable")
-        for row, ranked in enumerate(order, start):
-            right = classes[ranked] == classes[row]
-            found[WITH][row] = _average_precision(right)
-            others = right[ranked != row]
-            if others.any():
-                found[WITHOUT][row] = _average_precision(others)
+    for start in range(0, count, step):
+        rows = np.arange(start, min(start + step, count))  # [Q]
+        ranked = np.argsort(-(exact[rows] @ exact.T).astype(np.float32), axis=1, kind="stable")  # [Q, N]
+        for name, near in ((WITH, ranked), (WITHOUT, without(ranked, rows))):
+            right = classes[near] == classes[rows, None]
+            n_q = right.sum(axis=1)
+            found[name][rows] = np.where(n_q > 0, average_precision_at_k(right, n_q, count), np.nan)
     return found
-
-
-def _average_precision(right: np.ndarray) -> float:
-    ranks = np.flatnonzero(right) + 1.0
-    return float((np.arange(1, len(ranks) + 1) / ranks).mean())
