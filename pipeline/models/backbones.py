@@ -76,18 +76,9 @@ def _transformer(backbone: Callable[..., keras.Model], a: dict[str, Any], side: 
 
 
 def _clip_parts(backbone: Any) -> Parts:
-    embedding = backbone.embedding
     # KerasHub leaves the ids at zero until a preset is loaded: every patch would get the first position.
-    embedding.position_ids.assign(np.arange(embedding.num_positions)[None])
-    return Parts(
-        embedding=embedding,
-        patch_convolution=embedding.patch_embedding,
-        position_table=embedding.position_embedding.embeddings,
-        before=(backbone.pre_layer_norm,),
-        blocks=list(backbone.encoder_layers),
-        norm=backbone.layer_norm,
-        class_token=embedding.class_embedding,
-    )
+    backbone.embedding.position_ids.assign(np.arange(backbone.embedding.num_positions)[None])
+    return _metaclip2_parts(backbone)
 
 
 def _metaclip2(a: dict[str, Any], side: int) -> keras.Model:

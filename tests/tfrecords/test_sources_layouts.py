@@ -16,6 +16,7 @@ from PIL import Image
 
 from pipeline import cli
 from pipeline.errors import BadInput
+from tests.drawn_benchmarks.pictures import write
 from tfrecords import labels
 from tfrecords.sources import LAYOUTS, Item, list_source
 
@@ -27,13 +28,6 @@ def jpeg(number: int) -> bytes:
     out = io.BytesIO()
     Image.fromarray(np.full((8, 8, 3), (number * 37 % 256, number % 256, 90), np.uint8)).save(out, "JPEG")
     return out.getvalue()
-
-
-def write(root: Path, files: Files) -> Path:
-    for name, content in files.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(content.encode() if isinstance(content, str) else content)
-    return root
 
 
 def tar(path: Path, files: Files, mode: Any = "w") -> Path:
