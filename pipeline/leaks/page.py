@@ -55,7 +55,6 @@ def page(found: Sequence[Found], notes: Sequence[str], unread: int) -> str:
         header=["benchmark", "kind", "pairs", "training images", "benchmark images"],
         rows=summary(found),
         sections=sections,
-        most=MOST_PAIRS,
         notes=notes,
         unread=unread,
     )

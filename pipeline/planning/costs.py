@@ -206,11 +206,10 @@ def step(encoder: EncoderCosts, run: config.Run, phase: config.Phase, classes: i
 
 
 def teacher_parameters(encoder: EncoderCosts, run: config.Run, classes: int) -> int:
-    """Of the online teachers: a head with its bias for each source, and all classes' centres; 0 without them."""
+    """Of the online teachers, 0 without them: a head with its bias for each source that is trained on, all centres."""
     if not (dim := run.train.teachers.dim):
         return 0
-    left_out = run.records.split.left_out
-    sources = max(sum(source.name not in left_out for source in run.records.sources), 1)
+    sources = max(len(run.records.trained_sources), 1)
     return sources * (encoder.width + 1) * dim + classes * dim
 
 

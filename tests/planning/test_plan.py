@@ -53,7 +53,7 @@ def planned_memory(name: str, in_one: bool) -> dict[str, float]:
 
 def test_teachers_are_counted_as_they_are_built():
     """A head of each source that is trained on, a classifier of each class; held by the optimizer, too."""
-    sources = [config.Source("drawn", name) for name in "abc"]
+    sources = [config.Source("drawn", name) for name in "abc"] + [config.Source("drawn", "d", split="test")]
     plain = Run(
         name="p",
         records=config.Records(sources, config.Split(left_out=["b"])),
