@@ -45,7 +45,7 @@ def test_an_embedder_of_any_width_is_scored_where_guie_score_refuses_it(tmp_path
     assert cli.main(["score", str(wide), "--index", f"sop:{root}"]) == 2
 
 
-def test_the_same_command_goes_on_from_what_is_there(tmp_path, wide, capsys, monkeypatch):
+def test_the_same_command_goes_on_from_what_is_there(tmp_path, wide):
     root = draw_sop(tmp_path / "set")
     result = bench("sop", wide, root, tmp_path / "out")
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "out/vectors").rglob("*.npy")}

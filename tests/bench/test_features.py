@@ -24,6 +24,15 @@ def cars(tmp_path_factory):
     return root, folder
 
 
+@pytest.fixture(scope="module")
+def exported(cars, tmp_path_factory):
+    """Their vectors as UnED's descriptors, as text."""
+    root, folder = cars
+    out = tmp_path_factory.mktemp("exported")
+    bench("uned", folder, root, out / "out", *DOMAINS, "--export", out / "descriptors.json")
+    return (out / "descriptors.json").read_text()
+
+
 def refused(capsys, *words):
     assert cli.main(["bench", *map(str, words)]) == 2
     said = capsys.readouterr().err
@@ -57,14 +66,11 @@ def test_descriptors_go_out_and_come_back_to_the_same_scores(cars, tmp_path, cap
         (lambda held: held.__setitem__("cars", 7), "expected '{', got '7'"),
     ],
 )
-def test_descriptors_that_do_not_fit_are_refused_in_a_line(cars, tmp_path, capsys, change, said):
-    root, folder = cars
-    file = tmp_path / "descriptors.json"
-    bench("uned", folder, root, tmp_path / "a", *DOMAINS, "--export", file)
-    held = json.loads(file.read_text())
+def test_descriptors_that_do_not_fit_are_refused_in_a_line(cars, exported, tmp_path, capsys, change, said):
+    held, file = json.loads(exported), tmp_path / "descriptors.json"
     change(held)
     file.write_text(json.dumps(held))
-    assert said in refused(capsys, "uned", file, "--root", root, "--out", tmp_path / "b", *DOMAINS)
+    assert said in refused(capsys, "uned", file, "--root", cars[0], "--out", tmp_path / "out", *DOMAINS)
 
 
 @pytest.mark.parametrize("length", [0, 1, 9, 40, 130])
