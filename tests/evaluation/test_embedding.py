@@ -4,6 +4,7 @@ import csv
 import os
 import shutil
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from pipeline.evaluation.embedding import chunks
 from pipeline.evaluation.embedding.chunks import embed_into
 from pipeline.vectors.store import open_store
 from tests.evaluation.tiny import MeanColour, jpeg, run, save
+from tests.faults.renames import ends_at_rename
 from tests.tfrecords.test_records_build import build, write_config
 from tfrecords import pixels
 from tfrecords.listing.items import Item, read_file
@@ -189,32 +191,19 @@ def test_the_command_that_ends_at_any_rename_goes_on_to_the_same_files(
 ):
     monkeypatch.setattr(chunks, "IMAGES", 8)
     assert run(capsys, "embed", embedder, things, "--out", tmp_path / "whole")[0] == 0
-    expected, replace = tree(tmp_path / "whole"), os.replace
+    expected = tree(tmp_path / "whole")
     assert sorted(expected) == ["embeddings.npy", "items.csv", "rejects.csv"]
 
-    class Killed(BaseException):
-        pass
-
-    at, code = 0, None
-    while code is None:
-        out, left = tmp_path / str(at), [at]
-
-        def dying(source, target, left=left):
-            if left[0] == 0:
-                raise Killed
-            left[0] -= 1
-            replace(source, target)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(os, "replace", dying)
-            try:
-                code = run(capsys, "embed", embedder, things, "--out", out)[0]
-            except Killed:
-                at += 1
+    for at in count():
+        out = tmp_path / str(at)
+        with ends_at_rename(monkeypatch, at) as ended:
+            assert run(capsys, "embed", embedder, things, "--out", out)[0] == 0
         assert run(capsys, "embed", embedder, things, "--out", out)[0] == 0
         assert tree(out) == expected, at
         shutil.rmtree(out)
-    assert code == 0 and at > 3 * 3
+        if not ended:
+            break
+    assert at > 3 * 3
     tried(at)
 
 

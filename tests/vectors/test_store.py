@@ -1,6 +1,6 @@
 """A store of vectors: what was put is read back, in blocks; what is stale is refused, what is damaged is named."""
 
-import os
+import itertools
 import shutil
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from pipeline.vectors import chunk_files
 from pipeline.vectors.chunk_files import Row
 from pipeline.vectors.store import Store, open_store
 from pipeline.vectors.writer import Writer
+from tests.faults.renames import ends_at_rename
 
 COUNTS, DIM = (5, 0, 3, 7, 1), 6
 ODD = ("a,b", 'a "quote"', "two\nlines", "carriage\rreturn", " spaces ", "", "=cmd()", "größe", "\\xff", "[1]")
@@ -240,34 +241,16 @@ def test_a_file_that_is_swapped_after_opening_is_no_other_shape(tmp_path):
 
 @pytest.mark.faults("killed")
 def test_a_writer_that_ends_at_any_rename_loses_one_chunk_at_most(tmp_path, monkeypatch, tried):
-    """As a kill there: nothing that comes after it runs."""
-    expected, replace = all_vectors(written(tmp_path / "whole", "int8")), os.replace
-
-    class Killed(BaseException):
-        pass
-
-    at = 0
-    while True:
-        folder, left = tmp_path / str(at), [at]
-
-        def dying(source, target, left=left):
-            if left[0] == 0:
-                raise Killed
-            left[0] -= 1
-            replace(source, target)
-
-        monkeypatch.setattr(os, "replace", dying)
-        try:
+    expected = all_vectors(written(tmp_path / "whole", "int8"))
+    for at in itertools.count():
+        folder = tmp_path / str(at)
+        with ends_at_rename(monkeypatch, at) as ended:
             written(folder, "int8")
-        except Killed:
-            at += 1
-        else:
+        if not ended:
             break
-        finally:
-            monkeypatch.setattr(os, "replace", replace)
         writer = Writer(folder, "embedder", DIM, "int8")
         done = [number for number in range(5) if writer.has(number)]
-        assert done == list(range(5 - len(done), 5)) and len(done) >= min((at - 2) // 4, 5)
+        assert done == list(range(5 - len(done), 5)) and len(done) >= min((at - 1) // 4, 5)
         for number in set(range(5)) - set(done):
             rejects = [("set", f"broken {number}", "why, so")] if number % 2 else []
             writer.put(number, drawn(COUNTS[number], number), rows_of(number, COUNTS[number]), rejects)
