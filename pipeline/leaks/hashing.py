@@ -66,9 +66,10 @@ def hash_side(side: Side, folder: Path, workers: int, what: str) -> Hashes:
     if missing < len(side.items):
         print(f"leaks: {what}: {len(side.items) - missing:,} of {len(side.items):,} images are hashed", flush=True)
     progress = Progress(f"leaks: {what}", len(side.items), "images", done=len(side.items) - missing)
-    with closing(in_processes(partial(make, folder), todo, workers)) as made:
-        for task, _ in made:
-            progress.add(len(task.items))
+    if todo:  # else no process is started
+        with closing(in_processes(partial(make, folder), todo, workers)) as made:
+            for task, _ in made:
+                progress.add(len(task.items))
     arrays: dict[str, list[np.ndarray]] = {name: [] for name in HASHES}
     rejects: dict[int, str] = {}
     for task in tasks:
