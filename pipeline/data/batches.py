@@ -5,8 +5,9 @@ The order is arithmetic (`sampler`) and records are read by number (`records`), 
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import numpy as np
 import tensorflow as tf
@@ -20,6 +21,8 @@ from pipeline.data.sampler import Interleaved, Order, batch_positions
 from pipeline.errors import BadInput
 
 __all__ = ["RecordSet", "damage_is_bad_input", "eval_batches", "open_records", "train_batches"]
+
+Image = TypeVar("Image")
 
 
 def train_batches(
@@ -110,21 +113,41 @@ def eval_groups(records: RecordSet, preprocess: Preprocess, batch_size: int) -> 
 
     For `fit: aspect`. Damage raises as in `train_batches`; never more than 2 · `batch_size` images are held.
     """
-    waiting: dict[tuple[int, ...], list[tuple[int, np.ndarray]]] = {}
+    found = _eval_images(records, preprocess, [None, None], batch_size).prefetch(2)
+    read = ((int(each["positions"]), each["images"].numpy()) for each in found)
+    for positions, images in batches_of_one_shape(read, np.shape, lambda image: batch_size, 2 * batch_size - 1):
+        yield np.array(positions, np.int64), np.stack(images)
 
-    def taken(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-        positions, images = zip(*waiting.pop(shape), strict=True)
-        return np.array(positions, np.int64), np.stack(images)
 
-    for each in _eval_images(records, preprocess, [None, None], batch_size).prefetch(2):
-        image = each["images"].numpy()
-        waiting.setdefault(image.shape, []).append((int(each["positions"]), image))
-        if len(waiting[image.shape]) >= batch_size:
-            yield taken(image.shape)
-        elif sum(map(len, waiting.values())) >= 2 * batch_size:
-            yield taken(max(waiting, key=lambda shape: len(waiting[shape])))
-    for shape in list(waiting):
-        yield taken(shape)
+def batches_of_one_shape(
+    images: Iterable[tuple[int, Image]], shape: Callable[[Image], Hashable], size: Callable[[Image], int], most: int
+) -> Iterator[tuple[list[int], list[Image]]]:
+    """Batches (rows, images), images of one shape in their order; of a rare shape what there is, early or at the end.
+
+    >>> images = enumerate(["ab", "c", "de", "f", "ghi"])
+    >>> list(batches_of_one_shape(images, len, lambda image: 2, 3))
+    [([0, 2], ['ab', 'de']), ([1, 3], ['c', 'f']), ([4], ['ghi'])]
+
+    Args:
+        images: (row, image).
+        shape: of an image. size: of a batch of its shape, at least 1.
+        most: images that are held at a time; beyond them the largest group goes, full or not.
+    """
+    waiting: dict[Hashable, list[tuple[int, Image]]] = {}
+
+    def taken(which: Hashable) -> tuple[list[int], list[Image]]:
+        group = waiting.pop(which)
+        return [row for row, _ in group], [image for _, image in group]
+
+    for row, image in images:
+        which = shape(image)
+        waiting.setdefault(which, []).append((row, image))
+        if len(waiting[which]) >= size(image):
+            yield taken(which)
+        if sum(map(len, waiting.values())) > most:
+            yield taken(max(waiting, key=lambda each: len(waiting[each])))
+    for which in list(waiting):
+        yield taken(which)
 
 
 def _eval_images(records: RecordSet, preprocess: Preprocess, size: list[int | None], together: int) -> tf.data.Dataset:

@@ -17,6 +17,7 @@ from PIL import Image
 
 from pipeline.console import Progress
 from pipeline.data import sources
+from pipeline.data.batches import batches_of_one_shape
 from pipeline.data.sources import ImageSet
 from pipeline.evaluation.embedders import Submission
 from pipeline.evaluation.halves import Halves, Pixels
@@ -165,22 +166,15 @@ def _counted(
 
 def batches(images: Iterator[tuple[int, Ready]], batch_size: int) -> Iterator[tuple[list[int], list[Ready]]]:
     """Batches (rows, images) of equal shapes, each as large as `batch_size` and MAX_BATCH_VALUES allow."""
-    waiting: dict[tuple, list[tuple[int, Ready]]] = {}  # shapes of the pixels → (row, image)
 
-    def taken(shapes: tuple) -> tuple[list[int], list[Ready]]:
-        group = waiting.pop(shapes)
-        return [row for row, _ in group], [image for _, image in group]
+    def shapes(image: Ready) -> tuple:
+        return tuple(pixels.shape for pixels in (*image.pixels.values(), *image.others.values()))
 
-    for row, image in images:
-        shapes = tuple(pixels.shape for pixels in (*image.pixels.values(), *image.others.values()))
-        waiting.setdefault(shapes, []).append((row, image))
+    def size(image: Ready) -> int:
         values = sum(pixels.size for pixels in image.pixels.values())
-        if len(waiting[shapes]) >= max(1, min(batch_size, MAX_BATCH_VALUES // values)):
-            yield taken(shapes)
-        if sum(map(len, waiting.values())) > 4 * batch_size:  # many sizes: do not hold them all
-            yield taken(max(waiting, key=lambda shapes: len(waiting[shapes])))
-    for shapes in list(waiting):
-        yield taken(shapes)
+        return max(1, min(batch_size, MAX_BATCH_VALUES // values))
+
+    return batches_of_one_shape(images, shapes, size, 4 * batch_size)
 
 
 def raw_pixels(image: np.ndarray) -> np.ndarray:
