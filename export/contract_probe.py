@@ -246,7 +246,7 @@ def resized_before(submission):
     """
     loaded = getattr(submission, "loaded", None)
     signature = loaded.signatures.get("embed_resized") if loaded is not None else None
-    if signature is None:
+    if loaded is None or signature is None:
         return
     shapes = {name: spec.shape.as_list() for name, spec in signature.structured_input_signature[1].items()}
     sizes = {name: {"image_size_px": shape[2], "mean": (0, 0, 0)} for name, shape in shapes.items()}
