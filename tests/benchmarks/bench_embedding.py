@@ -4,7 +4,8 @@
 
 The photographs are real ones (GUIE_DATA; drawn where there are none), scaled so that the longer side is 300 to 800 px,
 as JPEG files of quality 90: no two hundred of them share a size. Every contender reads them from disk, resizes and
-embeds them in batches of 64, but for the limit, which gets batches of resized pixels: what the encoder can do at most.
+embeds them in batches of 64 (guie: into chunks on disk), but for the limit, which gets batches of resized pixels: what
+the encoder can do at most.
 Random weights of one architecture on both sides. Each contender has a process of its own with all cores; the model is
 loaded and called before the clock starts; rounds go round the contenders, so that a slow moment meets all of them.
 """

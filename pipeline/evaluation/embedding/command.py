@@ -137,6 +137,8 @@ class _Images:
         return files.fingerprint([each[chunks.QUICK] for each in self.made_of] or [part.quick() for part in self.parts])
 
     def content(self) -> str:
+        if not self.made_of:
+            print("embed: files of the images have other times: comparing their images", flush=True)
         known = [each[chunks.CONTENT] for each in self.made_of]
         return files.fingerprint(known or [chunks.content_of(part) for part in self.parts])
 
