@@ -47,8 +47,9 @@ def make_run_steps(
             return tf.cast(batch["features"], tf.float32)
         pixels = normalize(batch["images"], state.embedder.preprocess)
         with encoders.step_seed(tf.stack([train.seed, step]), replica * pixels.shape[0]):
-            encoder = state.embedder.encoder.model
-            return tf.cast(encoder(pixels, training=phase.options.trainable != "head"), tf.float32)
+            features = state.embedder.encoder.model(pixels, training=phase.options.trainable != "head")
+        # A compiled part has the gradient of all that it holds, asked for or not: a frozen encoder's is a waste.
+        return tf.cast(tf.stop_gradient(features) if phase.options.trainable == "head" else features, tf.float32)
 
     def project(features, step, replica):  # → [b, D]
         seen = dropout(features, run.embedder.dropout, train.seed, step, replica)

@@ -40,6 +40,8 @@ class Line:
 def measured(table: Table, train: bool) -> list[Line]:
     """The rows of one table and its baselines; rows that are not trained yet are left out where `train` is false."""
     first = load(table, ())
+    if not train and not any(map(files.matching, first.in_run_dir(first.train.records))):
+        return []
     records = open_records(first.in_run_dir(first.train.records))
     names = fold_scores.names(first.sweep, records)
     lines: list[Line] = []
@@ -79,6 +81,9 @@ def finished(run: Run, records: Any, names: list[str]) -> bool:
 def cells(line: Line) -> list[str]:
     found = [line.title, f"`{line.keys}`" if line.keys else ""]
     for kind in fold_scores.COMPARED:
+        if kind not in line.scores:  # of whose folds the table has none
+            found += ["", ""]
+            continue
         for each, form in ((line.scores[kind], ".4f"), (line.scores[kind]["ahead"], "+.4f")):
             low, high = each["interval"]
             half = f" ±{(high - low) / 2:.4f}" if high > low else ""
