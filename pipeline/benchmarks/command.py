@@ -103,17 +103,19 @@ def _expect_fitting(options: Options) -> None:
 
 
 def name_of(embedder: str) -> str:
-    """A name for the folder of an embedder's results.
+    """A name for the folder of an embedder's results; of a file of descriptors it is not that of a model.
 
     >>> name_of("runs/demo/submission.zip"), name_of("weights/mobilenet.keras"), name_of("siglip2_base_patch16_256")
     ('demo', 'mobilenet', 'siglip2_base_patch16_256')
+    >>> name_of("demo.json")
+    'demo.json'
     """
     path = Path(embedder.rstrip("/"))
     parts = [
         part for part in path.parts if part not in ("submission.zip", "saved_model", "export", "config.yaml", "vectors")
     ]
     last = Path(parts[-1]) if parts else path
-    stem = last.stem if last.suffix in (".keras", ".zip", ".json", ".pkl", ".yaml", ".yml") else last.name
+    stem = last.stem if last.suffix in (".keras", ".zip", ".yaml", ".yml") else last.name
     return re.sub(r"[^\w.-]+", "-", stem).strip("-.") or "embedder"
 
 
