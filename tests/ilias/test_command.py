@@ -99,6 +99,10 @@ def test_a_model_is_scored_by_the_protocol_and_goes_on_by_tars(root, embedder, t
     )
     assert code == 2 and "of the embedder of the queries" in errors
 
+    searched = (out / "search" / "ilias.npz").read_bytes()
+    assert list(table(bench(capsys, out, embedder, root, "--mini")[0])) == ["4 distractors", "core alone"]
+    assert (out / "search" / "ilias.npz").read_bytes() == searched  # a search of all distractors takes hours
+
     without, said = bench(capsys, out, embedder, root, "--distractors", "none")
     assert list(table(without)) == ["core alone"] and "no figure of the paper" in said
 
