@@ -142,8 +142,9 @@ def _opened(options: Options, parts: tuple[Part, ...], out: Path) -> Opened:
     print(f"bench: {benchmark.title} by {options.embedder} ({dim} dimensions), pixels: {model.pixels}", flush=True)
 
     def embedded(part: Part) -> Store:
-        named = ((part.domain or part.name, item) for item in listed(part))
-        total = sum(1 for _ in listed(part))
+        once = list(listed(part)) if "tars" in part.options else None  # the headers of a tar take minutes
+        total = sum(1 for _ in listed(part)) if once is None else len(once)
+        named = ((part.domain or part.name, item) for item in (listed(part) if once is None else once))
         return models.embedded(
             model, out / "vectors" / part.name, named, total, batch_size=options.batch_size, dtype=benchmark.dtype
         )
