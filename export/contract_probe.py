@@ -247,10 +247,13 @@ def resized_before(submission):
     """
     loaded = getattr(submission, "loaded", None)
     signature = loaded.signatures.get("embed_resized") if loaded is not None else None
-    if loaded is None or signature is None or not hasattr(loaded, "resizing"):
+    if loaded is None or signature is None:
         return
     shapes = {name: spec.shape.as_list() for name, spec in signature.structured_input_signature[1].items()}
-    sizes = {f"pixels_{size['image_size_px']}": size for size in json.loads(loaded.resizing().numpy())["sizes"]}
+    sizes = {name: {"image_size_px": shape[2], "mean": (0, 0, 0)} for name, shape in shapes.items()}
+    if None in [shape[2] for shape in shapes.values()]:  # images keep their aspect: `resizing` says their sizes
+        told = json.loads(loaded.resizing().numpy())["sizes"]
+        sizes = {f"pixels_{size['image_size_px']}": size for size in told}
     plain = np.full((1, 1, 3), [200, 30, 90], np.uint8)
     one = [shape[1] for shape in shapes.values()] == [1]
     sides = {name: sizes[name]["image_size_px"] for name in shapes}

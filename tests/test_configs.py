@@ -40,9 +40,15 @@ def schema_of(name: str) -> type:
 
 RUNS = [name for name in CONFIGS if schema_of(name) is config.Run]
 TRAINING = [name for name in RUNS if config.load(config.Run, CONFIGS[name]).train.phases]
+# Their phases are those of uned_udon and siglip_so400m_probe but for sampling, loss and widths.
+ALIKE = ("ilias_adapt", "real_images_udon", "uned_joint")
 # One of each recipe: real_images_all trains as real_images does, on other records.
 RECIPES = list(
-    {recipe_fingerprint(config.load(config.Run, CONFIGS[name])): name for name in reversed(TRAINING)}.values()
+    {
+        recipe_fingerprint(config.load(config.Run, CONFIGS[name])): name
+        for name in reversed(TRAINING)
+        if name not in ALIKE
+    }.values()
 )
 
 

@@ -102,17 +102,19 @@ def _expect_fitting(options: Options) -> None:
 
 
 def name_of(embedder: str) -> str:
-    """A name for the folder of an embedder's results.
+    """A name for the folder of an embedder's results; of a file of descriptors it is not that of a model.
 
     >>> name_of("runs/demo/submission.zip"), name_of("weights/mobilenet.keras"), name_of("siglip2_base_patch16_256")
     ('demo', 'mobilenet', 'siglip2_base_patch16_256')
+    >>> name_of("demo.json")
+    'demo.json'
     """
     path = Path(embedder.rstrip("/"))
     parts = [
         part for part in path.parts if part not in ("submission.zip", "saved_model", "export", "config.yaml", "vectors")
     ]
     last = Path(parts[-1]) if parts else path
-    stem = last.stem if last.suffix in (".keras", ".zip", ".json", ".pkl", ".yaml", ".yml") else last.name
+    stem = last.stem if last.suffix in (".keras", ".zip", ".yaml", ".yml") else last.name
     return re.sub(r"[^\w.-]+", "-", stem).strip("-.") or "embedder"
 
 
@@ -139,8 +141,9 @@ def _opened(options: Options, parts: tuple[Part, ...], out: Path) -> Opened:
     print(f"bench: {benchmark.title} by {options.embedder} ({dim} dimensions), pixels: {model.pixels}", flush=True)
 
     def embedded(part: Part) -> Store:
-        named = ((part.domain or part.name, item) for item in listed(part))
-        total = sum(1 for _ in listed(part))
+        once = list(listed(part)) if "tars" in part.options else None  # the headers of a tar take minutes
+        total = sum(1 for _ in listed(part)) if once is None else len(once)
+        named = ((part.domain or part.name, item) for item in (listed(part) if once is None else once))
         return models.embedded(
             model, out / "vectors" / part.name, named, total, batch_size=options.batch_size, dtype=benchmark.dtype
         )

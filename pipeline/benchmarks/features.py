@@ -15,12 +15,13 @@ from pipeline.benchmarks import descriptors
 from pipeline.benchmarks.ilias import hdf5
 from pipeline.benchmarks.table import Part
 from pipeline.errors import BadInput
-from pipeline.vectors.store import REJECTS, Store, Vectors, folders_in, open_store
-from pipeline.vectors.writer import Writer
+from pipeline.vectors.store import MARKS, REJECTS, Store, Vectors, folders_in, open_store
+from pipeline.vectors.writer import KEYS, Writer
 from tfrecords.sources import Item
 
 ListedBy = Callable[[Part], Iterator[Item]]
 DESCRIPTORS = (".json", ".pkl")  # the official code writes its JSON as .pkl
+COPIED = {"copied from": "descriptors"}  # of a store's keys: what may be made anew from another file
 
 
 def are_there(embedder: str) -> bool:
@@ -115,6 +116,15 @@ def _whole(folder: Path, identity: str) -> Store | None:
     return store if store.fingerprint == identity else None
 
 
+def _is_copy(folder: Path) -> bool:
+    """Whether a store was copied from a file: what a model embedded is never removed for one."""
+    try:
+        held = files.read_json(folder / MARKS / KEYS)
+    except BadInput:
+        return False
+    return isinstance(held, dict) and COPIED.items() <= held.items()
+
+
 def _copied(
     blocks: Iterator[np.ndarray], part: Part, identity: str, folder: Path, listed: ListedBy, path: Path
 ) -> Store:
@@ -123,7 +133,7 @@ def _copied(
     number = count = 0
     for block in blocks:
         if writer is None:
-            writer = Writer(folder, identity, block.shape[1], redo=True)
+            writer = Writer(folder, identity, block.shape[1], keys=COPIED, redo=_is_copy(folder))
         rows = [(item.key, part.domain, item.class_name, item.also) for item in islice(items, len(block))]
         count += len(block)
         if len(rows) < len(block):

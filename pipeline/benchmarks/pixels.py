@@ -16,6 +16,8 @@ SAID = {
     "aspect": "longer side {px} px, {resize}, aspect kept",
 }
 
+ILIAS_PX = {"dinov2": 724, "dinov3": 768}  # whatever size the catalogue has them at
+
 
 def said(way: str, preprocess: Preprocess) -> str:
     """The pixels in a few words, for tables and pages."""
@@ -25,16 +27,16 @@ def said(way: str, preprocess: Preprocess) -> str:
 def ilias_px(family: str, native_px: int) -> int:
     """The longer side in ILIAS of an encoder by its own size, as the authors chose it for each of their models.
 
-    224 px models run at 384, those of 336 and 384 at 512, larger ones at 724; DINOv3 at 768. (Of 256 px ones none is
-    among theirs: 384.)
+    Models of 224 and 256 px run at 384, those of 320 to 384 at 512, larger ones at 724; DINOv2 at 724 and DINOv3 at
+    768, whose smaller sizes here are those of most of their training.
 
-    >>> ilias_px("clip", 224), ilias_px("siglip2", 384), ilias_px("dinov2", 518), ilias_px("dinov3", 224)
+    >>> ilias_px("clip", 224), ilias_px("siglip2", 384), ilias_px("dinov2", 224), ilias_px("dinov3", 256)
     (384, 512, 724, 768)
 
     Source: ilias-vrg/ilias, `models.sh`.
     """
-    if family == "dinov3":
-        return 768
+    if family in ILIAS_PX:
+        return ILIAS_PX[family]
     return 384 if native_px <= 256 else 512 if native_px <= 384 else 724
 
 

@@ -12,6 +12,7 @@ from pipeline import cli
 from pipeline.benchmarks import models, pixels
 from pipeline.benchmarks.reported import TABLE, of
 from pipeline.benchmarks.table import BENCHMARKS
+from pipeline.models import catalogue
 from tests.bench.made import bench, values
 from tests.drawn_benchmarks import draw_cub200, draw_sop, draw_uned
 from tests.evaluation.tiny import MeanColour, save
@@ -128,6 +129,20 @@ def test_an_encoder_sees_whole_images_where_the_protocol_keeps_the_aspect(tmp_pa
     for image in (wide, high):
         found = model.submission.embed(image[None])
         assert found.shape == (1, 5) and np.linalg.norm(found) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "side"),
+    [
+        ("clip_vit_b_16_openai", 384), ("clip_vit_l_14_336_openai", 512), ("siglip_large_patch16_256", 384),
+        ("siglip2_large_patch16_384", 512), ("siglip2_large_patch16_512", 724), ("pe_core_b_16_224", 384),
+        ("pe_core_l_14_336", 512), ("efficientnet_b4", 512), ("dinov2_large", 724),
+        ("dinov2_with_registers_base", 724), ("dinov3_base", 768),
+    ],
+)  # fmt: skip
+def test_the_catalogues_encoders_have_the_size_of_iliass_authors(name, side):
+    entry = catalogue.find(name)
+    assert pixels.ilias_px(entry.family, entry.image_size_px) == side
 
 
 def test_a_name_without_weights_is_refused(tmp_path, capsys):

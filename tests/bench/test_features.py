@@ -54,6 +54,20 @@ def test_descriptors_go_out_and_come_back_to_the_same_scores(cars, tmp_path, cap
     assert "reads" not in capsys.readouterr().out  # its vectors are there
 
 
+def test_a_file_of_descriptors_never_takes_the_place_of_what_a_model_embedded(cars, tmp_path, capsys):
+    root, folder = cars
+    file, out = tmp_path / "descriptors.json", tmp_path / "out"
+    bench("uned", folder, root, tmp_path / "a", *DOMAINS, "--export", file)
+    stores(out / "vectors", "uned", root, fine, domains=("cars", "inshop"))
+    held = {path: path.read_bytes() for path in (out / "vectors").rglob("*.npy")}
+    assert "holds other vectors" in refused(capsys, "uned", file, "--root", root, "--out", out, *DOMAINS)
+    assert held == {path: path.read_bytes() for path in (out / "vectors").rglob("*.npy")}
+    bench("uned", file, root, tmp_path / "b", *DOMAINS)
+    other = tmp_path / "other.json"
+    other.write_text(file.read_text() + " ")
+    bench("uned", other, root, tmp_path / "b", *DOMAINS)  # a copy makes way for another
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

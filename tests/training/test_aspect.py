@@ -3,7 +3,9 @@
 import json
 
 import numpy as np
+import tensorflow as tf
 
+from export import contract_probe
 from pipeline import cli
 from pipeline.data.preprocessing import prepare
 from pipeline.evaluation import embedders
@@ -19,6 +21,16 @@ ENCODER = {
 }
 
 
+class Called:
+    """What `guie check` calls in its own process."""
+
+    def __init__(self, folder):
+        self.tf, self.loaded = tf, tf.saved_model.load(str(folder))
+
+    def __call__(self, images):
+        return self.loaded.signatures["serving_default"](images=tf.constant(images))["embedding_norm"].numpy()
+
+
 def test_a_head_on_images_that_keep_their_aspect_is_served_with_it(tiny):
     phase = {**TUNE, "trainable": "head", "epochs": 0.25}
     overrides = [f"encoder={json.dumps(ENCODER)}", f"train.phases={json.dumps([phase])}"]
@@ -32,4 +44,6 @@ def test_a_head_on_images_that_keep_their_aspect_is_served_with_it(tiny):
         pixels = prepare(images, built.preprocess)
         assert max(pixels.shape[1:3]) == 24 and not any(side % 8 for side in pixels.shape[1:3])
         np.testing.assert_allclose(loaded.embed(images), built.head(run(pixels)), atol=1e-5)
+    ((_, same, said),) = contract_probe.resized_before(Called(trained.folder / "export" / "saved_model"))
+    assert same, said
     assert tiny.refused("batches", *overrides, "train.phases.0.trainable=all")

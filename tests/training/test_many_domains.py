@@ -59,7 +59,7 @@ def test_shares_follow_the_teachers_losses_and_are_logged(whole):
     assert shares[0].tolist() == shares[1].tolist() and shares[0].any()  # … by the shares that it found
 
 
-@pytest.mark.parametrize("step", [5, 8, pytest.param(11, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("step", [5, *(pytest.param(step, marks=pytest.mark.slow) for step in (8, 11))])
 def test_a_killed_run_goes_on_to_the_same_weights(tiny, whole, step):
     """Within a window, between phases, where shares are set: to the last bit."""
     name = f"udon-from-{step}"
@@ -116,7 +116,7 @@ def test_new_batches_of_new_shares_trace_no_second_graph(built):
     ],
 )
 def test_what_cannot_be_is_refused_in_a_line(tiny, overrides, said, capsys):
-    assert tiny.refused("refused", *overrides)
+    assert tiny.refused("domains refused", *overrides)
     error = capsys.readouterr().err.strip()
     assert said in error and "\n" not in error
 

@@ -50,7 +50,7 @@ def score(work: Work) -> list[Mode]:
     image_queries, positives = (work.store(part) for part in work.parts)
     queries, answers = asked(lists.image_queries, image_queries), Answers(lists, positives)
     database = Database([positives, *_distractors(work, positives)])
-    core, whole = rank(queries, database, kept=work.out / "search" / "ilias.npz")
+    core, whole = rank(queries, database, kept=_kept(work, "ilias"))
     ids = database.ids_of(np.unique(whole.rows))
     files_of_results.write(work.out, queries.ids, whole.rows, whole.similarities, ids)
     work.notes += _notes(queries, answers, database)
@@ -64,6 +64,11 @@ def score(work: Work) -> list[Mode]:
         if (found := answers.by_group(queries.ids, whole, name, limits))
     ]
     return [*modes, *groups]
+
+
+def _kept(work: Work, name: str) -> Path:
+    """The file of a search; mini-ILIAS has its own, so that it does not cost what 100 million have taken."""
+    return work.out / "search" / f"{name}{'-mini' * work.mini}.npz"
 
 
 def _mode(what: str, answers: Answers, queries: Asked, ranking: Neighbours, database: Database) -> Mode:
@@ -81,7 +86,7 @@ def _texts(work: Work, lists: truth.Truth, answers: Answers, database: Database)
         work.notes.append(TEXT_LEFT_OUT)
         return []
     queries = asked(lists.text_queries, hdf5.Features(path))
-    _, whole = rank(queries, database, kept=work.out / "search" / "ilias-text.npz")
+    _, whole = rank(queries, database, kept=_kept(work, "ilias-text"))
     return [_mode("text queries", answers, queries, whole, database)]
 
 
