@@ -7,14 +7,13 @@ images and lists of the benchmark → <out>/bench.json, bench.html; <out>/vector
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 
 from pipeline import files
-from pipeline.benchmarks import descriptors, features, page, reported, results
+from pipeline.benchmarks import features, page, reported, results
 from pipeline.benchmarks.results import Result
 from pipeline.benchmarks.table import Benchmark, Part
 from pipeline.benchmarks.work import Work
@@ -77,7 +76,7 @@ def main(options: Options) -> None:
             opened.pixels, benchmark.headline, modes, notes, complete=not others and parts == benchmark.parts,
         )  # fmt: skip
         if options.export:
-            getattr(protocol, "export", _export)(Path(options.export), work)
+            protocol.export(Path(options.export), work)
         figures = reported.of(benchmark.name)
         held = {**result.to_json(), "reported": [each._asdict() for each in figures]}
         files.write_json(out / "bench.json", held)
@@ -178,14 +177,3 @@ def _published(benchmark: Benchmark, part: Part) -> int | None:
         return uned.DOMAINS[part.domain].get(str(part.options["split"]))
     size = find_layout(benchmark.layout or benchmark.name).size(part.options)
     return size.images if size else None
-
-
-def _export(path: Path, work: Work) -> None:
-    def blocks(part: Part) -> Iterator[np.ndarray]:
-        return (block for _, block in work.store(part).blocks())
-
-    found: dict[str, dict[str, Callable[[], Iterator[np.ndarray]]]] = {}
-    for part in work.parts:
-        found.setdefault(part.domain, {})[str(part.options["split"])] = partial(blocks, part)
-    descriptors.write(path, found)
-    print(f"bench: {path}: UnED's descriptors of {', '.join(found)}")

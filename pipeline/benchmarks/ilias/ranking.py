@@ -23,7 +23,7 @@ SECONDS = 60.0  # between two times that a search is written down
 
 
 @dataclass(frozen=True)
-class Asked:
+class Queries:
     """The vectors of the listed queries."""
 
     ids: list[str]  # Q, as the authors write them
@@ -32,7 +32,7 @@ class Asked:
     unknown: int  # vectors of queries that are not listed, which are not asked
 
 
-def asked(listed: Sequence[str], part: Vectors) -> Asked:
+def asked(listed: Sequence[str], part: Vectors) -> Queries:
     """The listed queries of a part. Raises BadInput: none of them is there, or one is there twice."""
     row_of: dict[str, int] = {}
     for row, item in enumerate(part.items()):
@@ -46,11 +46,11 @@ def asked(listed: Sequence[str], part: Vectors) -> Asked:
         raise BadInput(f"expected features of queries such as {listed[0]}, got such as {known}")
     vectors = np.concatenate([block for _, block in part.blocks(1 << 16)])
     missing = [each for each in listed if each not in row_of]
-    return Asked([*found, *missing], vectors[[row_of[each] for each in found]], missing, len(row_of) - len(found))
+    return Queries([*found, *missing], vectors[[row_of[each] for each in found]], missing, len(row_of) - len(found))
 
 
 def rank(
-    queries: Asked, database: Database, k: int = protocol.K, kept: Path | None = None
+    queries: Queries, database: Database, k: int = protocol.K, kept: Path | None = None
 ) -> tuple[Neighbours, Neighbours]:
     """Exact inner products over the database's vectors; ties by the smaller row, so the positives come first.
 
@@ -89,7 +89,7 @@ def _kept(path: Path | None, names: list[str]) -> tuple[Neighbours, int] | None:
     return (found, int(held["seen"])) if parts == names[: len(parts)] else None
 
 
-def _padded(found: Neighbours, queries: Asked) -> Neighbours:
+def _padded(found: Neighbours, queries: Queries) -> Neighbours:
     """With the queries that are missing, which find nothing."""
     none = ((0, len(queries.missing)), (0, 0))
     rows = np.pad(found.rows, none, constant_values=-1)

@@ -19,7 +19,7 @@ from pipeline.benchmarks import results
 from pipeline.benchmarks.ilias import hdf5, truth
 from pipeline.benchmarks.ilias import results as files_of_results
 from pipeline.benchmarks.ilias.database import Database, Listed, distractors
-from pipeline.benchmarks.ilias.ranking import Answers, Asked, asked, measure, rank
+from pipeline.benchmarks.ilias.ranking import Answers, Queries, asked, measure, rank
 from pipeline.benchmarks.results import Mode
 from pipeline.benchmarks.table import Part
 from pipeline.benchmarks.work import Work
@@ -71,7 +71,7 @@ def _kept(work: Work, name: str) -> Path:
     return work.out / "search" / f"{name}{'-mini' * work.mini}.npz"
 
 
-def _mode(what: str, answers: Answers, queries: Asked, ranking: Neighbours, database: Database) -> Mode:
+def _mode(what: str, answers: Answers, queries: Queries, ranking: Neighbours, database: Database) -> Mode:
     """A table of one row, under what its database has beside the positives."""
     count = database.count - database.parts[0].count
     title = PUBLISHED.get(count, f"{count:,} distractors" if count else "core alone")
@@ -126,7 +126,7 @@ def _embedded(work: Work, tar: Path, name: str, positives: Vectors) -> Vectors:
     return found
 
 
-def _notes(queries: Asked, answers: Answers, database: Database) -> list[str]:
+def _notes(queries: Queries, answers: Answers, database: Database) -> list[str]:
     """What the numbers do not say of themselves."""
     notes = []
     if queries.missing:

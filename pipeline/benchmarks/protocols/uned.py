@@ -9,11 +9,13 @@ the order of their numbers.
 Source: Ypsilantis et al., Towards universal image embeddings, ICCV 2023, and its code, `knn_utils.py`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 
-from pipeline.benchmarks import results
+from pipeline.benchmarks import descriptors, results
 from pipeline.benchmarks.labels import hits, joined, matches, without
 from pipeline.benchmarks.results import Measures, Mode, Row
 from pipeline.benchmarks.table import UNED_DOMAINS, Part
@@ -37,6 +39,19 @@ def score(work: Work) -> list[Mode]:
     own = {domain: [part for part in index if part.domain == domain] for domain in domains}
     modes = [_mode(work, merged, dict.fromkeys(domains, index))] if len(domains) > 1 else []
     return [*modes, _mode(work, "separate indexes", own)]
+
+
+def export(path: Path, work: Work) -> None:
+    """Writes the vectors as UnED's descriptors, which its code reads."""
+
+    def blocks(part: Part) -> Iterator[np.ndarray]:
+        return (block for _, block in work.store(part).blocks())
+
+    found: dict[str, dict[str, Callable[[], Iterator[np.ndarray]]]] = {}
+    for part in work.parts:
+        found.setdefault(part.domain, {})[str(part.options["split"])] = partial(blocks, part)
+    descriptors.write(path, found)
+    print(f"bench: {path}: UnED's descriptors of {', '.join(found)}")
 
 
 def _mode(work: Work, title: str, index: dict[str, list[Part]]) -> Mode:
