@@ -57,6 +57,8 @@ def line(error: BaseException) -> str | None:
     for each in _chain(error):
         number = _number(each)
         if number is not None:
+            if number == errno.ENOMEM and (why := _too_few_addresses("numpy")):
+                return why  # under such a limit it is the machine's chance where memory ends
             notes = [note.removeprefix(_AT) for note in getattr(each, "__notes__", ()) if note.startswith(_AT)]
             where = next(iter(notes), None) or getattr(each, "filename", None)
             what = f"{where}: " if isinstance(where, str) else ""
@@ -88,13 +90,19 @@ class AddressSpace:
 
     @staticmethod
     def find_spec(name: str, path: object = None, target: object = None) -> None:
-        if name in _ADDRESSES and resource is not None:
-            allowed, needed = resource.getrlimit(resource.RLIMIT_AS)[0], _ADDRESSES[name]
-            if allowed != resource.RLIM_INFINITY and allowed < needed:
-                why = f"allows {allowed / 1e9:.1f} GB of addresses, {name} needs {needed / 1e9:.0f} to start"
-                raise BadInput(
-                    f"`ulimit -v` {why}: raise it, and limit memory by a cgroup (systemd-run, docker) instead"
-                )
+        if why := _too_few_addresses(name):
+            raise BadInput(why)
+
+
+def _too_few_addresses(name: str) -> str:
+    """Why a package cannot start under this process's `ulimit -v`, and the mend; "" where it can."""
+    if name not in _ADDRESSES or resource is None:
+        return ""
+    allowed, needed = resource.getrlimit(resource.RLIMIT_AS)[0], _ADDRESSES[name]
+    if allowed == resource.RLIM_INFINITY or allowed >= needed:
+        return ""
+    why = f"allows {allowed / 1e9:.1f} GB of addresses, {name} needs {needed / 1e9:.0f} to start"
+    return f"`ulimit -v` {why}: raise it, and limit memory by a cgroup (systemd-run, docker) instead"
 
 
 def watch_imports() -> None:
