@@ -87,6 +87,7 @@ setup(
         "matplotlib>=3.9",  # charts
         "optuna==4.*",  # the sampler of guie sweep
         "pillow>=11",
+        "h5py>=3.10",  # ILIAS's descriptors, its authors' files; Keras brings it as well
         "simplejpeg>=1.8",  # libjpeg-turbo at a DCT scale, its warnings as errors
         "opencv-python-headless>=4.9",
         "crc32c",

@@ -83,7 +83,14 @@ def test_without_anything_to_score_a_run_ends_with_the_export(config, tmp_path):
 
 @pytest.mark.slow
 def test_an_embedding_wider_than_the_competitions_is_scored_and_not_submitted(config, tmp_path, capsys):
-    process = start(config, tmp_path, "embedder.embedding_dim=80", "score.references=[]", "train.phases.1.epochs=1")
+    process = start(
+        config,
+        tmp_path,
+        "embedder.embedding_dim=80",
+        "embedder.any_width=true",
+        "score.references=[]",
+        "train.phases.1.epochs=1",
+    )
     output, error = process.communicate()
     assert process.returncode == 0, output + error
     assert json.loads((tmp_path / "metrics.json").read_text())["embedding_dim"] == 80

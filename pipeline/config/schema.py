@@ -122,7 +122,8 @@ class Lda:
 class Embedder:
     """The section `embedder`: the head that makes the embedding of the encoder's features."""
 
-    embedding_dim: int = key(64, least=1)  # the competition takes at most 64; more train, embed and bench, too
+    embedding_dim: int = key(64, least=1)  # at most the competition's 64, unless any_width
+    any_width: bool = False  # an embedding of more than 64 numbers: trained, embedded and scored, not submitted
     dropout: float = key(0.2, least=0, most=0.999)  # share of the features that are dropped in training
     init: str = key("random", one_of=STARTS)  # of the head and the class centres, at the first phase
     lda: Lda = field(default_factory=Lda)
@@ -137,6 +138,9 @@ class Embedder:
         return self.trained_dim or self.embedding_dim
 
     def rules(self) -> Iterator[tuple[str, str]]:
+        if self.embedding_dim > LARGEST_DIM and not self.any_width:
+            came = f"got {self.embedding_dim}: embedder.any_width=true where nothing is submitted"
+            yield "embedding_dim", f"expected at most {LARGEST_DIM}, the competition's limit, {came}"
         if self.trained_dim is not None and self.trained_dim <= self.embedding_dim:
             came = f"{self.trained_dim}: leave trained_dim out to train the embedding itself"
             yield "trained_dim", f"expected more than embedding_dim {self.embedding_dim}, got {came}"

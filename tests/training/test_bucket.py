@@ -59,7 +59,7 @@ def test_images_to_score_are_those_of_the_local_files(tiny, bucket):
 
 
 def test_a_bucket_without_records_is_refused_in_one_line(tiny, bucket, capsys):
-    assert tiny.refused("none", PHASES, "train.records=[gs://photos/other/*.tfrec]")
+    assert tiny.refused("no-shards", PHASES, "train.records=[gs://photos/other/*.tfrec]")
     assert "train.records: no shard matches gs://photos/other/*.tfrec" in capsys.readouterr().err
 
 
