@@ -47,7 +47,7 @@ def locked(folder: Path) -> Iterator[None]:
             return
         with file:
             raise BadInput(
-                f"{folder} is in use by {_said(file)}: wait for it, end it, or choose another run_dir"
+                f"{folder} is in use by {_said(file)}: wait for it, end it, or choose another run_dir (--out)"
             ) from None
     with file:
         if not _is_that_of(file, whole / NAME):  # its last holder has removed it meanwhile: another may lock a new one

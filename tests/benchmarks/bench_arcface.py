@@ -12,7 +12,6 @@ import argparse
 import json
 import math
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -20,6 +19,8 @@ import time
 from collections.abc import Callable
 
 import numpy as np
+
+from tests.benchmarks.peak import peak_bytes
 
 CONTENDERS = {"guie": "guie, XLA", "pml": "pytorch-metric-learning, torch eager"}
 WORKS = {"gradients": "loss and gradients", "adam": "with Adam"}
@@ -90,7 +91,7 @@ def measure(contender: str, work: str, options: argparse.Namespace) -> dict[str,
     while (elapsed := time.perf_counter() - started) < options.seconds:
         step()
         steps += 1
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = peak_bytes() / 2**20
     return {"steps_per_second": steps / elapsed, "peak_mib": peak, "loss": loss}
 
 

@@ -14,12 +14,13 @@ torch's autocast, which also keeps float32 weights. guie compiles as it trains u
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+
+from tests.benchmarks.peak import peak_bytes
 
 CONTENDERS = {
     "guie": "guie",
@@ -83,7 +84,7 @@ def measure(contender: str, work: str, precision: str, batch: int, seconds: floa
     while (passed := time.perf_counter() - start) < seconds or count < 3:
         run()
         count += 1
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    peak = peak_bytes() / 2**30
     return {"images_per_second": batch * count / passed, "peak_gigabytes": peak}
 
 

@@ -20,7 +20,6 @@ import argparse
 import json
 import math
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -31,6 +30,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from tests.benchmarks.peak import peak_bytes
 
 CONTENDERS = {
     "guie": "guie",
@@ -107,7 +108,7 @@ def measure(contender: str, folder: Path, seconds: float) -> dict[str, Any]:
     while (passed := time.perf_counter() - started) < seconds or done < 4:
         run(CHECKED_STEPS + done, 2)
         done += 2
-    worked, peak = time.process_time() - worked, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    worked, peak = time.process_time() - worked, peak_bytes() / 2**30
     times = {"ms": 1000 * passed / done, "processor_ms": 1000 * worked / done}
     return {**times, "losses": losses, "trained": trained, "batch": batch, "peak_gigabytes": peak}
 

@@ -22,6 +22,8 @@ from pathlib import Path
 import numpy as np
 import psutil
 
+from tests.benchmarks.peak import peak_bytes
+
 STORES = ("float16", "float32", "int8")
 FAISS = {"faiss flat": 4.0, "faiss fp16": 2.0, "faiss 8bit": 1.0}  # bytes a number
 PEERS = (*(f"guie {dtype}" for dtype in STORES), *FAISS)
@@ -80,9 +82,7 @@ def search(peer: str, folder: Path) -> dict:
         rows = index.search(queries, K)[1]
     seconds = time.perf_counter() - began
     np.save(folder / f"found-{system}-{kind}.npy", rows)
-    # Not ru_maxrss, which a process takes over from the one that started it.
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return {"seconds": seconds, "peak_mb": int(status["VmHWM"].split()[0]) / 1024}
+    return {"seconds": seconds, "peak_mb": peak_bytes() / 2**20}
 
 
 def recall(folder: Path, peer: str) -> float:

@@ -12,7 +12,6 @@ Drawn hashes: N on both sides, a hundredth of the second altered copies of the f
 import argparse
 import csv
 import io
-import resource
 import shutil
 import tempfile
 import time
@@ -25,6 +24,7 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
 from pipeline.data import sources
+from tests.benchmarks.peak import peak_bytes
 from tfrecords import perceptual, pixels
 from tfrecords.sources import Item
 
@@ -193,7 +193,7 @@ def search(count: int) -> None:
         found += len(one)
         hits[other] = True
     seconds, worked = time.perf_counter() - began, time.process_time() - worked
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    peak = peak_bytes() / 1e9
     share = hits[: len(copies)].mean()
     print(
         f"{count:,} × {count:,} drawn hashes: {seconds:,.0f} s, {worked:,.0f} s of one core, peak {peak:.2f} GB; "

@@ -6,13 +6,14 @@ Ratios are peer time / our time (above 1: we are faster); peak memory is what ea
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
 import time
 
 import numpy as np
+
+from tests.benchmarks.peak import peak_bytes
 
 PEERS = ("guie", "faiss", "sklearn")
 
@@ -43,7 +44,7 @@ def run(peer: str, queries: int, index: int) -> dict:
         began = time.perf_counter()
         ids = NearestNeighbors(n_neighbors=5, algorithm="brute", n_jobs=-1).fit(held).kneighbors(asked)[1]
     seconds = time.perf_counter() - began
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = peak_bytes() / 2**20
     return {"seconds": seconds, "peak_mb": peak, "ids": np.asarray(ids).tolist()}
 
 

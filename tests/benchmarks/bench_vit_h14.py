@@ -11,12 +11,13 @@ encoder, head and centres. Each part is a process of its own, so that its peak m
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+from tests.benchmarks.peak import peak_bytes
 
 NAME, CLASSES, LIMIT_GIGABYTES = "clip_vit_h_14", 17_691, 24.0
 
@@ -108,11 +109,7 @@ def measure(part: str, shards: str, images: int, size: int) -> dict[str, float |
         millions = sum(int(tf.size(value)) for value in values) / 1e6
         result = f"loss {loss:.3f}, {millions:.0f} M trained, encoder moved by {moved:.1e}"
     seconds = time.perf_counter() - start
-    return {
-        "seconds": seconds,
-        "gigabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
-        "result": result,
-    }
+    return {"seconds": seconds, "gigabytes": peak_bytes() / 2**30, "result": result}
 
 
 if __name__ == "__main__":

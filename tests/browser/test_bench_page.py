@@ -2,9 +2,9 @@
 
 import pytest
 
-from tests.bench.made import bench, coarse, stores
 from tests.browser.test_report_pages import CONTRAST
 from tests.drawn_benchmarks import draw_uned
+from tests.protocols.made import bench, coarse, stores
 
 pytestmark = pytest.mark.slow
 

@@ -126,9 +126,11 @@ def predicted(nearest: Nearest, temperature: float, exhibits: int) -> Prediction
     >>> found.classes.tolist(), found.confidences.round(4).tolist()
     ([7], [0.4754])
     """
-    weights = np.exp(temperature * nearest.similarities)  # [Q, K]
-    here = (nearest.classes >= 0).sum(axis=1)
-    shares = weights / (weights.sum(axis=1) + (exhibits - here))[:, None]
+    logits = temperature * nearest.similarities  # [Q, K]
+    most = logits.max(axis=1, keepdims=True).clip(min=0)  # of long vectors, whose exponents would overflow
+    weights = np.exp(logits - most)
+    others = exhibits - (nearest.classes >= 0).sum(axis=1, keepdims=True)
+    shares = weights / (weights.sum(axis=1, keepdims=True) + others * np.exp(-most))
     best = shares.argmax(axis=1)
     rows = np.arange(len(best))
     return Predictions(nearest.classes[rows, best], shares[rows, best])

@@ -7,10 +7,9 @@ import pytest
 
 from pipeline import cli
 from pipeline.benchmarks import work
+from pipeline.benchmarks.protocols import met
 from pipeline.benchmarks.table import UNED_DOMAINS, UNED_INDEX
 from pipeline.retrieval.large import most_similar
-from tests.bench import slow
-from tests.bench.made import bench, coarse, fine, stores, values
 from tests.drawn_benchmarks import (
     draw_cars196,
     draw_cub200,
@@ -25,6 +24,8 @@ from tests.drawn_benchmarks import (
     draw_sop,
     draw_uned,
 )
+from tests.protocols import slow
+from tests.protocols.made import bench, coarse, fine, stores, values
 from tfrecords.benchmarks import uned as layout
 
 INDEX_OF = {domain: "index" if domain in ("inshop", "met", "gldv2") else "test" for domain in UNED_DOMAINS}
@@ -230,6 +231,14 @@ def white(train, rows):
     eigenvalues, directions = np.linalg.eigh((found - centre).T @ (found - centre) / len(found))
     changed = [(label, (each - centre) @ directions / np.sqrt(eigenvalues)) for label, each in rows]
     return [(label, (each / np.linalg.norm(each)).astype(np.float32)) for label, each in changed]
+
+
+def test_the_mets_confidence_of_vectors_of_any_length_is_a_share():
+    """A softmax over all exhibits: of 900 and 890 at temperature 5 all is the first's, of 0 each has the same."""
+    found = met.predicted(met.Nearest(np.array([[3, 7], [3, 7]]), np.array([[900.0, 890.0], [0.0, 1000.0]])), 5.0, 3)
+    assert found.classes.tolist() == [3, 7] and found.confidences.tolist() == pytest.approx([1.0, 1.0])
+    near = met.Nearest(np.array([[3, -1]]), np.array([[0.0, -np.inf]]))
+    assert met.predicted(near, 500.0, 4).confidences.tolist() == pytest.approx([0.25])
 
 
 def test_a_search_that_was_killed_goes_on_behind_its_last_lot(tmp_path, monkeypatch):

@@ -13,9 +13,9 @@ from pipeline.benchmarks import models, pixels
 from pipeline.benchmarks.reported import TABLE, of
 from pipeline.benchmarks.table import BENCHMARKS
 from pipeline.models import catalogue
-from tests.bench.made import bench, values
 from tests.drawn_benchmarks import draw_cub200, draw_sop, draw_uned
 from tests.evaluation.tiny import MeanColour, save
+from tests.protocols.made import bench, values
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ import pytest
 from pipeline import cli
 from pipeline.benchmarks import descriptors
 from pipeline.errors import BadInput
-from tests.bench.made import bench, coarse, fine, stores
 from tests.drawn_benchmarks import draw_sop, draw_uned
+from tests.protocols.made import bench, coarse, fine, stores
 
 DOMAINS = ("--domain", "cars", "--domain", "inshop")
 
