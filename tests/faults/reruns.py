@@ -20,9 +20,9 @@ KEPT = ".safetensors"  # no byte of a checkpoint changes where a rerun is refuse
 COSTLY = ("records/*.tfrec", "checkpoints/*.safetensors", "export/saved_model/**/*", "submission.zip")
 
 
-def quarter(kinds: Iterable[str]) -> list:
-    """All kinds as parameters; three of four for `make faults` and `make test-all` alone."""
-    return [pytest.param(name, marks=[pytest.mark.slow] if number % 4 else []) for number, name in enumerate(kinds)]
+def eighth(kinds: Iterable[str]) -> list:
+    """All kinds as parameters; seven of eight for `make faults` and `make test-all` alone."""
+    return [pytest.param(name, marks=[pytest.mark.slow] if number % 8 else []) for number, name in enumerate(kinds)]
 
 
 @dataclass

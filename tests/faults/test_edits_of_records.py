@@ -3,11 +3,11 @@
 import pytest
 
 from tests.faults import edits_of_records
-from tests.faults.reruns import SEED, Reruns, quarter
+from tests.faults.reruns import SEED, Reruns, eighth
 
 pytestmark = pytest.mark.faults("stale results")
 
 
-@pytest.mark.parametrize("name", quarter(edits_of_records.KINDS))
+@pytest.mark.parametrize("name", eighth(edits_of_records.KINDS))
 def test_a_rerun_after_an_edit_is_a_fresh_run_or_refuses(reruns: Reruns, tmp_path, name):
     reruns.check(edits_of_records.KINDS[name], tmp_path / "world", f"{SEED} {name}")

@@ -222,6 +222,7 @@ def test_zero_shot_rows_are_the_config_s_classes_and_text_tower(tmp_path: Path, 
             assert "guie_origin" in line and "text_tower was" in line
 
 
+@pytest.mark.slow
 def test_deeper_stages_beat_pixels_on_real_images(shared: Path, tmp_path: Path, run):
     config = str(Path(__file__).resolve().parents[2] / "configs" / "staged_cifar10.yaml")
     options = [

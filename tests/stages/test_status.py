@@ -76,6 +76,7 @@ def test_a_run_that_is_half_done_names_what_is_missing(world, capsys, tmp_path):
     assert {found[name][0] for name in STAGES[1:]} == {"missing"}
 
 
+@pytest.mark.slow
 def test_seeds_have_rows_of_their_own(world, capsys, tmp_path):
     place = [str(world.config), f"run_dir={tmp_path}/seeded", "seeds=[0,2]"]
     assert world.guie("run", *place[1:]) == 0

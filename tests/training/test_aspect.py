@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from export import contract_probe
@@ -31,6 +32,7 @@ class Called:
         return self.loaded.signatures["serving_default"](images=tf.constant(images))["embedding_norm"].numpy()
 
 
+@pytest.mark.slow
 def test_a_head_on_images_that_keep_their_aspect_is_served_with_it(tiny):
     phase = {**TUNE, "trainable": "head", "epochs": 0.25}
     overrides = [f"encoder={json.dumps(ENCODER)}", f"train.phases={json.dumps([phase])}"]

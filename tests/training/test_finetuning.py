@@ -149,7 +149,12 @@ def drift(trained: Trained, what: str) -> float:
 
 
 @pytest.mark.parametrize(
-    ("what", "factor", "share"), [("features", 300, 0.3), ("weights", 1000, 0.2), ("similarities", 100, 0.8)]
+    ("what", "factor", "share"),
+    [
+        ("features", 300, 0.3),
+        pytest.param("weights", 1000, 0.2, marks=pytest.mark.slow),
+        pytest.param("similarities", 100, 0.8, marks=pytest.mark.slow),
+    ],
 )
 def test_a_large_factor_keeps_what_its_term_is_about(tiny, plain, what, factor, share):
     strong = tiny.train(what, f"train.phases.0.keep.{what}={factor}")
@@ -221,7 +226,7 @@ def test_a_phase_starts_its_head_and_centres_from_the_tuned_encoders_features(an
     assert np.abs(anew.tensors(6)[HEAD[0]] - found[HEAD[0]]).max() > 1e-3  # it is trained from there
 
 
-@pytest.mark.parametrize("step", [2, 4])
+@pytest.mark.parametrize("step", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_resumed_between_the_phases_or_within_one_it_starts_anew_once(tiny, anew, step):
     shutil.copytree(anew.folder, tiny.folder / f"anew-{step}", ignore=shutil.ignore_patterns("features"))
     for later in range(step + 1, 7):

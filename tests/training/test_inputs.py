@@ -60,7 +60,7 @@ def another_network(moved: TinyRuns) -> None:
     ("change", "key"),
     [(relabelled, "train.records"), (overwritten, "train.records"), (another_network, "encoder.name")],
 )
-@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize("finished", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.faults("stale results")
 def test_files_that_changed_since_are_refused_by_the_key_that_names_them(moved, change, key, finished, capsys):
     moved.train("run", PHASES)

@@ -82,6 +82,7 @@ def test_teachers_are_in_the_checkpoint_and_not_in_what_is_exported(whole):
     assert served.variables and not [name for name in served.variables if "teacher" in name or "source" in name]
 
 
+@pytest.mark.slow
 def test_the_encoder_does_not_see_distillation_unless_it_is_let_through(tiny):
     """With the factors at 0 the encoder's first step is the same; let through it is another."""
     phase = f"train.phases={json.dumps([{**ALL, 'epochs': 0.25}])}"  # one step
