@@ -20,7 +20,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tests.benchmarks.peak import peak_bytes
+from export.contract_probe import peak_gigabytes
 
 CONTENDERS = {"guie": "guie, XLA", "pml": "pytorch-metric-learning, torch eager"}
 WORKS = {"gradients": "loss and gradients", "adam": "with Adam"}
@@ -91,7 +91,7 @@ def measure(contender: str, work: str, options: argparse.Namespace) -> dict[str,
     while (elapsed := time.perf_counter() - started) < options.seconds:
         step()
         steps += 1
-    peak = peak_bytes() / 2**20
+    peak = 1024 * peak_gigabytes()
     return {"steps_per_second": steps / elapsed, "peak_mib": peak, "loss": loss}
 
 

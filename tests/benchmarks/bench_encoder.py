@@ -20,7 +20,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from tests.benchmarks.peak import peak_bytes
+from export.contract_probe import peak_gigabytes
 
 CONTENDERS = {
     "guie": "guie",
@@ -84,7 +84,7 @@ def measure(contender: str, work: str, precision: str, batch: int, seconds: floa
     while (passed := time.perf_counter() - start) < seconds or count < 3:
         run()
         count += 1
-    peak = peak_bytes() / 2**30
+    peak = peak_gigabytes()
     return {"images_per_second": batch * count / passed, "peak_gigabytes": peak}
 
 

@@ -31,7 +31,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.benchmarks.peak import peak_bytes
+from export.contract_probe import peak_gigabytes
 
 CONTENDERS = {
     "guie": "guie",
@@ -108,7 +108,7 @@ def measure(contender: str, folder: Path, seconds: float) -> dict[str, Any]:
     while (passed := time.perf_counter() - started) < seconds or done < 4:
         run(CHECKED_STEPS + done, 2)
         done += 2
-    worked, peak = time.process_time() - worked, peak_bytes() / 2**30
+    worked, peak = time.process_time() - worked, peak_gigabytes()
     times = {"ms": 1000 * passed / done, "processor_ms": 1000 * worked / done}
     return {**times, "losses": losses, "trained": trained, "batch": batch, "peak_gigabytes": peak}
 

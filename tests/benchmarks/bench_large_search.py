@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from tests.benchmarks.peak import peak_bytes
+from export.contract_probe import peak_gigabytes
 
 STORES = ("float16", "float32", "int8")
 FAISS = {"faiss flat": 4.0, "faiss fp16": 2.0, "faiss 8bit": 1.0}  # bytes a number
@@ -82,7 +82,7 @@ def search(peer: str, folder: Path) -> dict:
         rows = index.search(queries, K)[1]
     seconds = time.perf_counter() - began
     np.save(folder / f"found-{system}-{kind}.npy", rows)
-    return {"seconds": seconds, "peak_mb": peak_bytes() / 2**20}
+    return {"seconds": seconds, "peak_mb": 1024 * peak_gigabytes()}
 
 
 def recall(folder: Path, peer: str) -> float:

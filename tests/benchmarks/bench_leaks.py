@@ -23,8 +23,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
+from export.contract_probe import peak_gigabytes
 from pipeline.data import sources
-from tests.benchmarks.peak import peak_bytes
 from tfrecords import perceptual, pixels
 from tfrecords.sources import Item
 
@@ -193,7 +193,7 @@ def search(count: int) -> None:
         found += len(one)
         hits[other] = True
     seconds, worked = time.perf_counter() - began, time.process_time() - worked
-    peak = peak_bytes() / 1e9
+    peak = peak_gigabytes() * 2**30 / 1e9
     share = hits[: len(copies)].mean()
     print(
         f"{count:,} × {count:,} drawn hashes: {seconds:,.0f} s, {worked:,.0f} s of one core, peak {peak:.2f} GB; "

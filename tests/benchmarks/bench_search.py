@@ -13,7 +13,7 @@ import time
 
 import numpy as np
 
-from tests.benchmarks.peak import peak_bytes
+from export.contract_probe import peak_gigabytes
 
 PEERS = ("guie", "faiss", "sklearn")
 
@@ -44,7 +44,7 @@ def run(peer: str, queries: int, index: int) -> dict:
         began = time.perf_counter()
         ids = NearestNeighbors(n_neighbors=5, algorithm="brute", n_jobs=-1).fit(held).kneighbors(asked)[1]
     seconds = time.perf_counter() - began
-    peak = peak_bytes() / 2**20
+    peak = 1024 * peak_gigabytes()
     return {"seconds": seconds, "peak_mb": peak, "ids": np.asarray(ids).tolist()}
 
 

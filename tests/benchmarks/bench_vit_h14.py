@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.benchmarks.peak import peak_bytes
+from export.contract_probe import peak_gigabytes
 
 NAME, CLASSES, LIMIT_GIGABYTES = "clip_vit_h_14", 17_691, 24.0
 
@@ -109,7 +109,7 @@ def measure(part: str, shards: str, images: int, size: int) -> dict[str, float |
         millions = sum(int(tf.size(value)) for value in values) / 1e6
         result = f"loss {loss:.3f}, {millions:.0f} M trained, encoder moved by {moved:.1e}"
     seconds = time.perf_counter() - start
-    return {"seconds": seconds, "gigabytes": peak_bytes() / 2**30, "result": result}
+    return {"seconds": seconds, "gigabytes": peak_gigabytes(), "result": result}
 
 
 if __name__ == "__main__":
