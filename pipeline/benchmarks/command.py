@@ -7,6 +7,7 @@ images and lists of the benchmark → <out>/bench.json, bench.html; <out>/vector
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -140,9 +141,10 @@ def _opened(options: Options, parts: tuple[Part, ...], out: Path) -> Opened:
     print(f"bench: {benchmark.title} by {options.embedder} ({dim} dimensions), pixels: {model.pixels}", flush=True)
 
     def embedded(part: Part) -> Store:
-        once = list(listed(part)) if "tars" in part.options else None  # the headers of a tar take minutes
-        total = sum(1 for _ in listed(part)) if once is None else len(once)
-        named = ((part.domain or part.name, item) for item in (listed(part) if once is None else once))
+        # Listed twice, in no memory; not the members of a tar, whose headers take minutes.
+        items = partial(iter, list(listed(part))) if "tars" in part.options else partial(listed, part)
+        total = sum(1 for _ in items())
+        named = ((part.domain or part.name, item) for item in items())
         return models.embedded(
             model, out / "vectors" / part.name, named, total, batch_size=options.batch_size, dtype=benchmark.dtype
         )
