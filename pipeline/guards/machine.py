@@ -14,9 +14,11 @@ except ImportError:  # Windows
 
 GOES_ON = "; the same command then goes on from here"
 _MENDS = {
-    errno.ENOSPC: "the disk is full, or has no inodes left: free some (`df -h`, `df -i`), or choose another run_dir",
-    errno.EDQUOT: "the disk quota is used up: free some (`quota -s`), or choose another run_dir",
-    errno.EROFS: "the file system cannot be written: mount it rw, or choose another run_dir",
+    errno.ENOSPC: (
+        "the disk is full, or has no inodes left: free some (`df -h`, `df -i`), or choose another run_dir (--out)"
+    ),
+    errno.EDQUOT: "the disk quota is used up: free some (`quota -s`), or choose another run_dir (--out)",
+    errno.EROFS: "the file system cannot be written: mount it rw, or choose another run_dir (--out)",
     errno.EFBIG: "the file is larger than is allowed: raise `ulimit -f`, or choose a disk that takes larger files",
     errno.EMFILE: "too many files are open in this process: raise `ulimit -n`, or use fewer workers",
     errno.ENFILE: "too many files are open on this machine: end other programs, or raise fs.file-max",
